@@ -1,0 +1,3 @@
+"""World-model agents for continuous control."""
+
+__version__ = "0.1.0"

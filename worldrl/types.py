@@ -1,0 +1,163 @@
+"""The contract. Read this file first.
+
+An agent is a *belief model* (what is the state?) under a *head* (what do I do in it?), and any head runs on any belief.
+
+Shape letters, used everywhere: ``K`` particles, ``B`` batch, ``T`` time, ``F`` feature, ``C`` context, ``A`` action,
+``H`` horizon, ``M`` policy components; ``...`` stands for any leading shape.
+
+**Time.** Row ``t`` is what was known on arrival at time ``t``: ``obs[t]``, the ``action[t]`` that LED there (zero on the
+first row of an episode), the ``reward[t]`` received on arriving, ``is_first[t]`` and ``is_terminal[t]`` (true
+termination only, never a time limit). A transition is two rows: ``belief[t-1], action[t], reward[t], belief[t]``. A
+pair whose second row is a first row is no transition and is masked. State-based agents read rows of length two.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol, runtime_checkable
+
+from torch import Tensor
+
+Obs = dict[str, Tensor]  # "pixels": (..., 64, 64, 3) uint8; vectors such as "state": (..., D) float32
+State = dict[str, Tensor]  # recurrent state while acting, every entry (B, ...)
+Metrics = dict[str, Tensor]  # 0-d tensors that stay on the device until they are logged
+
+
+class ObsSpec(NamedTuple):
+    """One observation key: its shape without leading axes, and ``"uint8"`` (pixels) or ``"float32"`` (vectors)."""
+
+    shape: tuple[int, ...]
+    dtype: str
+
+
+class EnvSpec(NamedTuple):
+    """What an environment tells an agent before the first step.
+
+    ``groups[key][name] = (start, stop)`` names the sensors inside a state vector. ``terminates`` says whether episodes
+    can end by true termination. ``max_frames`` is the time limit in frames (0: none known).
+    """
+
+    task: str
+    obs: dict[str, ObsSpec]
+    action_dim: int
+    action_repeat: int = 1
+    terminates: bool = False
+    max_frames: int = 0
+    groups: dict[str, dict[str, tuple[int, int]]] = {}
+
+
+class Batch(NamedTuple):
+    """A replay slice of ``B`` windows of ``T`` rows."""
+
+    obs: Obs  # (B, T, ...)
+    action: Tensor  # (B, T, A)
+    reward: Tensor  # (B, T)
+    is_first: Tensor  # (B, T) float, 1 on the first row of an episode
+    is_terminal: Tensor  # (B, T) float, 1 on true termination
+
+    def drop_rows(self, n: int) -> Batch:
+        """The same windows without their first ``n`` rows."""
+        if n == 0:
+            return self
+        return Batch({k: v[:, n:] for k, v in self.obs.items()}, *(x[:, n:] for x in self[1:]))
+
+
+class Belief(NamedTuple):
+    """What a belief model knows: detached tensors, nothing else. While acting the axis ``T`` is missing."""
+
+    feat: Tensor  # (B, T, F) one draw of the state
+    particles: Tensor  # (K, B, T, F) K more draws, beside feat
+    context: Tensor  # (B, T, C) the deterministic part of what is known
+    entropy: Tensor  # (B, T) nats, of the last filtering distribution
+
+
+class Rollout(NamedTuple):
+    """An imagined trajectory from ``N`` start features; entry 0 of ``feat`` is the start itself."""
+
+    feat: Tensor  # (H + 1, N, F)
+    action: Tensor  # (H, N, A)
+    reward: Tensor  # (H + 1, N) reward received on arriving in feat
+    discount: Tensor  # (H + 1, N) probability that the episode goes on
+
+
+class Draw(NamedTuple):
+    """``M`` stratified draws of a policy (``M = 1`` but for mixtures)."""
+
+    action: Tensor  # (M, ..., A) in [-1, 1]
+    pre_tanh: Tensor  # (M, ..., A) the value that tanh squashed
+    log_prob: Tensor  # (M, ...) log density of action
+    weight: Tensor | float = 1.0  # (M, ...) sums to one over M
+    penalty: Tensor | float = 0.0  # (...) added to the actor loss, e.g. the conditional entropy of SMAC eq. 26
+
+
+class Needs(NamedTuple):
+    """What a head asks of its belief and of the training loop."""
+
+    particles: int = 0
+    imagine: bool = False
+    td_batch: int = 0
+    recent_actions: int = 0
+    actor_input: str = "feat"  # or "context"
+
+
+class BeliefModel(Protocol):
+    """Turns observations into beliefs and learns to do so; its parameters never see a head's gradient."""
+
+    feat_dim: int
+    context_dim: int
+    lost_rows: int  # leading rows of a slice it cannot serve
+
+    def initial(self, batch: int, particles: int = 0) -> State: ...
+
+    def step(
+        self, state: State, obs: Obs, prev_action: Tensor, is_first: Tensor, deterministic: bool = False
+    ) -> tuple[State, Belief]:
+        """Filter one row while acting; leading shape (B,). ``deterministic`` takes the posterior mean."""
+        ...
+
+    def observe(self, batch: Batch, particles: int) -> tuple[Belief, Metrics, Metrics]:
+        """Filter a slice: the belief, the loss terms (the only graph; their sum is minimised), detached metrics."""
+        ...
+
+
+@runtime_checkable
+class Imagines(Protocol):
+    """Optional ability: roll the learned dynamics forward under an actor."""
+
+    def imagine(self, feat: Tensor, actor: Any, horizon: int) -> Rollout: ...
+
+
+@runtime_checkable
+class Decodes(Protocol):
+    """Optional ability: turn features back into observations."""
+
+    def decode(self, feat: Tensor) -> Obs: ...
+
+
+class Policy(Protocol):
+    def sample(self, x: Tensor) -> Draw: ...
+
+    def log_prob(self, pre_tanh: Tensor, x: Tensor) -> Tensor:
+        """(...) log density of ``tanh(pre_tanh)``; both arguments broadcast."""
+        ...
+
+    def mode(self, x: Tensor) -> Tensor: ...
+
+
+class Head(Protocol):
+    """One paper's actor-critic on a belief."""
+
+    needs: Needs
+
+    def act(self, belief: Belief, explore: bool) -> Tensor: ...
+
+    def phase(self, n: int) -> str:
+        """Host-side name of update number ``n`` (0-based): one captured graph per name."""
+        ...
+
+    def particles(self, phase: str) -> int:
+        """Particles asked of the belief in this phase; ``needs.particles`` but for randomly truncated estimators."""
+        ...
+
+    def update(
+        self, phase: str, batch: Batch, belief: Belief, model: BeliefModel, extra: dict[str, Any] | None = None
+    ) -> Metrics: ...
