@@ -1,0 +1,1 @@
+"""Belief models: what is the state?"""

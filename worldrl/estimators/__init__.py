@@ -1,0 +1,1 @@
+"""Pure functions: marginal entropies and marginal values over particles."""

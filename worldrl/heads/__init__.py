@@ -1,0 +1,1 @@
+"""Heads: what do I do in it? One paper, one file."""

@@ -1,0 +1,1 @@
+"""Building blocks: networks, optimiser, precision."""

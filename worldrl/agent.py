@@ -1,0 +1,178 @@
+"""An agent: a belief model under a head, and the one update function that trains both."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from worldrl.config import Config
+from worldrl.errors import UserError
+from worldrl.nn.optim import Optimizer
+from worldrl.nn.precision import Precision, choose_device, choose_precision
+from worldrl.registry import BELIEFS, load_class
+from worldrl.types import Batch, Belief, EnvSpec, Imagines, Metrics, Obs, State
+
+MODEL_ONLY = "model"  # the phase that trains the belief model alone
+
+
+class Agent:
+    """Belief model, head, their optimisers and the precision they run in.
+
+    Attributes:
+        model: the belief model. Its optimiser steps on the sum of the losses that ``observe`` returns.
+        head: the actor-critic; it owns its optimisers.
+        updates: gradient updates so far.
+    """
+
+    def __init__(self, config: Config, spec: EnvSpec) -> None:
+        self.spec = spec
+        self.device = choose_device(config.device)
+        self.precision = choose_precision(config.precision, self.device, "pixels" in spec.obs)
+        self.action_noise = config.schedule.action_noise
+        self.updates = 0
+        with torch.device(self.device):
+            self.model = _build("belief", config.belief, spec)
+            self.head = _build("head", config.head, self.model.feat_dim, self.model.context_dim, spec.action_dim)
+        check_pair(self.model, self.head)
+        self.optimizers = _optimizers(self.model, self.head, self.precision)
+        self.counter = torch.zeros((), dtype=torch.int64, device=self.device)  # updates, on the device
+        self._bad: dict[str, Tensor] = {}  # per phase: the update at which each loss first was not finite, or -1
+        self._loss_names: dict[str, list[str]] = {}
+
+    # --- acting -------------------------------------------------------------------------------------------------------
+
+    def initial(self, batch: int, particles: int = 0) -> State:
+        return self.model.initial(batch, particles)
+
+    @torch.no_grad()
+    def act(
+        self, state: State, rows: dict[str, np.ndarray], explore: bool, deterministic: bool = False
+    ) -> tuple[State, np.ndarray, Belief]:
+        """Choose actions for ``N`` rows as they come from the environments.
+
+        Args:
+            state: from ``initial`` or the previous call; rows that are first start from zero by themselves.
+            rows: observation keys, ``action`` (N, A) that led here, ``is_first`` (N,).
+            explore: sample the policy and add the action noise; otherwise take its mode.
+            deterministic: use the posterior mean instead of a posterior draw.
+
+        Returns:
+            the next state, actions (N, A) float32 in [-1, 1], the belief.
+        """
+        obs: Obs = {key: self._tensor(rows[key]) for key in self.spec.obs}
+        state, belief = self.model.step(
+            state, obs, self._tensor(rows["action"]), self._tensor(rows["is_first"]), deterministic
+        )
+        action = self.head.act(belief, explore)
+        if explore and self.action_noise > 0:
+            action = (action + self.action_noise * torch.randn_like(action)).clamp(-1.0, 1.0)
+        return state, action.float().cpu().numpy(), belief
+
+    def _tensor(self, x: np.ndarray) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(x)).to(self.device, non_blocking=True)
+
+    # --- learning -----------------------------------------------------------------------------------------------------
+
+    def next_phase(self, model_only: bool = False) -> str:
+        """Name of the coming update; decided on the host."""
+        return MODEL_ONLY if model_only else self.head.phase(self.updates)
+
+    def update(self, phase: str, batch: Batch) -> Metrics:
+        """One gradient update on a (B, T) slice: all draws, then the model's step, then the head's.
+
+        Contains no host synchronisation and no branch on data, so it can be captured as it is.
+        """
+        particles = 0 if phase == MODEL_ONLY else self.head.particles(phase)
+        with self.precision.autocast():
+            belief, losses, metrics = self.model.observe(batch, particles)
+            metrics = {**metrics, "belief/entropy": belief.entropy.mean()}
+            if losses:
+                metrics["opt/model/grad_norm"] = self.optimizers["model"].step(torch.stack(list(losses.values())).sum())
+                metrics.update({f"loss/{name}": loss.detach() for name, loss in losses.items()})
+            if phase != MODEL_ONLY:
+                rows = batch.drop_rows(self.model.lost_rows)
+                metrics.update(self.head.update(phase, rows, belief, self.model))
+        self.counter.add_(1)
+        self._latch(phase, metrics)
+        return metrics
+
+    def _latch(self, phase: str, metrics: Metrics) -> None:
+        """Remember, on the device, the first update at which each loss was not finite."""
+        names = [name for name in metrics if name.startswith("loss/")]
+        finite = torch.isfinite(torch.stack([metrics[name] for name in names]))
+        if phase not in self._bad:
+            self._loss_names[phase] = names
+            self._bad[phase] = torch.full((len(names),), -1, dtype=torch.int64, device=self.device)
+        bad = self._bad[phase]
+        bad.copy_(torch.where((bad < 0) & ~finite, self.counter, bad))
+
+    def first_non_finite(self) -> tuple[str, int] | None:
+        """Name and update number of the first loss that was not finite, if any. Synchronises."""
+        found = [
+            (int(n), name)
+            for phase, bad in self._bad.items()
+            for n, name in zip(bad.tolist(), self._loss_names[phase], strict=True)
+            if n >= 0
+        ]
+        if not found:
+            return None
+        n = min(found)[0]
+        return next(name for m, name in found if m == n), n
+
+    # --- saving -------------------------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that learning depends on, but for the random generators."""
+        return {
+            "model": self.model.state_dict(),
+            "head": self.head.state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "updates": self.updates,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], optimizers: bool = True) -> None:
+        self.model.load_state_dict(state["model"])
+        self.head.load_state_dict(state["head"])
+        self.updates = state["updates"]
+        self.counter.fill_(self.updates)
+        if optimizers:
+            for name, optimizer in self.optimizers.items():
+                optimizer.load_state_dict(state["optimizers"][name])
+
+
+def check_pair(model: nn.Module, head: nn.Module) -> None:
+    """Refuse a head whose needs its belief cannot meet, naming the beliefs that can."""
+    if head.needs.imagine and not isinstance(model, Imagines):
+        able = [name for name in BELIEFS if isinstance_of_class(load_class("belief", name), Imagines)]
+        raise UserError(
+            f"head {type(head).__name__} needs a belief that can imagine; {type(model).__name__} cannot; "
+            f"beliefs that can: {', '.join(able) or 'none yet'}"
+        )
+    if head.needs.actor_input == "context" and (head.needs.particles or head.needs.imagine):
+        raise UserError(
+            f"head {type(head).__name__}: actor_input=context goes with neither particles nor imagination; use feat"
+        )
+
+
+def isinstance_of_class(cls: type, ability: Any) -> bool:
+    """Whether instances of ``cls`` have every method of the ability."""
+    return all(callable(getattr(cls, name, None)) for name in vars(ability) if not name.startswith("_"))
+
+
+def _build(kind: str, settings: dict[str, Any], *args: Any) -> nn.Module:
+    cls = load_class(kind, settings["name"])
+    return cls(cls.Config(**{key: value for key, value in settings.items() if key != "name"}), *args)
+
+
+def _optimizers(model: nn.Module, head: nn.Module, precision: Precision) -> dict[str, Optimizer]:
+    optimizers = dict(head.optimizers)
+    params = list(model.parameters())
+    if params:
+        c = model.config
+        optimizers["model"] = Optimizer(params, c.lr, c.grad_clip, c.adam_eps)
+    for optimizer in optimizers.values():
+        optimizer.scaler = precision.scaler()
+    return optimizers

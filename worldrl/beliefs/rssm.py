@@ -1,0 +1,238 @@
+"""Recurrent state-space model (Hafner et al. 2019, 2020), the belief of SMAC, Latent-SAC and Dreamer.
+
+    deter_t = GRU(deter_{t-1}, [stoch_{t-1}, a_t])           a_t is the action that led to o_t
+    prior      p(stoch_t | deter_t)
+    posterior  q(stoch_t | deter_t, o_t)
+    feat_t  = [stoch_t, deter_t]
+
+Trained on the evidence lower bound of SMAC eq. 22. The recurrence is under one per cent of the arithmetic but strictly
+sequential, so everything that does not depend on the state is hoisted out of the loop: the encoder, the projections of
+embedding and action into their first layers, the noise, and (after the loop) the prior.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from worldrl.nn.conv import ImageDecoder, ImageEncoder, to_blocks, to_pixels
+from worldrl.nn.functional import normal_entropy, normal_kl
+from worldrl.nn.mlp import MLP
+from worldrl.types import Batch, Belief, EnvSpec, Metrics, Obs, State
+
+
+class Posterior(NamedTuple):
+    """One filtered path; leading axes (..., T)."""
+
+    mean: Tensor  # (..., S)
+    std: Tensor  # (..., S)
+    stoch: Tensor  # (..., S)
+    deter: Tensor  # (..., D)
+
+    def feat(self) -> Tensor:
+        return torch.cat([self.stoch, self.deter], -1)
+
+
+class RSSM(nn.Module):
+    """The world model. Defaults are the sizes of the SMAC release; ``reward_units=400`` gives Dreamer's."""
+
+    @dataclass(frozen=True)
+    class Config:
+        stoch: int = 30
+        deter: int = 200
+        hidden: int = 200
+        depth: int = 32  # CNN channels
+        reward_units: int = 300
+        vector_units: int = 200  # width of encoders and decoders of state vectors
+        vector_layers: int = 2
+        min_std: float = 0.1
+        free_nats: float = 3.0
+        free_nats_per_element: bool = False  # False: clip after averaging over (B, T); True: clip each KL, then average
+        kl_scale: float = 1.0
+        continue_predictor: str = "auto"  # auto | on | off; auto: where the task terminates
+        particles: str = "history"  # history: re-run the filter; last_step: resample the last state only
+        lr: float = 6e-4
+        grad_clip: float = 100.0
+        adam_eps: float = 1e-8
+
+    lost_rows: ClassVar[int] = 0
+
+    def __init__(self, config: RSSM.Config, spec: EnvSpec) -> None:
+        super().__init__()
+        self.config = config
+        c = config
+        self.feat_dim = c.stoch + c.deter
+        self.vector_keys = [key for key, obs in spec.obs.items() if obs.dtype == "float32"]
+        self.pixel_keys = [key for key, obs in spec.obs.items() if obs.dtype == "uint8"]
+        self._build_observation_nets(spec)
+        self.context_dim = c.deter + self.embed_dim
+        self.state_in = nn.Linear(c.stoch + spec.action_dim, c.hidden)
+        self.gru = nn.GRUCell(c.hidden, c.deter)
+        self.prior_head = MLP(c.deter, c.hidden, 1, 2 * c.stoch)
+        self.post_in = nn.Linear(c.deter + self.embed_dim, c.hidden)
+        self.post_out = nn.Linear(c.hidden, 2 * c.stoch)
+        self.reward_head = MLP(self.feat_dim, c.reward_units, 2, 1)
+        use_continue = c.continue_predictor == "on" or (c.continue_predictor == "auto" and spec.terminates)
+        self.continue_head = MLP(self.feat_dim, c.reward_units, 2, 1) if use_continue else None
+
+    def _build_observation_nets(self, spec: EnvSpec) -> None:
+        c = self.config
+        self.encoders, self.decoders = nn.ModuleDict(), nn.ModuleDict()
+        self.embed_dim = 0
+        for key in self.pixel_keys:
+            self.encoders[key] = ImageEncoder(c.depth)
+            self.decoders[key] = ImageDecoder(self.feat_dim, c.depth)
+            self.embed_dim += 32 * c.depth
+        for key in self.vector_keys:
+            size = spec.obs[key].shape[0]
+            self.encoders[key] = MLP(size, c.vector_units, c.vector_layers, c.vector_units)
+            self.decoders[key] = MLP(self.feat_dim, c.vector_units, c.vector_layers, size)
+            self.embed_dim += c.vector_units
+
+    # --- the contract -------------------------------------------------------------------------------------------------
+
+    def initial(self, batch: int, particles: int = 0) -> State:
+        """All-zero state of ``1 + particles`` parallel paths; path 0 is the one that ``feat`` follows."""
+        zeros = next(self.parameters()).new_zeros
+        return {
+            "stoch": zeros(batch, 1 + particles, self.config.stoch),
+            "deter": zeros(batch, 1 + particles, self.config.deter),
+        }
+
+    @torch.no_grad()
+    def step(
+        self, state: State, obs: Obs, prev_action: Tensor, is_first: Tensor, deterministic: bool = False
+    ) -> tuple[State, Belief]:
+        """Filter one row on every path. obs (B, ...), prev_action (B, A), is_first (B,)."""
+        embed = self._encode(self._targets(obs))  # (B, E)
+        noise = torch.randn_like(state["stoch"])  # (B, 1 + K, S)
+        if deterministic:
+            noise[:, 0] = 0.0
+        inputs = self._inputs(embed[:, None], prev_action[:, None])
+        keep = (1.0 - is_first)[:, None, None]
+        post = self._filter_step(state["stoch"], state["deter"], *inputs, keep, noise)
+        feat = post.feat()
+        context = torch.cat([post.deter[:, 0], embed], -1)
+        belief = Belief(feat[:, 0], feat[:, 1:].transpose(0, 1), context, normal_entropy(post.std[:, 0]))
+        return {"stoch": post.stoch, "deter": post.deter}, belief
+
+    def observe(self, batch: Batch, particles: int) -> tuple[Belief, Metrics, Metrics]:
+        """Filter (B, T) rows from an all-zero state; see ``BeliefModel.observe``."""
+        targets = self._targets(batch.obs)
+        embed = self._encode(targets).unflatten(0, batch.reward.shape)  # (B, T, E)
+        post = self._filter(embed, batch)
+        feat = post.feat()
+        losses, metrics = self._losses(batch, targets, post, feat)
+        with torch.no_grad():
+            draws = self._draw_particles(embed, batch, post, particles)
+            context = torch.cat([post.deter, embed], -1)
+        return Belief(feat.detach(), draws, context, normal_entropy(post.std.detach())), losses, metrics
+
+    @torch.no_grad()
+    def decode(self, feat: Tensor) -> Obs:
+        """(..., F) -> mean observations: pixels (..., 64, 64, 3) uint8, vectors (..., D)."""
+        lead = feat.shape[:-1]
+        flat = feat.reshape(-1, self.feat_dim)
+        obs: Obs = {key: to_pixels(self.decoders[key](flat), lead) for key in self.pixel_keys}
+        obs.update({key: self.decoders[key](flat).float().reshape(*lead, -1) for key in self.vector_keys})
+        return obs
+
+    # --- encoding -----------------------------------------------------------------------------------------------------
+
+    def _targets(self, obs: Obs) -> Obs:
+        """What is encoded and what is decoded: pixels as (N, 12, 32, 32) blocks, vectors as (N, D)."""
+        targets: Obs = {key: to_blocks(obs[key]) for key in self.pixel_keys}
+        targets.update({key: obs[key].reshape(-1, obs[key].shape[-1]) for key in self.vector_keys})
+        return targets
+
+    def _encode(self, targets: Obs) -> Tensor:
+        """-> (N, E) float32"""
+        return torch.cat([self.encoders[key](targets[key]).float() for key in (*self.pixel_keys, *self.vector_keys)], -1)
+
+    # --- filtering ----------------------------------------------------------------------------------------------------
+
+    def _inputs(self, embed: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """The state-independent halves of the two first layers -> (..., hidden) each."""
+        c = self.config
+        action_part = F.linear(action, self.state_in.weight[:, c.stoch :], self.state_in.bias)
+        embed_part = F.linear(embed, self.post_in.weight[:, c.deter :], self.post_in.bias)
+        return action_part.float(), embed_part.float()
+
+    def _filter_step(
+        self, stoch: Tensor, deter: Tensor, action_part: Tensor, embed_part: Tensor, keep: Tensor, noise: Tensor
+    ) -> Posterior:
+        """One step of q(stoch_t | stoch_{t-1}, a_t, o_t); leading axes broadcast; ``keep`` is 0 on first rows."""
+        c = self.config
+        with torch.autocast(stoch.device.type, enabled=False):  # the recurrent state stays float32
+            x = F.elu(F.linear(stoch * keep, self.state_in.weight[:, : c.stoch]) + action_part)
+            deter = self._gru(x, deter * keep)
+            h = F.elu(F.linear(deter, self.post_in.weight[:, : c.deter]) + embed_part)
+            mean, std = self._gaussian(self.post_out(h))
+        return Posterior(mean, std, mean + std * noise, deter)
+
+    def _gru(self, x: Tensor, deter: Tensor) -> Tensor:
+        """GRU cell over any leading axes."""
+        return self.gru(x.reshape(-1, x.shape[-1]), deter.reshape(-1, deter.shape[-1])).reshape(deter.shape)
+
+    def _gaussian(self, stats: Tensor) -> tuple[Tensor, Tensor]:
+        mean, raw = stats.float().chunk(2, -1)
+        return mean, F.softplus(raw) + self.config.min_std
+
+    def _filter(self, embed: Tensor, batch: Batch, paths: tuple[int, ...] = ()) -> Posterior:
+        """Run the filter over (B, T) rows, on ``paths`` independent copies if asked -> (*paths, B, T, .)."""
+        b, t = batch.reward.shape
+        noise = torch.randn(t, *paths, b, self.config.stoch, device=embed.device)
+        action_part, embed_part = self._inputs(embed.transpose(0, 1), batch.action.transpose(0, 1))  # (T, B, hidden)
+        keep = (1.0 - batch.is_first).T[..., None]  # (T, B, 1)
+        stoch = embed.new_zeros(*paths, b, self.config.stoch)
+        deter = embed.new_zeros(*paths, b, self.config.deter)
+        steps = []
+        for inputs in zip(action_part.unbind(), embed_part.unbind(), keep.unbind(), noise.unbind(), strict=True):
+            steps.append(self._filter_step(stoch, deter, *inputs))
+            stoch, deter = steps[-1].stoch, steps[-1].deter
+        return Posterior(*(torch.stack(parts, -2) for parts in zip(*steps, strict=True)))
+
+    def _draw_particles(self, embed: Tensor, batch: Batch, post: Posterior, k: int) -> Tensor:
+        """K more draws of the state, (K, B, T, F).
+
+        ``history`` re-runs the filter, so each particle is an independent path and the marginal is over the whole
+        history (SMAC eq. 7); ``last_step`` keeps the path and redraws the last stochastic state only.
+        """
+        if k == 0:
+            return post.stoch.new_zeros(0, *post.stoch.shape[:-1], self.feat_dim)
+        if self.config.particles == "history":
+            return self._filter(embed, batch, (k,)).feat()
+        stoch = post.mean + post.std * torch.randn(k, *post.mean.shape, device=post.mean.device)
+        return torch.cat([stoch, post.deter.expand(k, *post.deter.shape)], -1)
+
+    # --- learning -----------------------------------------------------------------------------------------------------
+
+    def _losses(self, batch: Batch, targets: Obs, post: Posterior, feat: Tensor) -> tuple[Metrics, Metrics]:
+        """The negative ELBO, eq. 22, term by term. Constants (0.5 log 2 pi per value) are left out."""
+        c = self.config
+        flat = rearrange(feat, "b t f -> (b t) f")
+        losses = {key: self._reconstruction(flat, key, targets[key]) for key in (*self.pixel_keys, *self.vector_keys)}
+        reward = self.reward_head(feat).float().squeeze(-1)
+        losses["reward"] = 0.5 * (reward - batch.reward).square().mean()
+        kl = normal_kl(post.mean, post.std, *self._gaussian(self.prior_head(post.deter)))  # (B, T)
+        losses["kl"] = c.kl_scale * self._free_nats(kl)
+        if self.continue_head is not None:
+            logit = self.continue_head(feat).float().squeeze(-1)
+            losses["continue"] = F.binary_cross_entropy_with_logits(logit, 1.0 - batch.is_terminal)
+        return losses, {"belief/kl": kl.mean().detach()}
+
+    def _reconstruction(self, flat: Tensor, key: str, target: Tensor) -> Tensor:
+        """-log N(target; decoded mean, 1) summed over the observation, averaged over rows."""
+        error = self.decoders[key](flat).float() - target
+        return 0.5 * error.square().sum() / len(flat)
+
+    def _free_nats(self, kl: Tensor) -> Tensor:
+        """Below ``free_nats`` the KL has no gradient: of the average (TF2 Dreamer, SMAC), or per element (TF1)."""
+        if self.config.free_nats_per_element:
+            return kl.clamp(min=self.config.free_nats).mean()
+        return kl.mean().clamp(min=self.config.free_nats)

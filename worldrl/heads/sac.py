@@ -1,0 +1,198 @@
+"""Soft actor-critic (Haarnoja et al. 2018) on any belief.
+
+On the identity belief it is SAC, on the RSSM it is Latent-SAC (Wang et al. 2022; the baseline of SMAC). For a pair of
+rows (t, t + 1) of a belief s, with twin critics Q_j and temperature alpha:
+
+    y       = r + gamma (1 - d) [min_j Q'_j(s', a') - alpha log pi(a' | s')]        a' ~ pi(. | s')
+    L_Q     = sum_j E (Q_j(s, a) - y)^2
+    L_pi    = E [alpha log pi(a | s) - min_j Q_j(s, a)]                             a ~ pi(. | s), reparameterised
+    L_alpha = -log alpha E [log pi(a | s) + H*]                                     H* = -A
+"""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from worldrl.nn.functional import masked_mean
+from worldrl.nn.mlp import TwinQ
+from worldrl.nn.optim import Optimizer, polyak
+from worldrl.policies.tanh_gaussian import TanhGaussian
+from worldrl.types import Batch, Belief, BeliefModel, Draw, Metrics, Needs
+
+
+class Transition(NamedTuple):
+    """All pairs of neighbouring rows of a slice; ``S`` = T - 1 pairs, ``P`` states per row (one draw, or particles)."""
+
+    feat: Tensor  # (P, B, S, F)
+    action: Tensor  # (B, S, A) the action that leads from feat to next_feat
+    reward: Tensor  # (B, S) received on arriving in next_feat
+    next_feat: Tensor  # (P, B, S, F)
+    terminal: Tensor  # (B, S)
+    mask: Tensor  # (B, S) 0 where the pair crosses an episode border
+
+
+def transitions(batch: Batch, feat: Tensor) -> Transition:
+    """Pair the rows of ``feat`` (P, B, T, F): row t is left by ``action[t + 1]``."""
+    return Transition(
+        feat=feat[:, :, :-1],
+        action=batch.action[:, 1:],
+        reward=batch.reward[:, 1:],
+        next_feat=feat[:, :, 1:],
+        terminal=batch.is_terminal[:, 1:],
+        mask=1.0 - batch.is_first[:, 1:],
+    )
+
+
+class SAC(nn.Module):
+    """The head of SAC and Latent-SAC. Defaults are the sizes of the SMAC release for pixels."""
+
+    @dataclass(frozen=True)
+    class Config:
+        units: int = 300
+        actor_layers: int = 4
+        critic_layers: int = 3
+        activation: str = "elu"
+        critic_init: str = "orthogonal"  # orthogonal (the SMAC release) | default
+        policy_std: str = "softplus"  # softplus (Dreamer, SMAC) | log (SAC on states)
+        init_std: float = 5.0  # 4.018 is what public PyTorch ports start with, by a slip
+        actor_lr: float = 3e-4
+        critic_lr: float = 3e-4
+        alpha_lr: float = 3e-4
+        grad_clip: float = 100.0
+        gamma: float = 0.99
+        tau: float = 0.005
+        init_alpha: float = 1.0
+        tune_alpha: bool = True
+        target_entropy_scale: float = 1.0  # H* = -scale x A
+        actor_input: str = "feat"  # feat | context
+
+    config: SAC.Config
+    compiled: ClassVar[tuple[str, ...]] = ("critic_loss", "actor_loss")  # methods worth compiling
+
+    def __init__(self, config: SAC.Config, feat_dim: int, context_dim: int, action_dim: int) -> None:
+        super().__init__()
+        c = self.config = config
+        self.needs = Needs(actor_input=c.actor_input)
+        inputs = context_dim if c.actor_input == "context" else feat_dim
+        self.policy = TanhGaussian(
+            inputs, action_dim, c.units, c.actor_layers, c.activation, std=c.policy_std, init_std=c.init_std
+        )
+        self.critic = TwinQ(feat_dim, action_dim, c.units, c.critic_layers, c.activation, c.critic_init)
+        self.target = deepcopy(self.critic).requires_grad_(False)
+        self.log_alpha = nn.Parameter(torch.tensor(config.init_alpha).log())
+        self.target_entropy = -config.target_entropy_scale * action_dim
+        self.optimizers = {
+            "actor": Optimizer(self.policy.parameters(), c.actor_lr, c.grad_clip),
+            "critic": Optimizer(self.critic.parameters(), c.critic_lr, c.grad_clip),
+        }
+        if c.tune_alpha:
+            self.optimizers["alpha"] = Optimizer([self.log_alpha], c.alpha_lr)
+
+    # --- the contract -------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def act(self, belief: Belief, explore: bool) -> Tensor:
+        """(B, A): a sample, or the mode; with particles in the belief, the mean of the modes over all paths."""
+        x = self.actor_input(belief)
+        if explore:
+            return self.policy.sample(x).action[0]
+        if len(belief.particles) == 0 or self.needs.actor_input == "context":
+            return self.policy.mode(x)
+        return self.policy.mode(torch.cat([x[None], belief.particles])).mean(0)
+
+    def phase(self, n: int) -> str:
+        return "update"
+
+    def particles(self, phase: str) -> int:
+        return self.needs.particles
+
+    def update(
+        self, phase: str, batch: Batch, belief: Belief, model: BeliefModel, extra: dict[str, Any] | None = None
+    ) -> Metrics:
+        """One step on critic, actor and temperature, in this order; then the target critics follow."""
+        alpha = self.log_alpha.exp().detach()
+        tr = transitions(batch, self.critic_states(belief))
+        y = self.td_target(tr, belief, alpha)
+        critic_loss, q = self.critic_loss(tr, y)
+        critic_norm = self.optimizers["critic"].step(critic_loss)
+        actor_loss, log_pi = self.actor_loss(self.actor_states(belief), tr.mask, alpha)
+        actor_norm = self.optimizers["actor"].step(actor_loss)
+        log_pi = masked_mean(log_pi, tr.mask).detach()
+        metrics = {
+            "loss/critic": critic_loss.detach(),
+            "loss/actor": actor_loss.detach(),
+            "opt/critic/grad_norm": critic_norm,
+            "opt/actor/grad_norm": actor_norm,
+            "policy/entropy": -log_pi,
+            "policy/alpha": alpha,
+            "critic/q": q,
+        }
+        if self.config.tune_alpha:
+            alpha_loss = -self.log_alpha * (log_pi + self.target_entropy)
+            self.optimizers["alpha"].step(alpha_loss)
+            metrics["loss/alpha"] = alpha_loss.detach()
+        polyak(self.target, self.critic, self.config.tau)
+        return metrics
+
+    # --- the equations ------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def td_target(self, tr: Transition, belief: Belief, alpha: Tensor) -> Tensor:
+        """y (P, B, S), float32."""
+        draw = self.policy.sample(self.next_actor_states(tr, belief))  # a' (M, P, B, S, A)
+        q = self.target(tr.next_feat, draw.action).amin(0)  # (M, P, B, S)
+        value = (draw.weight * (q - alpha * self.next_log_pi(draw, belief))).sum(0)
+        return tr.reward + self.config.gamma * (1.0 - tr.terminal) * value
+
+    def critic_loss(self, tr: Transition, y: Tensor) -> tuple[Tensor, Tensor]:
+        """Sum over twins of the mean squared TD error; also the mean Q for the log."""
+        q = self.critic(tr.feat, tr.action.expand(*tr.feat.shape[:-1], -1))  # (2, P, B, S)
+        return len(q) * masked_mean((q - y).square(), tr.mask), masked_mean(q, tr.mask).detach()
+
+    def actor_loss(self, states: ActorStates, mask: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        """E[alpha log pi - Q], and log pi (B, S)."""
+        draw = self.policy.sample(states.inputs)  # (M, B, S, A)
+        log_pi = self.log_pi(draw, states)  # (M, B, S)
+        loss = (draw.weight * (alpha * log_pi - self.q_pi(draw, states))).sum(0) + alpha * draw.penalty
+        return masked_mean(loss, mask), (draw.weight * log_pi).sum(0)
+
+    def log_pi(self, draw: Draw, states: ActorStates) -> Tensor:
+        """log pi(a | s) (M, B, S)."""
+        return draw.log_prob
+
+    def q_pi(self, draw: Draw, states: ActorStates) -> Tensor:
+        """min_j Q_j(s, a) (M, B, S)."""
+        return self.critic(states.feat, draw.action).amin(0)
+
+    def next_log_pi(self, draw: Draw, belief: Belief) -> Tensor:
+        """log pi(a' | s') (M, P, B, S), conditional on the state that generated a'."""
+        return draw.log_prob
+
+    # --- which rows and which states ----------------------------------------------------------------------------------
+
+    def actor_input(self, belief: Belief) -> Tensor:
+        return belief.context if self.needs.actor_input == "context" else belief.feat
+
+    def actor_states(self, belief: Belief) -> ActorStates:
+        """The rows that a transition starts from."""
+        return ActorStates(self.actor_input(belief)[:, :-1], belief.feat[:, :-1], belief.particles[:, :, :-1])
+
+    def critic_states(self, belief: Belief) -> Tensor:
+        """The states that the critic is trained on, (P, B, T, F)."""
+        return belief.feat[None]
+
+    def next_actor_states(self, tr: Transition, belief: Belief) -> Tensor:
+        return belief.context[None, :, 1:] if self.needs.actor_input == "context" else tr.next_feat
+
+
+class ActorStates(NamedTuple):
+    """What the actor loss reads, for the S rows that a transition starts from."""
+
+    inputs: Tensor  # (B, S, F or C) of the policy
+    feat: Tensor  # (B, S, F)
+    particles: Tensor  # (K, B, S, F)

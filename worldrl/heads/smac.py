@@ -1,0 +1,97 @@
+"""Stochastic marginal actor-critic (Zhang et al., ICLR 2023, arXiv 2210.00999), Algorithm 2.
+
+SAC whose policy is marginalised over the belief, pi(a | h) = E_{s ~ q(s | h)} pi(a | s). With a ~ pi(. | s_0) and
+particles s_1..s_K of the belief, the actor maximises Q_K(h, a) + alpha H_K(h) (eq. 15), where
+
+    H_K   estimates the marginal entropy                             ``estimators.marginal`` (eqs. 9, 11, 12)
+    Q_K   = log mean_k exp min_j Q_j(s_k, a)                         ``marginal_q`` (eq. 14)
+
+The critic is SAC's, on one draw of the belief (eq. 25). With K = 0 this is Latent-SAC, bit for bit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldrl.errors import UserError
+from worldrl.estimators.marginal import ESTIMATORS, draw_level, independent_draws, marginal_q
+from worldrl.heads.sac import SAC, ActorStates, Transition
+from worldrl.types import Belief, Draw
+
+
+class SMAC(SAC):
+    """The head of SMAC."""
+
+    @dataclass(frozen=True)
+    class Config(SAC.Config):
+        num_particles: int = 32  # K
+        estimator: str = "nested"  # naive | iwae | nested | mlmc | mlmc_fresh | roulette
+        q_aggregate: str = "lse"  # lse (eq. 14) | mean | min
+        q_twins_first: bool = True  # min over the twins inside the aggregate, as released
+        q_include_s0: bool = True  # False: K terms as eq. 14 prints it, without the draw that generated the action
+        critic_particles: bool = False  # True: one target per particle on all K + 1 (the released code)
+        critic_entropy: str = "conditional"  # marginal: the estimate of eq. 23 in the target
+    max_roulette_level: int = 7  # at most 2^8 - 1 particles: unbiased for the nested estimate at K = 128
+
+    config: SMAC.Config
+    compiled: ClassVar[tuple[str, ...]] = SAC.compiled
+
+    def __init__(self, config: SMAC.Config, feat_dim: int, context_dim: int, action_dim: int) -> None:
+        if config.actor_input != "feat":
+            raise UserError("head=smac marginalises over particles of feat; head.actor_input must be feat")
+        super().__init__(config, feat_dim, context_dim, action_dim)
+        self.needs = self.needs._replace(particles=independent_draws(config.estimator, config.num_particles))
+
+    def phase(self, n: int) -> str:
+        """Roulette draws its truncation level from the update number alone, so that a resumed run draws the same."""
+        if self.config.estimator != "roulette" or self.config.num_particles == 0:
+            return "update"
+        level = draw_level(np.random.default_rng([0x52554C, n]))
+        return f"roulette-{min(level, self.config.max_roulette_level)}"
+
+    def particles(self, phase: str) -> int:
+        if phase.startswith("roulette-"):
+            return 2 ** (int(phase.removeprefix("roulette-")) + 1) - 1
+        return self.needs.particles
+
+    # --- the equations ------------------------------------------------------------------------------------------------
+
+    def marginal_log_pi(self, draw: Draw, particles: Tensor) -> Tensor:
+        """Estimate of log pi(a | h), (M, ...), from particles (K, ...) that broadcast against the draw.
+
+        Every density is evaluated at the draw's own pre-tanh value.
+        """
+        if len(particles) == 0:
+            return draw.log_prob
+        others = self.policy.log_prob(draw.pre_tanh, particles[:, None])  # (K, M, ...)
+        return ESTIMATORS[self.config.estimator](torch.cat([draw.log_prob[None], others]))
+
+    def log_pi(self, draw: Draw, states: ActorStates) -> Tensor:
+        return self.marginal_log_pi(draw, states.particles)
+
+    def q_pi(self, draw: Draw, states: ActorStates) -> Tensor:
+        """Q_K(h, a) (M, B, S), eq. 14."""
+        include_s0 = self.config.q_include_s0 or len(states.particles) == 0
+        feats = torch.cat([states.feat[None], states.particles]) if include_s0 else states.particles
+        q = self.critic(feats[:, None], draw.action)  # (2, P, M, B, S)
+        return marginal_q(q, self.config.q_aggregate, self.config.q_twins_first)
+
+    def next_log_pi(self, draw: Draw, belief: Belief) -> Tensor:
+        if self.config.critic_entropy == "conditional":
+            return draw.log_prob
+        return self.marginal_log_pi(draw, belief.particles[:, None, :, 1:])
+
+    # --- which states -------------------------------------------------------------------------------------------------
+
+    def critic_states(self, belief: Belief) -> Tensor:
+        if not self.config.critic_particles:
+            return super().critic_states(belief)
+        return torch.cat([belief.feat[None], belief.particles])
+
+    def next_actor_states(self, tr: Transition, belief: Belief) -> Tensor:
+        return tr.next_feat

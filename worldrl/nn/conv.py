@@ -1,0 +1,97 @@
+"""Dreamer's image encoder and decoder for 64 x 64 RGB, in the forms that run fastest.
+
+The parameters are those of plain ``Conv2d`` and ``ConvTranspose2d`` layers, so counts, initialisation and checkpoints
+are the usual ones; only ``forward`` reshapes. Three identities are used:
+
+- a stride-2 convolution is a stride-1 convolution with half the kernel on 2 x 2 pixel blocks ("space to depth");
+- a stride-2 transposed convolution is a stride-1 convolution that writes 2 x 2 blocks, read backwards;
+- a transposed convolution of a 1 x 1 input is a matrix product.
+
+Images are kept as blocks (``to_blocks``) from the replay to the loss, which therefore never needs a pixel shuffle.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+BLOCK_CHANNELS = 12  # 2 x 2 pixels x RGB
+
+
+def to_blocks(pixels: Tensor) -> Tensor:
+    """(..., 64, 64, 3) uint8 -> (N, 12, 32, 32) float32 in [-0.5, 0.5], channels-last in memory."""
+    blocks = rearrange(pixels.reshape(-1, *pixels.shape[-3:]), "n (h p) (w q) c -> n h w (p q c)", p=2, q=2)
+    return blocks.float().mul_(1.0 / 255.0).sub_(0.5).permute(0, 3, 1, 2)
+
+
+def to_pixels(blocks: Tensor, lead: torch.Size | tuple[int, ...]) -> Tensor:
+    """(N, 12, 32, 32) in [-0.5, 0.5] -> (*lead, 64, 64, 3) uint8, rounded and clipped."""
+    image = rearrange(blocks.float(), "n (p q c) h w -> n (h p) (w q) c", p=2, q=2)
+    return ((image + 0.5) * 255.0).round().clamp(0, 255).to(torch.uint8).reshape(*lead, *image.shape[1:])
+
+
+class ImageEncoder(nn.Module):
+    """Four 4 x 4 stride-2 convolutions with ReLU, 64-31-14-6-2; (N, 12, 32, 32) blocks -> (N, 32 depth)."""
+
+    def __init__(self, depth: int = 32) -> None:
+        super().__init__()
+        channels = [3, depth, 2 * depth, 4 * depth, 8 * depth]
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 4, 2) for a, b in zip(channels, channels[1:], strict=False))
+        self.outputs = 32 * depth
+
+    def forward(self, blocks: Tensor) -> Tensor:
+        first, *rest = self.convs
+        x = F.relu(F.conv2d(blocks, block_kernel(first.weight), first.bias))
+        for conv in rest:
+            x = F.relu(F.conv2d(x, _channels_last(conv.weight), conv.bias, stride=2))
+        return x.flatten(1)
+
+
+class ImageDecoder(nn.Module):
+    """Linear, then transposed convolutions 5, 5, 6, 6 with stride 2, 1-5-13-30-64, ReLU between.
+
+    (N, F) -> (N, 12, 32, 32) blocks of the mean image.
+    """
+
+    def __init__(self, inputs: int, depth: int = 32) -> None:
+        super().__init__()
+        self.dense = nn.Linear(inputs, 32 * depth)
+        channels = [32 * depth, 4 * depth, 2 * depth, depth, 3]
+        kernels = [5, 5, 6, 6]
+        self.convs = nn.ModuleList(
+            nn.ConvTranspose2d(a, b, k, 2) for a, b, k in zip(channels, channels[1:], kernels, strict=False)
+        )
+
+    def forward(self, feat: Tensor) -> Tensor:
+        one, two, three, four = self.convs
+        x = self.dense(feat)
+        x = F.relu(transposed_from_point(x, one.weight, one.bias))
+        x = F.relu(F.conv_transpose2d(x, _channels_last(two.weight), two.bias, stride=2))
+        x = F.relu(F.conv_transpose2d(x, _channels_last(three.weight), three.bias, stride=2))
+        return transposed_to_blocks(x, four.weight, four.bias)
+
+
+def block_kernel(weight: Tensor) -> Tensor:
+    """(O, C, 4, 4) of a stride-2 convolution -> (O, 4 C, 2, 2) of the same map on 2 x 2 blocks."""
+    return rearrange(weight, "o c (i p) (j q) -> o (p q c) i j", p=2, q=2)
+
+
+def transposed_from_point(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A transposed convolution of a 1 x 1 input: (N, C) and (C, O, k, k) -> (N, O, k, k), channels-last."""
+    matrix = rearrange(weight, "c o i j -> c (i j o)")
+    k = weight.shape[-1]
+    y = torch.addmm(bias.repeat(k * k), x, matrix)
+    return rearrange(y, "n (i j o) -> n o i j", i=k, j=k)
+
+
+def transposed_to_blocks(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A 6 x 6 stride-2 transposed convolution, left as 2 x 2 blocks: (N, C, h, w) -> (N, 4 O, h + 2, w + 2)."""
+    kernel = rearrange(weight.flip(2, 3), "c o (i p) (j q) -> p q o c i j", p=2, q=2).flip(0, 1)
+    kernel = rearrange(kernel, "p q o c i j -> (p q o) c i j")
+    return F.conv2d(x, _channels_last(kernel), bias.repeat(4), padding=2)
+
+
+def _channels_last(weight: Tensor) -> Tensor:
+    return weight.contiguous(memory_format=torch.channels_last)

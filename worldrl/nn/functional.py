@@ -1,0 +1,50 @@
+"""Small pure functions shared by beliefs, heads and policies."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+LOG_2 = math.log(2.0)
+LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
+
+
+def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean of ``x`` (..., B, T) over the entries where ``mask`` (B, T) is one, and over all leading axes."""
+    copies = x.numel() // mask.numel()
+    return (x * mask).sum() / (copies * mask.sum()).clamp(min=1.0)
+
+
+def log_mean_exp(x: Tensor, dim: int = 0) -> Tensor:
+    """log of the mean of exp over ``dim``; the mean of one term is the term itself, to the last bit."""
+    return torch.logsumexp(x, dim) - math.log(x.shape[dim])
+
+
+def tanh_log_det(pre_tanh: Tensor) -> Tensor:
+    """log |d tanh(u) / du| per entry, exact for all u (the textbook log(1 - tanh^2 u) underflows beyond 18)."""
+    return 2.0 * (LOG_2 - pre_tanh - F.softplus(-2.0 * pre_tanh))
+
+
+def normal_log_prob(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """log N(x; mean, std^2), summed over the last axis."""
+    return -(0.5 * ((x - mean) / std).square() + std.log() + LOG_SQRT_2PI).sum(-1)
+
+
+def normal_entropy(std: Tensor) -> Tensor:
+    """Entropy of a diagonal Gaussian in nats, summed over the last axis."""
+    return (std.log() + LOG_SQRT_2PI + 0.5).sum(-1)
+
+
+def normal_kl(mean: Tensor, std: Tensor, prior_mean: Tensor, prior_std: Tensor) -> Tensor:
+    """KL(N(mean, std^2) || N(prior_mean, prior_std^2)) in nats, summed over the last axis."""
+    ratio = (std / prior_std).square()
+    shift = ((mean - prior_mean) / prior_std).square()
+    return 0.5 * (ratio + shift - 1.0 - ratio.log()).sum(-1)
+
+
+def inverse_softplus(y: float) -> float:
+    """x with softplus(x) = y, for y > 0."""
+    return y + math.log(-math.expm1(-y))

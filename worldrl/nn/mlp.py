@@ -1,0 +1,105 @@
+"""Fully connected networks: a plain one and a stack of critics evaluated as one batched product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"elu": F.elu, "relu": F.relu, "silu": F.silu, "tanh": torch.tanh}
+
+
+class MLP(nn.Module):
+    """``layers`` hidden layers of ``units`` and a linear output, PyTorch's default initialisation.
+
+    (..., inputs) -> (..., outputs)
+    """
+
+    def __init__(self, inputs: int, units: int, layers: int, outputs: int, activation: str = "elu") -> None:
+        super().__init__()
+        sizes = [inputs, *([units] * layers), outputs]
+        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, x: Tensor) -> Tensor:
+        *hidden, last = self.linears
+        for linear in hidden:
+            x = self.activation(linear(x))
+        return last(x)
+
+
+class TwinQ(nn.Module):
+    """``n`` independent critics Q_j(x, a) with stacked weights: one batched product per layer instead of ``n``.
+
+    The first layer is applied to features and action apart, so that one action can meet many features (and the other
+    way round) without copies. Initialisation is per critic: ``"orthogonal"`` (gain 1, zero bias: the SMAC release)
+    or ``"default"`` (PyTorch's uniform).
+    """
+
+    def __init__(
+        self,
+        feat_dim: int,
+        action_dim: int,
+        units: int,
+        layers: int,
+        activation: str = "elu",
+        init: str = "default",
+        n: int = 2,
+    ) -> None:
+        super().__init__()
+        sizes = [feat_dim + action_dim, *([units] * layers), 1]
+        self.feat_dim = feat_dim
+        self.activation = ACTIVATIONS[activation]
+        self.weights = nn.ParameterList()  # (n, in, out)
+        self.biases = nn.ParameterList()  # (n, 1, out)
+        for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+            linears = [_linear(inputs, outputs, init) for _ in range(n)]
+            self.weights.append(nn.Parameter(torch.stack([m.weight.detach().T for m in linears]).contiguous()))
+            self.biases.append(nn.Parameter(torch.stack([m.bias.detach()[None] for m in linears])))
+
+    def forward(self, feat: Tensor, action: Tensor) -> Tensor:
+        """feat (..., F) and action (..., A), leading axes broadcast -> (n, ...) float32."""
+        lead = torch.broadcast_shapes(feat.shape[:-1], action.shape[:-1])
+        if feat.shape[:-1].numel() == action.shape[:-1].numel():
+            x = self._joint(torch.cat([feat.reshape(-1, self.feat_dim), action.reshape(-1, action.shape[-1])], -1))
+        else:
+            x = self._split(feat, action, lead)
+        for weight, bias in zip(list(self.weights)[1:], list(self.biases)[1:], strict=True):
+            x = torch.baddbmm(bias, self.activation(x), weight)
+        return x.float().reshape(-1, *lead)
+
+    def _joint(self, x: Tensor) -> Tensor:
+        """First layer where nothing broadcasts: (N, F + A) -> (n, N, units)."""
+        return torch.baddbmm(self.biases[0], x.expand(self.weights[0].shape[0], -1, -1), self.weights[0])
+
+    def _split(self, feat: Tensor, action: Tensor, lead: torch.Size) -> Tensor:
+        """First layer with broadcasting: each input is projected at its own shape -> (n, N, units)."""
+        weight = self.weights[0]
+        n, _, units = weight.shape
+        feat_part = self._project(feat, weight[:, : self.feat_dim])
+        action_part = self._project(action, weight[:, self.feat_dim :]) + self.biases[0].reshape(
+            n, *([1] * (action.dim() - 1)), units
+        )
+        pad = len(lead) + 1
+        return (_lead_axes(feat_part, pad) + _lead_axes(action_part, pad)).reshape(n, -1, units)
+
+    @staticmethod
+    def _project(x: Tensor, weight: Tensor) -> Tensor:
+        """(..., in) x (n, in, units) -> (n, ..., units) as one matrix product."""
+        flat = x.reshape(1, -1, x.shape[-1]).expand(weight.shape[0], -1, -1)
+        return torch.bmm(flat, weight).reshape(weight.shape[0], *x.shape[:-1], weight.shape[-1])
+
+
+def _lead_axes(x: Tensor, axes: int) -> Tensor:
+    """Insert axes of size one after the first, so that (n, ..., U) has ``axes`` leading axes."""
+    return x.reshape(x.shape[0], *([1] * (axes + 1 - x.dim())), *x.shape[1:])
+
+
+def _linear(inputs: int, outputs: int, init: str) -> nn.Linear:
+    linear = nn.Linear(inputs, outputs)
+    if init == "orthogonal":
+        nn.init.orthogonal_(linear.weight)
+        nn.init.zeros_(linear.bias)
+    return linear

@@ -1,0 +1,78 @@
+"""Adam with global-norm clipping, optional gradient scaling, and no host synchronisation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Optimizer:
+    """Fused Adam on a fixed list of parameters; gradients of anything else are never computed.
+
+    Args:
+        params: what is trained.
+        lr: learning rate.
+        clip: global gradient-norm limit, 0 is off.
+        eps: Adam's epsilon.
+    """
+
+    def __init__(self, params: Iterable[nn.Parameter], lr: float, clip: float = 0.0, eps: float = 1e-8) -> None:
+        self.params = list(params)
+        self.clip = clip
+        cuda = self.params[0].is_cuda
+        self.adam = torch.optim.Adam(self.params, lr=lr, eps=eps, fused=True, capturable=cuda)
+        self.scaler: torch.amp.GradScaler | None = None  # set by the agent under fp16
+        self._materialise()
+
+    @torch.no_grad()
+    def _materialise(self) -> None:
+        """Create Adam's state now, so that graph capture and checkpoints always find it: a step on zero gradients."""
+        for param in self.params:
+            param.grad = torch.zeros_like(param)
+        self.adam.step()
+        for param in self.params:
+            self.adam.state[param]["step"].zero_()
+            param.grad = None
+
+    def step(self, loss: Tensor) -> Tensor:
+        """One step down ``loss``; returns the gradient norm before clipping, 0-d."""
+        grads = self._gradients(loss)
+        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+        if self.clip > 0:
+            torch._foreach_mul_(grads, (self.clip / (norm + 1e-6)).clamp(max=1.0))
+        self._apply()
+        torch.clear_autocast_cache()  # half-precision copies of the old weights
+        return norm
+
+    def _gradients(self, loss: Tensor) -> list[Tensor]:
+        scaled = loss if self.scaler is None else self.scaler.scale(loss)
+        grads = list(torch.autograd.grad(scaled, self.params))
+        for param, grad in zip(self.params, grads, strict=True):
+            param.grad = grad
+        if self.scaler is not None:
+            self.scaler.unscale_(self.adam)
+        return grads
+
+    def _apply(self) -> None:
+        if self.scaler is None:
+            self.adam.step()
+        else:  # fused Adam reads found_inf on the device: no synchronisation
+            self.scaler.step(self.adam)
+            self.scaler.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"adam": self.adam.state_dict(), "scaler": None if self.scaler is None else self.scaler.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.adam.load_state_dict(state["adam"])
+        if self.scaler is not None and state["scaler"] is not None:
+            self.scaler.load_state_dict(state["scaler"])
+
+
+@torch.no_grad()
+def polyak(target: nn.Module, online: nn.Module, tau: float) -> None:
+    """target <- tau online + (1 - tau) target, in one fused call."""
+    torch._foreach_lerp_(list(target.parameters()), list(online.parameters()), tau)

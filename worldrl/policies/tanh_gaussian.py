@@ -1,0 +1,65 @@
+"""The tanh-squashed diagonal Gaussian of SAC and Dreamer."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldrl.nn.functional import inverse_softplus, normal_log_prob, tanh_log_det
+from worldrl.nn.mlp import MLP
+from worldrl.types import Draw
+
+
+class TanhGaussian(nn.Module):
+    """a = tanh(u), u ~ N(mu(x), sigma(x)^2).
+
+    Two parameterisations of (mu, sigma) from the raw network outputs (m, s):
+
+    - ``std="softplus"`` (Dreamer, SMAC): mu = 5 tanh(m / 5), sigma = softplus(s + c) + 1e-4 with c chosen so that
+      s = 0 gives ``init_std``. Public PyTorch ports miss a parenthesis: their c = 4.0 starts at sigma = 4.018, which is
+      ``init_std=4.018`` here.
+    - ``std="log"`` (SAC): mu = m, log sigma = s, bounded smoothly to [-5, 2] as CleanRL and pytorch_sac do.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        action_dim: int,
+        units: int,
+        layers: int,
+        activation: str = "elu",
+        std: str = "softplus",
+        init_std: float = 5.0,
+    ) -> None:
+        super().__init__()
+        self.net = MLP(inputs, units, layers, 2 * action_dim, activation)
+        self.std = std
+        self.offset = inverse_softplus(init_std)
+
+    def stats(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (..., F) -> mean, std (..., A) float32."""
+        mean, raw = self.net(x).float().chunk(2, -1)
+        if self.std == "softplus":
+            return 5.0 * torch.tanh(mean / 5.0), F.softplus(raw + self.offset) + 1e-4
+        return mean, torch.exp(-5.0 + 3.5 * (torch.tanh(raw) + 1.0))
+
+    def sample(self, x: Tensor) -> Draw:
+        """x (..., F) -> one reparameterised draw, action (1, ..., A)."""
+        mean, std = self.stats(x)
+        pre_tanh = mean + std * torch.randn_like(mean)
+        log_prob = normal_log_prob(pre_tanh, mean, std) - tanh_log_det(pre_tanh).sum(-1)
+        return Draw(torch.tanh(pre_tanh)[None], pre_tanh[None], log_prob[None])
+
+    def log_prob(self, pre_tanh: Tensor, x: Tensor) -> Tensor:
+        """log density of a = tanh(pre_tanh) given x; leading axes broadcast.
+
+        Every density at one action must be evaluated at one shared pre-tanh value: inverting tanh saturates near 7.2
+        in float32, and mixture weights between an exact and an inverted value are wrong there.
+        """
+        mean, std = self.stats(x)
+        return normal_log_prob(pre_tanh, mean, std) - tanh_log_det(pre_tanh).sum(-1)
+
+    def mode(self, x: Tensor) -> Tensor:
+        """tanh(mu), the usual deterministic action."""
+        return torch.tanh(self.stats(x)[0])
