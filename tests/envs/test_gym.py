@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import builtins
+from typing import Any
+
+import numpy as np
+import pytest
+
+from worldrl.envs.gym import GymEnv, is_gym_task, resize
+from worldrl.errors import UserError
+
+
+def test_which_names_are_for_gymnasium() -> None:
+    assert all(map(is_gym_task, ("Pendulum-v1", "my/Env-v0", "pkg.mod:Class")))
+    assert not any(map(is_gym_task, ("walker_walk", "walker-walk", "ball_in_cup_catch")))
+
+
+def test_pendulum() -> None:
+    env = GymEnv("Pendulum-v1", "state", 3)
+    obs, _ = env.reset(seed=1)
+    assert obs["state"].shape == (3,)
+    assert env.max_frames == 200
+    assert env.action_space.shape == (1,)
+    frames = 0
+    for step in range(67):
+        _, _, terminated, truncated, info = env.step(np.zeros(1, np.float32))
+        frames += info["frames"]
+        assert (terminated, truncated) == (False, step == 66)
+    assert frames == 200
+
+
+def test_mujoco_environment_draws_pixels() -> None:
+    pytest.importorskip("imageio", reason="Gymnasium's MuJoCo tasks need gymnasium[mujoco]")
+    env = GymEnv("InvertedPendulum-v5", "both")
+    obs, _ = env.reset(seed=1)
+    assert obs["pixels"].shape == (64, 64, 3)
+    assert obs["pixels"].std() > 1
+    assert obs["state"].shape == (4,)
+    env.close()
+
+
+def test_actions_are_scaled_and_rewards_summed() -> None:
+    env = GymEnv("toy_envs:Count", "state", 2)
+    env.reset(seed=0)
+    obs, reward, _, _, info = env.step(np.array([0.5], np.float32))
+    np.testing.assert_array_equal(obs["state"][:2], [2, 3.0])
+    assert reward == 1 + 2
+    assert info == {"frames": 2}
+    np.testing.assert_array_equal(env.step(np.array([-7.0], np.float32))[0]["state"][:2], [4, 0.0])
+    assert env.step(np.zeros(1, np.float32))[1:] == (5.0, False, True, {"frames": 1})
+
+
+def test_termination_wins_over_truncation() -> None:
+    env = GymEnv("toy_envs:Terminates", "state", 5)
+    env.reset(seed=0)
+    assert env.step(np.zeros(1, np.float32))[2:4] == (True, False)
+
+
+def test_dict_observations_become_pixels_and_named_state() -> None:
+    env = GymEnv("toy_envs:Rich", "both", 1)
+    env.reset(seed=0)
+    obs = env.step(np.zeros(1, np.float32))[0]
+    order = sorted(env.groups, key=lambda name: env.groups[name])
+    assert {name: b - a for name, (a, b) in env.groups.items()} == {"legs": 2, "arm": 3}
+    assert env.groups[order[0]][1] == env.groups[order[1]][0]
+    np.testing.assert_array_equal(obs["state"][slice(*env.groups["legs"])], [0.5, 0.5])
+    assert obs["state"][env.groups["arm"][0]] == 1.0
+    assert (obs["pixels"] == 10).all()
+    assert list(GymEnv("toy_envs:Rich", "pixels").reset(seed=0)[0]) == ["pixels"]
+
+
+def test_pixels_from_rendering_and_none_when_skipped() -> None:
+    env = GymEnv("toy_envs:Draws", "pixels", 3)
+    env.reset(seed=0)
+    obs = env.step(np.zeros(1, np.float32))[0]
+    assert obs["pixels"].shape == (64, 64, 3)
+    np.testing.assert_array_equal(obs["pixels"][0, 0], [200, 0, 3])
+    drawn = env._env.drawn
+    assert drawn == 3  # one trial at construction, one per row
+    env.render_pixels = False
+    assert not env.step(np.zeros(1, np.float32))[0]["pixels"].any()
+    assert env._env.drawn == drawn
+    assert env.video_frame(120, 160).shape == (120, 160, 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Discrete", r"found the action space Discrete\(4\), expected a Box of floats; choose a continuous"),
+        ("Unbounded", r"without finite bounds, expected low and high to be finite"),
+        ("FloatImage", r"found an image of float32, expected uint8 from 0 to 255; convert"),
+        ("BigImage", r"found an image of shape \(84, 84, 3\), expected \(64, 64, 3\); wrap .*ResizeObservation"),
+        ("Nested", r"observation 'robot': found a nested Dict, expected a Box; flatten"),
+        ("TwoImages", r"found the images left, right, expected one"),
+        ("Matrix", r"found an array of shape \(3, 3\), expected a vector"),
+        ("NotAnEnv", r"made an object of type NotAnEnv, expected a gymnasium.Env"),
+        ("Cuont", r"unknown class in toy_envs 'Cuont'; did you mean: Count"),
+    ],
+)
+def test_what_does_not_fit_is_explained(name: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        GymEnv(f"toy_envs:{name}", "state")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("task", "obs", "message"),
+    [
+        ("toy_envs:Count", "pixels", "gives no image and cannot render one .*use env.obs=state"),
+        ("no_such_module:Env", "state", "cannot make no_such_module:Env: No module named 'no_such_module'; install"),
+        ("Pendulm-v1", "state", "unknown task 'Pendulm-v1'; did you mean: Pendulum-v1"),
+    ],
+)
+def test_what_cannot_be_made(task: str, obs: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        GymEnv(task, obs)
+
+
+def test_opencv_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def broken(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name == "cv2":
+            raise ImportError("libGL.so.1: cannot open shared object file")
+        return real(name, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "__import__", broken)
+    with pytest.raises(UserError, match=r"libGL.so.1.*libgl1 libglib2.0-0"):
+        resize(np.zeros((8, 8, 3), np.uint8), 4, 4)

@@ -1,0 +1,107 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from worldrl.config import RenderConfig
+from worldrl.envs import rendering
+from worldrl.envs.dmc import DMCEnv
+from worldrl.errors import UserError
+
+
+@pytest.fixture
+def undecided(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """No back-end chosen yet, no variable set, and nothing exported afterwards."""
+    monkeypatch.setattr(rendering, "_choice", None)
+    monkeypatch.setattr(rendering, "_probes", {})
+    monkeypatch.setattr(rendering, "_switch_dm_control", lambda name: None)
+    for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM"):
+        monkeypatch.setenv(name, "")
+    return monkeypatch
+
+
+def can_draw(monkeypatch: pytest.MonkeyPatch, *names: str) -> list[str]:
+    asked: list[str] = []
+
+    def draw(name: str) -> rendering._Probe:
+        asked.append(name)
+        return rendering._Probe(name in names, "Some GPU" if name in names else "no library")
+
+    monkeypatch.setattr(rendering, "_draw_in_child", draw)
+    return asked
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems have GLFW only")
+def test_auto_takes_the_first_that_draws_and_asks_once(undecided: pytest.MonkeyPatch) -> None:
+    asked = can_draw(undecided, "osmesa", "glfw")
+    assert rendering.choose_backend() == rendering.choose_backend("auto") == "osmesa"
+    assert asked == ["egl", "osmesa"]
+    assert rendering.describe_backend() == "rendering: osmesa (first that works: Some GPU)"
+    assert rendering.os.environ["MUJOCO_GL"] == rendering.os.environ["PYOPENGL_PLATFORM"] == "osmesa"
+
+
+def test_a_variable_that_is_set_is_honoured_without_probing(undecided: pytest.MonkeyPatch) -> None:
+    asked = can_draw(undecided)
+    undecided.setenv("MUJOCO_GL", "EGL")
+    assert rendering.choose_backend() == "egl"
+    assert asked == []
+    assert rendering.describe_backend() == "rendering: egl (set by MUJOCO_GL)"
+
+
+def test_a_name_wins_over_the_variable(undecided: pytest.MonkeyPatch) -> None:
+    can_draw(undecided, "egl", "osmesa")
+    undecided.setenv("MUJOCO_GL", "egl")
+    assert rendering.choose_backend("osmesa") == "osmesa"
+
+
+def test_nothing_works(undecided: pytest.MonkeyPatch) -> None:
+    can_draw(undecided)
+    with pytest.raises(UserError, match=r"no OpenGL back-end .*egl: no library.*libegl1 libgl1-mesa-dri.*libosmesa6"):
+        rendering.choose_backend()
+    with pytest.raises(UserError, match="unknown render.backend 'elg'; did you mean: egl"):
+        rendering.choose_backend("elg")
+    undecided.setenv("MUJOCO_GL", "off")
+    with pytest.raises(UserError, match="MUJOCO_GL=off cannot render"):
+        rendering.choose_backend()
+
+
+def test_a_probe_that_hangs_or_fails(undecided: pytest.MonkeyPatch) -> None:
+    undecided.setattr(rendering, "PROBE_TIMEOUT_S", 0.2)
+    undecided.setattr(rendering, "_PROBE", "import time; time.sleep(60)")
+    assert rendering._draw_in_child("egl") == (False, "hung for 0 s")
+    undecided.setattr(rendering, "PROBE_TIMEOUT_S", 30.0)
+    undecided.setattr(rendering, "_PROBE", "raise SystemExit('no such device')")
+    assert rendering._draw_in_child("egl") == (False, "no such device")
+
+
+def test_state_only_needs_no_backend_and_imports_no_torch() -> None:
+    code = (
+        "import os, sys; from worldrl.config import EnvConfig; from worldrl.envs.vector import make_env; "
+        "make_env(EnvConfig(obs='state'), 'cartpole_balance').reset(seed=0); "
+        "print('MUJOCO_GL' in os.environ, 'torch' in sys.modules, sys.modules['dm_control._render'].BACKEND)"
+    )
+    environment = {k: v for k, v in rendering.os.environ.items() if k not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["False", "False", "off"]
+    assert done.stderr == ""
+
+
+def test_rendering_after_state_only_start() -> None:
+    env = DMCEnv("reacher_easy", "state")
+    env.reset(seed=0)
+    frame = env.video_frame(48, 80)
+    assert frame.shape == (48, 80, 3)
+    assert frame.std() > 1
+    assert rendering.gl_string().startswith(rendering.choose_backend() + ", ")
+
+
+@pytest.mark.parametrize("task", ["cartpole_swingup", "walker_walk", "reacher_easy"])
+def test_fast_is_close_to_full(task: str) -> None:
+    full, fast = (
+        DMCEnv(task, "pixels", render=RenderConfig(quality=q)).reset(seed=4)[0]["pixels"] for q in ("full", "fast")
+    )
+    assert full.shape == fast.shape == (64, 64, 3)
+    assert np.abs(full.astype(float) - fast.astype(float)).mean() < 2

@@ -1,0 +1,212 @@
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from worldrl.config import CorruptionConfig, EnvConfig, RenderConfig
+from worldrl.envs import VectorEnv, WorkerError, episode_seed, make_envs, random_return
+from worldrl.errors import UserError
+
+STATE = EnvConfig(obs="state", action_repeat=1)
+NOISY_PIXELS = EnvConfig(
+    obs="both", render=RenderConfig(quality="fast"), corruption=CorruptionConfig(0.05, missing=0.05, flicker=0.1)
+)
+Rows = dict[str, np.ndarray]
+
+
+@contextmanager
+def envs(config: EnvConfig, task: str, n: int = 1, **kwargs: bool) -> Iterator[VectorEnv]:
+    made = make_envs(config, task, seed=5, num_envs=n, **kwargs)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def actions_for(env: VectorEnv, t: int) -> np.ndarray:
+    rng = np.random.default_rng(t)
+    return rng.uniform(-0.9, 0.9, (4, env.spec.action_dim))[: env.num_envs].astype(np.float32)
+
+
+def play(env: VectorEnv, start: int, stop: int) -> list[Rows]:
+    return [env.step(actions_for(env, t)) for t in range(start, stop)]
+
+
+def assert_same(a: Rows, b: Rows) -> None:
+    assert a.keys() == b.keys()
+    for key in a:
+        np.testing.assert_array_equal(a[key], b[key], err_msg=key)
+        assert a[key].dtype == b[key].dtype
+
+
+def test_rows_are_aligned_in_time() -> None:
+    """The reward of Count names the step that it arrives at, and the observation shows the action that led there."""
+    with envs(STATE, "toy_envs:Count") as env:
+        rows = [env.reset(), *play(env, 1, 14)]
+        steps = [0, 1, 2, 3, 4, 5] * 2 + [0, 1]
+        for t, (row, step) in enumerate(zip(rows, steps, strict=True)):
+            assert row["state"][0, 0] == row["reward"][0] == step
+            assert row["is_first"][0] == (step == 0)
+            assert row["is_last"][0] == (step == 5)
+            assert row["is_terminal"][0] == 0
+            assert row["frames"][0] == (step > 0)
+            led_here = 0 if step == 0 else 2 * (actions_for(env, t)[0, 0] + 1)
+            assert row["state"][0, 1] == pytest.approx(led_here, abs=1e-6)
+
+
+def test_termination_is_a_terminal_row() -> None:
+    with envs(STATE, "toy_envs:Terminates") as env:
+        rows = [env.reset(), *play(env, 1, 7)]
+    assert [r["is_terminal"][0] for r in rows] == [0, 0, 0, 0, 0, 1, 0]
+    assert [r["is_last"][0] for r in rows] == [0, 0, 0, 0, 0, 1, 0]
+
+
+def test_frames_and_rewards_under_action_repeat() -> None:
+    with envs(EnvConfig(obs="state", action_repeat=2), "toy_envs:Count") as env:
+        rows = [env.reset(), *play(env, 1, 5)]
+    assert [int(r["frames"][0]) for r in rows] == [0, 2, 2, 1, 0]
+    assert [float(r["reward"][0]) for r in rows] == [0, 3, 7, 5, 0]
+
+
+def test_episode_seeds_are_distinct_and_documented() -> None:
+    keys = [(s, k, i, e) for s in range(3) for k in range(3) for i in range(3) for e in range(3)]
+    assert len({episode_seed(*key) for key in keys}) == len(keys)
+    assert episode_seed(1, 0, 2, 3) == np.random.SeedSequence([1, 0, 2, 3]).generate_state(1)[0]
+
+
+def test_training_and_evaluation_see_other_episodes() -> None:
+    with envs(STATE, "toy_envs:Count") as train, envs(STATE, "toy_envs:Count", training=False) as evaluation:
+        a, b = train.reset(), evaluation.reset()
+        assert a["state"][0, 2] != b["state"][0, 2]
+        assert train.reset(episode=3)["state"][0, 2] != a["state"][0, 2]
+        assert_same(train.reset(), a)
+
+
+def test_corruption_applies_where_told() -> None:
+    config = EnvConfig(obs="state", corruption=CorruptionConfig(gaussian=1.0, apply="eval"))
+    for training, expected in ((True, True), (False, False)):
+        with envs(config, "toy_envs:Count", training=training) as env:
+            assert (env.reset()["state"][0, 0] == 0) == expected
+
+
+def test_restore_is_exact_with_pixels_and_corruption() -> None:
+    with envs(NOISY_PIXELS, "finger_spin") as env, envs(NOISY_PIXELS, "finger_spin") as other:
+        env.reset()
+        here = play(env, 0, 6)[-1]
+        state = env.state()
+        after = play(env, 6, 9)
+        assert_same(other.restore(state), here)
+        for a, b in zip(play(other, 6, 9), after, strict=True):
+            assert_same(a, b)
+
+
+@pytest.mark.parametrize("played", [0, 4, 5, 6, 8])
+def test_restore_anywhere_in_an_episode(played: int) -> None:
+    with envs(STATE, "toy_envs:Count") as env, envs(STATE, "toy_envs:Count") as other:
+        here = [env.reset(), *play(env, 0, played)][-1]
+        assert_same(other.restore(env.state()), here)
+        assert other.state()["episode"] == env.state()["episode"]
+        for a, b in zip(play(other, 9, 15), play(env, 9, 15), strict=True):
+            assert_same(a, b)
+
+
+def test_rows_may_be_kept() -> None:
+    with envs(NOISY_PIXELS, "reacher_easy") as env:
+        first = env.reset()
+        copy = {k: v.copy() for k, v in first.items()}
+        play(env, 0, 2)
+        assert_same(first, copy)
+
+
+def test_workers_give_the_rows_of_this_process_and_restore_exactly() -> None:
+    with envs(NOISY_PIXELS, "cartpole_swingup", 2) as env, envs(NOISY_PIXELS, "cartpole_swingup") as alone:
+        rows, single = [env.reset(), *play(env, 0, 5)], [alone.reset(), *play(alone, 0, 5)]
+        for many, one in zip(rows, single, strict=True):
+            assert_same({k: v[:1] for k, v in many.items()}, one)
+        assert (rows[0]["pixels"][0] != rows[0]["pixels"][1]).any()
+        assert env.render(60, 80).shape == (60, 80, 3)
+        state = env.state()
+        after = play(env, 5, 7)
+        assert_same(env.restore(state), rows[-1])
+        for a, b in zip(play(env, 5, 7), after, strict=True):
+            assert_same(a, b)
+
+
+def test_streams_drift_apart_without_disturbing_each_other() -> None:
+    """One environment ends an episode while the other goes on: restored to other places, they stay independent."""
+    with envs(STATE, "toy_envs:Count", 2) as env:
+        env.reset()
+        state = env.state() | {"actions": [np.zeros((4, 1), np.float32), np.zeros((1, 1), np.float32)]}
+        rows = [env.restore(state), *play(env, 0, 3)]
+    assert [list(r["state"][:, 0]) for r in rows] == [[4, 1], [5, 2], [0, 3], [1, 4]]
+
+
+def fail(env: VectorEnv) -> None:
+    env.reset()
+    play(env, 0, 6)  # into the second episode
+    env.step(np.array([[0.0], [1.0]], np.float32)[-env.num_envs :])
+
+
+def test_a_killed_worker_is_named() -> None:
+    with envs(STATE, "toy_envs:Dies", 2) as env:
+        with pytest.raises(WorkerError, match=r"environment 1 of toy_envs:Dies .*SIGKILL") as caught:
+            fail(env)
+        assert f"episode 1, episode seed {episode_seed(5, 0, 1, 1)}" in str(caught.value)
+        assert caught.value.index == 1
+        assert list(env.state()["episode"]) == [1, 1]
+        with pytest.raises(UserError, match="lost a worker"):
+            env.step(np.zeros((2, 1), np.float32))
+
+
+def test_a_hanging_worker_is_named_in_time_and_closed() -> None:
+    start = time.monotonic()
+    with envs(EnvConfig(obs="state", action_repeat=1, timeout_s=1.0), "toy_envs:Hangs", 2) as env:
+        with pytest.raises(WorkerError, match=r"environment 1 of toy_envs:Hangs .*no reply within 1 s"):
+            fail(env)
+        closing = time.monotonic()
+    assert time.monotonic() - closing < 6
+    assert time.monotonic() - start < 30
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_an_exception_keeps_its_words(n: int) -> None:
+    with (
+        envs(STATE, "toy_envs:Raises", n) as env,
+        pytest.raises(WorkerError, match=rf"environment {n - 1} .*failed: ValueError: the robot is 100% broken"),
+    ):
+        fail(env)
+
+
+def test_bad_calls() -> None:
+    with envs(STATE, "toy_envs:Count") as env:
+        env.reset()
+        with pytest.raises(ValueError, match=r"actions have shape \(2, 1\), expected \(1, 1\)"):
+            env.step(np.zeros((2, 1), np.float32))
+        with pytest.raises(UserError, match=r"saved state is of 3 environments, this run has 1; set env.num_envs=3"):
+            env.restore({"episode": np.zeros(3, int), "actions": [np.zeros((0, 1))] * 3})
+    with pytest.raises(UserError, match="env.num_envs=0"):
+        make_envs(STATE, "toy_envs:Count", 0, num_envs=0)
+    with pytest.raises(UserError, match="seed=-1"):
+        make_envs(STATE, "toy_envs:Count", -1)
+    with pytest.raises(UserError, match="unknown task 'walkr_walk'; did you mean: walker_walk"):
+        make_envs(STATE, "walkr_walk", 0)
+
+
+def test_the_spec_says_what_an_agent_needs() -> None:
+    with envs(NOISY_PIXELS, "cup_catch") as env:
+        spec = env.spec
+    assert spec.task == "ball_in_cup_catch"
+    assert spec.obs == {"pixels": ((64, 64, 3), "uint8"), "state": ((8,), "float32")}
+    assert (spec.action_dim, spec.action_repeat, spec.terminates, spec.max_frames) == (2, 2, False, 1000)
+    assert spec.groups == {"state": {"position": (0, 4), "velocity": (4, 8)}}
+
+
+def test_random_returns_are_seeded() -> None:
+    a, b = random_return(EnvConfig(), "pendulum_swingup", 1, 2), random_return(EnvConfig(), "pendulum_swingup", 1, 2)
+    assert a == b
+    assert len(a) == 2
+    assert random_return(EnvConfig(obs="pixels"), "toy_envs:Draws", 1, 2) == [15.0, 15.0]

@@ -1,0 +1,124 @@
+"""Small Gymnasium environments for the tests; importable by name from worker processes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+LENGTH = 5
+
+
+class Count(gymnasium.Env[Any, Any]):
+    """The observation is (step, last action, a number fixed by the seed); the reward is the step."""
+
+    metadata = {"render_modes": []}  # noqa: RUF012
+    action_space: spaces.Space[Any] = spaces.Box(0.0, 4.0, (1,), np.float32)
+    observation_space: spaces.Space[Any] = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.now, self.last, self.mark = 0, 0.0, float(self.np_random.random())
+        return self.observation(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.now, self.last = self.now + 1, float(np.ravel(action)[0])
+        return self.observation(), float(self.now), False, self.now >= LENGTH, {}
+
+    def observation(self) -> Any:
+        return np.array([self.now, self.last, self.mark], np.float32)
+
+
+class Terminates(Count):
+    """Ends for good where Count runs out of time."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        obs, reward, _, end, info = super().step(action)
+        return obs, reward, end, end, info
+
+
+class Raises(Count):
+    """Misbehaves on the action 4 (1 to the agent)."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if action[0] > 3.9:
+            self.misbehave()
+        return super().step(action)
+
+    def misbehave(self) -> None:
+        raise ValueError("the robot is 100% broken")
+
+
+class Dies(Raises):
+    def misbehave(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class Hangs(Raises):
+    def misbehave(self) -> None:
+        time.sleep(600)
+
+
+class Rich(Count):
+    """A dict of two vectors and an image."""
+
+    observation_space = spaces.Dict(
+        {
+            "legs": spaces.Box(-1, 1, (2,), np.float32),
+            "camera": spaces.Box(0, 255, (64, 64, 3), np.uint8),
+            "arm": spaces.Box(-1, 1, (3,), np.float64),
+        }
+    )
+
+    def observation(self) -> Any:
+        image = np.full((64, 64, 3), 10 * self.now, np.uint8)
+        return {"legs": np.full(2, 0.5, np.float32), "camera": image, "arm": np.array([self.now, 0.25, self.mark])}
+
+
+class Draws(Count):
+    """Renders itself as a red image of another size."""
+
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+    render_mode = "rgb_array"
+    drawn = 0
+
+    def render(self) -> Any:
+        self.drawn += 1
+        return np.broadcast_to(np.array([200, 0, self.now], np.uint8), (96, 128, 3)).copy()
+
+
+class Discrete(Count):
+    action_space = spaces.Discrete(4)
+
+
+class Unbounded(Count):
+    action_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+
+
+class FloatImage(Count):
+    observation_space = spaces.Box(0, 1, (64, 64, 3), np.float32)
+
+
+class BigImage(Count):
+    observation_space = spaces.Box(0, 255, (84, 84, 3), np.uint8)
+
+
+class Nested(Count):
+    observation_space = spaces.Dict({"robot": spaces.Dict({"arm": spaces.Box(-1, 1, (3,), np.float32)})})
+
+
+class TwoImages(Count):
+    observation_space = spaces.Dict({k: spaces.Box(0, 255, (64, 64, 3), np.uint8) for k in ("left", "right")})
+
+
+class Matrix(Count):
+    observation_space = spaces.Box(-1, 1, (3, 3), np.float32)
+
+
+class NotAnEnv:
+    pass

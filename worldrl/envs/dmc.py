@@ -1,0 +1,180 @@
+"""DeepMind Control suite tasks."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import logging
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from worldrl.config import RenderConfig
+from worldrl.envs import rendering
+from worldrl.envs.spaces import (
+    IMAGE_SHAPE,
+    Array,
+    Groups,
+    Observation,
+    TaskEnv,
+    check_obs_mode,
+    check_repeat,
+    concatenate,
+    name_groups,
+    observation_space,
+    rescale,
+    unit_box,
+)
+from worldrl.errors import UserError, unknown
+
+ALIASES = {"cup_catch": "ball_in_cup_catch"}
+CAMERAS = {"quadruped": 2}  # camera 0 of the quadruped does not follow it
+BUILD_SEED = 0  # lqr draws its stiffnesses when it is built: the same system in every process
+DEFAULT_MAX_FRAMES = 1000  # for tasks without a time limit (lqr)
+
+
+class DMCEnv(TaskEnv):
+    """One dm_control suite task by name: ``walker_walk``, ``walker-walk``, ``cup_catch``.
+
+    Episodes end in truncation at the task's time limit (1000 frames where the task has none) and in termination only
+    where the task says that the discount is 0. ``groups`` names the parts of ``"state"`` after dm_control's own
+    observations, in its order. Actions are scaled to the task's bounds; tasks without bounds get them as they are.
+
+    Raises:
+        UserError: for an unknown task, observation mode, camera, image size or quality.
+    """
+
+    def __init__(
+        self, task: str, obs: str = "pixels", action_repeat: int = 2, render: RenderConfig | None = None
+    ) -> None:
+        check_obs_mode(obs)
+        check_repeat(action_repeat)
+        self._obs, self._repeat, self._render = obs, action_repeat, render or RenderConfig()
+        rendering.check_size(self._render.size)
+        if obs != "state":
+            rendering.choose_backend(self._render.backend)
+        self.task = canonical_name(task)
+        domain, name = dmc_tasks()[self.task]
+        self._env = _load(domain, name)
+        rendering.apply_quality(self._env.physics.model.ptr, self._render.quality)
+        self._camera = self._pick_camera(domain)
+        self._describe()
+
+    def _pick_camera(self, domain: str) -> int:
+        camera, count = self._render.camera, self._env.physics.model.ncam
+        if camera == -1:
+            return CAMERAS.get(domain, 0)
+        if not 0 <= camera < count:
+            raise UserError(f"render.camera={camera}: {self.task} has cameras 0 to {count - 1}, -1 is the usual one")
+        return camera
+
+    def _describe(self) -> None:
+        spec = self._env.action_spec()
+        bounded = (np.abs(spec.minimum) < 1e6) & (np.abs(spec.maximum) < 1e6)  # MuJoCo's "no bound" is 1e10
+        self._low = np.where(bounded, spec.minimum, -1.0)
+        self._high = np.where(bounded, spec.maximum, 1.0)
+        parts = {k: math.prod(v.shape) for k, v in self._env.observation_spec().items()}
+        self.groups: Groups = name_groups(parts) if self._obs != "pixels" else {}
+        self.terminates = _can_terminate(self._env.task)
+        self.max_frames = _time_limit(self._env)
+        self.action_space = unit_box(spec.shape[0])
+        self.observation_space = observation_space(self._obs, sum(parts.values()))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict]:
+        """Start an episode; with a seed it is a pure function of that seed and the actions."""
+        if seed is not None:
+            self._env.task.random.seed(seed)
+        self._frames = 0
+        return self._observe(self._env.reset()), {"frames": 0}
+
+    def step(self, action: Array) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Repeat one action, (A,) in [-1, 1]; the reward is the sum over the repeated frames."""
+        control = rescale(action, self._low, self._high)
+        reward, frames, last = 0.0, 0, False
+        while frames < self._repeat and not last:
+            now = self._env.step(control)
+            reward += float(now.reward)
+            frames += 1
+            last = now.last() or self._frames + frames >= self.max_frames
+        self._frames += frames
+        terminated = bool(now.last() and now.discount == 0.0)
+        return self._observe(now), reward, terminated, last and not terminated, {"frames": frames}
+
+    def render(self) -> Array:
+        """The image that the agent sees, (64, 64, 3) uint8."""
+        return self.video_frame(rendering.SIZE, rendering.SIZE)
+
+    def video_frame(self, height: int, width: int, camera: int = -1) -> Array:
+        rendering.choose_backend(self._render.backend)
+        return self._draw(height, width, self._camera if camera == -1 else camera)
+
+    def close(self) -> None:
+        """Free the physics and its OpenGL context."""
+        self._env.close()
+
+    def _observe(self, now: Any) -> Observation:
+        obs: Observation = {}
+        if self._obs != "state":
+            obs["pixels"] = self._pixels()
+        if self._obs != "pixels":
+            obs["state"] = concatenate(list(now.observation.values()))
+        return obs
+
+    def _pixels(self) -> Array:
+        if not self.render_pixels:
+            return np.zeros(IMAGE_SHAPE, np.uint8)
+        return self._draw(rendering.SIZE, rendering.SIZE, self._camera)
+
+    def _draw(self, height: int, width: int, camera: int) -> Array:
+        return self._env.physics.render(height=height, width=width, camera_id=camera)
+
+
+@functools.cache
+def dmc_tasks() -> dict[str, tuple[str, str]]:
+    """Every task name with its (domain, task): domains may hold underscores, so names are never split."""
+    rendering.prepare_without_backend()
+    from dm_control import suite
+
+    return {f"{domain}_{task}": (domain, task) for domain, task in suite.ALL_TASKS}
+
+
+def canonical_name(task: str) -> str:
+    """The name as dm_control writes it, with underscores; raises UserError with the nearest names."""
+    name = task.replace("-", "_")
+    name = ALIASES.get(name.lower(), name)
+    by_lower = {k.lower(): k for k in dmc_tasks()}
+    if name.lower() not in by_lower:
+        raise unknown("task", task, [*dmc_tasks(), *ALIASES])
+    return by_lower[name.lower()]
+
+
+def _load(domain: str, task: str) -> Any:
+    from dm_control import suite
+
+    with _quiet_absl():
+        return suite.load(domain, task, task_kwargs={"random": BUILD_SEED})
+
+
+@contextlib.contextmanager
+def _quiet_absl() -> Iterator[None]:
+    """Loading some tasks logs a deprecation in dm_control's own model files, once per process."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def _can_terminate(task: Any) -> bool:
+    from dm_control.rl import control
+
+    return type(task).get_termination is not control.Task.get_termination
+
+
+def _time_limit(env: Any) -> int:
+    limit = env._step_limit  # dm_control offers no public name for it
+    return math.ceil(limit) if math.isfinite(limit) else DEFAULT_MAX_FRAMES

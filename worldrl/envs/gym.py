@@ -1,0 +1,302 @@
+"""Gymnasium environments with continuous actions, by id or by class."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from worldrl.config import RenderConfig
+from worldrl.envs import rendering
+from worldrl.envs.spaces import (
+    IMAGE_SHAPE,
+    Array,
+    Observation,
+    TaskEnv,
+    check_obs_mode,
+    check_repeat,
+    concatenate,
+    name_groups,
+    observation_space,
+    rescale,
+    unit_box,
+)
+from worldrl.errors import UserError, unknown
+
+WHOLE = ""  # the only part of an observation that is not a dict
+
+
+class Layout(NamedTuple):
+    """Which parts of an environment's observation are vectors (name -> size) and which one is the image."""
+
+    vectors: dict[str, int]
+    image: str | None
+
+
+class GymEnv(TaskEnv):
+    """Any Gymnasium environment with a box of actions: ``Pendulum-v1``, or ``module:Class`` (called without arguments).
+
+    Vectors are concatenated into ``"state"``, their names kept in ``groups``; an image (64, 64, 3) uint8 becomes
+    ``"pixels"``. Without one, pixels are the environment's own ``rgb_array`` rendering, resized to 64 x 64. Gymnasium
+    does not say whether a task can terminate, so ``terminates`` is True.
+
+    Raises:
+        UserError: when it cannot be made, or its spaces do not fit; see ``check_spaces``.
+    """
+
+    terminates = True
+
+    def __init__(
+        self, task: str, obs: str = "pixels", action_repeat: int = 2, render: RenderConfig | None = None
+    ) -> None:
+        check_obs_mode(obs)
+        check_repeat(action_repeat)
+        self._obs, self._repeat, self._render, self.task = obs, action_repeat, render or RenderConfig(), task
+        rendering.check_size(self._render.size)
+        self._env = make(task)
+        self._layout = check_spaces(self._env, task)
+        self._check_modes()
+        self._describe()
+
+    def _check_modes(self) -> None:
+        if self._obs != "pixels" and not self._layout.vectors:
+            raise UserError(f"{self.task} gives images only and env.obs={self._obs} needs a state; use env.obs=pixels")
+        if self._obs != "state" and self._layout.image is None:
+            self._check_renders()
+            self._try_drawing()
+
+    def _check_renders(self) -> None:
+        if self._env.render_mode != "rgb_array":
+            raise UserError(
+                f"{self.task} gives no image and cannot render one (render_mode is {self._env.render_mode!r}, expected "
+                "'rgb_array'); use env.obs=state"
+            )
+        if _uses_mujoco(self._env):  # it looks the back-end up when it first draws
+            rendering.choose_backend(self._render.backend)
+
+    def _try_drawing(self) -> None:
+        self._env.reset(seed=0)
+        try:
+            self._draw()
+        except (ImportError, gymnasium.error.Error) as error:
+            raise UserError(f"{self.task} cannot render: {_one_line(error)}{_remedy(error)}") from error
+
+    def _describe(self) -> None:
+        box = self._env.action_space
+        assert isinstance(box, spaces.Box)
+        self._action_shape, self._action_dtype = box.shape, box.dtype
+        self._low, self._high = box.low.ravel().astype(np.float64), box.high.ravel().astype(np.float64)
+        sizes = self._layout.vectors
+        named = {name or "observation": size for name, size in sizes.items()}
+        self.groups = name_groups(named) if self._obs != "pixels" else {}
+        self.max_frames = (self._env.spec and self._env.spec.max_episode_steps) or 0
+        self.action_space = unit_box(self._low.size)
+        self.observation_space = observation_space(self._obs, sum(sizes.values()))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict]:
+        """Start an episode; how exactly a seed fixes it is up to the environment."""
+        obs, _ = self._env.reset(seed=seed)
+        return self._observe(obs), {"frames": 0}
+
+    def step(self, action: Array) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+        """Repeat one action, (A,) in [-1, 1]; the reward is the sum over the repeated frames."""
+        control = rescale(action, self._low, self._high).reshape(self._action_shape).astype(self._action_dtype)
+        reward, frames, terminated, truncated = 0.0, 0, False, False
+        while frames < self._repeat and not (terminated or truncated):
+            obs, r, terminated, truncated, _ = self._env.step(control)
+            reward += float(r)
+            frames += 1
+        return self._observe(obs), reward, bool(terminated), bool(truncated and not terminated), {"frames": frames}
+
+    def render(self) -> Array:
+        """The image that the agent sees, (64, 64, 3) uint8."""
+        return self.video_frame(rendering.SIZE, rendering.SIZE)
+
+    def video_frame(self, height: int, width: int, camera: int = -1) -> Array:
+        self._check_renders()
+        return resize(self._draw(), height, width)
+
+    def close(self) -> None:
+        self._env.close()
+
+    def _observe(self, obs: Any) -> Observation:
+        parts = obs if isinstance(obs, dict) else {WHOLE: obs}
+        out: Observation = {}
+        if self._obs != "state":
+            out["pixels"] = self._pixels(parts)
+        if self._obs != "pixels":
+            out["state"] = concatenate([parts[name] for name in self._layout.vectors])
+        return out
+
+    def _pixels(self, parts: dict[str, Any]) -> Array:
+        if not self.render_pixels:
+            return np.zeros(IMAGE_SHAPE, np.uint8)
+        if self._layout.image is not None:
+            return np.array(parts[self._layout.image])  # a copy: the environment may reuse its buffer
+        return resize(self._draw(), rendering.SIZE, rendering.SIZE)
+
+    def _draw(self) -> Array:
+        frame = self._env.render()
+        if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3):
+            raise UserError(f"{self.task}: render() gave {_kind(frame)}, expected an array (height, width, 3) of uint8")
+        return frame
+
+
+def is_gym_task(task: str) -> bool:
+    """Whether the name is meant for Gymnasium: ``Name-v1``, ``namespace/Name-v1`` or ``module:Class``."""
+    return ":" in task or "/" in task or re.search(r"-v\d+$", task) is not None
+
+
+def make(task: str) -> gymnasium.Env[Any, Any]:
+    """Make the environment, with ``rgb_array`` rendering where it offers that. Raises UserError in one line."""
+    build = _from_class if ":" in task else _from_id
+    try:
+        return build(task)
+    except (ImportError, gymnasium.error.Error) as error:
+        raise UserError(f"cannot make {task}: {_one_line(error)}{_remedy(error)}") from error
+
+
+def check_spaces(env: gymnasium.Env[Any, Any], task: str) -> Layout:
+    """Check that an agent of this package can use the environment, and find its vectors and its image.
+
+    Raises:
+        UserError: for other than a bounded float box of actions; for observations other than vectors, 64 x 64 x 3
+            uint8 images or a flat dict of those. The message says found, expected, and how to fix it.
+    """
+    _check_action_space(env.action_space, task)
+    vectors: dict[str, int] = {}
+    images: list[str] = []
+    for name, space in _parts(env.observation_space).items():
+        if _looks_like_image(space):
+            _check_image(space, _label(task, name))
+            images.append(name)
+        else:
+            vectors[name] = _vector_size(space, _label(task, name))
+    if len(images) > 1:
+        raise UserError(f"{task}: found the images {', '.join(images)}, expected one; drop the others in a wrapper")
+    return Layout(vectors, images[0] if images else None)
+
+
+def resize(image: Array, height: int, width: int) -> Array:
+    """Resize (H, W, 3) uint8 by area averaging."""
+    if image.shape[:2] == (height, width):
+        return image
+    cv2 = _cv2()
+    shrinks = image.shape[0] >= height and image.shape[1] >= width
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def _cv2() -> Any:
+    try:
+        import cv2
+    except ImportError as error:
+        raise UserError(
+            f"OpenCV cannot be imported ({_one_line(error)}); install opencv-python and, on Debian or Ubuntu, "
+            "its libraries: apt-get install libgl1 libglib2.0-0"
+        ) from error
+    return cv2
+
+
+def _check_action_space(space: spaces.Space[Any], task: str) -> None:
+    if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
+        raise UserError(
+            f"{task}: found the action space {space}, expected a Box of floats; choose a continuous version of the "
+            "task or map its actions in a wrapper"
+        )
+    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
+        raise UserError(
+            f"{task}: found the action space {space} without finite bounds, expected low and high to be finite; "
+            "wrap it in gymnasium.wrappers.ClipAction or declare the bounds"
+        )
+
+
+def _parts(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
+    return dict(space.spaces) if isinstance(space, spaces.Dict) else {WHOLE: space}
+
+
+def _label(task: str, name: str) -> str:
+    return f"{task}: observation '{name}'" if name else f"{task}: observation"
+
+
+def _looks_like_image(space: spaces.Space[Any]) -> bool:
+    if not isinstance(space, spaces.Box):
+        return False
+    return len(space.shape) == 3 or (len(space.shape) == 2 and space.dtype == np.uint8)
+
+
+def _check_image(space: spaces.Space[Any], label: str) -> None:
+    if space.dtype != np.uint8:
+        raise UserError(
+            f"{label}: found an image of {space.dtype}, expected uint8 from 0 to 255; convert it in a wrapper "
+            "(gymnasium.wrappers.TransformObservation)"
+        )
+    if space.shape != IMAGE_SHAPE:
+        raise UserError(
+            f"{label}: found an image of shape {space.shape}, expected {IMAGE_SHAPE}; wrap the environment in "
+            "gymnasium.wrappers.ResizeObservation(env, (64, 64)), colour channels last"
+        )
+
+
+def _vector_size(space: spaces.Space[Any], label: str) -> int:
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        raise UserError(
+            f"{label}: found a nested {type(space).__name__}, expected a Box; flatten it with "
+            "gymnasium.wrappers.FlattenObservation"
+        )
+    if not isinstance(space, spaces.Box):
+        raise UserError(f"{label}: found {space}, expected a Box; encode it as a vector (one-hot) in a wrapper")
+    if len(space.shape) > 1:
+        raise UserError(
+            f"{label}: found an array of shape {space.shape}, expected a vector or a 64x64x3 image; flatten it "
+            "with gymnasium.wrappers.FlattenObservation"
+        )
+    return int(np.prod(space.shape))
+
+
+def _from_id(task: str) -> gymnasium.Env[Any, Any]:
+    if task not in gymnasium.registry:
+        raise unknown("task", task, gymnasium.registry)
+    spec = gymnasium.spec(task)
+    mode = "rgb_array" if _offers_rgb_array(spec.entry_point) else None
+    return gymnasium.make(task, render_mode=mode, disable_env_checker=True)
+
+
+def _offers_rgb_array(entry_point: str | Callable[..., Any] | None) -> bool:
+    creator = gymnasium.envs.registration.load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    return "rgb_array" in getattr(creator, "metadata", {}).get("render_modes", ())
+
+
+def _from_class(task: str) -> gymnasium.Env[Any, Any]:
+    module_name, _, name = task.partition(":")
+    module = importlib.import_module(module_name)
+    if not hasattr(module, name):
+        raise unknown(f"class in {module_name}", name, [k for k, v in vars(module).items() if isinstance(v, type)])
+    env = getattr(module, name)()
+    if not isinstance(env, gymnasium.Env):
+        raise UserError(f"{task} made {_kind(env)}, expected a gymnasium.Env")
+    return env
+
+
+def _uses_mujoco(env: gymnasium.Env[Any, Any]) -> bool:
+    return any(base.__name__ == "MujocoEnv" for base in type(env.unwrapped).__mro__)
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape} and {value.dtype}"
+    return f"an object of type {type(value).__name__}"
+
+
+def _remedy(error: Exception) -> str:
+    if not isinstance(error, ModuleNotFoundError):
+        return ""
+    return "; install what is missing (Gymnasium's own tasks: pip install 'gymnasium[mujoco]' and the like)"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,89 @@
+"""What all single environments share: observation keys, action scaling, the frame count."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from worldrl.errors import UserError, unknown
+
+Array = np.ndarray
+Observation = dict[str, Array]  # "pixels" (64, 64, 3) uint8, "state" (D,) float32
+Groups = dict[str, tuple[int, int]]  # sensor name -> (start, stop) inside "state"
+
+OBS_MODES = ("pixels", "state", "both")
+IMAGE_SHAPE = (64, 64, 3)
+
+
+class TaskEnv(gymnasium.Env[Any, Any]):
+    """A continuous-control task with action repeat and actions in [-1, 1].
+
+    Observations are a dict with ``"pixels"`` (64, 64, 3) uint8 and/or ``"state"`` (D,) float32. One step repeats the
+    action over ``action_repeat`` frames, sums their rewards, stops where the episode ends, and draws only the last
+    frame; ``info["frames"]`` counts the frames simulated. ``reset(seed=s)`` makes the episode a pure function of ``s``
+    and the actions.
+
+    With ``render_pixels = False`` nothing is drawn and images are black: for replaying an episode quickly.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (the base class declares it so)
+    render_mode: str | None = "rgb_array"
+    groups: Groups
+    terminates: bool
+    max_frames: int
+    render_pixels: bool = True
+
+    def video_frame(self, height: int, width: int, camera: int = -1) -> Array:
+        """Draw the present state for a video: (height, width, 3) uint8, or the size at hand where it is fixed."""
+        raise NotImplementedError
+
+
+def check_obs_mode(obs: str) -> None:
+    """Raise UserError unless ``obs`` is pixels, state or both."""
+    if obs not in OBS_MODES:
+        raise unknown("env.obs", obs, OBS_MODES)
+
+
+def check_repeat(action_repeat: int) -> None:
+    """Raise UserError unless ``action_repeat`` is a positive integer."""
+    if action_repeat < 1:
+        raise UserError(f"env.action_repeat={action_repeat}: expected 1 or more frames per action")
+
+
+def observation_space(obs: str, state_dim: int) -> spaces.Dict:
+    """The space of an observation dict with the keys that ``obs`` asks for."""
+    keys: dict[str, spaces.Space[Any]] = {}
+    if obs != "state":
+        keys["pixels"] = spaces.Box(0, 255, IMAGE_SHAPE, np.uint8)
+    if obs != "pixels":
+        keys["state"] = spaces.Box(-np.inf, np.inf, (state_dim,), np.float32)
+    return spaces.Dict(keys)
+
+
+def unit_box(dim: int) -> spaces.Box:
+    """The action space of every environment here: [-1, 1]^dim."""
+    return spaces.Box(-1.0, 1.0, (dim,), np.float32)
+
+
+def rescale(action: Array, low: Array, high: Array) -> Array:
+    """Map actions in [-1, 1] to [low, high], in float64; what lies outside is clipped."""
+    unit = (np.clip(np.asarray(action, np.float64), -1.0, 1.0) + 1.0) / 2.0
+    return low + unit * (high - low)
+
+
+def name_groups(parts: dict[str, int]) -> Groups:
+    """Start and stop of each part of a concatenated vector, given the part sizes in order."""
+    groups: Groups = {}
+    start = 0
+    for name, size in parts.items():
+        groups[name] = (start, start + size)
+        start += size
+    return groups
+
+
+def concatenate(parts: list[Any]) -> Array:
+    """One flat float32 vector from arrays and scalars of any shape."""
+    return np.concatenate([np.ravel(x) for x in parts]).astype(np.float32) if parts else np.zeros(0, np.float32)
