@@ -80,17 +80,9 @@ def test_the_wrapper_corrupts_the_reset_row_and_leaves_the_global_generator_alon
 
 
 def test_where_it_applies() -> None:
-    level = {"gaussian": 0.1}
-    assert [is_active(CorruptionConfig(apply=a, **level), training=True) for a in ("both", "train", "eval")] == [
-        1,
-        1,
-        0,
-    ]
-    assert [is_active(CorruptionConfig(apply=a, **level), training=False) for a in ("both", "train", "eval")] == [
-        1,
-        0,
-        1,
-    ]
+    noisy = {where: CorruptionConfig(gaussian=0.1, apply=where) for where in ("both", "train", "eval")}
+    assert {where: is_active(c, training=True) for where, c in noisy.items()} == {"both": 1, "train": 1, "eval": 0}
+    assert {where: is_active(c, training=False) for where, c in noisy.items()} == {"both": 1, "train": 0, "eval": 1}
     assert not is_active(CorruptionConfig(), training=True)
 
 

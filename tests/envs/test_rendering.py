@@ -61,7 +61,7 @@ def test_nothing_works(undecided: pytest.MonkeyPatch) -> None:
     can_draw(undecided)
     with pytest.raises(UserError, match=r"no OpenGL back-end .*egl: no library.*libegl1 libgl1-mesa-dri.*libosmesa6"):
         rendering.choose_backend()
-    with pytest.raises(UserError, match="unknown render.backend 'elg'; did you mean: egl"):
+    with pytest.raises(UserError, match=r"unknown render.backend 'elg'; did you mean: egl"):
         rendering.choose_backend("elg")
     undecided.setenv("MUJOCO_GL", "off")
     with pytest.raises(UserError, match="MUJOCO_GL=off cannot render"):
@@ -100,8 +100,7 @@ def test_rendering_after_state_only_start() -> None:
 
 @pytest.mark.parametrize("task", ["cartpole_swingup", "walker_walk", "reacher_easy"])
 def test_fast_is_close_to_full(task: str) -> None:
-    full, fast = (
-        DMCEnv(task, "pixels", render=RenderConfig(quality=q)).reset(seed=4)[0]["pixels"] for q in ("full", "fast")
-    )
+    envs = [DMCEnv(task, "pixels", render=RenderConfig(quality=quality)) for quality in ("full", "fast")]
+    full, fast = (env.reset(seed=4)[0]["pixels"] for env in envs)
     assert full.shape == fast.shape == (64, 64, 3)
     assert np.abs(full.astype(float) - fast.astype(float)).mean() < 2

@@ -188,7 +188,7 @@ def test_bad_calls() -> None:
             env.step(np.zeros((2, 1), np.float32))
         with pytest.raises(UserError, match=r"saved state is of 3 environments, this run has 1; set env.num_envs=3"):
             env.restore({"episode": np.zeros(3, int), "actions": [np.zeros((0, 1))] * 3})
-    with pytest.raises(UserError, match="env.num_envs=0"):
+    with pytest.raises(UserError, match=r"env.num_envs=0"):
         make_envs(STATE, "toy_envs:Count", 0, num_envs=0)
     with pytest.raises(UserError, match="seed=-1"):
         make_envs(STATE, "toy_envs:Count", -1)

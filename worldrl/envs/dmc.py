@@ -31,6 +31,7 @@ from worldrl.errors import UserError, unknown
 
 ALIASES = {"cup_catch": "ball_in_cup_catch"}
 CAMERAS = {"quadruped": 2}  # camera 0 of the quadruped does not follow it
+DRAWS_AT_RESET = ("quadruped_escape",)  # uploads its terrain to OpenGL even where no image is asked for
 BUILD_SEED = 0  # lqr draws its stiffnesses when it is built: the same system in every process
 DEFAULT_MAX_FRAMES = 1000  # for tasks without a time limit (lqr)
 
@@ -56,6 +57,8 @@ class DMCEnv(TaskEnv):
         if obs != "state":
             rendering.choose_backend(self._render.backend)
         self.task = canonical_name(task)
+        if self.task in DRAWS_AT_RESET:
+            rendering.choose_backend(self._render.backend)
         domain, name = dmc_tasks()[self.task]
         self._env = _load(domain, name)
         rendering.apply_quality(self._env.physics.model.ptr, self._render.quality)

@@ -84,7 +84,7 @@ class GymEnv(TaskEnv):
         try:
             self._draw()
         except (ImportError, gymnasium.error.Error) as error:
-            raise UserError(f"{self.task} cannot render: {_one_line(error)}{_remedy(error)}") from error
+            raise UserError(f"{self.task} cannot render: {_one_line(error)}{_remedy(error, self.task)}") from error
 
     def _describe(self) -> None:
         box = self._env.action_space
@@ -158,7 +158,7 @@ def make(task: str) -> gymnasium.Env[Any, Any]:
     try:
         return build(task)
     except (ImportError, gymnasium.error.Error) as error:
-        raise UserError(f"cannot make {task}: {_one_line(error)}{_remedy(error)}") from error
+        raise UserError(f"cannot make {task}: {_one_line(error)}{_remedy(error, task)}") from error
 
 
 def check_spaces(env: gymnasium.Env[Any, Any], task: str) -> Layout:
@@ -292,9 +292,11 @@ def _kind(value: Any) -> str:
     return f"an object of type {type(value).__name__}"
 
 
-def _remedy(error: Exception) -> str:
+def _remedy(error: Exception, task: str) -> str:
     if not isinstance(error, ModuleNotFoundError):
         return ""
+    if ":" in task:
+        return "; install it, or put its folder on PYTHONPATH"
     return "; install what is missing (Gymnasium's own tasks: pip install 'gymnasium[mujoco]' and the like)"
 
 
