@@ -53,6 +53,15 @@ def test_pixels_are_exact_too() -> None:
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.parametrize("task", ["walker_walk", "quadruped_escape"])
+def test_the_agent_sees_what_the_task_camera_sees(task: str) -> None:
+    env = DMCEnv(task, "pixels", 8, RenderConfig(quality="fast"))
+    for seed in (1, 2):
+        images = [env.reset(seed=seed)[0]["pixels"], env.step(env.action_space.low)[0]["pixels"]]
+        assert (images[0] != images[1]).any()
+        np.testing.assert_array_equal(images[1], env.video_frame(64, 64))
+
+
 def test_names() -> None:
     assert canonical_name("walker-walk") == "walker_walk"
     assert canonical_name("cup_catch") == canonical_name("cup-catch") == "ball_in_cup_catch"

@@ -183,6 +183,8 @@ def test_an_exception_keeps_its_words(n: int) -> None:
 
 def test_bad_calls() -> None:
     with envs(STATE, "toy_envs:Count") as env:
+        with pytest.raises(RuntimeError, match="call reset"):
+            env.step(np.zeros((1, 1), np.float32))
         env.reset()
         with pytest.raises(ValueError, match=r"actions have shape \(2, 1\), expected \(1, 1\)"):
             env.step(np.zeros((2, 1), np.float32))

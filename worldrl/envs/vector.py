@@ -67,6 +67,8 @@ class VectorEnv:
 
     def step(self, actions: Array) -> Rows:
         """Tick once. ``actions`` (N, A) in [-1, 1]; an entry is ignored where the row before was a last row."""
+        if not self._log.started:
+            raise RuntimeError("call reset() or restore() before step()")
         actions = np.array(actions, np.float32)
         expected = (self.num_envs, self.spec.action_dim)
         if actions.shape != expected:
@@ -211,6 +213,7 @@ class _EpisodeLog:
         self._episode = np.zeros(num_envs, np.int64)
         self._actions: list[list[Array]] = [[] for _ in range(num_envs)]
         self.ended = np.zeros(num_envs, bool)
+        self.started = False
 
     def no_actions(self) -> list[Array]:
         return [self._empty for _ in self._actions]
@@ -234,6 +237,7 @@ class _EpisodeLog:
         self._episode = np.array(state["episode"], np.int64)
         self._actions = [list(np.array(a, np.float32)) for a in state["actions"]]
         self.ended[:] = False
+        self.started = True
 
     def current_episode(self, index: int) -> int:
         """The episode that the next tick of an environment belongs to."""
@@ -333,8 +337,8 @@ class _WorkerStream(gymnasium.Env[dict[str, Array], Array]):
             return self._nothing(), {"failure": _what(error)}
 
     def step(self, action: Array) -> tuple[Rows, float, bool, bool, dict[str, Any]]:
-        assert self._stream is not None
         try:
+            assert self._stream is not None
             return self._stream.step(action)
         except Exception as error:
             return self._nothing(), 0.0, False, False, {"failure": _what(error)}
