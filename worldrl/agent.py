@@ -49,15 +49,21 @@ class Agent:
 
     @torch.no_grad()
     def act(
-        self, state: State, rows: dict[str, np.ndarray], explore: bool, deterministic: bool = False
+        self,
+        state: State,
+        rows: dict[str, np.ndarray],
+        explore: bool,
+        deterministic: bool = False,
+        noise: bool = True,
     ) -> tuple[State, np.ndarray, Belief]:
         """Choose actions for ``N`` rows as they come from the environments.
 
         Args:
             state: from ``initial`` or the previous call; rows that are first start from zero by themselves.
             rows: observation keys, ``action`` (N, A) that led here, ``is_first`` (N,).
-            explore: sample the policy and add the action noise; otherwise take its mode.
+            explore: sample the policy; otherwise take its mode.
             deterministic: use the posterior mean instead of a posterior draw.
+            noise: when exploring, add the training's action noise.
 
         Returns:
             the next state, actions (N, A) float32 in [-1, 1], the belief.
@@ -67,7 +73,7 @@ class Agent:
             state, obs, self._tensor(rows["action"]), self._tensor(rows["is_first"]), deterministic
         )
         action = self.head.act(belief, explore)
-        if explore and self.action_noise > 0:
+        if explore and noise and self.action_noise > 0:
             action = (action + self.action_noise * torch.randn_like(action)).clamp(-1.0, 1.0)
         return state, action.float().cpu().numpy(), belief
 

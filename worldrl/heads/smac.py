@@ -36,7 +36,7 @@ class SMAC(SAC):
         q_include_s0: bool = True  # False: K terms as eq. 14 prints it, without the draw that generated the action
         critic_particles: bool = False  # True: one target per particle on all K + 1 (the released code)
         critic_entropy: str = "conditional"  # marginal: the estimate of eq. 23 in the target
-    max_roulette_level: int = 7  # at most 2^8 - 1 particles: unbiased for the nested estimate at K = 128
+        max_roulette_level: int = 7  # at most 2^8 - 1 particles: unbiased for the nested estimate at K = 128
 
     config: SMAC.Config
     compiled: ClassVar[tuple[str, ...]] = SAC.compiled

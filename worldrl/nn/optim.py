@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+import torch._dynamo  # torch.optim imports it on first use; after software OpenGL is loaded that crashes (two LLVMs)
 from torch import Tensor, nn
 
 
@@ -62,6 +63,14 @@ class Optimizer:
         else:  # fused Adam reads found_inf on the device: no synchronisation
             self.scaler.step(self.adam)
             self.scaler.update()
+
+    def scaler_tensors(self) -> list[Tensor]:
+        """The gradient scaler's device state, created if need be."""
+        assert self.scaler is not None
+        device = self.params[0].device
+        if self.scaler._scale is None:
+            self.scaler._lazy_init_scale_growth_tracker(device)
+        return [x for x in (self.scaler._scale, self.scaler._growth_tracker) if x is not None]
 
     def state_dict(self) -> dict[str, Any]:
         return {"adam": self.adam.state_dict(), "scaler": None if self.scaler is None else self.scaler.state_dict()}

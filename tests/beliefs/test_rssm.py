@@ -1,0 +1,214 @@
+"""The RSSM against the sheet's parameter counts, a plain re-implementation, and its own promises."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributions import Independent, Normal, kl_divergence
+
+from tests.conftest import BOTH_SPEC, PIXEL_SPEC, STATE_SPEC
+from worldrl.beliefs.rssm import RSSM
+from worldrl.types import Batch, Decodes, EnvSpec, Imagines, ObsSpec
+
+SMALL = RSSM.Config(stoch=4, deter=8, hidden=8, depth=2, reward_units=8, vector_units=8)
+
+
+@pytest.mark.parametrize(("reward_units", "count"), [(300, 5_203_520), (400, 5_296_820)])
+def test_parameter_counts_of_the_published_models(reward_units: int, count: int) -> None:
+    spec = EnvSpec("walker_walk", {"pixels": ObsSpec((64, 64, 3), "uint8")}, action_dim=6)
+    model = RSSM(RSSM.Config(reward_units=reward_units), spec)
+    assert sum(p.numel() for p in model.parameters()) == count
+
+
+def plain_filter(model: RSSM, batch: Batch, noise: Tensor) -> dict[str, Tensor]:
+    """The textbook loop: nothing hoisted, nothing split, vectors only."""
+    c = model.config
+    embed = model.encoders["state"](batch.obs["state"])
+    stoch, deter = torch.zeros(len(embed), c.stoch), torch.zeros(len(embed), c.deter)
+    out: dict[str, list[Tensor]] = {"stoch": [], "deter": [], "mean": [], "std": [], "prior_mean": [], "prior_std": []}
+    for t in range(embed.shape[1]):
+        keep = 1 - batch.is_first[:, t, None]
+        stoch, deter = stoch * keep, deter * keep
+        deter = model.gru(F.elu(model.state_in(torch.cat([stoch, batch.action[:, t]], -1))), deter)
+        prior = model.prior_head(deter)
+        mean, raw = model.post_out(F.elu(model.post_in(torch.cat([deter, embed[:, t]], -1)))).chunk(2, -1)
+        std = F.softplus(raw) + 0.1
+        stoch = mean + std * noise[t]
+        values = (stoch, deter, mean, std, prior[:, : c.stoch], F.softplus(prior[:, c.stoch :]) + 0.1)
+        for name, value in zip(out, values, strict=True):
+            out[name].append(value)
+    return {name: torch.stack(values, 1) for name, values in out.items()}
+
+
+def test_filter_and_elbo_match_the_textbook_loop(make_batch) -> None:
+    model = RSSM(SMALL, STATE_SPEC)
+    batch = make_batch(STATE_SPEC, border=3)
+    torch.manual_seed(5)
+    noise = torch.randn(6, 4, SMALL.stoch)
+    torch.manual_seed(5)
+    belief, losses, metrics = model.observe(batch, 0)
+    want = plain_filter(model, batch, noise)
+    feat = torch.cat([want["stoch"], want["deter"]], -1)
+    torch.testing.assert_close(belief.feat, feat)
+    post = Independent(Normal(want["mean"], want["std"]), 1)
+    prior = Independent(Normal(want["prior_mean"], want["prior_std"]), 1)
+    kl = kl_divergence(post, prior).mean()
+    constant = 0.5 * math.log(2 * math.pi)
+    reconstruction = -Independent(Normal(model.decoders["state"](feat), 1.0), 1).log_prob(batch.obs["state"]).mean()
+    reward = -Normal(model.reward_head(feat)[..., 0], 1.0).log_prob(batch.reward).mean()
+    torch.testing.assert_close(losses["state"], reconstruction - 5 * constant)
+    torch.testing.assert_close(losses["reward"], reward - constant)
+    torch.testing.assert_close(metrics["belief/kl"], kl.detach())
+    torch.testing.assert_close(losses["kl"], kl.clamp(min=3.0))
+    torch.testing.assert_close(belief.entropy, post.entropy().detach())
+
+
+def test_pixel_loss_is_summed_over_the_image_and_averaged_over_rows(make_batch) -> None:
+    model = RSSM(SMALL, PIXEL_SPEC)
+    batch = make_batch(PIXEL_SPEC)
+    belief, losses, _ = model.observe(batch, 0)
+    mean = model.decoders["pixels"](belief.feat.reshape(-1, model.feat_dim))
+    from worldrl.nn.conv import to_blocks
+
+    expected = 0.5 * (mean - to_blocks(batch.obs["pixels"])).square().sum((1, 2, 3)).mean()
+    torch.testing.assert_close(losses["pixels"], expected)
+
+
+def test_free_nats_clip_the_average_or_each_element(make_batch) -> None:
+    model = RSSM(SMALL, STATE_SPEC)
+    kl = torch.tensor([[1.0, 4.0], [0.0, 9.0]])
+    assert model._free_nats(kl) == 3.5
+    each = RSSM(RSSM.Config(**{**SMALL.__dict__, "free_nats_per_element": True}), STATE_SPEC)
+    assert each._free_nats(kl) == (3 + 4 + 3 + 9) / 4
+
+
+def test_beliefs_are_detached_and_losses_are_the_only_graph(make_batch) -> None:
+    model = RSSM(SMALL, BOTH_SPEC)
+    belief, losses, metrics = model.observe(make_batch(BOTH_SPEC), 2)
+    assert set(losses) == {"pixels", "state", "reward", "kl"}
+    assert not any(x.requires_grad for x in (*belief, *metrics.values()))
+    assert all(x.requires_grad for x in losses.values())
+    assert belief.feat.shape == (4, 6, model.feat_dim)
+    assert belief.particles.shape == (2, 4, 6, model.feat_dim)
+    assert belief.context.shape == (4, 6, model.context_dim)
+    assert belief.entropy.shape == (4, 6)
+
+
+def test_an_episode_border_resets_the_state(make_batch) -> None:
+    """Rows before a first row do not matter to it."""
+    model = RSSM(SMALL, STATE_SPEC)
+    batch = make_batch(STATE_SPEC, b=1, border=3)
+    torch.manual_seed(1)
+    before = model.observe(batch, 0)[0].feat
+    batch.obs["state"][:, :3] += 1.0
+    torch.manual_seed(1)
+    after = model.observe(batch, 0)[0].feat
+    torch.testing.assert_close(before[:, 3:], after[:, 3:])
+    assert not torch.allclose(before[:, 2], after[:, 2])
+
+
+def test_acting_step_by_step_is_filtering(make_batch) -> None:
+    model = RSSM(SMALL, BOTH_SPEC)
+    batch = make_batch(BOTH_SPEC, border=2)
+    state = model.initial(4)
+    feats = []
+    for t in range(6):
+        row = {key: value[:, t] for key, value in batch.obs.items()}
+        torch.manual_seed(100 + t)
+        state, belief = model.step(state, row, batch.action[:, t], batch.is_first[:, t])
+        feats.append(belief.feat)
+    targets = model._targets(batch.obs)
+    embed = model._encode(targets).unflatten(0, (4, 6))
+    noise = []
+    for t in range(6):
+        torch.manual_seed(100 + t)
+        noise.append(torch.randn(4, 1, SMALL.stoch)[:, 0])
+    real = torch.randn
+    try:
+        torch.randn = lambda *a, **k: torch.stack(noise)  # type: ignore[assignment]
+        post = model._filter(embed, batch)
+    finally:
+        torch.randn = real  # type: ignore[assignment]
+    torch.testing.assert_close(torch.stack(feats, 1), post.feat().detach())
+
+
+def test_deterministic_acting_takes_the_posterior_mean(make_batch) -> None:
+    model = RSSM(SMALL, STATE_SPEC)
+    obs, action = {"state": torch.randn(3, 5)}, torch.zeros(3, 2)
+    runs = [model.step(model.initial(3), obs, action, torch.ones(3), deterministic=True)[1].feat for _ in range(2)]
+    assert torch.equal(*runs)
+    many = [model.step(model.initial(3), obs, action, torch.ones(3))[1].feat for _ in range(4000)]
+    torch.testing.assert_close(torch.stack(many).mean(0), runs[0], atol=0.1, rtol=0.1)
+
+
+def test_history_particles_are_paths_and_last_step_particles_share_the_path(make_batch) -> None:
+    batch = make_batch(STATE_SPEC, b=8, t=12)
+    spread = {}
+    for kind in ("history", "last_step"):
+        torch.manual_seed(0)
+        model = RSSM(RSSM.Config(**{**SMALL.__dict__, "particles": kind}), STATE_SPEC)
+        particles = model.observe(batch, 64)[0].particles
+        deter = particles[..., SMALL.stoch :]
+        spread[kind] = deter.std(0).mean((0, 2))  # (T,)
+    assert spread["last_step"].max() < 1e-6
+    assert spread["history"][0] < 1e-6  # the first state starts from zero on every path
+    assert spread["history"][1:].min() > 1e-3
+
+
+def test_particles_follow_the_law_of_feat(make_batch) -> None:
+    """Over many windows with the same rows, feat and particles have the same mean and spread."""
+    batch = make_batch(STATE_SPEC, b=1, t=5)
+    wide = Batch({"state": batch.obs["state"].expand(4000, -1, -1)}, *(x.expand(4000, *x.shape[1:]) for x in batch[1:]))
+    model = RSSM(SMALL, STATE_SPEC)
+    belief = model.observe(wide, 1)[0]
+    torch.testing.assert_close(belief.feat.mean(0), belief.particles[0].mean(0), atol=0.08, rtol=0.0)
+    torch.testing.assert_close(belief.feat.std(0), belief.particles[0].std(0), atol=0.08, rtol=0.0)
+
+
+def test_drawing_particles_does_not_change_feat(make_batch) -> None:
+    model, batch = RSSM(SMALL, STATE_SPEC), make_batch(STATE_SPEC)
+    feats = []
+    for k in (0, 8):
+        torch.manual_seed(2)
+        feats.append(model.observe(batch, k)[0].feat)
+    assert torch.equal(*feats)
+
+
+def test_continue_predictor_is_there_where_tasks_terminate(make_batch) -> None:
+    ends = STATE_SPEC._replace(terminates=True)
+    model = RSSM(SMALL, ends)
+    batch = make_batch(ends)
+    batch.is_terminal[0, 2] = 1.0
+    losses = model.observe(batch, 0)[1]
+    logit = model.continue_head(model.observe(batch, 0)[0].feat)[..., 0]
+    assert "continue" in losses
+    assert logit.shape == (4, 6)
+    assert "continue" not in RSSM(SMALL, STATE_SPEC).observe(batch, 0)[1]
+
+
+def test_decode_gives_observations() -> None:
+    model = RSSM(SMALL, BOTH_SPEC)
+    obs = model.decode(torch.randn(2, 3, model.feat_dim))
+    assert obs["pixels"].shape == (2, 3, 64, 64, 3)
+    assert obs["pixels"].dtype == torch.uint8
+    assert obs["state"].shape == (2, 3, 5)
+    assert isinstance(model, Decodes)
+    assert not isinstance(model, Imagines)
+
+
+def test_bf16_keeps_states_and_losses_in_float32_and_close(make_batch) -> None:
+    model, batch = RSSM(SMALL, BOTH_SPEC), make_batch(BOTH_SPEC)
+    torch.manual_seed(3)
+    belief, losses, _ = model.observe(batch, 2)
+    torch.manual_seed(3)
+    with torch.autocast("cpu", torch.bfloat16):
+        half_belief, half_losses, _ = model.observe(batch, 2)
+    assert all(x.dtype == torch.float32 for x in (*half_belief, *half_losses.values()))
+    torch.testing.assert_close(half_belief.feat, belief.feat, atol=0.05, rtol=0.05)
+    for name, loss in losses.items():
+        torch.testing.assert_close(half_losses[name], loss, rtol=0.02, atol=0.02)
+    assert not torch.equal(half_losses["pixels"], losses["pixels"])

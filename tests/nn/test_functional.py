@@ -1,0 +1,72 @@
+"""Densities against float64, quadrature and torch.distributions."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch.distributions import Independent, Normal, kl_divergence
+
+from worldrl.nn.functional import (
+    inverse_softplus,
+    log_mean_exp,
+    masked_mean,
+    normal_entropy,
+    normal_kl,
+    normal_log_prob,
+    tanh_log_det,
+)
+from worldrl.policies.tanh_gaussian import TanhGaussian
+
+
+def test_tanh_log_det_is_exact_where_the_textbook_form_underflows() -> None:
+    u = torch.linspace(-20, 20, 401, dtype=torch.float64)
+    exact = -2 * torch.log(torch.cosh(u))
+    torch.testing.assert_close(tanh_log_det(u), exact, rtol=1e-9, atol=1e-9)
+    assert (tanh_log_det(u.float()) - exact).abs().max() < 1e-5
+
+
+def test_tanh_gaussian_integrates_to_one() -> None:
+    policy = TanhGaussian(3, 1, units=4, layers=1, init_std=1.0).double()
+    x = torch.randn(1, 3, dtype=torch.float64)
+    edges = torch.linspace(-1 + 1e-7, 1 - 1e-7, 400_001, dtype=torch.float64)
+    action = 0.5 * (edges[1:] + edges[:-1])
+    density = policy.log_prob(torch.atanh(action)[:, None], x).exp().detach()
+    assert float(density.sum() * (edges[1] - edges[0])) == pytest.approx(1.0, abs=1e-4)
+
+
+def test_gaussian_formulas_against_torch() -> None:
+    mean, prior_mean, x = torch.randn(3, 4, 5).unbind()
+    std, prior_std = (torch.rand(2, 4, 5) + 0.2).unbind()
+    p, q = Independent(Normal(mean, std), 1), Independent(Normal(prior_mean, prior_std), 1)
+    torch.testing.assert_close(normal_log_prob(x, mean, std), p.log_prob(x))
+    torch.testing.assert_close(normal_entropy(std), p.entropy())
+    torch.testing.assert_close(normal_kl(mean, std, prior_mean, prior_std), kl_divergence(p, q))
+
+
+def test_small_ones() -> None:
+    x = torch.tensor([[1.0, 5.0], [3.0, 7.0]])
+    mask = torch.tensor([[1.0, 0.0], [1.0, 0.0]])
+    assert masked_mean(x, mask) == 2.0
+    assert masked_mean(torch.stack([x, x + 1]), mask) == 2.5
+    assert masked_mean(x, torch.zeros(2, 2)) == 0.0
+    assert math.log1p(math.exp(inverse_softplus(5.0))) == pytest.approx(5.0)
+    one = torch.randn(1, 9)
+    assert torch.equal(log_mean_exp(one), one[0])
+
+
+def test_initial_standard_deviation_is_five() -> None:
+    policy = TanhGaussian(3, 2, units=4, layers=1)
+    torch.nn.init.zeros_(policy.net.linears[-1].weight)
+    torch.nn.init.zeros_(policy.net.linears[-1].bias)
+    _, std = policy.stats(torch.randn(6, 3))
+    torch.testing.assert_close(std, torch.full((6, 2), 5.0001))
+
+
+def test_sample_and_log_prob_agree_far_in_the_tails() -> None:
+    policy = TanhGaussian(3, 2, units=4, layers=1, init_std=8.0)
+    x = torch.randn(500, 3)
+    draw = policy.sample(x)
+    assert draw.pre_tanh.abs().max() > 12
+    torch.testing.assert_close(policy.log_prob(draw.pre_tanh, x), draw.log_prob)

@@ -1,0 +1,40 @@
+"""The batched critics against separate networks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from worldrl.nn.mlp import TwinQ
+
+
+def separate(twin: TwinQ, j: int, x: Tensor) -> Tensor:
+    for i, (w, b) in enumerate(zip(twin.weights, twin.biases, strict=True)):
+        x = x @ w[j] + b[j, 0]
+        if i < len(twin.weights) - 1:
+            x = F.elu(x)
+    return x[..., 0]
+
+
+@pytest.mark.parametrize(
+    ("feat_shape", "action_shape"), [((4, 5), (4, 5)), ((3, 4, 5), (4, 5)), ((3, 1, 4, 5), (2, 4, 5)), ((1, 4), (1, 4))]
+)
+def test_twins_are_independent_networks_with_broadcasting(feat_shape: tuple, action_shape: tuple) -> None:
+    twin = TwinQ(6, 2, units=8, layers=2)
+    feat, action = torch.randn(*feat_shape, 6), torch.randn(*action_shape, 2)
+    lead = torch.broadcast_shapes(feat_shape, action_shape)
+    q = twin(feat, action)
+    x = torch.cat([feat.expand(*lead, 6), action.expand(*lead, 2)], -1)
+    assert q.shape == (2, *lead)
+    for j in range(2):
+        torch.testing.assert_close(q[j], separate(twin, j, x))
+
+
+def test_orthogonal_initialisation_is_per_critic() -> None:
+    twin = TwinQ(6, 2, units=8, layers=2, init="orthogonal")
+    for j in range(2):
+        torch.testing.assert_close(twin.weights[0][j].T @ twin.weights[0][j], torch.eye(8))
+        assert twin.biases[0][j].abs().sum() == 0
+    assert not torch.equal(twin.weights[0][0], twin.weights[0][1])

@@ -1,0 +1,360 @@
+"""The training loop: act, store, learn, evaluate, log, save; and go on exactly where a run stopped.
+
+One tick is one row per environment. Everything that the coming ticks depend on is in ``Trainer.state``, so a run of 2N
+frames and a run of N frames, killed and resumed for N more, are the same run.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import numpy as np
+import torch
+
+from worldrl.agent import Agent
+from worldrl.cli import config_to_dict, load_config, save_config
+from worldrl.config import Config
+from worldrl.data.replay import Replay, choose_device
+from worldrl.envs import describe_backend, gl_string, make_envs
+from worldrl.envs.vector import VectorEnv, WorkerError
+from worldrl.errors import UserError
+from worldrl.evaluation.episodes import own_randomness, run_episodes, with_action
+from worldrl.training.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    compare_fingerprint,
+    environment_fingerprint,
+    rng_state,
+    set_rng_state,
+)
+from worldrl.training.clocks import Every, Ratio, Seconds, Timer
+from worldrl.training.logging import Logger, Meter, Progress
+from worldrl.training.speed import make_update
+
+
+class Stopped(SystemExit):
+    """A signal ended the run after a checkpoint; the exit code is 128 + the signal's number."""
+
+
+def train(config: Config, run_dir: Path) -> None:
+    """Train one agent in a new run folder."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if Checkpoints(run_dir).latest() is not None:
+        raise UserError(f"{run_dir} already holds a run; continue it with: python train.py resume={run_dir}")
+    save_config(config, run_dir)
+    _run(Trainer(config, run_dir, None))
+
+
+def resume(run_dir: Path, overrides: dict[str, Any] | None = None) -> None:
+    """Continue a run from its last complete checkpoint; ``overrides`` are dotted keys that may change."""
+    config = load_config(run_dir, **(overrides or {}))
+    checkpoints = Checkpoints(run_dir)
+    folder = checkpoints.path("last")
+    saved = checkpoints.load(folder, "cpu")
+    trainer = Trainer(config, run_dir, saved)
+    save_config(config, run_dir)
+    _run(trainer)
+
+
+def _run(trainer: Trainer) -> None:
+    try:
+        trainer.run()
+    finally:
+        trainer.close()
+
+
+class Trainer:
+    """One run in progress."""
+
+    def __init__(self, config: Config, run_dir: Path, saved: dict[str, Any] | None) -> None:
+        self.config, self.run_dir = config, run_dir
+        if config.threads:
+            torch.set_num_threads(config.threads)
+        _set_determinism(config.deterministic)
+        torch.manual_seed(config.seed)
+        self.envs = make_envs(config.env, config.task, config.seed)
+        self.eval_envs: VectorEnv | None = None
+        self.agent = Agent(config, self.envs.spec)
+        self.update = make_update(self.agent, config.speed)
+        self.replay = Replay(
+            self.envs.spec,
+            config.replay.capacity,
+            config.env.num_envs,
+            device=choose_device(self.envs.spec, config.replay.capacity, self.agent.device, config.replay.device),
+            seed=config.seed,
+        )
+        self.action_rng = np.random.default_rng([config.seed, 0x414354])  # the prefill's random actions
+        self.frames = self.agent_steps = 0
+        self.total, self.length = np.zeros(config.env.num_envs), np.zeros(config.env.num_envs, np.int64)
+        self.last_return = self.eval_return = self.best_return = float("nan")
+        self.evaluations = 0
+        self.due = Ratio(config.schedule.updates_per_1000_frames / 1000.0)
+        self.clocks = {"eval": Every(config.eval.every), "log": Every(config.log.every)}
+        self.save_clock = Seconds(60.0 * config.checkpoint.minutes)
+        self.meter, self.timer = Meter(), Timer()
+        self.checkpoints = Checkpoints(run_dir)
+        self.stop_signal = 0
+        self.pretrained = 0
+        self.state = self.agent.initial(config.env.num_envs)
+        if saved is None:
+            self.rows = with_action(self.envs.reset(), np.zeros((config.env.num_envs, self.envs.spec.action_dim)))
+            self.replay.add(self.rows)
+            offset = None
+        else:
+            offset = self._restore(saved)
+        self.logger = Logger(run_dir, config.log.tensorboard, offset, self.frames)
+        self.progress = Progress(config.frames, self.frames, config.log.progress)
+        self._window = (time.perf_counter(), self.frames, self.agent.updates)
+
+    # --- the loop -----------------------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Train until ``config.frames``; a checkpoint at the end, and on SIGTERM or Ctrl-C."""
+        self._greet()
+        with _signals(self._on_signal):
+            try:
+                while self.frames < self.config.frames and not self.stop_signal:
+                    self.tick()
+            except WorkerError:
+                self.save()
+                raise
+            self.save()
+        if self.stop_signal:
+            self.progress.say(f"stopped at {self.frames} frames; continue with: {self._resume_command()}")
+            raise Stopped(128 + self.stop_signal)
+        self.progress.say(f"done: {self.frames} frames, last evaluation {self.eval_return:.1f}, in {self.run_dir}")
+
+    def tick(self) -> None:
+        """One row from every environment and the updates that fall due."""
+        if self.clocks["eval"](self.frames):
+            self.evaluate()
+        self.step_environments()
+        for _ in range(self._updates_due()):
+            self.learn()
+        if self.clocks["log"](self.frames):
+            self.log()
+        if self.save_clock():
+            self.save()
+
+    def step_environments(self) -> None:
+        """Act, step, store, count."""
+        with self.timer("env"):
+            if self.frames < self.config.schedule.prefill:
+                action = self.action_rng.uniform(-1.0, 1.0, self.rows["action"].shape).astype(np.float32)
+            else:
+                self.state, action, _ = self.agent.act(self.state, self.rows, explore=True)
+            self.rows = with_action(self.envs.step(action), action)
+            self.replay.add(self.rows)
+        self.frames += int(self.rows["frames"].sum())
+        self.agent_steps += int((1 - self.rows["is_first"]).sum())
+        self._count_episodes()
+
+    def learn(self) -> None:
+        """Sample and update once."""
+        with self.timer("sample"):
+            batch = self.replay.sample(self.config.replay.batch, self.config.replay.length, self.agent.device)
+        with self.timer("update"):
+            phase = self.agent.next_phase(model_only=self.pretrained < self.config.schedule.pretrain)
+            self.pretrained += self.pretrained < self.config.schedule.pretrain
+            self.meter.add(self.update(phase, batch))
+
+    def _updates_due(self) -> int:
+        """Updates by the schedule; the prefill's share is not made up for, the pretraining is added once."""
+        due = self.due(self.frames)
+        if self.frames < self.config.schedule.prefill or not self.replay.ready(self.config.replay.length):
+            return 0
+        return due + self.config.schedule.pretrain - self.pretrained
+
+    def _count_episodes(self) -> None:
+        self.total += self.rows["reward"]
+        self.length += self.rows["frames"]
+        for i in np.flatnonzero(self.rows["is_last"]):
+            self.last_return = float(self.total[i])
+            self._record({"episode/return": self.last_return, "episode/length": int(self.length[i])})
+            self.total[i], self.length[i] = 0.0, 0
+
+    # --- evaluating ---------------------------------------------------------------------------------------------------
+
+    def evaluate(self) -> None:
+        """Play evaluation episodes with the mode action; training's randomness is left as it was."""
+        c = self.config
+        if self.eval_envs is None:
+            self.eval_envs = make_envs(c.env, c.task, c.seed, training=False)
+        first = self.evaluations * -(-c.eval.episodes // self.eval_envs.num_envs)
+        record = c.eval.video
+        with own_randomness(c.seed, 0x4556414C, self.evaluations):
+            played = run_episodes(self.agent, self.eval_envs, c.eval.episodes, first, record=record)
+        self.evaluations += 1
+        self.eval_return = float(np.mean(played.returns))
+        self._record({"eval/return": self.eval_return, "eval/return_std": float(np.std(played.returns))})
+        if record:
+            self._save_video(played)
+        if not self.eval_return <= self.best_return and self.agent.updates:
+            self.best_return = self.eval_return
+            self.checkpoints.save_best(self.frames, self.best_return, self._agent_state())
+
+    def _save_video(self, played: Any) -> None:
+        from worldrl.evaluation.video import save_video
+
+        path = self.run_dir / "videos" / f"eval-{self.frames:09d}.mp4"
+        path.parent.mkdir(exist_ok=True)
+        save_video(path, played.frames, fps=max(10, min(60, len(played.frames) // 10)), overlay=played.captions)
+
+    # --- logging ------------------------------------------------------------------------------------------------------
+
+    def log(self) -> None:
+        """Write the means since the last log. The only place, with ``save``, where the host waits for the device."""
+        self._check_finite()
+        now, frames, updates = time.perf_counter(), self.frames, self.agent.updates
+        seconds = now - self._window[0]
+        speed = {
+            "time/fps": (frames - self._window[1]) / seconds,
+            "time/updates_per_second": (updates - self._window[2]) / seconds,
+            **{f"time/frac_{name}": share for name, share in self.timer.shares().items()},
+        }
+        self._window = (now, frames, updates)
+        self.timer.reset()
+        self._record({**self.meter.mean(), "replay/size": len(self.replay), **speed})
+        self.meter.reset()
+        self.progress.update(
+            frames, episode_return=self.last_return, eval_return=self.eval_return, shares=speed, fps=speed["time/fps"]
+        )
+
+    def _record(self, values: dict[str, float]) -> None:
+        self.logger.write(self.frames, self.agent_steps, self.agent.updates, values)
+
+    def _greet(self) -> None:
+        c, agent = self.config, self.agent
+        params = sum(p.numel() for part in (agent.model, agent.head) for p in part.parameters() if p.requires_grad)
+        self.progress.say(
+            f"{c.agent} on {c.task}, seed {c.seed}: {params:,} parameters, {agent.device} {agent.precision.name} {c.speed}, "
+            f"replay on {self.replay.device}, rendering {describe_backend() if 'pixels' in self.envs.spec.obs else 'off'}"
+        )
+        self.progress.say(f"run folder: {self.run_dir}")
+
+    # --- saving and going on ------------------------------------------------------------------------------------------
+
+    def save(self) -> None:
+        """Write a complete checkpoint."""
+        self._check_finite()
+        self.checkpoints.save(self.frames, self.state_dict(), self.replay if self.config.checkpoint.replay else None)
+        self.save_clock.reset()
+
+    def _agent_state(self) -> dict[str, Any]:
+        spec = self.envs.spec._asdict()
+        spec["obs"] = {key: (list(obs.shape), obs.dtype) for key, obs in self.envs.spec.obs.items()}
+        return {"agent": self.agent.state_dict(), "spec": spec, "config": config_to_dict(self.config)}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the coming ticks depend on, but for the replay's rows."""
+        return {
+            **self._agent_state(),
+            "envs": self.envs.state(),
+            "rows": dict(self.rows),
+            "acting": self.state,
+            "frames": self.frames,
+            "agent_steps": self.agent_steps,
+            "pretrained": self.pretrained,
+            "evaluations": self.evaluations,
+            "returns": (self.total, self.length, self.last_return, self.eval_return, self.best_return),
+            "due": self.due.state_dict(),
+            "clocks": {name: clock.state_dict() for name, clock in self.clocks.items()},
+            "meter": self.meter.state_dict(),
+            "metrics_offset": self.logger.offset(),
+            "rng": rng_state(),
+            "action_rng": self.action_rng.bit_generator.state,
+            "fingerprint": environment_fingerprint(gl_string() if "pixels" in self.envs.spec.obs else ""),
+        }
+
+    def _restore(self, saved: dict[str, Any]) -> int:
+        """Take the saved state; returns the length of the metrics file that belongs to it."""
+        self.agent.load_state_dict(saved["agent"])
+        self.checkpoints.load_replay(self.replay, saved)
+        self.frames, self.agent_steps = saved["frames"], saved["agent_steps"]
+        self.pretrained, self.evaluations = saved["pretrained"], saved["evaluations"]
+        self.total, self.length, self.last_return, self.eval_return, self.best_return = saved["returns"]
+        self.due.load_state_dict(saved["due"])
+        for name, clock in self.clocks.items():
+            clock.load_state_dict(saved["clocks"][name])
+        self.meter.load_state_dict(saved["meter"], self.agent.device)
+        self.action_rng.bit_generator.state = saved["action_rng"]
+        self.state = {key: value.to(self.agent.device) for key, value in saved["acting"].items()}
+        self._restore_environments(saved)
+        set_rng_state(saved["rng"])
+        return saved["metrics_offset"]
+
+    def _restore_environments(self, saved: dict[str, Any]) -> None:
+        rows = self.envs.restore(saved["envs"])
+        self.rows = saved["rows"]
+        here = environment_fingerprint(gl_string() if "pixels" in self.envs.spec.obs else "")
+        for line in compare_fingerprint(saved["fingerprint"], here):
+            print(line, file=sys.stderr)
+        different = [key for key in rows if not np.array_equal(rows[key], self.rows[key])]
+        if different:
+            print(f"the environment did not replay exactly: {', '.join(different)} differ", file=sys.stderr)
+
+    def _check_finite(self) -> None:
+        found = self.agent.first_non_finite()
+        if found is None:
+            return
+        name, update = found
+        path = self.run_dir / "non_finite.json"
+        back = self.agent.updates - update
+        draws = self.replay.recent
+        draw = draws[-back] if 0 < back <= len(draws) else None
+        report = {"loss": name, "update": update, "window": None if draw is None else _jsonable(draw._asdict())}
+        path.write_text(json.dumps(report) + "\n")
+        last = self.checkpoints.latest()
+        raise UserError(
+            f"{name} was not finite at update {update}; training stopped; the batch is named in {path} "
+            f"(Replay.window rebuilds it); last good checkpoint: {last or 'none yet'}"
+        )
+
+    def _on_signal(self, number: int) -> None:
+        self.stop_signal = number
+
+    def _resume_command(self) -> str:
+        return f"python train.py resume={self.run_dir}"
+
+    def close(self) -> None:
+        self.progress.close()
+        self.logger.close()
+        self.envs.close()
+        if self.eval_envs is not None:
+            self.eval_envs.close()
+
+
+@contextmanager
+def _signals(handle: Callable[[int], None]) -> Any:
+    """SIGTERM and the first Ctrl-C end the tick in progress, a second Ctrl-C ends the process."""
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        handle(number)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def _set_determinism(deterministic: bool) -> None:
+    torch.backends.cudnn.benchmark = not deterministic
+    torch.backends.cudnn.deterministic = deterministic
+
+
+def _jsonable(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: np.asarray(value).tolist() for key, value in values.items()}
+
+
+__all__ = ["CheckpointError", "Stopped", "Trainer", "resume", "train"]
