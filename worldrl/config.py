@@ -1,9 +1,26 @@
-"""Every setting of a run, as frozen dataclasses. Hot code never sees OmegaConf."""
+"""Every setting of a run, as frozen dataclasses, and the checks between what a user writes and them.
+
+Hot code never sees OmegaConf. Keys are dotted wherever they meet a user: ``env.render.quality``, ``head.critic_lr``.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import math
+import re
+import types
+import typing
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from worldrl.errors import UserError, unknown
+from worldrl.registry import AGENTS, PARTS, agent_label, canonical, load_class
 
 
 @dataclass(frozen=True)
@@ -95,3 +112,328 @@ class Config:
     speed: str = "eager"  # eager | compile | capture
     deterministic: bool = False  # deterministic CUDA kernels, slower
     threads: int = 0  # torch CPU threads, 0: as many as there are cores
+
+
+# --- what a value may be ----------------------------------------------------------------------------------------------
+
+CONFIG_FILE = "config.yaml"
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "env.obs": ("pixels", "state", "both"),
+    "env.render.backend": ("auto", "egl", "osmesa", "glfw"),
+    "env.render.quality": ("full", "fast"),
+    "env.corruption.apply": ("train", "eval", "both"),
+    "precision": ("auto", "fp32", "bf16", "fp16"),
+    "speed": ("eager", "compile", "capture"),
+}
+PATTERNS: dict[str, tuple[str, str]] = {
+    "device": (r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N"),
+    "replay.device": (r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N"),
+    "task": (
+        r"[A-Za-z]\w*([-_]\w+)+|([\w.-]+/)?[\w.-]+-v\d+|[A-Za-z_][\w.]*:[A-Za-z_]\w*",
+        "domain_task (walker_walk), a Gymnasium id (Pendulum-v1) or module:Class",
+    ),
+    "agent": (r"[^/\\\s]+", "a label without blanks and slashes"),
+}
+MINIMUM: dict[str, float] = {
+    "seed": 0,
+    "frames": 1,
+    "threads": 0,
+    "env.action_repeat": 1,
+    "env.num_envs": 1,
+    "env.render.camera": -1,
+    "env.corruption.gaussian": 0.0,
+    "replay.capacity": 2,
+    "replay.batch": 1,
+    "replay.length": 2,
+    "schedule.prefill": 0,
+    "schedule.pretrain": 0,
+    "schedule.updates_per_1000_frames": 0.0,
+    "schedule.action_noise": 0.0,
+    "eval.every": 0,
+    "eval.episodes": 1,
+    "log.every": 1,
+}
+POSITIVE = ("env.timeout_s", "checkpoint.minutes")
+PROBABILITIES = ("env.corruption.missing", "env.corruption.flicker")
+IMAGE_SIZE = 64
+MAX_SEED = 2**32 - 1
+
+MAY_CHANGE = ("frames", "eval.*", "log.*", "checkpoint.*")  # on resume
+
+
+def may_change(key: str) -> bool:
+    """Whether a resumed run may set this dotted key anew."""
+    return any(key == name or (name.endswith(".*") and key.startswith(name[:-1])) for name in MAY_CHANGE)
+
+
+def _check_range(key: str, value: Any) -> None:
+    """Refuse a value of the right type that makes no sense; the message says key, found, expected."""
+    if key in CHOICES and value not in CHOICES[key]:
+        raise unknown(f"value of {key}", value, CHOICES[key])
+    if key in PATTERNS and not re.fullmatch(PATTERNS[key][0], value):
+        raise _wrong(key, value, PATTERNS[key][1])
+    if key in MINIMUM and value < MINIMUM[key]:
+        raise _wrong(key, value, f"{MINIMUM[key]:g} or more")
+    if key in POSITIVE and value <= 0:
+        raise _wrong(key, value, "more than 0")
+    if key in PROBABILITIES and not 0 <= value <= 1:
+        raise _wrong(key, value, "a probability in [0, 1]")
+    if key == "seed" and value > MAX_SEED:
+        raise _wrong(key, value, f"at most {MAX_SEED}")
+    if key == "env.render.size" and value != IMAGE_SIZE:
+        raise _wrong(key, value, f"{IMAGE_SIZE}: the networks are built for {IMAGE_SIZE} x {IMAGE_SIZE} images only")
+
+
+def _check_together(config: Config) -> None:
+    rows, length = config.replay.capacity, config.replay.length * config.env.num_envs
+    if rows < length:
+        raise _wrong("replay.capacity", rows, f"at least replay.length x env.num_envs = {length}")
+
+
+def _wrong(key: str, found: Any, expected: str) -> UserError:
+    return UserError(f"{key}: found {found!r}, expected {expected}")
+
+
+# --- types ------------------------------------------------------------------------------------------------------------
+
+_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
+
+
+def _typed(key: str, value: Any, hint: Any) -> Any:
+    """``value`` as the annotated type; int passes for float, a whole float for int, a list for a tuple."""
+    origin = typing.get_origin(hint)
+    if origin is Literal:
+        return _typed_literal(key, value, typing.get_args(hint))
+    if origin in (typing.Union, types.UnionType):
+        return _typed_union(key, value, typing.get_args(hint))
+    if origin is tuple:
+        return _typed_tuple(key, value, typing.get_args(hint))
+    if hint not in _NAMES:
+        return value
+    return _typed_scalar(key, value, hint)
+
+
+def _typed_scalar(key: str, value: Any, hint: type) -> Any:
+    if type(value) is hint and not (isinstance(value, float) and not math.isfinite(value)):
+        return value
+    if hint is float and type(value) is int:
+        return float(value)
+    if hint is int and type(value) is float and value.is_integer():
+        return int(value)
+    raise _wrong(key, value, _NAMES[hint])
+
+
+def _typed_literal(key: str, value: Any, names: tuple[Any, ...]) -> Any:
+    if value in names:
+        return value
+    raise unknown(f"value of {key}", str(value), map(str, names))
+
+
+def _typed_union(key: str, value: Any, hints: tuple[Any, ...]) -> Any:
+    if value is None and type(None) in hints:
+        return None
+    hints = tuple(hint for hint in hints if hint is not type(None))
+    for hint in hints[:-1]:
+        try:
+            return _typed(key, value, hint)
+        except UserError:
+            continue
+    return _typed(key, value, hints[-1])
+
+
+def _typed_tuple(key: str, value: Any, hints: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise _wrong(key, value, "a list such as [256,256]")
+    if hints[1:] == (...,):
+        hints = hints[:1] * len(value)
+    if len(value) != len(hints):
+        raise _wrong(key, value, f"a list of {len(hints)}")
+    return tuple(_typed(f"{key}[{i}]", item, hint) for i, (item, hint) in enumerate(zip(value, hints, strict=True)))
+
+
+# --- dictionaries -----------------------------------------------------------------------------------------------------
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested or dotted settings as one flat dict of dotted keys; ``head: sac`` and ``head: {name: sac}`` are the same.
+
+    Raises:
+        UserError: a key that is not text, or one that is given twice.
+    """
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        if not isinstance(key, str):
+            raise UserError(f"found the key {key!r} of type {type(key).__name__}, expected text")
+        dotted = (prefix + key).removesuffix(".name")
+        items = flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {dotted: value}
+        for name in items:
+            if name in flat:
+                raise UserError(f"{name} is given twice; keep one of them")
+        flat.update(items)
+    return flat
+
+
+def config_from_dict(settings: Mapping[str, Any]) -> Config:
+    """Checked settings from nested or dotted ones; what is missing takes its default.
+
+    ``agent`` alone brings its belief and head. ``belief`` and ``head`` may be a name or a dict with ``name``; their
+    other fields are those of that class's own ``Config``, and all of them are filled in.
+
+    Raises:
+        UserError: one line for an unknown key (with the nearest ones), a wrong type or a wrong value.
+    """
+    flat = flatten(settings)
+    agent, parts = _agent_and_parts(flat)
+    known = {**_leaves(Config), **_part_leaves(parts)}
+    check_keys(flat, {*known, *PARTS})
+    values = {key: _typed(key, flat.get(key, default), hint) for key, (hint, default) in known.items()}
+    values["agent"] = agent
+    for key, value in values.items():
+        _check_range(key, value)
+    config = _assemble(Config, "", {**values, **_part_dicts(values, parts)})
+    _check_together(config)
+    return config
+
+
+def config_to_dict(config: Config) -> dict[str, Any]:
+    """The settings as nested plain dicts, lists and scalars, ready for YAML; ``config_from_dict`` takes them back."""
+    return typing.cast("dict[str, Any]", _plain(dataclasses.asdict(config)))
+
+
+def known_keys(parts: Mapping[str, str]) -> set[str]:
+    """Every dotted key of a run whose belief and head are ``parts``."""
+    return {*_leaves(Config), *_part_leaves(parts), *PARTS}
+
+
+def check_keys(keys: Iterable[str], valid: set[str], where: str = "") -> None:
+    """Raise UserError for the first key that is not valid, with the nearest ones. ``where`` is put in front."""
+    for key in keys:
+        if key in valid:
+            continue
+        fields = sorted(name for name in valid if name.startswith(f"{key}."))
+        if fields:
+            raise UserError(f"{where}'{key}' is a group of settings; set one of: {', '.join(fields)}")
+        error = unknown("key", key, _nearest_first(key, valid))
+        raise UserError(f"{where}{error}")
+
+
+def _nearest_first(key: str, valid: set[str]) -> set[str]:
+    """Valid keys with the same last word, however far the rest is; else all of them."""
+    last = key.rpartition(".")[2]
+    return {name for name in valid if name.rpartition(".")[2] == last} or valid
+
+
+def _agent_and_parts(flat: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
+    """The label and the registered names of belief and head."""
+    agent = _typed("agent", flat.get("agent", "smac"), str)
+    pair = AGENTS.get(agent, AGENTS["smac"])
+    if agent not in AGENTS and not {"belief", "head"} <= set(flat):
+        raise unknown("agent", agent, AGENTS)
+    parts = {kind: canonical(kind, _typed(kind, flat.get(kind, pair[kind]), str)) for kind in PARTS}
+    if agent in AGENTS or "agent" not in flat:
+        agent = agent_label(agent, pair, **parts)
+    return agent, parts
+
+
+def _leaves(cls: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (type, default) of a dataclass and those inside it; belief and head are left out."""
+    hints = typing.get_type_hints(cls)
+    found: dict[str, tuple[Any, Any]] = {}
+    for item in dataclasses.fields(cls):
+        hint, key = hints[item.name], prefix + item.name
+        if dataclasses.is_dataclass(hint):
+            found.update(_leaves(hint, f"{key}."))
+        elif key not in PARTS:
+            found[key] = (hint, _default(key, item))
+    return found
+
+
+def _default(key: str, item: dataclasses.Field[Any]) -> Any:
+    if item.default is not dataclasses.MISSING:
+        return item.default
+    if item.default_factory is not dataclasses.MISSING:
+        return item.default_factory()
+    raise UserError(f"{key} has no default; every setting needs one")
+
+
+def _part_leaves(parts: Mapping[str, str]) -> dict[str, tuple[Any, Any]]:
+    found: dict[str, tuple[Any, Any]] = {}
+    for kind, name in parts.items():
+        found.update(_leaves(load_class(kind, name).Config, f"{kind}."))
+    return found
+
+
+def _part_dicts(values: Mapping[str, Any], parts: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """``{"belief": {"name": ..., ...}, "head": {...}}``, each accepted by its class's own ``Config``."""
+    found = {}
+    for kind, name in parts.items():
+        cls = load_class(kind, name).Config
+        settings = {item.name: values[f"{kind}.{item.name}"] for item in dataclasses.fields(cls)}
+        try:
+            cls(**settings)
+        except ValueError as error:
+            raise UserError(f"{kind} '{name}': {error}") from error
+        found[kind] = {"name": name, **settings}
+    return found
+
+
+def _assemble(cls: Any, prefix: str, values: Mapping[str, Any]) -> Any:
+    hints = typing.get_type_hints(cls)
+    arguments = {}
+    for item in dataclasses.fields(cls):
+        key = prefix + item.name
+        nested = dataclasses.is_dataclass(hints[item.name])
+        arguments[item.name] = _assemble(hints[item.name], f"{key}.", values) if nested else values[key]
+    return cls(**arguments)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+# --- files ------------------------------------------------------------------------------------------------------------
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML mapping as plain values. Raises UserError when it cannot be read as one."""
+    try:
+        found = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: found a list, expected settings such as 'frames: 1000'")
+    return typing.cast("dict[str, Any]", found)
+
+
+def to_yaml(config: Config) -> str:
+    """The settings as YAML text, in the order of the dataclasses."""
+    return OmegaConf.to_yaml(OmegaConf.create(config_to_dict(config)))
+
+
+def save_config(config: Config, run_dir: Path) -> None:
+    """Write ``config.yaml`` into the run folder, over one that is there; never half a file."""
+    partial = Path(run_dir) / f"{CONFIG_FILE}.partial"
+    partial.write_text(to_yaml(config), encoding="utf-8")
+    partial.replace(Path(run_dir) / CONFIG_FILE)
+
+
+def load_config(run_dir: Path, **changes: Any) -> Config:
+    """The settings of a run folder; ``changes`` are dotted keys with new values (``**{"eval.every": 100}``).
+
+    Raises:
+        UserError: no run in the folder, or settings that do not pass ``config_from_dict``.
+    """
+    path = Path(run_dir) / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(f"no run in '{run_dir}': found no {CONFIG_FILE}, expected a folder that train.py wrote")
+    stored = flatten(read_yaml(path))
+    try:
+        config_from_dict(stored)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    return config_from_dict({**stored, **changes})

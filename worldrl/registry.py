@@ -1,0 +1,98 @@
+"""The only place that knows algorithms by name: names to classes, and agents to pairs of parts."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from worldrl.errors import UserError, unknown
+
+BELIEFS: dict[str, str] = {
+    "identity": "worldrl.beliefs.identity:Identity",
+    "rssm": "worldrl.beliefs.rssm:RSSM",
+}
+HEADS: dict[str, str] = {
+    "sac": "worldrl.heads.sac:SAC",
+    "smac": "worldrl.heads.smac:SMAC",
+}
+ALIASES: dict[str, dict[str, str]] = {"belief": {}, "head": {"latent_sac": "sac"}}
+AGENTS: dict[str, dict[str, str]] = {
+    "smac": {"belief": "rssm", "head": "smac"},
+    "latent_sac": {"belief": "rssm", "head": "sac"},
+    "sac": {"belief": "identity", "head": "sac"},
+}
+PARTS: dict[str, dict[str, str]] = {"belief": BELIEFS, "head": HEADS}
+
+
+def known_agents() -> list[str]:
+    """Names of the agents that the package ships."""
+    return sorted(AGENTS)
+
+
+def known_parts(kind: str) -> list[str]:
+    """Names that ``belief=`` or ``head=`` accepts, besides a user's own ``module:Class``."""
+    return sorted({*PARTS[kind], *ALIASES[kind]})
+
+
+def canonical(kind: str, name: str) -> str:
+    """The one name of a part: aliases and the full path of a registered class become its registered name.
+
+    Args:
+        kind: ``"belief"`` or ``"head"``.
+        name: a registered name, an alias or ``"module:Class"`` (returned as it is).
+
+    Raises:
+        UserError: the name is none of these.
+    """
+    name = ALIASES[kind].get(name, name)
+    if name in PARTS[kind]:
+        return name
+    if ":" in name:
+        return next((short for short, target in PARTS[kind].items() if target == name), name)
+    raise unknown(kind, name, known_parts(kind))
+
+
+def load_class(kind: str, name: str) -> type[Any]:
+    """The class behind a registered name or a user's own ``"module:Class"``.
+
+    Raises:
+        UserError: unknown name, a module that cannot be imported, a class that is not there, or one without ``Config``.
+    """
+    name = canonical(kind, name)
+    module_name, _, class_name = PARTS[kind].get(name, name).partition(":")
+    module = _import(kind, name, module_name)
+    cls = getattr(module, class_name, None)
+    if not isinstance(cls, type):
+        classes = [key for key, value in vars(module).items() if isinstance(value, type)]
+        raise unknown(f"class in {module_name} for {kind}", class_name, classes or ["(it defines no class)"])
+    if not hasattr(getattr(cls, "Config", None), "__dataclass_fields__"):
+        raise UserError(
+            f"{kind} '{name}' has no Config; expected a frozen dataclass of its settings as {class_name}.Config"
+        )
+    return cls
+
+
+def _import(kind: str, name: str, module_name: str) -> Any:
+    try:
+        return importlib.import_module(module_name)
+    except Exception as error:  # a user's module may fail in any way while it is imported
+        reason = f"{type(error).__name__}: {error}"
+        raise UserError(f"cannot import '{module_name}' for {kind}={name} ({reason}); expected module:Class") from error
+
+
+def settings_of(kind: str, part: Mapping[str, Any]) -> Any:
+    """The ``Config`` instance of a validated part, ``{"name": ..., field: value, ...}``."""
+    cls = load_class(kind, part["name"])
+    return cls.Config(**{key: value for key, value in part.items() if key != "name"})
+
+
+def agent_label(agent: str, pair: Mapping[str, str], belief: str, head: str) -> str:
+    """``agent`` when its parts are the ones of ``pair``, else ``head@belief``; a user's own class goes by its name."""
+    if (canonical("belief", pair["belief"]), canonical("head", pair["head"])) == (belief, head):
+        return agent
+    return f"{_short(head)}@{_short(belief)}"
+
+
+def _short(name: str) -> str:
+    return name.rpartition(":")[2]
