@@ -1,0 +1,464 @@
+"""The replay: rows of all environments in one ring of memory, drawn as windows of consecutive rows.
+
+A row is what was known on arrival at a time step: the observation, the action that LED there, the reward received on
+arriving (``worldrl.types``). Every tick delivers one row per environment, resets included, so that environment ``e`` is
+one unbroken stream, windows may cross episode borders, and ``is_first`` says where they do.
+
+Ticks are counted from 0 for the whole life of a run; tick ``t`` lies in slot ``t % ticks`` of the ring. Saving writes
+only the ticks that no chunk file holds yet, so its cost does not grow with the buffer.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import zipfile
+import zlib
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from worldrl.errors import UserError
+from worldrl.types import Batch, EnvSpec
+
+GIB = 2**30
+CHUNK_BYTES = 2**28  # bounds the memory that reading a chunk takes
+RECENT = 1000  # draws that can be rebuilt
+GPU_HEADROOM = 2.5  # the agent, its activations and the captured graphs need room beside the replay
+
+Rows = Mapping[str, NDArray[Any]]
+
+
+class Draw(NamedTuple):
+    """Where the windows of one batch began."""
+
+    starts: NDArray[np.int64]  # (B,) absolute tick of the first row
+    envs: NDArray[np.int64]  # (B,)
+    length: int
+
+
+class Replay:
+    """A ring of ``capacity // num_envs`` ticks x ``num_envs`` rows.
+
+    Args:
+        spec: Names, shapes and types of the observations, and the size of an action.
+        capacity: Rows over all environments.
+        num_envs: Rows per tick.
+        device: Where the rows lie.
+        seed: Of the draws; the generator is part of what is saved.
+
+    Raises:
+        UserError: It does not fit into the memory that is available now (nothing has been allocated then).
+    """
+
+    def __init__(
+        self, spec: EnvSpec, capacity: int, num_envs: int = 1, device: str | torch.device = "cpu", seed: int = 0
+    ) -> None:
+        self.spec = spec
+        self.num_envs = num_envs
+        self.ticks = capacity // num_envs
+        self.device = torch.device(device)
+        if self.ticks < 2:
+            raise UserError(f"replay.capacity={capacity} is less than two rows for each of {num_envs} environments")
+        _refuse_if_too_big(spec, self.ticks * num_envs, self.device)
+
+        rows = self.ticks * num_envs
+        self._shapes = _float_shapes(spec)
+        self._widths = [math.prod(shape) for shape in self._shapes.values()]
+        # One matrix for all float columns: a draw is one gather and one transfer, whatever the number of keys.
+        # torch.empty commits no memory before it is written.
+        self._floats = torch.empty(rows, sum(self._widths), device=self.device)
+        self._bytes = {
+            key: torch.empty(rows, math.prod(shape), dtype=torch.uint8, device=self.device)
+            for key, shape in _byte_shapes(spec).items()
+        }
+        self._tick = np.empty((num_envs, sum(self._widths)), np.float32)
+        self._byte_ticks = {key: np.empty((num_envs, x.shape[1]), np.uint8) for key, x in self._bytes.items()}
+
+        self._first = self._next = 0  # the ticks held are first <= tick < next
+        self._rng = np.random.Generator(np.random.PCG64(seed))
+        self.recent: deque[Draw] = deque(maxlen=RECENT)
+
+        self._folder: Path | None = None
+        self._files: list[dict[str, Any]] = []
+        self._saved = 0  # every held tick below it is in a file
+
+    def __len__(self) -> int:
+        """Rows held, over all environments."""
+        return (self._next - self._first) * self.num_envs
+
+    def ready(self, length: int) -> bool:
+        """Whether a window of ``length`` rows can be drawn."""
+        return self._next - self._first >= length
+
+    def add(self, rows: Rows) -> None:
+        """Store one tick: arrays ``(N, ...)`` by name; names that the replay does not keep are ignored.
+
+        Raises:
+            KeyError, ValueError, TypeError: A column is missing, has another size, or pixels are not uint8.
+        """
+        start = self._next % self.ticks * self.num_envs
+        stop = start + self.num_envs
+        column = 0
+        for name, width in zip(self._shapes, self._widths, strict=True):
+            self._tick[:, column : column + width] = rows[name].reshape(self.num_envs, width)
+            column += width
+        self._put(self._floats[start:stop], self._tick)
+        for name, stored in self._bytes.items():
+            if rows[name].dtype != np.uint8:
+                raise TypeError(f"'{name}' must be uint8, got {rows[name].dtype}")
+            self._byte_ticks[name][:] = rows[name].reshape(self._byte_ticks[name].shape)
+            self._put(stored[start:stop], self._byte_ticks[name])
+        self._next += 1
+        self._first = max(self._first, self._next - self.ticks)
+
+    def sample(self, batch: int, length: int, to: torch.device | None = None) -> Batch:
+        """Draw ``batch`` windows of ``length`` rows, uniform over all windows held.
+
+        Args:
+            batch: ``B``.
+            length: ``T``.
+            to: Device of the result, by default the replay's own. From CPU to CUDA the copy is pinned and asynchronous.
+
+        Raises:
+            ValueError: Fewer than ``length`` ticks are held.
+        """
+        windows = self._next - self._first - length + 1
+        if windows < 1:
+            raise ValueError(f"a window of {length} rows needs {length} ticks, the replay holds {windows + length - 1}")
+        offsets, envs = np.divmod(self._rng.integers(windows * self.num_envs, size=batch), self.num_envs)
+        draw = Draw(self._first + offsets, envs, length)
+        self.recent.append(draw)
+        return self._gather(draw, to)
+
+    def window(
+        self, starts: NDArray[np.int64], envs: NDArray[np.int64], length: int, to: torch.device | None = None
+    ) -> Batch:
+        """Rebuild the windows that start at the absolute ticks ``starts`` (B,) of the environments ``envs`` (B,).
+
+        Raises:
+            ValueError: Some row has been overwritten, or has not been written yet.
+        """
+        starts, envs = np.asarray(starts, np.int64), np.asarray(envs, np.int64)
+        if starts.min() < self._first or starts.max() + length > self._next:
+            raise ValueError(
+                f"windows cover the ticks {starts.min()} to {starts.max() + length - 1}; "
+                f"the replay holds {self._first} to {self._next - 1}"
+            )
+        if envs.min() < 0 or envs.max() >= self.num_envs:
+            raise ValueError(f"environments {envs.min()} to {envs.max()}; the replay has {self.num_envs}")
+        return self._gather(Draw(starts, envs, length), to)
+
+    def save_chunks(self, folder: str | Path) -> dict[str, Any]:
+        """Write the ticks added since the last call as new, immutable files.
+
+        Returns:
+            A manifest for ``load_chunks``: the files with sizes and checksums, positions and the generator's state;
+            JSON-serialisable.
+
+        Raises:
+            OSError: As the file system says; what was saved before is untouched, and the call can be repeated.
+        """
+        folder = Path(folder).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        if folder != self._folder:
+            self._folder, self._files, self._saved = folder, [], 0
+        self._files = [file for file in self._files if file["last"] > self._first]
+        for start, stop in self._pieces(max(self._saved, self._first), self._next):
+            self._files.append(_write_chunk(folder, start, stop, self._arrays(start, stop)))
+            self._saved = stop
+        sync_folder(folder)
+        return {
+            "files": [dict(file) for file in self._files],
+            "first": self._first,
+            "last": self._next,
+            "ticks": self.ticks,
+            "num_envs": self.num_envs,
+            "layout": _layout(self.spec),
+            "rng": self._rng.bit_generator.state,
+        }
+
+    def load_chunks(self, folder: str | Path, manifest: Mapping[str, Any]) -> None:
+        """Restore what ``save_chunks`` wrote: the same rows in the same slots and the same future draws.
+
+        A smaller capacity than the saved one keeps the newest rows. After an error the replay is empty.
+
+        Raises:
+            UserError: A file is missing or damaged (it is named), or the rows are those of other environments.
+        """
+        _check_fits(self, manifest)
+        folder = Path(folder).resolve()
+        first, last = max(manifest["first"], manifest["last"] - self.ticks), manifest["last"]
+        self._first = self._next = 0
+        covered = first
+        for file in manifest["files"]:
+            if file["last"] <= covered:
+                continue
+            if file["first"] > covered:
+                break
+            self._restore(_read_chunk(folder, file), file["first"], covered, file["last"])
+            covered = file["last"]
+        if covered < last:
+            raise UserError(f"{folder}: no file holds the replay's tick {covered}; the checkpoint is damaged")
+        self._first, self._next, self._saved = first, last, last
+        self._folder, self._files = folder, [dict(file) for file in manifest["files"]]
+        self._rng.bit_generator.state = manifest["rng"]
+
+    def _put(self, target: Tensor, source: NDArray[Any]) -> None:
+        target.copy_(_upload(torch.from_numpy(source), self.device), non_blocking=True)
+
+    def _gather(self, draw: Draw, to: torch.device | None) -> Batch:
+        ticks = draw.starts[:, None] + np.arange(draw.length)
+        flat = (ticks % self.ticks * self.num_envs + draw.envs[:, None]).ravel()
+        index = _upload(torch.from_numpy(flat), self.device)
+        lead = (len(draw.starts), draw.length)
+        columns = _select(self._floats, index, to).view(*lead, -1).split(self._widths, dim=-1)
+        rows = {
+            name: column.view(*lead, *shape)
+            for (name, shape), column in zip(self._shapes.items(), columns, strict=True)
+        }
+        for name, stored in self._bytes.items():
+            rows[name] = _select(stored, index, to).view(*lead, *self.spec.obs[name].shape)
+        return Batch({key: rows[key] for key in self.spec.obs}, *(rows[name] for name in Batch._fields[1:]))
+
+    def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Cut a range of ticks where the ring wraps and where a file would get too big."""
+        most = max(1, CHUNK_BYTES // (row_bytes(self.spec) * self.num_envs))
+        while start < stop:
+            end = min(stop, start + most, (start // self.ticks + 1) * self.ticks)
+            yield start, end
+            start = end
+
+    def _arrays(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
+        """The columns of a piece, each (ticks, N, ...); views where the replay lies on the CPU."""
+        low = start % self.ticks * self.num_envs
+        rows = slice(low, low + (stop - start) * self.num_envs)
+        lead = (stop - start, self.num_envs)
+        columns = self._floats[rows].cpu().split(self._widths, dim=-1)
+        arrays = {
+            name: column.numpy().reshape(*lead, *shape)
+            for (name, shape), column in zip(self._shapes.items(), columns, strict=True)
+        }
+        for name, stored in self._bytes.items():
+            arrays[name] = stored[rows].cpu().numpy().reshape(*lead, *self.spec.obs[name].shape)
+        return arrays
+
+    def _restore(self, arrays: Rows, origin: int, start: int, stop: int) -> None:
+        """Put the ticks ``start <= tick < stop`` of a chunk that begins at tick ``origin`` into their slots."""
+        floats = np.concatenate(
+            [arrays[name].reshape(-1, width) for name, width in zip(self._shapes, self._widths, strict=True)], axis=1
+        )
+        flat = {name: arrays[name].reshape(len(floats), -1) for name in self._bytes}
+        for low, high in self._pieces(start, stop):
+            source = slice((low - origin) * self.num_envs, (high - origin) * self.num_envs)
+            slot = low % self.ticks * self.num_envs
+            target = slice(slot, slot + (high - low) * self.num_envs)
+            self._floats[target].copy_(torch.from_numpy(floats[source]))
+            for name, stored in self._bytes.items():
+                stored[target].copy_(torch.from_numpy(flat[name][source]))
+
+
+def prune(folder: str | Path, manifest: Mapping[str, Any]) -> None:
+    """Delete the chunk files in ``folder`` that ``manifest`` does not name; call it once that manifest is safe."""
+    keep = {file["name"] for file in manifest["files"]}
+    for path in Path(folder).glob("rows-*.npz*"):
+        if path.name not in keep:
+            path.unlink(missing_ok=True)
+
+
+def row_bytes(spec: EnvSpec) -> int:
+    """Bytes of one row."""
+    floats = sum(math.prod(shape) for shape in _float_shapes(spec).values())
+    return 4 * floats + sum(math.prod(shape) for shape in _byte_shapes(spec).values())
+
+
+def nbytes(spec: EnvSpec, capacity: int) -> int:
+    """Bytes of a replay of ``capacity`` rows."""
+    return capacity * row_bytes(spec)
+
+
+def choose_device(
+    spec: EnvSpec,
+    capacity: int,
+    agent_device: str | torch.device,
+    setting: str = "auto",
+    say: Callable[[str], None] = print,
+) -> torch.device:
+    """Where the replay should lie; one line through ``say`` gives its size and the place.
+
+    ``auto`` is the agent's GPU when ``GPU_HEADROOM`` times the replay is free there, else the CPU.
+    """
+    agent = torch.device(agent_device)
+    size = nbytes(spec, capacity)
+    device = torch.device("cpu") if setting == "auto" else torch.device(setting)
+    if setting == "auto" and agent.type == "cuda" and size * GPU_HEADROOM < (available_bytes(agent) or 0):
+        device = agent
+    free = available_bytes(device)
+    room = "" if free is None else f" ({free / GIB:.2f} GiB available)"
+    say(f"replay: {capacity:,} rows of {row_bytes(spec):,} bytes = {size / GIB:.2f} GiB on {device}{room}")
+    return device
+
+
+def available_bytes(device: torch.device) -> int | None:
+    """Memory that can still be used, in bytes; ``None`` where the system does not say."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    found = [value for value in (_meminfo(), _cgroup_room()) if value is not None]
+    return min(found) if found else _sysconf()
+
+
+def file_crc(path: Path) -> int:
+    """CRC-32 of a file's content."""
+    crc = 0
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            crc = zlib.crc32(block, crc)
+    return crc
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside ``folder`` survive a power cut; only POSIX systems can."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _byte_shapes(spec: EnvSpec) -> dict[str, tuple[int, ...]]:
+    return {key: obs.shape for key, obs in spec.obs.items() if obs.dtype == "uint8"}
+
+
+def _float_shapes(spec: EnvSpec) -> dict[str, tuple[int, ...]]:
+    vectors = {key: obs.shape for key, obs in spec.obs.items() if obs.dtype != "uint8"}
+    return {**vectors, "action": (spec.action_dim,), "reward": (), "is_first": (), "is_terminal": ()}
+
+
+def _layout(spec: EnvSpec) -> dict[str, Any]:
+    return {
+        "obs": {key: [obs.dtype, *obs.shape] for key, obs in sorted(spec.obs.items())},
+        "action": spec.action_dim,
+    }
+
+
+def _check_fits(replay: Replay, manifest: Mapping[str, Any]) -> None:
+    expected = {"layout": _layout(replay.spec), "num_envs": replay.num_envs}
+    for name, value in expected.items():
+        if manifest[name] != value:
+            raise UserError(f"the saved replay has {name} {manifest[name]}, this run has {value}: use the saved one")
+
+
+def _upload(x: Tensor, device: torch.device) -> Tensor:
+    # A copy from pageable memory would wait for everything that is queued on the GPU.
+    return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x
+
+
+def _select(stored: Tensor, index: Tensor, to: torch.device | None) -> Tensor:
+    if to is None or to == stored.device:
+        return stored.index_select(0, index)
+    if to.type != "cuda" or stored.is_cuda:
+        return stored.index_select(0, index).to(to)
+    pinned = torch.empty(len(index), stored.shape[1], dtype=stored.dtype, pin_memory=True)
+    return torch.index_select(stored, 0, index, out=pinned).to(to, non_blocking=True)
+
+
+def _refuse_if_too_big(spec: EnvSpec, rows: int, device: torch.device) -> None:
+    needed, free = nbytes(spec, rows), available_bytes(device)
+    if free is not None and needed > free:
+        fits = int(0.9 * free / row_bytes(spec))
+        raise UserError(
+            f"the replay needs {needed / GIB:.2f} GiB for {rows:,} rows, {free / GIB:.2f} GiB are available on "
+            f"{device}: lower replay.capacity to {fits} or less"
+        )
+
+
+def _read_int(path: Path) -> int | None:
+    try:
+        return int(path.read_text())
+    except (OSError, ValueError):  # no such file, or "max"
+        return None
+
+
+def _meminfo() -> int | None:
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    kib = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
+    return kib[0] * 1024 if kib else None
+
+
+def _cgroup_room(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int | None:
+    """The least room under the memory limits of this process's control groups, version 2 or 1."""
+    try:
+        path = next(line[3:] for line in own.read_text().splitlines() if line.startswith("0::")).lstrip("/")
+    except (OSError, StopIteration):
+        path = ""
+    groups = [root / path, *(root / parent for parent in Path(path).parents), root]
+    pairs = [(group / "memory.max", group / "memory.current", group) for group in dict.fromkeys(groups)]
+    first = root / "memory"
+    pairs.append((first / "memory.limit_in_bytes", first / "memory.usage_in_bytes", first))
+    rooms = []
+    for limit_file, used_file, group in pairs:
+        limit, used = _read_int(limit_file), _read_int(used_file)
+        if limit is not None and used is not None:
+            rooms.append(max(0, limit - used + _reclaimable(group)))
+    return min(rooms) if rooms else None
+
+
+def _reclaimable(group: Path) -> int:
+    """File cache counts as used but gives way."""
+    try:
+        lines = (group / "memory.stat").read_text().splitlines()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
+
+
+def _sysconf() -> int | None:
+    for name in ("SC_AVPHYS_PAGES", "SC_PHYS_PAGES"):
+        try:
+            return os.sysconf(name) * os.sysconf("SC_PAGE_SIZE")
+        except (AttributeError, ValueError, OSError):  # not this system
+            continue
+    return None
+
+
+def _write_chunk(folder: Path, first: int, last: int, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    temporary = folder / f"rows-{first:012d}.npz.tmp"
+    try:
+        with temporary.open("wb") as file:
+            np.savez(file, **arrays)
+            file.flush()
+            os.fsync(file.fileno())
+        crc, size = file_crc(temporary), temporary.stat().st_size
+        # The checksum in the name: a run that lost its replay never overwrites a file that a checkpoint names.
+        name = f"rows-{first:012d}-{last:012d}-{crc:08x}.npz"
+        temporary.replace(folder / name)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    return {"name": name, "size": size, "crc32": crc, "first": first, "last": last}
+
+
+def _read_chunk(folder: Path, file: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    path = folder / file["name"]
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UserError(f"replay file {path} cannot be read: {error.strerror}") from error
+    if len(data) != file["size"] or zlib.crc32(data) != file["crc32"]:
+        raise UserError(f"replay file {path} is damaged: {len(data)} bytes do not match the checkpoint's checksum")
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
+            return dict(archive)
+    except (ValueError, zipfile.BadZipFile) as error:
+        raise UserError(f"replay file {path} cannot be understood: {error}") from error

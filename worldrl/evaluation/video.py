@@ -1,0 +1,125 @@
+"""Videos and contact sheets of episodes: MP4, GIF and PNG.
+
+OpenCV and Pillow are imported only where they are used, so that a missing system library never stops a training run.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldrl.errors import UserError
+
+Frames = NDArray[np.uint8]  # (T, H, W, 3) RGB
+
+CODEC = "mp4v"  # OpenCV's wheels come without an H.264 encoder
+TEXT_HEIGHT = 256  # pixels from which overlays can be read
+
+
+def save_video(path: str | Path, frames: Frames, fps: float, overlay: Sequence[str] | None = None) -> Path:
+    """Write a video; the suffix says which: ``.mp4`` (MPEG-4 part 2) or ``.gif``.
+
+    Args:
+        path: Where to; folders are made.
+        frames: (T, H, W, 3) uint8 RGB. Small frames are enlarged by a whole factor to at least 256 rows.
+        fps: Frames per second.
+        overlay: One line of text for each frame, or ``None``.
+
+    Raises:
+        UserError: Wrong frames or suffix, OpenCV cannot be loaded, or no encoder was found.
+    """
+    path = Path(path)
+    _check(frames)
+    if overlay is not None and len(overlay) != len(frames):
+        raise UserError(f"overlay has {len(overlay)} lines for {len(frames)} frames; expected one for each")
+    if path.suffix not in (".mp4", ".gif"):
+        raise UserError(f"'{path.name}': videos end in .mp4 or .gif")
+    frames = enlarge(frames, -(-TEXT_HEIGHT // frames.shape[1]))
+    if overlay is not None:
+        frames = _with_text(frames, overlay)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".gif":
+        path.write_bytes(gif_bytes(frames, fps))
+    else:
+        _write_mp4(path, frames, fps)
+    return path
+
+
+def gif_bytes(frames: Frames, fps: float) -> bytes:
+    """An endless GIF of ``frames`` (T, H, W, 3) uint8 RGB; its clock ticks in hundredths of a second."""
+    from PIL import Image
+
+    _check(frames)
+    images = [Image.fromarray(frame) for frame in frames]
+    data = io.BytesIO()
+    duration = max(20, 10 * round(100 / fps))  # ms; browsers slow shorter ones down
+    images[0].save(data, "GIF", save_all=True, append_images=images[1:], duration=duration, loop=0)
+    return data.getvalue()
+
+
+def strip(path: str | Path, frames: Frames, columns: int, border: int = 2) -> Path:
+    """Write a PNG contact sheet of ``frames`` (T, H, W, 3) uint8 RGB, row by row, with white borders of some pixels."""
+    from PIL import Image
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(contact_sheet(frames, columns, border)).save(path, "PNG")
+    return path
+
+
+def contact_sheet(frames: Frames, columns: int, border: int = 2) -> NDArray[np.uint8]:
+    """``frames`` (T, H, W, 3) side by side, ``columns`` to a row, as one image (H', W', 3)."""
+    _check(frames)
+    count, height, width, _ = frames.shape
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    cells = np.full((rows * columns, height + border, width + border, 3), 255, np.uint8)
+    cells[:count, :height, :width] = frames
+    sheet = cells.reshape(rows, columns, height + border, width + border, 3).swapaxes(1, 2)
+    return sheet.reshape(rows * (height + border), columns * (width + border), 3)[: -border or None, : -border or None]
+
+
+def enlarge(frames: Frames, factor: int) -> Frames:
+    """Every pixel as a square of ``factor`` x ``factor`` pixels."""
+    return frames if factor <= 1 else frames.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def _check(frames: Frames) -> None:
+    if frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) == 0 or frames.dtype != np.uint8:
+        raise UserError(f"frames are {frames.dtype} {frames.shape}; expected uint8 (T, H, W, 3) with T > 0")
+
+
+def _with_text(frames: Frames, lines: Sequence[str]) -> Frames:
+    cv2 = _cv2()
+    frames = np.ascontiguousarray(frames).copy()
+    for frame, line in zip(frames, lines, strict=True):
+        for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):  # black rim, white letters
+            cv2.putText(frame, line, (6, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.4, color, thickness, cv2.LINE_AA)
+    return frames
+
+
+def _write_mp4(path: Path, frames: Frames, fps: float) -> None:
+    cv2 = _cv2()
+    height, width = frames.shape[1] // 2 * 2, frames.shape[2] // 2 * 2  # the format wants even sizes
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*CODEC), fps, (width, height))
+    if not writer.isOpened():
+        raise UserError(f"OpenCV cannot write {path}: no {CODEC} encoder, or the folder refuses it; try a .gif")
+    for frame in frames[:, :height, :width, ::-1]:  # OpenCV wants BGR
+        writer.write(np.ascontiguousarray(frame))
+    writer.release()
+
+
+def _cv2() -> ModuleType:
+    try:
+        import cv2
+    except ImportError as error:
+        raise UserError(
+            f"OpenCV cannot be loaded ({error}): install the system packages libgl1 libglib2.0-0, "
+            "or replace opencv-python by opencv-python-headless"
+        ) from error
+    return cv2

@@ -1,0 +1,360 @@
+"""Checkpoints: the only module that opens checkpoint files.
+
+::
+
+    RUN_DIR/checkpoints/step-000120000/   state.pt  replay.json  COMPLETE.json
+    RUN_DIR/checkpoints/best-000100000/   state.pt  COMPLETE.json
+    RUN_DIR/replay/                       rows-<first>-<last>-<crc>.npz
+
+A folder is a checkpoint only with its marker ``COMPLETE.json``, which is written last and lists every file with its size
+and checksum. Everything is written in a ``.tmp-`` folder beside it, which is renamed when nothing is missing, so that a
+kill at any moment leaves the checkpoint before. That one, and the replay files which only it needs, go after the rename.
+
+``state.pt`` holds nested dicts, lists and tuples of tensors, NumPy arrays and Python values. It is read with
+``weights_only=True``, which runs no code from the file; NumPy arrays travel as tagged tensors.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldrl.data.replay import Replay, file_crc, prune, sync_folder
+from worldrl.errors import UserError
+
+FORMAT = 1
+MARKER = "COMPLETE.json"
+ARRAY = "__ndarray__"
+PACKAGES = ("torch", "numpy", "mujoco", "dm_control", "gymnasium")
+
+
+class CheckpointError(UserError):
+    """A checkpoint could not be written; the one before is intact."""
+
+
+class Checkpoints:
+    """The checkpoints of one run: the last one and the best one."""
+
+    def __init__(self, run_dir: str | Path) -> None:
+        self.run_dir = Path(run_dir)
+        self.folder = self.run_dir / "checkpoints"
+        self.replay_folder = self.run_dir / "replay"
+
+    def save(self, frames: int, state: Mapping[str, Any], replay: Replay | None = None) -> Path:
+        """Write a checkpoint, then delete the one before and the replay files that only it needed.
+
+        Args:
+            frames: Frames so far; part of the folder's name.
+            state: Nested dicts with string keys, lists and tuples of tensors, NumPy arrays and Python values.
+            replay: Saved beside it, or ``None``.
+
+        Raises:
+            CheckpointError: The system refused, for instance because the disk is full. Nothing is lost.
+            TypeError: ``state`` holds something else; the place is named.
+        """
+        payload = encode(state)
+        with self._reported():
+            manifest = replay.save_chunks(self.replay_folder) if replay is not None else None
+            path = self._write("step", frames, payload, manifest, {})
+            self._keep("step", path)
+            if manifest is not None:
+                prune(self.replay_folder, manifest)
+        return path
+
+    def save_best(self, frames: int, score: float, state: Mapping[str, Any]) -> Path:
+        """Write a checkpoint without replay in place of the best one so far; raises as ``save``."""
+        payload = encode(state)
+        with self._reported():
+            path = self._write("best", frames, payload, None, {"score": score})
+            self._keep("best", path)
+        return path
+
+    def latest(self) -> Path | None:
+        """The newest complete checkpoint."""
+        return max(self._complete("step"), key=_order, default=None)
+
+    def best(self) -> Path | None:
+        """The complete checkpoint with the highest score."""
+        return max(self._complete("best"), key=_score, default=None)
+
+    def best_score(self) -> float | None:
+        """The score of ``best()``."""
+        path = self.best()
+        return None if path is None else _score(path)
+
+    def find(self) -> Path:
+        """``latest()``, or an error that says what is there instead.
+
+        Raises:
+            UserError: No run folder, no checkpoint in it, or only half-written ones (named).
+        """
+        if not self.run_dir.is_dir():
+            raise UserError(f"{self.run_dir} is not a folder; expected the folder of a run")
+        path = self.latest()
+        if path is None:
+            broken = sorted(path.name for path in self._all("step"))
+            what = f"only half-written ones ({', '.join(broken)})" if broken else "none"
+            raise UserError(f"no complete checkpoint in {self.folder}, {what}: start the run again")
+        return path
+
+    def load(self, path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
+        """The state in a checkpoint, after its marker, format, sizes and checksums have been verified.
+
+        Tensors come to ``device``; optimisers that keep a step counter on the host want ``"cpu"``, from where
+        ``load_state_dict`` copies to the right place.
+
+        Raises:
+            UserError: Half-written, another format, or a missing or damaged file (named). Nothing is changed on disk.
+        """
+        path = Path(path)
+        verify(path)
+        state = torch.load(path / "state.pt", map_location=device, weights_only=True)
+        return decode(state)
+
+    def load_replay(self, path: str | Path, replay: Replay) -> bool:
+        """Fill ``replay`` from a checkpoint; False if that one was saved without.
+
+        Raises:
+            UserError: As ``load``, or as ``Replay.load_chunks``.
+        """
+        path = Path(path)
+        verify(path)
+        if not (path / "replay.json").exists():
+            return False
+        replay.load_chunks(self.replay_folder, json.loads((path / "replay.json").read_text()))
+        return True
+
+    def _write(
+        self, kind: str, frames: int, payload: Any, manifest: dict[str, Any] | None, extra: dict[str, Any]
+    ) -> Path:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._remove_stale()
+        target = self._free_name(kind, frames)
+        temporary = self.folder / f".tmp-{target.name}"
+        temporary.mkdir()
+        with _opened(temporary / "state.pt") as file:
+            torch.save(payload, file)
+        if manifest is not None:
+            _write_json(temporary / "replay.json", manifest)
+        files = [_entry(path) for path in sorted(temporary.iterdir())]
+        marker = {"format": FORMAT, "worldrl": _version("worldrl"), "frames": frames, "files": files, **extra}
+        _write_json(temporary / MARKER, marker)
+        sync_folder(temporary)
+        temporary.rename(target)
+        sync_folder(self.folder)
+        return target
+
+    def _keep(self, kind: str, path: Path) -> None:
+        for other in self._all(kind):
+            if other != path:
+                # Without its marker a half-deleted folder is not taken for a checkpoint.
+                (other / MARKER).unlink(missing_ok=True)
+                shutil.rmtree(other)
+
+    def _remove_stale(self) -> None:
+        for path in self.folder.glob(".tmp-*"):
+            shutil.rmtree(path)
+
+    def _free_name(self, kind: str, frames: int) -> Path:
+        """A second checkpoint at the same frame gets a suffix: a folder cannot be replaced atomically."""
+        name = f"{kind}-{frames:09d}"
+        path, n = self.folder / name, 0
+        while path.exists():
+            n += 1
+            path = self.folder / f"{name}-{n}"
+        return path
+
+    def _all(self, kind: str) -> list[Path]:
+        if not self.folder.is_dir():
+            return []
+        pattern = re.compile(rf"{kind}-\d{{9,}}(-\d+)?")
+        return [path for path in self.folder.iterdir() if pattern.fullmatch(path.name)]
+
+    def _complete(self, kind: str) -> list[Path]:
+        return [path for path in self._all(kind) if (path / MARKER).is_file()]
+
+    @contextlib.contextmanager
+    def _reported(self) -> Iterator[None]:
+        """Turn a failure to write into one line, leaving no temporary folder behind."""
+        try:
+            yield
+        except BaseException as error:
+            with contextlib.suppress(OSError):
+                self._remove_stale()
+            # torch reports a failed write as a RuntimeError.
+            if isinstance(error, OSError | RuntimeError):
+                last = self.latest()
+                rest = f"the last complete checkpoint {last} is intact" if last else "there is no earlier checkpoint"
+                raise CheckpointError(f"the checkpoint could not be written ({_first_line(error)}); {rest}") from error
+            raise
+
+
+def verify(path: Path) -> dict[str, Any]:
+    """Check a checkpoint folder against its marker, and return the marker.
+
+    Raises:
+        UserError: What is wrong, with the file's name.
+    """
+    if not path.is_dir():
+        raise UserError(f"{path} is not a folder; expected a checkpoint such as step-000120000")
+    if not (path / MARKER).is_file():
+        raise UserError(f"checkpoint {path} is half-written: it has no {MARKER}; use another one")
+    marker = _marker(path)
+    if marker["format"] != FORMAT:
+        raise UserError(
+            f"checkpoint {path} has format {marker['format']} (written by worldrl {marker['worldrl']}), "
+            f"this version reads format {FORMAT}"
+        )
+    for entry in marker["files"]:
+        file = path / entry["name"]
+        if not file.is_file():
+            raise UserError(f"checkpoint {path} is damaged: {entry['name']} is missing")
+        size = file.stat().st_size
+        if size != entry["size"]:
+            raise UserError(f"checkpoint {path} is damaged: {entry['name']} has {size} bytes, not {entry['size']}")
+        if file_crc(file) != entry["crc32"]:
+            raise UserError(f"checkpoint {path} is damaged: {entry['name']} does not match its checksum")
+    return marker
+
+
+def encode(value: Any, place: str = "state") -> Any:
+    """``value`` with NumPy arrays as tagged tensors and NumPy scalars as Python numbers.
+
+    Raises:
+        TypeError: Something that ``weights_only`` loading would refuse; the place is named.
+    """
+    if isinstance(value, Tensor):
+        value = value.detach()
+        # A view would drag the whole storage that it looks at into the file.
+        return value.clone() if value.untyped_storage().nbytes() > value.nbytes else value
+    if isinstance(value, np.ndarray):
+        return {ARRAY: torch.from_numpy(value.copy())}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Mapping):
+        return {_key(key, place): encode(item, f"{place}.{key}") for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(encode(item, f"{place}[{i}]") for i, item in enumerate(value))
+    if value is None or type(value) in (bool, int, float, str, bytes):
+        return value
+    raise TypeError(f"{place} is a {type(value).__name__}: a checkpoint holds tensors, arrays and Python values only")
+
+
+def decode(value: Any) -> Any:
+    """The inverse of ``encode``."""
+    if isinstance(value, dict):
+        if value.keys() == {ARRAY}:
+            return value[ARRAY].cpu().numpy()
+        return {key: decode(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(decode(item) for item in value)
+    return value
+
+
+def rng_state(device: str | torch.device = "cpu") -> dict[str, Tensor]:
+    """The states of torch's default generators: the CPU's, and that of ``device`` if it is a GPU."""
+    state = {"cpu": torch.get_rng_state()}
+    if torch.device(device).type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def set_rng_state(state: Mapping[str, Tensor], device: str | torch.device = "cpu") -> None:
+    """Restore what ``rng_state`` returned; a GPU's state is left alone where there is none to restore."""
+    torch.set_rng_state(state["cpu"].cpu())
+    if "cuda" in state and torch.device(device).type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
+
+
+def environment_fingerprint(gl: str = "", device: str | torch.device = "cpu") -> dict[str, str]:
+    """Everything outside the checkpoint that decides the last bits of a result.
+
+    Args:
+        gl: What renders, as the rendering module names it.
+        device: The agent's.
+    """
+    gpu = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else "none"
+    return {
+        **{name: _version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu kernels": torch.backends.cpu.get_cpu_capability(),
+        "torch threads": str(torch.get_num_threads()),
+        "gpu": gpu,
+        "renderer": gl,
+    }
+
+
+def compare_fingerprint(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
+    """One line per difference; empty if the run can continue exactly."""
+    names = [*old, *(name for name in new if name not in old)]
+    return [
+        f"exact continuation is not guaranteed: {name} {old.get(name, 'unknown')} -> {new.get(name, 'unknown')}"
+        for name in names
+        if old.get(name) != new.get(name)
+    ]
+
+
+def _marker(path: Path) -> dict[str, Any]:
+    try:
+        marker = json.loads((path / MARKER).read_text())
+        if {"format", "worldrl", "files"} <= marker.keys():
+            return marker
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"checkpoint {path} is damaged: {MARKER} cannot be read") from error
+    raise UserError(f"checkpoint {path} is damaged: {MARKER} is not a marker")
+
+
+def _score(path: Path) -> float:
+    return float(_marker(path).get("score", -math.inf))
+
+
+def _order(path: Path) -> tuple[int, ...]:
+    return tuple(int(part) for part in path.name.split("-")[1:])
+
+
+def _key(key: Any, place: str) -> str | int:
+    if isinstance(key, str | int):  # optimisers count their parameters
+        return key
+    raise TypeError(f"{place} has a key of type {type(key).__name__}: names and numbers only")
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "none"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    with path.open("wb") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _write_json(path: Path, value: Any) -> None:
+    with _opened(path) as file:
+        file.write(json.dumps(value, indent=1).encode())
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    return {"name": path.name, "size": path.stat().st_size, "crc32": file_crc(path)}
