@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -59,6 +60,19 @@ class _Choice(NamedTuple):
 
 _probes: dict[str, _Probe] = {}
 _choice: _Choice | None = None
+
+
+def _load_triton_first() -> None:
+    """PyTorch's Triton and software OpenGL each bring an LLVM; loaded in the other order the process crashes.
+
+    Worker processes never load PyTorch, and where dm_control is already there it is too late.
+    """
+    if multiprocessing.parent_process() is None and "dm_control" not in sys.modules:
+        with contextlib.suppress(ImportError):
+            importlib.import_module("triton")
+
+
+_load_triton_first()
 
 
 def choose_backend(requested: str = "auto") -> str:

@@ -67,15 +67,26 @@ class VectorEnv:
 
     def step(self, actions: Array) -> Rows:
         """Tick once. ``actions`` (N, A) in [-1, 1]; an entry is ignored where the row before was a last row."""
+        self.send(actions)
+        return self.receive()
+
+    def send(self, actions: Array) -> None:
+        """Start a tick; workers step while the caller does something else, until ``receive``."""
         if not self._log.started:
             raise RuntimeError("call reset() or restore() before step()")
         actions = np.array(actions, np.float32)
         expected = (self.num_envs, self.spec.action_dim)
         if actions.shape != expected:
             raise ValueError(f"actions have shape {actions.shape}, expected {expected}")
+        self._sent = actions
         with self._naming_failures():
-            rows = self._streams.step(actions, self._config.timeout_s)
-        self._log.record(actions, rows)
+            self._streams.send(actions)
+
+    def receive(self) -> Rows:
+        """The rows of the tick that ``send`` started."""
+        with self._naming_failures():
+            rows = self._streams.receive(self._config.timeout_s)
+        self._log.record(self._sent, rows)
         return rows
 
     def state(self) -> dict[str, Any]:
@@ -255,7 +266,9 @@ class _Failure(Exception):
 class _Streams(Protocol):
     def reset(self, options: dict[str, Any], timeout_s: float) -> Rows: ...
 
-    def step(self, actions: Array, timeout_s: float) -> Rows: ...
+    def send(self, actions: Array) -> None: ...
+
+    def receive(self, timeout_s: float) -> Rows: ...
 
     def render(self, height: int, width: int, camera: int, timeout_s: float) -> Array: ...
 
@@ -272,9 +285,12 @@ class _Local:
         with _failing_as(0):
             return _batch_of_one(self._stream.reset(options=options)[0])
 
-    def step(self, actions: Array, timeout_s: float) -> Rows:
+    def send(self, actions: Array) -> None:
+        self._action = actions[0]
+
+    def receive(self, timeout_s: float) -> Rows:
         with _failing_as(0):
-            return _batch_of_one(self._stream.step(actions[0])[0])
+            return _batch_of_one(self._stream.step(self._action)[0])
 
     def render(self, height: int, width: int, camera: int, timeout_s: float) -> Array:
         with _failing_as(0):
@@ -401,9 +417,12 @@ class _Workers:
         self._started = True
         return self._checked(rows, info)
 
-    def step(self, actions: Array, timeout_s: float) -> Rows:
-        with self._watching(timeout_s):
+    def send(self, actions: Array) -> None:
+        with self._watching(0.0):
             self._envs.step_async(actions)
+
+    def receive(self, timeout_s: float) -> Rows:
+        with self._watching(timeout_s):
             rows, _, _, _, info = self._envs.step_wait(timeout_s)
         return self._checked(rows, info)
 

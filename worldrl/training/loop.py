@@ -57,9 +57,9 @@ def resume(run_dir: Path, overrides: dict[str, Any] | None = None) -> None:
     """Continue a run from its last complete checkpoint; ``overrides`` are dotted keys that may change."""
     config = load_config(run_dir, **(overrides or {}))
     checkpoints = Checkpoints(run_dir)
-    folder = checkpoints.path("last")
+    folder = checkpoints.find()
     saved = checkpoints.load(folder, "cpu")
-    trainer = Trainer(config, run_dir, saved)
+    trainer = Trainer(config, run_dir, {**saved, "folder": folder})
     save_config(config, run_dir)
     _run(trainer)
 
@@ -96,10 +96,10 @@ class Trainer:
         self.total, self.length = np.zeros(config.env.num_envs), np.zeros(config.env.num_envs, np.int64)
         self.last_return = self.eval_return = self.best_return = float("nan")
         self.evaluations = 0
-        self.due = Ratio(config.schedule.updates_per_1000_frames / 1000.0)
+        self.due = Ratio(config.schedule.updates_per_1000_frames, per=1000, start=config.schedule.prefill)
         self.clocks = {"eval": Every(config.eval.every), "log": Every(config.log.every)}
         self.save_clock = Seconds(60.0 * config.checkpoint.minutes)
-        self.meter, self.timer = Meter(), Timer()
+        self.meter, self.timer = Meter(self.agent.device), Timer()
         self.checkpoints = Checkpoints(run_dir)
         self.stop_signal = 0
         self.pretrained = 0
@@ -121,6 +121,8 @@ class Trainer:
         self._greet()
         with _signals(self._on_signal):
             try:
+                if self.frames == 0 and self.config.eval.every:
+                    self.evaluate()
                 while self.frames < self.config.frames and not self.stop_signal:
                     self.tick()
             except WorkerError:
@@ -133,47 +135,50 @@ class Trainer:
         self.progress.say(f"done: {self.frames} frames, last evaluation {self.eval_return:.1f}, in {self.run_dir}")
 
     def tick(self) -> None:
-        """One row from every environment and the updates that fall due."""
+        """One row from every environment and the updates that fall due, which run while workers step."""
         if self.clocks["eval"](self.frames):
             self.evaluate()
-        self.step_environments()
+        with self.timer["env"]:
+            action = self.choose_action()
+            self.envs.send(action)
         for _ in range(self._updates_due()):
             self.learn()
+        with self.timer["env"]:
+            self.rows = with_action(self.envs.receive(), action)
+        self.replay.add(self.rows)
+        self.count()
+        self.progress.update(self.frames, *self._shown_returns(), self.timer.shares())
         if self.clocks["log"](self.frames):
             self.log()
         if self.save_clock():
             self.save()
 
-    def step_environments(self) -> None:
-        """Act, step, store, count."""
-        with self.timer("env"):
-            if self.frames < self.config.schedule.prefill:
-                action = self.action_rng.uniform(-1.0, 1.0, self.rows["action"].shape).astype(np.float32)
-            else:
-                self.state, action, _ = self.agent.act(self.state, self.rows, explore=True)
-            self.rows = with_action(self.envs.step(action), action)
-            self.replay.add(self.rows)
-        self.frames += int(self.rows["frames"].sum())
-        self.agent_steps += int((1 - self.rows["is_first"]).sum())
-        self._count_episodes()
+    def choose_action(self) -> np.ndarray:
+        """(N, A): uniform during the prefill, the exploring agent's afterwards."""
+        if self.frames < self.config.schedule.prefill:
+            return self.action_rng.uniform(-1.0, 1.0, self.rows["action"].shape).astype(np.float32)
+        self.state, action, _ = self.agent.act(self.state, self.rows, explore=True)
+        return action
 
     def learn(self) -> None:
         """Sample and update once."""
-        with self.timer("sample"):
+        with self.timer["sample"]:
             batch = self.replay.sample(self.config.replay.batch, self.config.replay.length, self.agent.device)
-        with self.timer("update"):
+        with self.timer["update"]:
             phase = self.agent.next_phase(model_only=self.pretrained < self.config.schedule.pretrain)
             self.pretrained += self.pretrained < self.config.schedule.pretrain
             self.meter.add(self.update(phase, batch))
 
     def _updates_due(self) -> int:
         """Updates by the schedule; the prefill's share is not made up for, the pretraining is added once."""
-        due = self.due(self.frames)
         if self.frames < self.config.schedule.prefill or not self.replay.ready(self.config.replay.length):
             return 0
-        return due + self.config.schedule.pretrain - self.pretrained
+        return self.due(self.frames) + self.config.schedule.pretrain - self.pretrained
 
-    def _count_episodes(self) -> None:
+    def count(self) -> None:
+        """Frames, agent steps and episodes; the only place where they are counted."""
+        self.frames += int(self.rows["frames"].sum())
+        self.agent_steps += int((1 - self.rows["is_first"]).sum())
         self.total += self.rows["reward"]
         self.length += self.rows["frames"]
         for i in np.flatnonzero(self.rows["is_last"]):
@@ -224,12 +229,12 @@ class Trainer:
         self.timer.reset()
         self._record({**self.meter.mean(), "replay/size": len(self.replay), **speed})
         self.meter.reset()
-        self.progress.update(
-            frames, episode_return=self.last_return, eval_return=self.eval_return, shares=speed, fps=speed["time/fps"]
-        )
 
     def _record(self, values: dict[str, float]) -> None:
         self.logger.write(self.frames, self.agent_steps, self.agent.updates, values)
+
+    def _shown_returns(self) -> tuple[float | None, float | None]:
+        return tuple(None if np.isnan(x) else x for x in (self.last_return, self.eval_return))
 
     def _greet(self) -> None:
         c, agent = self.config, self.agent
@@ -269,37 +274,41 @@ class Trainer:
             "clocks": {name: clock.state_dict() for name, clock in self.clocks.items()},
             "meter": self.meter.state_dict(),
             "metrics_offset": self.logger.offset(),
-            "rng": rng_state(),
+            "rng": rng_state(self.agent.device),
             "action_rng": self.action_rng.bit_generator.state,
-            "fingerprint": environment_fingerprint(gl_string() if "pixels" in self.envs.spec.obs else ""),
+            "fingerprint": self._fingerprint(),
         }
 
     def _restore(self, saved: dict[str, Any]) -> int:
         """Take the saved state; returns the length of the metrics file that belongs to it."""
         self.agent.load_state_dict(saved["agent"])
-        self.checkpoints.load_replay(self.replay, saved)
+        self.checkpoints.load_replay(saved["folder"], self.replay)
         self.frames, self.agent_steps = saved["frames"], saved["agent_steps"]
         self.pretrained, self.evaluations = saved["pretrained"], saved["evaluations"]
         self.total, self.length, self.last_return, self.eval_return, self.best_return = saved["returns"]
         self.due.load_state_dict(saved["due"])
         for name, clock in self.clocks.items():
             clock.load_state_dict(saved["clocks"][name])
-        self.meter.load_state_dict(saved["meter"], self.agent.device)
+        self.meter.load_state_dict(saved["meter"])
         self.action_rng.bit_generator.state = saved["action_rng"]
         self.state = {key: value.to(self.agent.device) for key, value in saved["acting"].items()}
         self._restore_environments(saved)
-        set_rng_state(saved["rng"])
+        set_rng_state(saved["rng"], self.agent.device)
         return saved["metrics_offset"]
 
     def _restore_environments(self, saved: dict[str, Any]) -> None:
         rows = self.envs.restore(saved["envs"])
         self.rows = saved["rows"]
-        here = environment_fingerprint(gl_string() if "pixels" in self.envs.spec.obs else "")
+        here = self._fingerprint()
         for line in compare_fingerprint(saved["fingerprint"], here):
             print(line, file=sys.stderr)
         different = [key for key in rows if not np.array_equal(rows[key], self.rows[key])]
         if different:
             print(f"the environment did not replay exactly: {', '.join(different)} differ", file=sys.stderr)
+
+    def _fingerprint(self) -> dict[str, str]:
+        renderer = gl_string() if "pixels" in self.envs.spec.obs else "none"
+        return environment_fingerprint(renderer, self.agent.device)
 
     def _check_finite(self) -> None:
         found = self.agent.first_non_finite()
