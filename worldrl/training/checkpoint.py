@@ -6,9 +6,10 @@
     RUN_DIR/checkpoints/best-000100000/   state.pt  COMPLETE.json
     RUN_DIR/replay/                       rows-<first>-<last>-<crc>.npz
 
-A folder is a checkpoint only with its marker ``COMPLETE.json``, which is written last and lists every file with its size
-and checksum. Everything is written in a ``.tmp-`` folder beside it, which is renamed when nothing is missing, so that a
-kill at any moment leaves the checkpoint before. That one, and the replay files which only it needs, go after the rename.
+A folder is a checkpoint only with its marker ``COMPLETE.json``, which is written last and lists every file with its
+size and checksum. Everything is written in a ``.tmp-`` folder beside it, which is renamed when nothing is missing, so
+that a kill at any moment leaves the checkpoint before. That one, and the replay files that only it needs, go after the
+rename.
 
 ``state.pt`` holds nested dicts, lists and tuples of tensors, NumPy arrays and Python values. It is read with
 ``weights_only=True``, which runs no code from the file; NumPy arrays travel as tagged tensors.

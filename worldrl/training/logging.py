@@ -94,7 +94,7 @@ class Logger:
     Args:
         run_dir: The run's folder; made if it is missing.
         tensorboard: Also write TensorBoard events.
-        resume_offset: ``offset()`` as a checkpoint stored it: what was written after it is cut off. ``None`` starts anew.
+        resume_offset: ``offset()`` as a checkpoint stored it: what came after it is cut off. ``None`` starts anew.
         resume_frames: Frames at that checkpoint: TensorBoard hides what lies after it.
 
     Raises:
