@@ -402,7 +402,7 @@ def _plain(value: Any) -> Any:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping as plain values. Raises UserError when it cannot be read as one."""
     try:
-        found = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        found = OmegaConf.to_container(OmegaConf.load(path))
     except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
         raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from error
     if not isinstance(found, dict):

@@ -1,0 +1,492 @@
+"""What ``train.py`` and ``eval.py`` do with their arguments.
+
+Presets are composed here and not by Hydra's defaults list, for two reasons. A preset's settings for a part must vanish
+when that part is swapped (``experiment=paper_smac head=sac`` has no use for ``head.estimator``), which a defaults list
+cannot say; and every mistake must end in one line. Hydra parses the arguments and runs the jobs: sweeps and launchers
+work as usual, and each job composes its settings from its own arguments, wherever it runs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import os
+import re
+import secrets
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import IntervalSweep, Override, OverrideType
+from hydra.errors import HydraException, MissingConfigException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from worldrl.config import (
+    MAY_CHANGE,
+    Config,
+    check_keys,
+    config_from_dict,
+    config_to_dict,
+    flatten,
+    known_keys,
+    load_config,
+    may_change,
+    read_yaml,
+    save_config,
+    to_yaml,
+)
+from worldrl.errors import UserError, unknown
+from worldrl.registry import PARTS, agent_label, canonical, known_parts
+
+__all__ = ["compose", "config_to_dict", "eval_main", "load_config", "save_config", "train", "train_main"]
+
+GROUPS = ("agent", "env", "experiment")  # keys whose value is the name of a preset
+PRIMARY = "worldrl_train"
+RUN_FILES = ("metrics.jsonl", "checkpoints")  # either of them means that a run has begun in a folder
+WRONG_USE = 2  # exit code
+
+Arguments = dict[str, Any]  # dotted keys, as on the command line
+
+
+# --- composing --------------------------------------------------------------------------------------------------------
+
+
+def compose(arguments: Mapping[str, Any], presets: Path) -> Config:
+    """The settings of one run from its arguments and the presets that they name.
+
+    Layers, each over the one before: dataclass defaults, ``train.yaml``, the ``env`` preset, the ``agent``, the
+    ``experiment``, the arguments. Choices (agent, env, belief, head) are made first: an argument beats an experiment,
+    an experiment beats the agent it runs on, and an agent named in the arguments brings its own choices along. A
+    preset's ``head.*`` and ``belief.*`` count only where that preset's head or belief is the one chosen.
+
+    Raises:
+        UserError: one line that names the nearest valid keys, presets, parts or values.
+    """
+    base, experiment = _base(presets), _preset(presets, "experiment", arguments.get("experiment"))
+    name = _first("agent", arguments, experiment, base)
+    agent = _preset(presets, "agent", name)
+    middle = (agent, experiment) if "agent" in arguments else (experiment, agent)
+    order = (arguments, *middle, base)
+    env = _preset(presets, "env", _first("env", *order))
+    parts = {kind: canonical(kind, _first(kind, *order)) for kind in PARTS}
+    meant = {**_preset(presets, "agent", experiment.get("agent")), **experiment}
+    values: Arguments = {}
+    for where, layer, intended in (
+        ("configs/train.yaml: ", base, base),
+        ("env preset: ", env, env),
+        (f"agent '{name}': ", agent, agent),
+        (f"experiment '{arguments.get('experiment')}': ", experiment, meant),
+        ("", arguments, {}),
+    ):
+        settings = _settings_for(layer, intended, parts)
+        check_keys(settings, {*known_keys(parts), *GROUPS, "resume"}, where)
+        values.update(settings)
+    label = agent_label(name, {kind: _first(kind, agent) for kind in PARTS}, **parts)
+    return config_from_dict({**values, **parts, "agent": label, "task": resolve_task(values["task"])})
+
+
+def resolve_task(task: Any) -> Any:
+    """The task's one spelling; ``walker-walk`` is ``walker_walk``. Raises UserError with the nearest names."""
+    if not isinstance(task, str) or not re.fullmatch(r"[\w./-]+", task):
+        return task  # a user's class, or nothing that reads as a task: the check of the settings words that
+    if "/" in task or re.search(r"-v\d+$", task):
+        import gymnasium
+
+        if task not in gymnasium.registry:
+            raise unknown("task", task, gymnasium.registry)
+        return task
+    from worldrl.envs.dmc import canonical_name
+
+    return canonical_name(task)
+
+
+def _settings_for(layer: Mapping[str, Any], intended: Mapping[str, Any], parts: Mapping[str, str]) -> Arguments:
+    """A layer's plain settings, without those for a belief or head that is not the one chosen."""
+    other = tuple(f"{kind}." for kind in PARTS if kind in intended and canonical(kind, intended[kind]) != parts[kind])
+    return {k: v for k, v in layer.items() if k not in (*GROUPS, *PARTS) and not k.startswith(other)}
+
+
+def _first(key: str, *layers: Mapping[str, Any]) -> str:
+    for layer in layers:
+        if key not in layer:
+            continue
+        if not isinstance(layer[key], str):
+            raise UserError(f"{key}: found {layer[key]!r}, expected a name")
+        return str(layer[key])
+    raise UserError(f"no {key} is chosen; set {key}=")
+
+
+def _base(presets: Path) -> Arguments:
+    return {key: value for key, value in _read(presets / "train.yaml").items() if not key.startswith("hydra.")}
+
+
+def _preset(presets: Path, group: str, name: Any) -> Arguments:
+    """The settings of one preset; none for ``null``."""
+    if name is None:
+        return {}
+    names = preset_names(presets, group)
+    if name not in names:
+        raise unknown(group, str(name), names)
+    return _read(presets / group / f"{name}.yaml")
+
+
+def preset_names(presets: Path, group: str) -> list[str]:
+    """Names of the presets of ``agent``, ``env`` or ``experiment``."""
+    return sorted(path.stem for path in (presets / group).glob("*.yaml"))
+
+
+@functools.cache
+def _read(path: Path) -> Arguments:
+    """Cached for sweeps; callers must not write into it."""
+    return flatten(read_yaml(path))
+
+
+# --- reading arguments ------------------------------------------------------------------------------------------------
+
+
+class CommandLine(NamedTuple):
+    """``train.py``'s arguments, read and not yet judged."""
+
+    ours: list[Override]
+    hydra: list[str]
+    multirun: bool = False
+    show: bool = False
+    help: bool = False
+
+
+def read_command_line(argv: Sequence[str]) -> CommandLine:
+    """Sort arguments into options, Hydra's own overrides and ours.
+
+    Raises:
+        UserError: an unknown option, something that is no ``key=value``, or a key given twice.
+    """
+    options = {"-m": "multirun", "--multirun": "multirun", "-h": "help", "--help": "help", "--cfg": "show"}
+    flags: dict[str, bool] = {}
+    ours: list[Override] = []
+    own_to_hydra: list[str] = []
+    for i, text in enumerate(argv):
+        if text in options:
+            flags[options[text]] = True
+        elif text == "job" and i and argv[i - 1] == "--cfg":
+            continue
+        elif text.startswith("-"):
+            raise unknown("option", text, options)
+        elif text.startswith(("hydra.", "hydra/", "+hydra", "++hydra", "~hydra")):
+            own_to_hydra.append(text)
+        else:
+            ours.append(_read_override(text))
+    _refuse_twice(ours)
+    return CommandLine(ours, own_to_hydra, **flags)
+
+
+def _read_override(text: str) -> Override:
+    if "=" not in text:
+        raise UserError(f"found '{text}', expected key=value such as task=walker_walk; see --help")
+    try:
+        override = OverridesParser.create().parse_override(text)
+    except HydraException as error:
+        raise UserError(f"cannot read '{text}': {_first_line(error)}; quote unusual values: 'key=\"value\"'") from error
+    if override.type != OverrideType.CHANGE:
+        raise UserError(f"found '{text}', expected {text.lstrip('+~')}: every setting exists, none is added or removed")
+    if override.package is not None:
+        raise UserError(f"found '{text}', expected a dotted key before '=', without '@'")
+    return override
+
+
+def _refuse_twice(overrides: Iterable[Override]) -> None:
+    seen: set[str] = set()
+    for override in overrides:
+        key = override.key_or_group.removesuffix(".name")
+        if key in seen:
+            raise UserError(f"{key} is given twice; keep one of them")
+        seen.add(key)
+
+
+def expand(overrides: Sequence[Override]) -> Iterator[Arguments]:
+    """The arguments of every job of a sweep; a single one without sweeps."""
+    keys = [override.key_or_group for override in overrides]
+    for values in itertools.product(*map(_values, overrides)):
+        yield flatten(dict(zip(keys, values, strict=True)))
+
+
+def _values(override: Override) -> list[Any]:
+    if not override.is_sweep_override():
+        return [override.value()]
+    sweep = override.value()
+    if isinstance(sweep, IntervalSweep):
+        return [sweep.start, sweep.end]  # a sweeper that searches draws between them
+    try:
+        return list(override.sweep_iterator())
+    except (HydraException, AssertionError) as error:
+        raise UserError(f"cannot sweep '{override.input_line}'; expected choices such as seed=1,2,3") from error
+
+
+# --- running ----------------------------------------------------------------------------------------------------------
+
+
+def train_main(argv: Sequence[str], presets: Path) -> int:
+    """All of ``train.py``: check every argument of every job, then let Hydra run the jobs.
+
+    Args:
+        argv: the arguments without the program's name.
+        presets: the folder with ``train.yaml``, ``agent/``, ``env/`` and ``experiment/``.
+
+    Returns:
+        the exit code: 0, or 2 after one line on stderr about wrong use.
+    """
+    try:
+        line = read_command_line(argv)
+        if line.help:
+            print(help_text(presets))
+            return 0
+        _refuse_unasked_sweep(line)
+        settings = [check(arguments, presets, line.hydra) for arguments in expand(line.ours)]
+        if line.show:
+            print("---\n".join(map(to_yaml, settings)), end="")
+            return 0
+        _store_primary(presets)
+        _check_hydra(line.hydra)
+        _launch(line)
+    except UserError as error:
+        return _fail(error)
+    return 0
+
+
+def check(arguments: Arguments, presets: Path, for_hydra: Sequence[str] = ()) -> Config:
+    """The settings that a job with these arguments will run with."""
+    if "resume" not in arguments:
+        return compose(arguments, presets)
+    if any(text.startswith(("hydra.run.dir=", "hydra.sweep.dir=", "hydra.sweep.subdir=")) for text in for_hydra):
+        raise UserError("resume= names the run folder already; leave out hydra.run.dir and hydra.sweep")
+    return resumed(arguments)
+
+
+def resumed(arguments: Mapping[str, Any]) -> Config:
+    """The settings of ``resume=RUN_DIR`` with its changes. Raises UserError for a key that may not change."""
+    run_dir = Path(_first("resume", arguments))
+    changes = _changes(arguments)
+    stored = load_config(run_dir)
+    check_keys(changes, known_keys({"belief": stored.belief["name"], "head": stored.head["name"]}) | set(GROUPS))
+    for key in changes:
+        if not may_change(key):
+            raise UserError(
+                f"{key} cannot change on resume (the run in {run_dir} has it); may change: {_and(MAY_CHANGE)}"
+            )
+    return load_config(run_dir, **changes)
+
+
+def _changes(arguments: Mapping[str, Any]) -> Arguments:
+    return {key: value for key, value in arguments.items() if key != "resume"}
+
+
+def job(settings: DictConfig) -> None:
+    """One job, as Hydra calls it here or in a launcher's process."""
+    running = HydraConfig.get()
+    try:
+        (arguments,) = expand([_read_override(text.removeprefix("++")) for text in running.overrides.task])
+        if "resume" in arguments:
+            resumed(arguments)
+            _resume(Path(arguments["resume"]), _changes(arguments))
+        else:
+            train(compose(arguments, Path(settings.presets)), Path(running.runtime.output_dir))
+    except UserError as error:
+        if running.mode == RunMode.MULTIRUN:
+            raise  # the other jobs of the sweep go on
+        raise SystemExit(_fail(error)) from error
+
+
+def train(config: Config | Mapping[str, Any], run_dir: Path | None = None) -> Path:
+    """Train one agent, from Python as from the command line.
+
+    Args:
+        config: settings, or nested or dotted ones as ``config_from_dict`` takes them.
+        run_dir: a new or empty folder; by default ``runs/<task>/<agent>/<seed>-<stamp>``.
+
+    Returns:
+        the run folder.
+
+    Raises:
+        UserError: wrong settings, or a folder that holds a run.
+    """
+    from worldrl.training import loop
+
+    config = config_from_dict(config_to_dict(config) if isinstance(config, Config) else config)
+    run_dir = Path("runs") / run_name(config) if run_dir is None else Path(run_dir)
+    if any((run_dir / name).exists() for name in RUN_FILES):
+        raise UserError(f"{run_dir} already holds a run; continue it with resume={run_dir}, or choose another folder")
+    loop.train(config, run_dir)
+    return run_dir
+
+
+def _resume(run_dir: Path, changes: Arguments) -> None:
+    from worldrl.training import loop
+
+    loop.resume(run_dir, changes)
+
+
+def run_name(config: Config) -> str:
+    """``<task>/<agent>/<seed>-<stamp>``, a new one at every call."""
+    task = re.sub(r"[^\w.@+-]+", "_", config.task)
+    return f"{task}/{config.agent}/{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+
+
+# --- Hydra ------------------------------------------------------------------------------------------------------------
+
+
+def _run_folder(*, _root_: DictConfig) -> str:
+    """Resolver: the run folder of the job that ``_root_`` belongs to, relative to its ``dir``."""
+    (arguments,) = expand([_read_override(text.removeprefix("++")) for text in _root_.hydra.overrides.task])
+    if "resume" in arguments:
+        return str(Path(arguments["resume"]).absolute())
+    return run_name(compose(arguments, Path(_root_.presets)))
+
+
+# On import, because the processes of a launcher need it too.
+OmegaConf.register_new_resolver("run_folder", _run_folder, replace=True)
+
+
+def _store_primary(presets: Path) -> None:
+    """Hand Hydra its settings. It sees our arguments as values that it passes on, so nothing else is in there."""
+    quiet = [{"override hydra/hydra_logging": "none"}, {"override hydra/job_logging": "none"}, "_self_"]
+    node = {"defaults": quiet, "presets": str(presets.absolute()), "hydra": read_yaml(presets / "train.yaml")["hydra"]}
+    ConfigStore.instance().store(name=PRIMARY, node=node)
+
+
+def _check_hydra(overrides: Sequence[str]) -> None:
+    """Refuse, in one line, what Hydra would refuse of its own overrides."""
+    try:
+        with hydra.initialize(version_base="1.3", config_path=None):
+            hydra.compose(PRIMARY, overrides=list(overrides), return_hydra_config=True)
+    except MissingConfigException as error:
+        group, _, name = (error.missing_cfg_file or "").rpartition("/")
+        hint = " Others are plugins: pip install hydra-joblib-launcher or hydra-submitit-launcher"
+        found = unknown(group, name, error.options or [])
+        raise UserError(f"{found}{hint if group == 'hydra/launcher' else ''}") from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(f"{_first_line(error)} (an option of Hydra itself)") from error
+
+
+def _launch(line: CommandLine) -> None:
+    """Give the checked arguments to Hydra, each forced in as a value: ours are no keys of its own settings."""
+    flags = ["--multirun"] if line.multirun else []
+    arguments = [*flags, *line.hydra, *(f"++{override.input_line}" for override in line.ours)]
+    with _as_command_line(arguments):
+        try:
+            hydra.main(version_base="1.3", config_path=None, config_name=PRIMARY)(job)()
+        except HydraException as error:
+            raise UserError(_first_line(error)) from error
+
+
+@contextmanager
+def _as_command_line(arguments: list[str]) -> Iterator[None]:
+    """``hydra.main`` reads ``sys.argv``, and swallows exceptions unless the environment says otherwise."""
+    argv, full = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
+    sys.argv, os.environ["HYDRA_FULL_ERROR"] = [argv[0], *arguments], "1"
+    try:
+        yield
+    finally:
+        sys.argv = argv
+        if full is None:
+            del os.environ["HYDRA_FULL_ERROR"]
+        else:
+            os.environ["HYDRA_FULL_ERROR"] = full
+
+
+def _refuse_unasked_sweep(line: CommandLine) -> None:
+    for override in line.ours:
+        if override.is_sweep_override() and not line.multirun:
+            raise UserError(f"'{override.input_line}' is several values: add -m to run each of them")
+        if override.is_sweep_override() and line.show:
+            raise UserError(f"'{override.input_line}' is several values: --cfg shows one run")
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def help_text(presets: Path) -> str:
+    """What ``train.py --help`` prints."""
+    return f"""\
+Train a world-model agent.   python train.py [-m] key=value ...
+
+  agent=NAME         {_and(preset_names(presets, "agent"))}
+  task=NAME          walker_walk, cartpole-swingup, Pendulum-v1, my_pkg.mod:MyEnv
+  env=NAME           {_and(preset_names(presets, "env"))}
+  experiment=NAME    {_and(preset_names(presets, "experiment"))}
+  head=NAME          {_and(known_parts("head"))} or my_pkg.mod:MyHead, with head.FIELD=VALUE
+  belief=NAME        {_and(known_parts("belief"))} or my_pkg.mod:MyBelief, with belief.FIELD=VALUE
+  seed=1  frames=1e6  device=auto  precision=auto  speed=eager|compile|capture
+  env.num_envs=1  env.action_repeat=2  env.render.quality=full|fast
+  replay.batch=50  replay.length=50  schedule.prefill=10000  eval.every=10000
+  resume=RUN_DIR     continue a run; may change: {_and(MAY_CHANGE)}
+  hydra.run.dir=DIR  a run folder other than runs/<task>/<agent>/<seed>-<stamp>
+
+  -m                 run every combination of comma-separated values; hydra/launcher=NAME says where
+  --cfg job          print all settings of the run, and stop
+
+  python train.py experiment=smoke
+  python train.py agent=smac task=walker_walk seed=1
+  python train.py agent=smac head=sac head.critic_lr=1e-3
+  python train.py -m agent=smac,latent_sac seed=0,1,2"""
+
+
+def _and(names: Iterable[str]) -> str:
+    return ", ".join(names)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
+def _fail(error: UserError) -> int:
+    print(" ".join(str(error).split()), file=sys.stderr)
+    return WRONG_USE
+
+
+# --- evaluating -------------------------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+
+def eval_main(argv: Sequence[str]) -> int:
+    """All of ``eval.py``: evaluate one run folder and print its return. Returns the exit code."""
+    try:
+        options = _eval_parser().parse_args(argv)
+        load_config(options.run_dir)
+        from worldrl.evaluation.episodes import evaluate_run
+
+        result = evaluate_run(**vars(options))
+    except UserError as error:
+        return _fail(error)
+    print(
+        f"{result['agent']} on {result['task']}, checkpoint {result['checkpoint']}: return {result['return']:.1f} "
+        f"+- {result['return_std']:.1f} over {len(result['returns'])} episodes"
+    )
+    return 0
+
+
+def _eval_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="eval.py", description="Evaluate a trained agent over fresh seeded episodes.")
+    add = parser.add_argument
+    add("run_dir", type=Path, metavar="RUN_DIR", help="a folder that train.py wrote")
+    add("--episodes", type=int, default=10, help="how many (default 10)")
+    add("--seed", type=int, default=1000, help="of the episodes, not of the run (default 1000)")
+    add("--checkpoint", choices=("last", "best"), default="last", help="default last")
+    add("--sample", action="store_true", dest="explore", help="sample the policy; without it, its mode")
+    add("--video", type=Path, metavar="PATH", help="write the first episode here")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
+    add("--json", type=Path, dest="json_path", metavar="PATH", help="write the numbers here")
+    return parser
