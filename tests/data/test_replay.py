@@ -355,12 +355,12 @@ def test_too_big_is_refused_before_allocation(monkeypatch: pytest.MonkeyPatch) -
     with pytest.raises(UserError, match=r"GiB .*available.*lower replay\.capacity"):
         Replay(SPEC, 10**15)
     monkeypatch.setattr(module, "available_bytes", lambda _: nbytes(SPEC, 1000))
-    with pytest.raises(UserError, match="lower replay.capacity to 900 or less"):
+    with pytest.raises(UserError, match=r"lower replay\.capacity to 900 or less"):
         Replay(SPEC, 1001)
 
 
 def test_fewer_rows_than_environments_are_refused() -> None:
-    with pytest.raises(UserError, match="replay.capacity=7"):
+    with pytest.raises(UserError, match=r"replay\.capacity=7"):
         Replay(SPEC, 7, num_envs=4)
 
 

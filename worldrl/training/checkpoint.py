@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
+import io
 import json
 import math
 import os
@@ -146,8 +147,11 @@ class Checkpoints:
         target = self._free_name(kind, frames)
         temporary = self.folder / f".tmp-{target.name}"
         temporary.mkdir()
+        # Through memory: torch hides the system's reason when a write fails.
+        data = io.BytesIO()
+        torch.save(payload, data)
         with _opened(temporary / "state.pt") as file:
-            torch.save(payload, file)
+            file.write(data.getbuffer())
         if manifest is not None:
             _write_json(temporary / "replay.json", manifest)
         files = [_entry(path) for path in sorted(temporary.iterdir())]
@@ -195,11 +199,10 @@ class Checkpoints:
         except BaseException as error:
             with contextlib.suppress(OSError):
                 self._remove_stale()
-            # torch reports a failed write as a RuntimeError.
-            if isinstance(error, OSError | RuntimeError):
+            if isinstance(error, OSError):
                 last = self.latest()
                 rest = f"the last complete checkpoint {last} is intact" if last else "there is no earlier checkpoint"
-                raise CheckpointError(f"the checkpoint could not be written ({_first_line(error)}); {rest}") from error
+                raise CheckpointError(f"the checkpoint could not be written ({error}); {rest}") from error
             raise
 
 
@@ -338,10 +341,6 @@ def _version(package: str) -> str:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return "none"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 @contextlib.contextmanager

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -167,6 +167,11 @@ class Logger:
             self._writer.close()
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # rich's own answer is to end the program
+
+
 class Progress:
     """A bar on a terminal, a line every ``INTERVAL`` seconds elsewhere, nothing if it is switched off.
 
@@ -176,7 +181,8 @@ class Progress:
         total: Frames of the whole run.
         start: Frames done before, on resume.
         enabled: Whether to show progress; ``say`` prints in any case.
-        console: Where to; by default standard output.
+        file: Where to; by default standard output.
+        terminal: Whether that is a terminal; by default found out.
         clock: Seconds.
     """
 
@@ -185,10 +191,11 @@ class Progress:
         total: int,
         start: int = 0,
         enabled: bool = True,
-        console: Console | None = None,
+        file: IO[str] | None = None,
+        terminal: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._console = console or Console()
+        self._console: Console = _Console(file=file, force_terminal=terminal)
         self._clock = clock
         self._total, self._start, self._enabled = total, start, enabled
         self._began = self._shown = clock()
