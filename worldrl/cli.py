@@ -46,7 +46,7 @@ from worldrl.config import (
     to_yaml,
 )
 from worldrl.errors import UserError, unknown
-from worldrl.registry import PARTS, agent_label, canonical, known_parts
+from worldrl.registry import PARTS, agent_label, canonical, known_parts, shared_fields
 
 __all__ = ["compose", "config_to_dict", "eval_main", "load_config", "save_config", "train", "train_main"]
 
@@ -66,8 +66,8 @@ def compose(arguments: Mapping[str, Any], presets: Path) -> Config:
 
     Layers, each over the one before: dataclass defaults, ``train.yaml``, the ``env`` preset, the ``agent``, the
     ``experiment``, the arguments. Choices (agent, env, belief, head) are made first: an argument beats an experiment,
-    an experiment beats the agent it runs on, and an agent named in the arguments brings its own choices along. A
-    preset's ``head.*`` and ``belief.*`` count only where that preset's head or belief is the one chosen.
+    an experiment beats the agent it runs on, and an agent named in the arguments brings its own choices along. Where a
+    preset's head or belief is not the one chosen, its ``head.*`` or ``belief.*`` count as far as both inherit them.
 
     Raises:
         UserError: one line that names the nearest valid keys, presets, parts or values.
@@ -111,9 +111,14 @@ def resolve_task(task: Any) -> Any:
 
 
 def _settings_for(layer: Mapping[str, Any], intended: Mapping[str, Any], parts: Mapping[str, str]) -> Arguments:
-    """A layer's plain settings, without those for a belief or head that is not the one chosen."""
-    other = tuple(f"{kind}." for kind in PARTS if kind in intended and canonical(kind, intended[kind]) != parts[kind])
-    return {k: v for k, v in layer.items() if k not in (*GROUPS, *PARTS) and not k.startswith(other)}
+    """A layer's plain settings, without those that mean nothing to the belief or head that was chosen instead."""
+    settings = {key: value for key, value in layer.items() if key not in (*GROUPS, *PARTS)}
+    for kind, chosen in parts.items():
+        if kind not in intended or canonical(kind, intended[kind]) == chosen:
+            continue
+        shared = {f"{kind}.{name}" for name in shared_fields(kind, intended[kind], chosen)}
+        settings = {k: v for k, v in settings.items() if k in shared or not k.startswith(f"{kind}.")}
+    return settings
 
 
 def _first(key: str, *layers: Mapping[str, Any]) -> str:
@@ -343,12 +348,12 @@ def run_name(config: Config) -> str:
 # --- Hydra ------------------------------------------------------------------------------------------------------------
 
 
-def _run_folder(*, _root_: DictConfig) -> str:
-    """Resolver: the run folder of the job that ``_root_`` belongs to, relative to its ``dir``."""
+def _run_folder(root: str = "", *, _root_: DictConfig) -> str:
+    """Resolver: the folder, under ``root``, of the job that ``_root_`` belongs to; absolute for a resumed run."""
     (arguments,) = expand([_read_override(text.removeprefix("++")) for text in _root_.hydra.overrides.task])
     if "resume" in arguments:
         return str(Path(arguments["resume"]).absolute())
-    return run_name(compose(arguments, Path(_root_.presets)))
+    return str(Path(root) / run_name(compose(arguments, Path(_root_.presets))))
 
 
 # On import, because the processes of a launcher need it too.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -85,6 +86,12 @@ def settings_of(kind: str, part: Mapping[str, Any]) -> Any:
     """The ``Config`` instance of a validated part, ``{"name": ..., field: value, ...}``."""
     cls = load_class(kind, part["name"])
     return cls.Config(**{key: value for key, value in part.items() if key != "name"})
+
+
+def shared_fields(kind: str, name: str, other: str) -> set[str]:
+    """Settings that two parts inherit from a common ``Config``: the same name and the same meaning."""
+    bases, others = (inspect.getmro(load_class(kind, part).Config) for part in (name, other))
+    return {field for base in bases if base in others for field in getattr(base, "__dataclass_fields__", ())}
 
 
 def agent_label(agent: str, pair: Mapping[str, str], belief: str, head: str) -> str:

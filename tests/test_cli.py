@@ -1,0 +1,306 @@
+"""The command line: which preset wins, what a mistake looks like, and which jobs Hydra runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worldrl.cli import compose, eval_main, help_text, preset_names, read_command_line, run_name, train, train_main
+from worldrl.config import Config, config_from_dict, save_config
+from worldrl.errors import UserError
+from worldrl.registry import AGENTS, known_agents
+from worldrl.training import loop
+
+ROOT = Path(__file__).resolve().parents[1]
+PRESETS = ROOT / "configs"
+TOY_HEAD, TOY_BELIEF = "tests.test_config:ToyHead", "tests.test_config:ToyBelief"
+
+
+def settings(text: str) -> Config:
+    """Settings of a command line without commas."""
+    return compose({o.key_or_group: o.value() for o in read_command_line(text.split()).ours}, PRESETS)
+
+
+def parts(config: Config) -> tuple[str, str, str]:
+    return config.agent, config.belief["name"], config.head["name"]
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[tuple[Config, Path]]:
+    """Runs that were started, in place of training them, in an empty working directory."""
+    started: list[tuple[Config, Path]] = []
+
+    def fake(config: Config, run_dir: Path) -> None:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        save_config(config, run_dir)
+        (run_dir / "metrics.jsonl").touch()
+        started.append((config, run_dir))
+
+    monkeypatch.setattr(loop, "train", fake)
+    monkeypatch.chdir(tmp_path)
+    return started
+
+
+@pytest.fixture
+def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
+    """The one line that a wrong command line ends in."""
+
+    def run(text: str) -> str:
+        assert train_main(text.split(), PRESETS) == 2
+        out, err = capsys.readouterr()
+        assert out == ""
+        assert len(err.splitlines()) == 1
+        return err.strip()
+
+    return run
+
+
+# --- presets ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("agent", known_agents())
+def test_agent_files_agree_with_the_registry(agent: str) -> None:
+    assert parts(settings(f"agent={agent}")) == (agent, AGENTS[agent]["belief"], AGENTS[agent]["head"])
+    assert set(preset_names(PRESETS, "agent")) == set(known_agents())
+
+
+@pytest.mark.parametrize("agent", known_agents())
+@pytest.mark.parametrize("experiment", preset_names(PRESETS, "experiment"))
+def test_every_experiment_takes_every_agent(experiment: str, agent: str) -> None:
+    config = settings(f"experiment={experiment} agent={agent}")
+    assert config.agent == agent
+    assert config.env.obs == ("state" if config.belief["name"] == "identity" else "pixels")
+
+
+@pytest.mark.parametrize("env", preset_names(PRESETS, "env"))
+def test_every_env_preset(env: str) -> None:
+    assert settings(f"env={env}").task == ("Pendulum-v1" if env == "gym" else "walker_walk")
+
+
+def test_paper_settings() -> None:
+    config = settings("experiment=paper_smac")
+    assert config.task == "walker_walk"
+    assert (config.head["estimator"], config.head["num_particles"], config.belief["particles"]) == (
+        "mlmc",
+        32,
+        "history",
+    )
+    assert (config.replay.batch, config.replay.length, config.env.action_repeat) == (50, 50, 2)
+    assert settings("agent=smac").head["estimator"] == "nested"
+
+
+# --- precedence -------------------------------------------------------------------------------------------------------
+
+
+def test_arguments_beat_experiment_beats_agent_beats_env() -> None:
+    assert settings("agent=sac").schedule.prefill == 5_000
+    assert settings("agent=sac env.action_repeat=4").env.action_repeat == 4
+    assert settings("experiment=smoke agent=sac").schedule.prefill == settings("experiment=smoke").schedule.prefill
+    assert settings("experiment=smoke env=dmc_pixels").env.action_repeat == 8
+    assert settings("experiment=smoke frames=10").frames == 10
+    assert settings("experiment=smoke").task == "cartpole_balance"
+    assert settings("experiment=smoke task=walker-run").task == "walker_run"
+
+
+def test_experiment_chooses_the_agent_and_the_arguments_another() -> None:
+    assert parts(settings("experiment=paper_latent_sac")) == ("latent_sac", "rssm", "sac")
+    assert parts(settings("experiment=paper_latent_sac agent=smac")) == ("smac", "rssm", "smac")
+
+
+def test_a_part_in_the_arguments_beats_agent_and_experiment() -> None:
+    assert parts(settings("agent=smac head=sac")) == ("sac@rssm", "rssm", "sac")
+    assert parts(settings("experiment=paper_smac head=sac head.critic_lr=1e-3")) == ("sac@rssm", "rssm", "sac")
+    assert parts(settings("agent=latent_sac head=latent_sac")) == ("latent_sac", "rssm", "sac")
+    assert parts(settings("agent=sac head=smac")) == ("smac@identity", "identity", "smac")
+    assert settings("head.critic_lr=1e-2").head["critic_lr"] == 0.01
+
+
+def test_a_swapped_part_takes_the_settings_that_it_inherits_and_no_others() -> None:
+    config = settings("experiment=smoke head=sac")
+    assert config.head["units"] == settings("experiment=smoke").head["units"]
+    assert "num_particles" not in config.head
+    assert settings("agent=sac belief=rssm").belief["lr"] == settings("agent=smac").belief["lr"]
+
+
+def test_a_users_own_parts() -> None:
+    config = settings(f"head={TOY_HEAD} belief={TOY_BELIEF} head.units=[3,4] belief.size=2")
+    assert config.agent == "ToyHead@ToyBelief"
+    assert config.head["units"] == (3, 4)
+    assert config.belief == {"name": TOY_BELIEF, "size": 2}
+
+
+def test_names_of_tasks() -> None:
+    assert settings("task=walker-walk").task == "walker_walk"
+    assert settings("task=Pendulum-v1 agent=sac").task == "Pendulum-v1"
+    config = settings("task=my_pkg.mod:MyEnv")
+    assert run_name(config).startswith("my_pkg.mod_MyEnv/smac/1-")
+    assert run_name(config) != run_name(config)
+
+
+# --- mistakes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("agent=smca", "unknown agent 'smca'; did you mean: smac"),
+        ("experiment=smoek", "smoke"),
+        ("env=dmc_pixel", "dmc_pixels"),
+        ("hed=sac", "did you mean: head"),
+        ("head=sca", "did you mean: sac"),
+        ("head=sac head.estimator=nested", "unknown key 'head.estimator'"),
+        ("head.critic_lrr=1", "head.critic_lr"),
+        ("task=walker_wlak", "walker_walk"),
+        ("task=Pendulm-v1", "Pendulum-v1"),
+        ("task=walker", "walker_walk"),
+        ("seed=x", "seed: found 'x', expected an integer"),
+        ("seed=1 seed=2", "seed is given twice"),
+        ("agent=null", "agent: found None, expected a name"),
+        ("seed=1,2", "add -m"),
+        ("-m agent=smac,latent_sca seed=0,1", "latent_sac"),
+        ("-m seed=0,-1", "seed: found -1"),
+        ("-m replay.length=range(1,3)", "replay.length: found 1"),
+        ("-m agent=glob(*)", "cannot sweep"),
+        ("smac", "expected key=value"),
+        ("--mulrirun", "--multirun"),
+        ("+seed=1", "expected seed=1"),
+        ("seed@x=1", "without '@'"),
+        ("task=((", "cannot read"),
+        ("hydra/launcher=slurm", "hydra-submitit-launcher"),
+        ("hydra.run.dirr=x", "hydra.run.dirr"),
+        ("resume=nowhere", "no run in 'nowhere'"),
+    ],
+)
+def test_mistakes_are_told_in_one_line(line: str, words: str, refused: Callable[[str], str]) -> None:
+    assert words in refused(line)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [("agent=smca", "smac"), ("-m seed=1,2 head.critic_lrr=1", "head.critic_lr"), ("hydra/launcher=x", "basic")],
+)
+def test_train_py_ends_with_code_2_and_one_line(line: str, words: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "train.py"), *line.split()],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert len(done.stderr.splitlines()) == 1
+    assert words in done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_help_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train_main(["--help"], PRESETS) == 0
+    text = capsys.readouterr().out
+    assert text.strip() == help_text(PRESETS)
+    assert all(name in text for group in ("agent", "env", "experiment") for name in preset_names(PRESETS, group))
+
+
+def test_cfg_shows_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    assert train_main(["--cfg", "job", "agent=sac"], PRESETS) == 0
+    assert "name: identity" in capsys.readouterr().out
+
+
+# --- jobs -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_and_its_folder(runs: list[tuple[Config, Path]], tmp_path: Path) -> None:
+    assert train_main(["agent=smac", "head=sac", "task=walker-walk", "head.critic_lr=1e-3"], PRESETS) == 0
+    ((config, run_dir),) = runs
+    assert config == settings("head=sac head.critic_lr=1e-3")
+    assert run_dir.parent == tmp_path / "runs" / "walker_walk" / "sac@rssm"
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]
+    assert sorted(path.name for path in run_dir.iterdir()) == ["config.yaml", "metrics.jsonl"]
+
+
+def test_a_folder_holds_one_run(
+    runs: list[tuple[Config, Path]], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    line = ["agent=sac", "hydra.run.dir=here"]
+    assert train_main(line, PRESETS) == 0
+    with pytest.raises(SystemExit) as ended:
+        train_main(line, PRESETS)
+    assert ended.value.code == 2
+    assert "resume=" in capsys.readouterr().err
+    assert [run_dir for _, run_dir in runs] == [tmp_path / "here"]
+
+
+def test_a_sweep_runs_every_combination(runs: list[tuple[Config, Path]], tmp_path: Path) -> None:
+    assert train_main(["-m", "agent=smac,latent_sac", "seed=0,1"], PRESETS) == 0
+    assert {(config.agent, config.seed) for config, _ in runs} == {
+        (agent, seed) for agent in ("smac", "latent_sac") for seed in (0, 1)
+    }
+    assert len({run_dir for _, run_dir in runs}) == 4
+    assert all(run_dir.is_relative_to(tmp_path / "runs" / "walker_walk") for _, run_dir in runs)
+
+
+def test_an_error_inside_a_run_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def fail(config: Config, run_dir: Path) -> None:
+        raise UserError("no such camera")
+
+    monkeypatch.setattr(loop, "train", fail)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        train_main(["seed=1"], PRESETS)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "no such camera\n"
+
+
+def test_resume(
+    runs: list[tuple[Config, Path]],
+    monkeypatch: pytest.MonkeyPatch,
+    refused: Callable[[str], str],
+    tmp_path: Path,
+) -> None:
+    resumed: list[tuple[Path, dict[str, Any]]] = []
+    monkeypatch.setattr(loop, "resume", lambda run_dir, changes: resumed.append((run_dir, changes)))
+    assert train_main(["agent=sac", "hydra.run.dir=here"], PRESETS) == 0
+    assert train_main(["resume=here", "frames=2e6", "eval.every=500"], PRESETS) == 0
+    assert resumed == [(Path("here"), {"frames": 2e6, "eval.every": 500})]
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+    for line in ("seed=1", "agent=sac", "head=sac", "device=cpu", "experiment=smoke"):
+        assert "may change: frames, eval.*, log.*, checkpoint.*" in refused(f"resume=here {line}")
+    assert "did you mean: frames" in refused("resume=here frame=3")
+    assert "eval.every" in refused("resume=here eval.every=often")
+    assert "leave out hydra.run.dir" in refused("resume=here hydra.run.dir=there")
+
+
+def test_train_from_python(runs: list[tuple[Config, Path]]) -> None:
+    run_dir = train({"agent": "sac", "env.obs": "state"})
+    assert run_dir.parent == Path("runs/walker_walk/sac")
+    train(Config(seed=3), Path("mine"))
+    assert runs[1] == (config_from_dict({"seed": 3}), Path("mine"))
+    with pytest.raises(UserError, match="already holds a run"):
+        train(Config(), Path("mine"))
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("", "RUN_DIR"),
+        ("nowhere", "no run in 'nowhere'"),
+        (". --episodes x", "--episodes"),
+        (". --checkpoint first", "--checkpoint"),
+    ],
+)
+def test_eval_mistakes(
+    line: str, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert eval_main(line.split()) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert words in err

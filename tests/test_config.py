@@ -1,0 +1,179 @@
+"""Settings: checks that answer in one line, parts with their own fields, and the way to a file and back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+
+from worldrl.config import (
+    Config,
+    config_from_dict,
+    config_to_dict,
+    flatten,
+    load_config,
+    may_change,
+    save_config,
+)
+from worldrl.errors import UserError
+from worldrl.registry import AGENTS, agent_label, canonical, known_agents, load_class, settings_of, shared_fields
+
+
+class ToyHead:
+    """A user's own head, as far as settings go."""
+
+    @dataclass(frozen=True)
+    class Config:
+        lr: float = 1e-3
+        units: tuple[int, ...] = (64, 64)
+        mode: Literal["fast", "slow"] = "fast"
+        limit: int | None = None
+        clip: bool = False
+
+        def __post_init__(self) -> None:
+            if self.lr <= 0:
+                raise ValueError(f"lr {self.lr}: expected more than 0")
+
+
+class ToyBelief:
+    @dataclass(frozen=True)
+    class Config:
+        size: int = 4
+
+
+class NoSettings:
+    """A class that forgot its Config."""
+
+
+HEAD, BELIEF = f"{__name__}:ToyHead", f"{__name__}:ToyBelief"
+
+
+def toy(**head: Any) -> dict[str, Any]:
+    return {"belief": BELIEF, "head": {"name": HEAD, **head}}
+
+
+def refusal(settings: dict[str, Any]) -> str:
+    with pytest.raises(UserError) as caught:
+        config_from_dict(settings)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_defaults_are_the_dataclasses() -> None:
+    config = config_from_dict({})
+    assert config.env == Config().env
+    assert config.replay == Config().replay
+    assert (config.agent, config.belief["name"], config.head["name"]) == ("smac", "rssm", "smac")
+
+
+@pytest.mark.parametrize("agent", known_agents())
+def test_an_agent_brings_its_parts(agent: str) -> None:
+    config = config_from_dict({"agent": agent})
+    assert config.agent == agent
+    assert {"belief": config.belief["name"], "head": config.head["name"]} == AGENTS[agent]
+
+
+def test_nested_and_dotted_settings_are_the_same() -> None:
+    nested = {"env": {"render": {"quality": "fast"}}, "head": {"name": "sac", "critic_lr": 1}, "frames": 1e6}
+    dotted = {"env.render.quality": "fast", "head": "sac", "head.critic_lr": 1.0, "frames": 1_000_000}
+    assert config_from_dict(nested) == config_from_dict(dotted)
+
+
+def test_values_take_the_annotated_type() -> None:
+    config = config_from_dict({**toy(lr=1, units=[8, 8], limit=None), "frames": 2e3})
+    assert config.head == {"name": HEAD, "lr": 1.0, "units": (8, 8), "mode": "fast", "limit": None, "clip": False}
+    assert type(config.head["lr"]) is float
+    assert type(config.frames) is int
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"critic_lr": 1}, ["unknown key 'critic_lr'", "head.critic_lr"]),
+        ({"head.critic_lrr": 1}, ["unknown key 'head.critic_lrr'", "head.critic_lr"]),
+        ({"batch": 8}, ["replay.batch"]),
+        ({"env": "state"}, ["group of settings", "env.obs"]),
+        ({"agent": "smca"}, ["unknown agent 'smca'", "smac"]),
+        ({"head": "sacc"}, ["unknown head 'sacc'", "sac"]),
+        ({"belief": "rsm"}, ["unknown belief 'rsm'", "rssm"]),
+        ({"head": "no_such_package.mod:Head"}, ["cannot import 'no_such_package.mod'"]),
+        ({"head": "worldrl.heads.sac:SACC"}, ["'SACC'", "SAC"]),
+        ({"head": f"{__name__}:NoSettings"}, ["no Config"]),
+        ({"task": "walker"}, ["task: found 'walker'", "walker_walk", "Pendulum-v1", "module:Class"]),
+        ({"env.obs": "pixel"}, ["'pixel'", "pixels"]),
+        ({"precision": "fp8"}, ["'fp8'", "fp32"]),
+        ({"device": "gpu"}, ["device: found 'gpu'", "cuda:N"]),
+        ({"seed": -1}, ["seed: found -1", "0 or more"]),
+        ({"seed": True}, ["an integer"]),
+        ({"frames": 1.5}, ["frames: found 1.5"]),
+        ({"frames": 0}, ["1 or more"]),
+        ({"replay.length": 1}, ["2 or more"]),
+        ({"replay.batch": "8"}, ["replay.batch: found '8'"]),
+        ({"replay.capacity": 10}, ["replay.length"]),
+        ({"env.num_envs": 0}, ["1 or more"]),
+        ({"env.corruption.missing": 1.5}, ["[0, 1]"]),
+        ({"env.render.size": 84}, ["64 x 64"]),
+        ({"schedule.action_noise": float("nan")}, ["a number"]),
+        ({"eval.video": 1}, ["true or false"]),
+        ({"seed": 1, "env": {"obs": "state"}, "env.obs": "state"}, ["env.obs is given twice"]),
+        ({"head": {"name": "sac", "estimator": "nested"}}, ["unknown key 'head.estimator'"]),
+        (toy(units=3), ["head.units: found 3", "a list"]),
+        (toy(units=[3, "a"]), ["head.units[1]"]),
+        (toy(mode="fats"), ["'fats'", "fast"]),
+        (toy(limit="x"), ["head.limit"]),
+        (toy(lr=-1.0), ["lr -1.0: expected more than 0"]),
+    ],
+)
+def test_mistakes_are_told_in_one_line(settings: dict[str, Any], words: list[str]) -> None:
+    message = refusal(settings)
+    assert all(word in message for word in words), message
+
+
+def test_keys_must_be_text() -> None:
+    with pytest.raises(UserError, match="of type int"):
+        flatten({"head": {1: 2}})
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    config = config_from_dict({**toy(units=[3], lr=1e-8), "task": "cartpole-swingup", "seed": 7, "env.obs": "state"})
+    assert config_from_dict(config_to_dict(config)) == config
+    save_config(config, tmp_path)
+    assert load_config(tmp_path) == config
+    assert load_config(tmp_path, **{"eval.every": 5}).eval.every == 5
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_a_file_that_is_wrong_is_named(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text("frames: many\n")
+    with pytest.raises(UserError, match=r"config\.yaml: frames"):
+        load_config(tmp_path)
+    (tmp_path / "config.yaml").write_text("frames: [1\n")
+    with pytest.raises(UserError, match="cannot read"):
+        load_config(tmp_path)
+    with pytest.raises(UserError, match="no run in"):
+        load_config(tmp_path / "elsewhere")
+
+
+def test_labels() -> None:
+    pair = AGENTS["smac"]
+    assert agent_label("smac", pair, "rssm", "smac") == "smac"
+    assert agent_label("smac", pair, "rssm", "sac") == "sac@rssm"
+    assert config_from_dict({"agent": "smac", "head": HEAD}).agent == "ToyHead@rssm"
+    assert config_from_dict({"head": "latent_sac"}).agent == "sac@rssm"
+    assert config_from_dict({**toy(), "agent": "mine"}).agent == "mine"
+
+
+def test_names_of_parts() -> None:
+    assert canonical("head", "latent_sac") == canonical("head", "worldrl.heads.sac:SAC") == "sac"
+    assert load_class("head", "latent_sac") is load_class("head", "sac")
+    assert shared_fields("head", "smac", "sac") == shared_fields("head", "sac", "smac") != set()
+    assert "num_particles" not in shared_fields("head", "smac", "sac")
+    assert shared_fields("head", "smac", HEAD) == set()
+    assert settings_of("head", {"name": HEAD, "lr": 0.5}) == ToyHead.Config(lr=0.5)
+
+
+def test_what_a_resumed_run_may_change() -> None:
+    assert all(map(may_change, ["frames", "eval.every", "log.every", "checkpoint.minutes"]))
+    assert not any(map(may_change, ["seed", "threads", "device", "framesx", "evaluation", "head.critic_lr", "task"]))
