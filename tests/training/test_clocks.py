@@ -78,7 +78,7 @@ def test_ratio_with_another_rate_continues_without_a_burst() -> None:
 
 def test_seconds() -> None:
     clock = FakeClock()
-    seconds = Seconds(2.0, clock)
+    seconds = Seconds(120.0, clock)
     assert not seconds()
     clock.now += 119
     assert not seconds()

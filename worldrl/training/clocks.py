@@ -70,10 +70,10 @@ class Ratio:
 
 
 class Seconds:
-    """True when ``minutes`` of wall time have gone by since it was last true (or made); 0 is never."""
+    """True when ``seconds`` of wall time have gone by since it was last true (or made); 0 is never."""
 
-    def __init__(self, minutes: float, clock: Callable[[], float] = time.monotonic) -> None:
-        self.seconds = 60.0 * minutes
+    def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self.seconds = seconds
         self._clock = clock
         self._last = clock()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -153,7 +154,9 @@ class Logger:
         self._writer.file_writer.add_summary(summary, frames)
 
     def offset(self) -> int:
-        """Bytes written so far; belongs into the checkpoint."""
+        """Bytes written so far, all of them safe on the disk; belongs into the checkpoint."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
         return self._file.tell()
 
     def flush(self) -> None:
