@@ -13,7 +13,7 @@ embedding and action into their first layers, the noise, and (after the loop) th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -54,8 +54,8 @@ class RSSM(nn.Module):
         free_nats: float = 3.0
         free_nats_per_element: bool = False  # False: clip after averaging over (B, T); True: clip each KL, then average
         kl_scale: float = 1.0
-        continue_predictor: str = "auto"  # auto | on | off; auto: where the task terminates
-        particles: str = "history"  # history: re-run the filter; last_step: resample the last state only
+        continue_predictor: Literal["auto", "on", "off"] = "auto"  # auto: where the task terminates
+        particles: Literal["history", "last_step"] = "history"  # re-run the filter, or redraw the last state only
         lr: float = 6e-4
         grad_clip: float = 100.0
         adam_eps: float = 1e-8

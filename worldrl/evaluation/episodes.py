@@ -11,10 +11,12 @@ import numpy as np
 import torch
 
 from worldrl.agent import Agent
-from worldrl.config import Config
+from worldrl.config import Config, load_config
 from worldrl.envs import make_envs
 from worldrl.envs.vector import Rows, VectorEnv
 from worldrl.errors import UserError
+from worldrl.training.checkpoint import Checkpoints
+from worldrl.types import EnvSpec, ObsSpec
 
 VIDEO_SIZE = (240, 320)
 
@@ -99,18 +101,21 @@ def own_randomness(seed: int, *key: int) -> Any:
 
 
 def load_agent(run_dir: Path, checkpoint: str = "last", device: str = "auto") -> tuple[Agent, Config]:
-    """The agent of a run folder, ready to act, and the run's settings."""
-    from worldrl.cli import load_config
-    from worldrl.training.checkpoint import Checkpoints
+    """The agent of a run folder, ready to act, and the run's settings.
 
+    Args:
+        checkpoint: ``last``, or ``best`` (the highest evaluation return during training).
+
+    Raises:
+        UserError: no run, no complete checkpoint, or a damaged one.
+    """
     config = load_config(run_dir, device=device)
     checkpoints = Checkpoints(run_dir)
-    folder = checkpoints.path(checkpoint)
-    state = checkpoints.load(folder, "cpu")
-    from worldrl.types import EnvSpec, ObsSpec
-
-    spec = dict(state["spec"])
-    spec["obs"] = {key: ObsSpec(tuple(shape), dtype) for key, (shape, dtype) in spec["obs"].items()}
+    folder = checkpoints.best() if checkpoint == "best" else checkpoints.find()
+    if folder is None:
+        raise UserError(f"no best checkpoint in {checkpoints.folder}: none was evaluated after its first update; use last")
+    state = checkpoints.load(folder)
+    spec = {**state["spec"], "obs": {key: ObsSpec(tuple(shape), dtype) for key, shape, dtype in state["spec"]["obs"]}}
     agent = Agent(config, EnvSpec(**spec))
     agent.load_state_dict(state["agent"], optimizers=False)
     return agent, config

@@ -12,7 +12,7 @@ The critic is SAC's, on one draw of the belief (eq. 25). With K = 0 this is Late
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -30,20 +30,23 @@ class SMAC(SAC):
     @dataclass(frozen=True)
     class Config(SAC.Config):
         num_particles: int = 32  # K
-        estimator: str = "nested"  # naive | iwae | nested | mlmc | mlmc_fresh | roulette
-        q_aggregate: str = "lse"  # lse (eq. 14) | mean | min
+        estimator: Literal["naive", "iwae", "nested", "mlmc", "mlmc_fresh", "roulette"] = "nested"
+        q_aggregate: Literal["lse", "mean", "min"] = "lse"  # eq. 14 is lse
         q_twins_first: bool = True  # min over the twins inside the aggregate, as released
         q_include_s0: bool = True  # False: K terms as eq. 14 prints it, without the draw that generated the action
         critic_particles: bool = False  # True: one target per particle on all K + 1 (the released code)
-        critic_entropy: str = "conditional"  # marginal: the estimate of eq. 23 in the target
+        critic_entropy: Literal["conditional", "marginal"] = "conditional"  # marginal: eq. 23's estimate in the target
         max_roulette_level: int = 7  # at most 2^8 - 1 particles: unbiased for the nested estimate at K = 128
+
+        def __post_init__(self) -> None:
+            independent_draws(self.estimator, self.num_particles)
+            if self.actor_input != "feat":
+                raise UserError("head=smac marginalises over particles of feat; head.actor_input must be feat")
 
     config: SMAC.Config
     compiled: ClassVar[tuple[str, ...]] = SAC.compiled
 
     def __init__(self, config: SMAC.Config, feat_dim: int, context_dim: int, action_dim: int) -> None:
-        if config.actor_input != "feat":
-            raise UserError("head=smac marginalises over particles of feat; head.actor_input must be feat")
         super().__init__(config, feat_dim, context_dim, action_dim)
         self.needs = self.needs._replace(particles=independent_draws(config.estimator, config.num_particles))
 

@@ -20,8 +20,7 @@ import numpy as np
 import torch
 
 from worldrl.agent import Agent
-from worldrl.cli import config_to_dict, load_config, save_config
-from worldrl.config import Config
+from worldrl.config import Config, config_to_dict, load_config, save_config
 from worldrl.data.replay import Replay, choose_device
 from worldrl.envs import describe_backend, gl_string, make_envs
 from worldrl.envs.vector import VectorEnv, WorkerError
@@ -38,6 +37,7 @@ from worldrl.training.checkpoint import (
 from worldrl.training.clocks import Every, Ratio, Seconds, Timer
 from worldrl.training.logging import Logger, Meter, Progress
 from worldrl.training.speed import make_update
+from worldrl.types import State
 
 
 class Stopped(SystemExit):
@@ -47,8 +47,6 @@ class Stopped(SystemExit):
 def train(config: Config, run_dir: Path) -> None:
     """Train one agent in a new run folder."""
     run_dir.mkdir(parents=True, exist_ok=True)
-    if Checkpoints(run_dir).latest() is not None:
-        raise UserError(f"{run_dir} already holds a run; continue it with: python train.py resume={run_dir}")
     save_config(config, run_dir)
     _run(Trainer(config, run_dir, None))
 
@@ -121,8 +119,8 @@ class Trainer:
         self._greet()
         with _signals(self._on_signal):
             try:
-                if self.frames == 0 and self.config.eval.every:
-                    self.evaluate()
+                if self.frames == 0:
+                    self.begin()
                 while self.frames < self.config.frames and not self.stop_signal:
                     self.tick()
             except WorkerError:
@@ -134,17 +132,24 @@ class Trainer:
             raise Stopped(128 + self.stop_signal)
         self.progress.say(f"done: {self.frames} frames, last evaluation {self.eval_return:.1f}, in {self.run_dir}")
 
+    def begin(self) -> None:
+        """A first evaluation and a first checkpoint, so that from here on a killed run can always go on."""
+        if self.config.eval.every:
+            self.evaluate()
+        self.save()
+
     def tick(self) -> None:
         """One row from every environment and the updates that fall due, which run while workers step."""
         if self.clocks["eval"](self.frames):
             self.evaluate()
         with self.timer["env"]:
-            action = self.choose_action()
+            state, action = self.choose_action()
             self.envs.send(action)
         for _ in range(self._updates_due()):
             self.learn()
         with self.timer["env"]:
             self.rows = with_action(self.envs.receive(), action)
+        self.state = state  # only now: a tick that a dead worker cuts short has not happened
         self.replay.add(self.rows)
         self.count()
         self.progress.update(self.frames, *self._shown_returns(), self.timer.shares())
@@ -153,12 +158,12 @@ class Trainer:
         if self.save_clock():
             self.save()
 
-    def choose_action(self) -> np.ndarray:
-        """(N, A): uniform during the prefill, the exploring agent's afterwards."""
+    def choose_action(self) -> tuple[State, np.ndarray]:
+        """The next acting state, and actions (N, A): uniform during the prefill, the exploring agent's afterwards."""
         if self.frames < self.config.schedule.prefill:
-            return self.action_rng.uniform(-1.0, 1.0, self.rows["action"].shape).astype(np.float32)
-        self.state, action, _ = self.agent.act(self.state, self.rows, explore=True)
-        return action
+            return self.state, self.action_rng.uniform(-1.0, 1.0, self.rows["action"].shape).astype(np.float32)
+        state, action, _ = self.agent.act(self.state, self.rows, explore=True)
+        return state, action
 
     def learn(self) -> None:
         """Sample and update once."""
@@ -171,9 +176,10 @@ class Trainer:
 
     def _updates_due(self) -> int:
         """Updates by the schedule; the prefill's share is not made up for, the pretraining is added once."""
+        due = self.due(self.frames)
         if self.frames < self.config.schedule.prefill or not self.replay.ready(self.config.replay.length):
             return 0
-        return self.due(self.frames) + self.config.schedule.pretrain - self.pretrained
+        return due + self.config.schedule.pretrain - self.pretrained
 
     def count(self) -> None:
         """Frames, agent steps and episodes; the only place where they are counted."""
@@ -241,7 +247,7 @@ class Trainer:
         params = sum(p.numel() for part in (agent.model, agent.head) for p in part.parameters() if p.requires_grad)
         self.progress.say(
             f"{c.agent} on {c.task}, seed {c.seed}: {params:,} parameters, {agent.device} {agent.precision.name} {c.speed}, "
-            f"replay on {self.replay.device}, rendering {describe_backend() if 'pixels' in self.envs.spec.obs else 'off'}"
+            f"replay on {self.replay.device}, {describe_backend() if 'pixels' in self.envs.spec.obs else 'no rendering'}"
         )
         self.progress.say(f"run folder: {self.run_dir}")
 
@@ -255,7 +261,7 @@ class Trainer:
 
     def _agent_state(self) -> dict[str, Any]:
         spec = self.envs.spec._asdict()
-        spec["obs"] = {key: (list(obs.shape), obs.dtype) for key, obs in self.envs.spec.obs.items()}
+        spec["obs"] = [(key, list(obs.shape), obs.dtype) for key, obs in self.envs.spec.obs.items()]
         return {"agent": self.agent.state_dict(), "spec": spec, "config": config_to_dict(self.config)}
 
     def state_dict(self) -> dict[str, Any]:

@@ -1,0 +1,243 @@
+"""The training loop as a user meets it: it goes on exactly, stops cleanly, and names what went wrong."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from worldrl.cli import load_config, train
+from worldrl.config import config_from_dict
+from worldrl.envs import WorkerError
+from worldrl.errors import UserError
+from worldrl.training.checkpoint import Checkpoints
+from worldrl.training.loop import Trainer, resume
+
+SMALL = {
+    "task": "cartpole_swingup",
+    "env.action_repeat": 8,
+    "frames": 6_000,
+    "schedule.prefill": 1_000,
+    "schedule.updates_per_1000_frames": 10,
+    "replay.capacity": 400,  # wraps around before the end
+    "replay.batch": 4,
+    "replay.length": 6,
+    "eval.every": 2_000,
+    "eval.episodes": 1,
+    "eval.video": False,
+    "log.every": 500,
+    "log.progress": False,
+    "log.tensorboard": False,
+    "device": "cpu",
+    "threads": 1,
+    "belief": "rssm",
+    "belief.stoch": 4,
+    "belief.deter": 16,
+    "belief.hidden": 16,
+    "belief.depth": 2,
+    "belief.reward_units": 16,
+    "head": "smac",
+    "head.units": 16,
+    "head.num_particles": 4,
+}
+STATE = {**SMALL, "env.obs": "state"}
+PIXELS = {**SMALL, "env.obs": "both", "env.render.quality": "fast", "frames": 3_000, "env.corruption.gaussian": 0.05}
+
+CHILD = """
+import json, sys
+from pathlib import Path
+from worldrl.config import config_from_dict
+from worldrl.training.loop import resume, train
+run = Path(sys.argv[1])
+try:
+    if any((run / "checkpoints").glob("step-*")):
+        resume(run)
+    else:
+        train(config_from_dict(json.loads(sys.argv[2])), run)
+except Exception as error:
+    sys.exit(f"{type(error).__name__}: {error}")
+"""
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    """The log without what the wall clock decides."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{key: value for key, value in line.items() if not key.startswith("time/")} for line in lines]
+
+
+def tensors(value: Any, place: str = "") -> dict[str, torch.Tensor]:
+    """All arrays and tensors of a checkpoint by their place."""
+    if isinstance(value, dict):
+        return {k: v for key, item in value.items() for k, v in tensors(item, f"{place}/{key}").items()}
+    if isinstance(value, list | tuple):
+        return {k: v for i, item in enumerate(value) for k, v in tensors(item, f"{place}/{i}").items()}
+    return {place: torch.as_tensor(value)} if hasattr(value, "shape") else {}
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    assert records(a) == records(b)
+    states = [Checkpoints(run).load(Checkpoints(run).find()) for run in (a, b)]
+    left, right = (tensors(state) for state in states)
+    assert left.keys() == right.keys()
+    different = [place for place in left if not torch.equal(left[place], right[place])]
+    assert not different
+
+
+def start(run: Path, settings: dict[str, Any]) -> subprocess.Popen:
+    arguments = [sys.executable, "-c", CHILD, str(run), json.dumps(settings)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(arguments, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("settings", [STATE, PIXELS], ids=["state", "pixels"])
+def test_killed_at_random_moments_and_resumed_is_the_same_run(tmp_path: Path, settings: dict[str, Any]) -> None:
+    """kill -9 at random moments, a checkpoint being written most of the time, until the run ends by itself."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start(whole, settings).wait() == 0
+    often = {**settings, "checkpoint.minutes": 0.0005}
+    rng, kills = random.Random(3), 0
+    while kills < 40:
+        before = time.monotonic()
+        child = start(killed, often)
+        limit = None if kills >= 3 else 1.0 + 2.0 * rng.random()
+        while limit and not list((killed / "checkpoints").glob("step-*")) and child.poll() is None:
+            time.sleep(0.01)  # importing is no moment worth a kill
+        try:
+            assert child.wait(limit if limit is None else limit + (0 if kills == 0 else 3.0)) == 0, child.stderr.read()
+            break
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+            kills += 1
+            assert time.monotonic() - before < 120
+    assert kills >= 1
+    assert_same_run(whole, killed)
+
+
+def test_two_n_is_n_and_n_more(tmp_path: Path) -> None:
+    train({**STATE, "frames": 4_000}, tmp_path / "whole")
+    train({**STATE, "frames": 2_000}, tmp_path / "halves")
+    resume(tmp_path / "halves", {"frames": 4_000})
+    assert records(tmp_path / "whole") == records(tmp_path / "halves")
+
+
+def test_two_identical_runs_are_identical(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        train({**STATE, "frames": 2_000}, tmp_path / name)
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
+def test_another_seed_is_another_run(tmp_path: Path) -> None:
+    for seed in (1, 2):
+        train({**STATE, "frames": 1_500, "seed": seed}, tmp_path / str(seed))
+    assert records(tmp_path / "1") != records(tmp_path / "2")
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_writes_a_checkpoint_and_prints_the_resume_command(tmp_path: Path, number: int, code: int) -> None:
+    child = start(tmp_path / "run", {**STATE, "frames": 1_000_000})
+    while not list((tmp_path / "run" / "checkpoints").glob("step-*")):
+        assert child.poll() is None, child.stderr.read()
+        time.sleep(0.05)
+    time.sleep(1.0)
+    child.send_signal(number)
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == code, err
+    assert f"resume={tmp_path / 'run'}" in out
+    state = Checkpoints(tmp_path / "run").load(Checkpoints(tmp_path / "run").find())
+    assert state["frames"] > 0
+
+
+def make_trainer(settings: dict[str, Any], run: Path) -> Trainer:
+    run.mkdir()
+    return Trainer(config_from_dict(settings), run, None)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    trainer = make_trainer(STATE, tmp_path / "run")
+    try:
+        while trainer.agent.updates < 5:
+            trainer.tick()
+        trainer.save()
+        good = trainer.checkpoints.latest()
+        with torch.no_grad():
+            trainer.agent.model.reward_head.linears[0].weight[0, 0] = float("nan")
+        with pytest.raises(UserError, match=r"loss/reward was not finite at update 6; training stopped") as stopped:
+            trainer.run()
+        assert str(good) in str(stopped.value)
+        assert trainer.checkpoints.latest() == good
+        trainer.checkpoints.load(good)
+        report = json.loads((tmp_path / "run" / "non_finite.json").read_text())
+        batch = trainer.replay.window(*(report["window"][key] for key in ("starts", "envs", "length")))
+        assert batch.reward.shape == (4, 6)
+    finally:
+        trainer.close()
+
+
+def test_a_full_disk_stops_the_run_with_the_last_checkpoint_intact(tmp_path: Path, monkeypatch) -> None:
+    trainer = make_trainer(STATE, tmp_path / "run")
+    try:
+        trainer.run_until = 0
+        for _ in range(30):
+            trainer.tick()
+        trainer.save()
+        good = trainer.checkpoints.latest()
+
+        def full(*args: Any, **kwargs: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(torch, "save", full)
+        with pytest.raises(UserError, match="No space left on device"):
+            trainer.run()
+        assert trainer.checkpoints.latest() == good
+        monkeypatch.undo()
+        trainer.checkpoints.load(good)
+    finally:
+        trainer.close()
+
+
+def test_a_dead_worker_is_named_and_the_run_can_go_on(tmp_path: Path) -> None:
+    trainer = make_trainer({**STATE, "env.num_envs": 2}, tmp_path / "run")
+    try:
+        for _ in range(20):
+            trainer.tick()
+        trainer.envs._streams._envs.processes[1].kill()
+        with pytest.raises(WorkerError, match="environment 1 of cartpole_swingup"):
+            trainer.run()
+        frames = trainer.frames
+    finally:
+        trainer.close()
+    assert Checkpoints(tmp_path / "run").load(Checkpoints(tmp_path / "run").find())["frames"] == frames
+
+
+def test_resume_says_what_it_cannot_do(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no run in"):
+        resume(tmp_path)
+    train({**STATE, "frames": 1_200}, tmp_path / "run")
+    with pytest.raises(UserError, match="already holds a run"):
+        train(STATE, tmp_path / "run")
+    state = Checkpoints(tmp_path / "run").find() / "state.pt"
+    data = bytearray(state.read_bytes())
+    data[len(data) // 2] ^= 1
+    state.write_bytes(bytes(data))
+    with pytest.raises(UserError, match=r"damaged: state\.pt does not match its checksum"):
+        resume(tmp_path / "run")
+
+
+def test_evaluation_leaves_training_as_it_was(tmp_path: Path) -> None:
+    """Runs with and without evaluation learn the same."""
+    for name, every in (("with", 1_000), ("without", 0)):
+        train({**STATE, "frames": 2_500, "eval.every": every}, tmp_path / name)
+    logs = [[r for r in records(tmp_path / name) if "loss/critic" in r] for name in ("with", "without")]
+    assert logs[0] == logs[1]
+    assert logs[0]
+    assert load_config(tmp_path / "with").eval.every == 1_000
