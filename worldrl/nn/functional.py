@@ -33,6 +33,11 @@ def normal_log_prob(x: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     return -(0.5 * ((x - mean) / std).square() + std.log() + LOG_SQRT_2PI).sum(-1)
 
 
+def standard_log_prob(x: Tensor) -> Tensor:
+    """log N(x; 0, 1), summed over the last axis."""
+    return -(0.5 * x.square() + LOG_SQRT_2PI).sum(-1)
+
+
 def normal_entropy(std: Tensor) -> Tensor:
     """Entropy of a diagonal Gaussian in nats, summed over the last axis."""
     return (std.log() + LOG_SQRT_2PI + 0.5).sum(-1)

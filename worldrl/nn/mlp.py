@@ -66,9 +66,11 @@ class TwinQ(nn.Module):
             x = self._joint(torch.cat([feat.reshape(-1, self.feat_dim), action.reshape(-1, action.shape[-1])], -1))
         else:
             x = self._split(feat, action, lead)
-        for weight, bias in zip(list(self.weights)[1:], list(self.biases)[1:], strict=True):
+        for weight, bias in zip(list(self.weights)[1:-1], list(self.biases)[1:-1], strict=True):
             x = torch.baddbmm(bias, self.activation(x), weight)
-        return x.float().reshape(-1, *lead)
+        # One output column: a batched product is slow on CPUs and would round Q to bf16 under autocast.
+        q = (self.activation(x) * self.weights[-1].mT).sum(-1) + self.biases[-1][..., 0]  # (n, N)
+        return q.float().reshape(-1, *lead)
 
     def _joint(self, x: Tensor) -> Tensor:
         """First layer where nothing broadcasts: (N, F + A) -> (n, N, units)."""

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldrl.nn.functional import inverse_softplus, normal_log_prob, tanh_log_det
+from worldrl.nn.functional import inverse_softplus, normal_log_prob, standard_log_prob, tanh_log_det
 from worldrl.nn.mlp import MLP
 from worldrl.types import Draw
 
@@ -47,8 +47,10 @@ class TanhGaussian(nn.Module):
     def sample(self, x: Tensor) -> Draw:
         """x (..., F) -> one reparameterised draw, action (1, ..., A)."""
         mean, std = self.stats(x)
-        pre_tanh = mean + std * torch.randn_like(mean)
-        log_prob = normal_log_prob(pre_tanh, mean, std) - tanh_log_det(pre_tanh).sum(-1)
+        noise = torch.randn_like(mean)
+        pre_tanh = mean + std * noise
+        # noise is (pre_tanh - mean) / std: the quadratic term has no gradient under reparameterisation.
+        log_prob = standard_log_prob(noise) - (std.log() + tanh_log_det(pre_tanh)).sum(-1)
         return Draw(torch.tanh(pre_tanh)[None], pre_tanh[None], log_prob[None])
 
     def log_prob(self, pre_tanh: Tensor, x: Tensor) -> Tensor:
