@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldrl.config import Config
 from worldrl.errors import UserError
 from worldrl.nn.optim import Optimizer
 from worldrl.nn.precision import Precision, choose_device, choose_precision
 from worldrl.registry import BELIEFS, load_class
-from worldrl.types import Batch, Belief, EnvSpec, Imagines, Metrics, Obs, State
+from worldrl.types import Batch, Belief, BeliefModel, EnvSpec, Head, Imagines, Metrics, Obs, State
 
 MODEL_ONLY = "model"  # the phase that trains the belief model alone
 
@@ -34,8 +34,9 @@ class Agent:
         self.action_noise = config.schedule.action_noise
         self.updates = 0
         with torch.device(self.device):
-            self.model = _build("belief", config.belief, spec)
-            self.head = _build("head", config.head, self.model.feat_dim, self.model.context_dim, spec.action_dim)
+            self.model: BeliefModel = _build("belief", config.belief, spec)
+            dims = (self.model.feat_dim, self.model.context_dim, spec.action_dim)
+            self.head: Head = _build("head", config.head, *dims)
         check_pair(self.model, self.head)
         self.optimizers = _optimizers(self.model, self.head, self.precision)
         self.counter = torch.zeros((), dtype=torch.int64, device=self.device)  # updates, on the device
@@ -149,10 +150,10 @@ class Agent:
                 optimizer.load_state_dict(state["optimizers"][name])
 
 
-def check_pair(model: nn.Module, head: nn.Module) -> None:
+def check_pair(model: BeliefModel, head: Head) -> None:
     """Refuse a head whose needs its belief cannot meet, naming the beliefs that can."""
     if head.needs.imagine and not isinstance(model, Imagines):
-        able = [name for name in BELIEFS if isinstance_of_class(load_class("belief", name), Imagines)]
+        able = [name for name in BELIEFS if _has(load_class("belief", name), Imagines)]
         raise UserError(
             f"head {type(head).__name__} needs a belief that can imagine; {type(model).__name__} cannot; "
             f"beliefs that can: {', '.join(able) or 'none yet'}"
@@ -163,17 +164,17 @@ def check_pair(model: nn.Module, head: nn.Module) -> None:
         )
 
 
-def isinstance_of_class(cls: type, ability: Any) -> bool:
+def _has(cls: type, ability: Any) -> bool:
     """Whether instances of ``cls`` have every method of the ability."""
     return all(callable(getattr(cls, name, None)) for name in vars(ability) if not name.startswith("_"))
 
 
-def _build(kind: str, settings: dict[str, Any], *args: Any) -> nn.Module:
+def _build(kind: str, settings: dict[str, Any], *args: Any) -> Any:
     cls = load_class(kind, settings["name"])
     return cls(cls.Config(**{key: value for key, value in settings.items() if key != "name"}), *args)
 
 
-def _optimizers(model: nn.Module, head: nn.Module, precision: Precision) -> dict[str, Optimizer]:
+def _optimizers(model: BeliefModel, head: Head, precision: Precision) -> dict[str, Optimizer]:
     optimizers = dict(head.optimizers)
     params = list(model.parameters())
     if params:

@@ -471,7 +471,7 @@ def eval_main(argv: Sequence[str]) -> int:
     try:
         options = _eval_parser().parse_args(argv)
         load_config(options.run_dir)
-        from worldrl.evaluation.episodes import evaluate_run
+        from worldrl.evaluation.run import evaluate_run
 
         result = evaluate_run(**vars(options))
     except UserError as error:

@@ -5,17 +5,19 @@ An agent is a *belief model* (what is the state?) under a *head* (what do I do i
 Shape letters, used everywhere: ``K`` particles, ``B`` batch, ``T`` time, ``F`` feature, ``C`` context, ``A`` action,
 ``H`` horizon, ``M`` policy components; ``...`` stands for any leading shape.
 
-**Time.** Row ``t`` is what was known on arrival at time ``t``: ``obs[t]``, the ``action[t]`` that LED there (zero on the
-first row of an episode), the ``reward[t]`` received on arriving, ``is_first[t]`` and ``is_terminal[t]`` (true
+**Time.** Row ``t`` is what was known on arrival at time ``t``: ``obs[t]``, the ``action[t]`` that LED there (zero on
+the first row of an episode), the ``reward[t]`` received on arriving, ``is_first[t]`` and ``is_terminal[t]`` (true
 termination only, never a time limit). A transition is two rows: ``belief[t-1], action[t], reward[t], belief[t]``. A
 pair whose second row is a first row is no transition and is masked. State-based agents read rows of length two.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 Obs = dict[str, Tensor]  # "pixels": (..., 64, 64, 3) uint8; vectors such as "state": (..., D) float32
 State = dict[str, Tensor]  # recurrent state while acting, every entry (B, ...)
@@ -42,7 +44,7 @@ class EnvSpec(NamedTuple):
     action_repeat: int = 1
     terminates: bool = False
     max_frames: int = 0
-    groups: dict[str, dict[str, tuple[int, int]]] = {}
+    groups: Mapping[str, dict[str, tuple[int, int]]] = MappingProxyType({})
 
 
 class Batch(NamedTuple):
@@ -99,7 +101,19 @@ class Needs(NamedTuple):
     actor_input: str = "feat"  # or "context"
 
 
-class BeliefModel(Protocol):
+class Module(Protocol):
+    """What beliefs and heads are besides: ``torch.nn.Module``s, with their settings in ``config``."""
+
+    config: Any
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
+
+
+class BeliefModel(Module, Protocol):
     """Turns observations into beliefs and learns to do so; its parameters never see a head's gradient."""
 
     feat_dim: int
@@ -143,10 +157,11 @@ class Policy(Protocol):
     def mode(self, x: Tensor) -> Tensor: ...
 
 
-class Head(Protocol):
-    """One paper's actor-critic on a belief."""
+class Head(Module, Protocol):
+    """One paper's actor-critic on a belief; it owns its optimisers."""
 
     needs: Needs
+    optimizers: dict[str, Any]
 
     def act(self, belief: Belief, explore: bool) -> Tensor: ...
 

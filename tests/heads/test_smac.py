@@ -87,10 +87,7 @@ def test_without_s0_the_marginal_q_has_k_terms(make_batch) -> None:
 
 @pytest.mark.parametrize(
     "settings",
-    [
-        {"estimator": name, "num_particles": 4}
-        for name in ("naive", "iwae", "nested", "mlmc", "mlmc_fresh", "roulette")
-    ]
+    [{"estimator": name, "num_particles": 4} for name in ("naive", "iwae", "nested", "mlmc", "mlmc_fresh", "roulette")]
     + [
         {"num_particles": 4, "critic_particles": True},
         {"num_particles": 4, "critic_entropy": "marginal"},

@@ -24,6 +24,7 @@ class Identity(nn.Module):
 
     def __init__(self, config: Identity.Config, spec: EnvSpec) -> None:
         super().__init__()
+        self.config = config
         self.keys = [key for key, obs in spec.obs.items() if obs.dtype == "float32"]
         if not self.keys or len(self.keys) < len(spec.obs):
             raise UserError(

@@ -152,7 +152,7 @@ class RSSM(nn.Module):
 
     def _encode(self, targets: Obs) -> Tensor:
         """-> (N, E) float32"""
-        return torch.cat([self.encoders[key](targets[key]).float() for key in (*self.pixel_keys, *self.vector_keys)], -1)
+        return torch.cat([self.encoders[key](target).float() for key, target in targets.items()], -1)
 
     # --- filtering ----------------------------------------------------------------------------------------------------
 

@@ -99,7 +99,8 @@ def _level(k: int) -> int:
     """L with 2^L = k."""
     level = k.bit_length() - 1
     if 2**level != k:
-        raise UserError(f"multi-level estimators need a power of two, found {k}; nearest: {2**level} or {2 ** (level + 1)}")
+        near = f"{2**level} or {2 ** (level + 1)}"
+        raise UserError(f"head.num_particles: multi-level estimators need a power of two, found {k}; nearest: {near}")
     return level
 
 
@@ -131,7 +132,8 @@ def marginal_q(q: Tensor, aggregate: str = "lse", twins_first: bool = True) -> T
     Returns:
         (...)
     """
-    reduce = {"lse": log_mean_exp, "mean": torch.mean, "min": torch.amin}[aggregate]
+    reducers: dict[str, Callable[..., Tensor]] = {"lse": log_mean_exp, "mean": torch.mean, "min": torch.amin}
+    reduce = reducers[aggregate]
     if twins_first:
         return reduce(q.amin(0), dim=0)
     return reduce(q, dim=1).amin(0)

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import json
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from worldrl.agent import Agent
-from worldrl.config import Config, load_config
-from worldrl.envs import make_envs
 from worldrl.envs.vector import Rows, VectorEnv
-from worldrl.errors import UserError
-from worldrl.training.checkpoint import Checkpoints
-from worldrl.types import EnvSpec, ObsSpec
+from worldrl.evaluation.video import save_video
 
 VIDEO_SIZE = (240, 320)
 
@@ -28,6 +24,12 @@ class Episodes(NamedTuple):
     lengths: list[int]  # environment frames
     frames: np.ndarray | None
     captions: list[str]
+
+    def save_video(self, path: Path) -> None:
+        """Write the recorded episode, 1000 environment frames in about ten seconds."""
+        assert self.frames is not None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_video(path, self.frames, fps=max(10, min(60, len(self.frames) // 10)), overlay=self.captions)
 
 
 def run_episodes(
@@ -92,77 +94,9 @@ def with_action(rows: Rows, action: np.ndarray) -> Rows:
 
 
 @contextlib.contextmanager
-def own_randomness(seed: int, *key: int) -> Any:
+def own_randomness(seed: int, *key: int) -> Iterator[None]:
     """Seeded torch noise inside the block; the noise outside goes on as if the block had not been."""
     cuda = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(int(np.random.SeedSequence([seed, *key]).generate_state(1)[0]))
         yield
-
-
-def load_agent(run_dir: Path, checkpoint: str = "last", device: str = "auto") -> tuple[Agent, Config]:
-    """The agent of a run folder, ready to act, and the run's settings.
-
-    Args:
-        checkpoint: ``last``, or ``best`` (the highest evaluation return during training).
-
-    Raises:
-        UserError: no run, no complete checkpoint, or a damaged one.
-    """
-    config = load_config(run_dir, device=device)
-    checkpoints = Checkpoints(run_dir)
-    folder = checkpoints.best() if checkpoint == "best" else checkpoints.find()
-    if folder is None:
-        raise UserError(f"no best checkpoint in {checkpoints.folder}: none was evaluated after its first update; use last")
-    state = checkpoints.load(folder)
-    spec = {**state["spec"], "obs": {key: ObsSpec(tuple(shape), dtype) for key, shape, dtype in state["spec"]["obs"]}}
-    agent = Agent(config, EnvSpec(**spec))
-    agent.load_state_dict(state["agent"], optimizers=False)
-    return agent, config
-
-
-def evaluate_run(
-    run_dir: Path,
-    episodes: int = 10,
-    seed: int = 1000,
-    checkpoint: str = "last",
-    explore: bool = False,
-    video: Path | None = None,
-    device: str = "auto",
-    json_path: Path | None = None,
-) -> dict[str, Any]:
-    """Evaluate a trained agent over fresh seeded episodes and say what came out."""
-    if episodes < 1:
-        raise UserError(f"--episodes {episodes}: expected 1 or more")
-    agent, config = load_agent(run_dir, checkpoint, device)
-    envs = make_envs(config.env, config.task, seed, num_envs=1, training=False)
-    try:
-        with own_randomness(seed, episodes):
-            played = run_episodes(agent, envs, episodes, explore=explore, record=video is not None)
-    finally:
-        envs.close()
-    result = {
-        "task": config.task,
-        "agent": config.agent,
-        "checkpoint": checkpoint,
-        "updates": agent.updates,
-        "seed": seed,
-        "action": "sample" if explore else "mode",
-        "return": float(np.mean(played.returns)),
-        "return_std": float(np.std(played.returns)),
-        "returns": played.returns,
-    }
-    if video is not None:
-        from worldrl.evaluation.video import save_video
-
-        assert played.frames is not None
-        save_video(video, played.frames, fps=_fps(played), overlay=played.captions)
-    if json_path is not None:
-        json_path.write_text(json.dumps(result, indent=2) + "\n")
-    return result
-
-
-def _fps(played: Episodes) -> int:
-    """Frames per second that play a first episode of 1000 environment frames in about ten seconds."""
-    assert played.frames is not None
-    return max(10, min(60, len(played.frames) // 10))

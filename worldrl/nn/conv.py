@@ -12,6 +12,8 @@ Images are kept as blocks (``to_blocks``) from the replay to the loss, which the
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -38,14 +40,14 @@ class ImageEncoder(nn.Module):
     def __init__(self, depth: int = 32) -> None:
         super().__init__()
         channels = [3, depth, 2 * depth, 4 * depth, 8 * depth]
-        self.convs = nn.ModuleList(nn.Conv2d(a, b, 4, 2) for a, b in zip(channels, channels[1:], strict=False))
+        self.convs = nn.ModuleList(nn.Conv2d(a, b, 4, 2) for a, b in pairwise(channels))
         self.outputs = 32 * depth
 
     def forward(self, blocks: Tensor) -> Tensor:
-        first, *rest = self.convs
-        x = F.relu(F.conv2d(blocks, block_kernel(first.weight), first.bias))
-        for conv in rest:
-            x = F.relu(F.conv2d(x, _channels_last(conv.weight), conv.bias, stride=2))
+        (weight, bias), *rest = _parameters(self.convs)
+        x = F.relu(F.conv2d(blocks, block_kernel(weight), bias))
+        for weight, bias in rest:
+            x = F.relu(F.conv2d(x, _channels_last(weight), bias, stride=2))
         return x.flatten(1)
 
 
@@ -65,12 +67,11 @@ class ImageDecoder(nn.Module):
         )
 
     def forward(self, feat: Tensor) -> Tensor:
-        one, two, three, four = self.convs
-        x = self.dense(feat)
-        x = F.relu(transposed_from_point(x, one.weight, one.bias))
-        x = F.relu(F.conv_transpose2d(x, _channels_last(two.weight), two.bias, stride=2))
-        x = F.relu(F.conv_transpose2d(x, _channels_last(three.weight), three.bias, stride=2))
-        return transposed_to_blocks(x, four.weight, four.bias)
+        first, *middle, last = _parameters(self.convs)
+        x = F.relu(transposed_from_point(self.dense(feat), *first))
+        for weight, bias in middle:
+            x = F.relu(F.conv_transpose2d(x, _channels_last(weight), bias, stride=2))
+        return transposed_to_blocks(x, *last)
 
 
 def block_kernel(weight: Tensor) -> Tensor:
@@ -91,6 +92,10 @@ def transposed_to_blocks(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     kernel = rearrange(weight.flip(2, 3), "c o (i p) (j q) -> p q o c i j", p=2, q=2).flip(0, 1)
     kernel = rearrange(kernel, "p q o c i j -> (p q o) c i j")
     return F.conv2d(x, _channels_last(kernel), bias.repeat(4), padding=2)
+
+
+def _parameters(convs: nn.ModuleList) -> list[tuple[Tensor, Tensor]]:
+    return [(conv.get_parameter("weight"), conv.get_parameter("bias")) for conv in convs]
 
 
 def _channels_last(weight: Tensor) -> Tensor:

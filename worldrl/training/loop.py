@@ -207,17 +207,10 @@ class Trainer:
         self.eval_return = float(np.mean(played.returns))
         self._record({"eval/return": self.eval_return, "eval/return_std": float(np.std(played.returns))})
         if record:
-            self._save_video(played)
+            played.save_video(self.run_dir / "videos" / f"eval-{self.frames:09d}.mp4")
         if not self.eval_return <= self.best_return and self.agent.updates:
             self.best_return = self.eval_return
             self.checkpoints.save_best(self.frames, self.best_return, self._agent_state())
-
-    def _save_video(self, played: Any) -> None:
-        from worldrl.evaluation.video import save_video
-
-        path = self.run_dir / "videos" / f"eval-{self.frames:09d}.mp4"
-        path.parent.mkdir(exist_ok=True)
-        save_video(path, played.frames, fps=max(10, min(60, len(played.frames) // 10)), overlay=played.captions)
 
     # --- logging ------------------------------------------------------------------------------------------------------
 
@@ -240,15 +233,16 @@ class Trainer:
         self.logger.write(self.frames, self.agent_steps, self.agent.updates, values)
 
     def _shown_returns(self) -> tuple[float | None, float | None]:
-        return tuple(None if np.isnan(x) else x for x in (self.last_return, self.eval_return))
+        episode, evaluation = (None if np.isnan(x) else x for x in (self.last_return, self.eval_return))
+        return episode, evaluation
 
     def _greet(self) -> None:
         c, agent = self.config, self.agent
         params = sum(p.numel() for part in (agent.model, agent.head) for p in part.parameters() if p.requires_grad)
-        self.progress.say(
-            f"{c.agent} on {c.task}, seed {c.seed}: {params:,} parameters, {agent.device} {agent.precision.name} {c.speed}, "
-            f"replay on {self.replay.device}, {describe_backend() if 'pixels' in self.envs.spec.obs else 'no rendering'}"
-        )
+        how = f"{agent.device} {agent.precision.name} {c.speed}"
+        self.progress.say(f"{c.agent} on {c.task}, seed {c.seed}: {params:,} parameters, {how}")
+        if "pixels" in self.envs.spec.obs:
+            self.progress.say(describe_backend())
         self.progress.say(f"run folder: {self.run_dir}")
 
     # --- saving and going on ------------------------------------------------------------------------------------------
