@@ -45,9 +45,9 @@ class ImageEncoder(nn.Module):
 
     def forward(self, blocks: Tensor) -> Tensor:
         (weight, bias), *rest = _parameters(self.convs)
-        x = F.relu(F.conv2d(blocks, block_kernel(weight), bias))
+        x = F.relu_(F.conv2d(blocks, block_kernel(weight), bias))
         for weight, bias in rest:
-            x = F.relu(F.conv2d(x, _channels_last(weight), bias, stride=2))
+            x = F.relu_(F.conv2d(x, _channels_last(weight), bias, stride=2))
         return x.flatten(1)
 
 
@@ -70,7 +70,7 @@ class ImageDecoder(nn.Module):
         first, *middle, last = _parameters(self.convs)
         x = F.relu(transposed_from_point(self.dense(feat), *first))
         for weight, bias in middle:
-            x = F.relu(F.conv_transpose2d(x, _channels_last(weight), bias, stride=2))
+            x = F.relu_(F.conv_transpose2d(x, _channels_last(weight), bias, stride=2))
         return transposed_to_blocks(x, *last)
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"elu": F.elu, "relu": F.relu, "silu": F.silu, "tanh": torch.tanh}
+# Where the gradient can be had from the output, in place: on large layers, memory traffic is most of the cost.
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"elu": F.elu_, "relu": F.relu_, "silu": F.silu, "tanh": torch.tanh_}
 
 
 class MLP(nn.Module):
@@ -20,7 +22,7 @@ class MLP(nn.Module):
     def __init__(self, inputs: int, units: int, layers: int, outputs: int, activation: str = "elu") -> None:
         super().__init__()
         sizes = [inputs, *([units] * layers), outputs]
-        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.activation = ACTIVATIONS[activation]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -54,7 +56,7 @@ class TwinQ(nn.Module):
         self.activation = ACTIVATIONS[activation]
         self.weights = nn.ParameterList()  # (n, in, out)
         self.biases = nn.ParameterList()  # (n, 1, out)
-        for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+        for inputs, outputs in pairwise(sizes):
             linears = [_linear(inputs, outputs, init) for _ in range(n)]
             self.weights.append(nn.Parameter(torch.stack([m.weight.detach().T for m in linears]).contiguous()))
             self.biases.append(nn.Parameter(torch.stack([m.bias.detach()[None] for m in linears])))
@@ -66,10 +68,11 @@ class TwinQ(nn.Module):
             x = self._joint(torch.cat([feat.reshape(-1, self.feat_dim), action.reshape(-1, action.shape[-1])], -1))
         else:
             x = self._split(feat, action, lead)
+        x = self.activation(x).flatten(1, -2)  # (n, N, units)
         for weight, bias in zip(list(self.weights)[1:-1], list(self.biases)[1:-1], strict=True):
-            x = torch.baddbmm(bias, self.activation(x), weight)
+            x = self.activation(torch.baddbmm(bias, x, weight))
         # One output column: a batched product is slow on CPUs and would round Q to bf16 under autocast.
-        q = (self.activation(x) * self.weights[-1].mT).sum(-1) + self.biases[-1][..., 0]  # (n, N)
+        q = (x * self.weights[-1].mT).sum(-1) + self.biases[-1][..., 0]
         return q.float().reshape(-1, *lead)
 
     def _joint(self, x: Tensor) -> Tensor:
@@ -77,7 +80,7 @@ class TwinQ(nn.Module):
         return torch.baddbmm(self.biases[0], x.expand(self.weights[0].shape[0], -1, -1), self.weights[0])
 
     def _split(self, feat: Tensor, action: Tensor, lead: torch.Size) -> Tensor:
-        """First layer with broadcasting: each input is projected at its own shape -> (n, N, units)."""
+        """First layer with broadcasting: each input is projected at its own shape -> (n, *lead, units)."""
         weight = self.weights[0]
         n, _, units = weight.shape
         feat_part = self._project(feat, weight[:, : self.feat_dim])
@@ -85,7 +88,7 @@ class TwinQ(nn.Module):
             n, *([1] * (action.dim() - 1)), units
         )
         pad = len(lead) + 1
-        return (_lead_axes(feat_part, pad) + _lead_axes(action_part, pad)).reshape(n, -1, units)
+        return _lead_axes(feat_part, pad) + _lead_axes(action_part, pad)
 
     @staticmethod
     def _project(x: Tensor, weight: Tensor) -> Tensor:
