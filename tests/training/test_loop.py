@@ -93,9 +93,15 @@ def assert_same_run(a: Path, b: Path) -> None:
 
 
 def start(run: Path, settings: dict[str, Any]) -> subprocess.Popen:
+    """A child process that begins or continues the run; what it prints is in ``output(run)``."""
     arguments = [sys.executable, "-c", CHILD, str(run), json.dumps(settings)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(arguments, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with run.with_suffix(".out").open("w") as out:
+        return subprocess.Popen(arguments, env=env, stdout=out, stderr=subprocess.STDOUT)
+
+
+def output(run: Path) -> str:
+    return run.with_suffix(".out").read_text()
 
 
 @pytest.mark.parametrize("settings", [STATE, PIXELS], ids=["state", "pixels"])
@@ -112,7 +118,7 @@ def test_killed_at_random_moments_and_resumed_is_the_same_run(tmp_path: Path, se
         while limit and not list((killed / "checkpoints").glob("step-*")) and child.poll() is None:
             time.sleep(0.01)  # importing is no moment worth a kill
         try:
-            assert child.wait(limit if limit is None else limit + (0 if kills == 0 else 3.0)) == 0, child.stderr.read()
+            assert child.wait(limit if limit is None else limit + (0 if kills == 0 else 3.0)) == 0, output(killed)
             break
         except subprocess.TimeoutExpired:
             child.kill()
@@ -146,13 +152,12 @@ def test_another_seed_is_another_run(tmp_path: Path) -> None:
 def test_a_signal_writes_a_checkpoint_and_prints_the_resume_command(tmp_path: Path, number: int, code: int) -> None:
     child = start(tmp_path / "run", {**STATE, "frames": 1_000_000})
     while not list((tmp_path / "run" / "checkpoints").glob("step-*")):
-        assert child.poll() is None, child.stderr.read()
+        assert child.poll() is None, output(tmp_path / "run")
         time.sleep(0.05)
     time.sleep(1.0)
     child.send_signal(number)
-    out, err = child.communicate(timeout=60)
-    assert child.returncode == code, err
-    assert f"resume={tmp_path / 'run'}" in out
+    assert child.wait(timeout=60) == code, output(tmp_path / "run")
+    assert f"resume={tmp_path / 'run'}" in output(tmp_path / "run")
     state = Checkpoints(tmp_path / "run").load(Checkpoints(tmp_path / "run").find())
     assert state["frames"] > 0
 

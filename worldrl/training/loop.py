@@ -316,7 +316,7 @@ class Trainer:
             return
         name, update = found
         path = self.run_dir / "non_finite.json"
-        back = self.agent.updates - update
+        back = self.agent.updates - update + 1
         draws = self.replay.recent
         draw = draws[-back] if 0 < back <= len(draws) else None
         report = {"loss": name, "update": update, "window": None if draw is None else _jsonable(draw._asdict())}
