@@ -1,0 +1,72 @@
+"""What the documents tell users to paste: the commands compose, the examples work, the links lead somewhere."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from worldrl.cli import check, expand, read_command_line
+from worldrl.config import EnvConfig
+from worldrl.envs import make_envs
+from worldrl.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def fenced(document: Path, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", document.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def train_commands() -> Iterator[str]:
+    """The arguments of every ``python train.py`` that starts a new run."""
+    for document in DOCUMENTS:
+        for block in fenced(document, "bash"):
+            for arguments in re.findall(r"python train\.py (.*)", block):
+                if "RUN_DIR" not in arguments and "--help" not in arguments:
+                    yield arguments
+
+
+@pytest.fixture
+def saved_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The README's own environment and head, saved under the names that it gives them."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for name, code in re.findall(r"`(\w+\.py)`[^`]*(?:`[^`\n]+`[^`]*)*?```python\n(.*?)```", text, re.DOTALL):
+        (tmp_path / name).write_text(code, encoding="utf-8")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["my_head.py", "point.py"]
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("saved_examples")
+@pytest.mark.parametrize("arguments", list(train_commands()))
+def test_commands_compose(arguments: str) -> None:
+    line = read_command_line(shlex.split(arguments, comments=True))
+    assert [check(job, ROOT / "configs", line.hydra) for job in expand(line.ours)]
+
+
+def test_a_wrong_command_would_be_found() -> None:
+    with pytest.raises(UserError, match=r"unknown key 'head\.particles'"):
+        check({"agent": "smac", "head.particles": 4}, ROOT / "configs")
+
+
+@pytest.mark.usefixtures("saved_examples")
+def test_the_environment_of_the_readme_runs() -> None:
+    envs = make_envs(EnvConfig(obs="state", action_repeat=1), "point:Point", seed=1)
+    envs.reset()
+    rows = [envs.step(np.zeros((1, 2), np.float32)) for _ in range(50)]
+    assert [row["is_last"][0] for row in rows] == [0.0] * 49 + [1.0]
+    assert all(row["is_terminal"][0] == 0 for row in rows)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_links_lead_somewhere(document: Path) -> None:
+    for target in re.findall(r"(?<!!)\[[^]]+\]\((?!http)([^)]+)\)", document.read_text(encoding="utf-8")):
+        path, _, heading = target.partition("#")
+        linked = document.parent / path
+        assert linked.is_file()
+        assert not heading or re.search(rf"^#+ {heading}$", linked.read_text(encoding="utf-8"), re.I | re.MULTILINE)
