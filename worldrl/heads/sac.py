@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -56,9 +56,9 @@ class SAC(nn.Module):
         units: int = 300
         actor_layers: int = 4
         critic_layers: int = 3
-        activation: str = "elu"
-        critic_init: str = "orthogonal"  # orthogonal (the SMAC release) | default
-        policy_std: str = "softplus"  # softplus (Dreamer, SMAC) | log (SAC on states)
+        activation: Literal["elu", "relu", "silu", "tanh"] = "elu"
+        critic_init: Literal["orthogonal", "default"] = "orthogonal"  # as in the SMAC release
+        policy_std: Literal["softplus", "log"] = "softplus"  # Dreamer and SMAC, or SAC on states
         init_std: float = 5.0  # 4.018 is what public PyTorch ports start with, by a slip
         actor_lr: float = 3e-4
         critic_lr: float = 3e-4
@@ -69,10 +69,10 @@ class SAC(nn.Module):
         init_alpha: float = 1.0
         tune_alpha: bool = True
         target_entropy_scale: float = 1.0  # H* = -scale x A
-        actor_input: str = "feat"  # feat | context
+        actor_input: Literal["feat", "context"] = "feat"
 
     config: SAC.Config
-    compiled: ClassVar[tuple[str, ...]] = ("critic_loss", "actor_loss")  # methods worth compiling
+    compiled: ClassVar[tuple[str, ...]] = ("td_target", "critic_loss", "actor_loss")  # methods worth compiling
 
     def __init__(self, config: SAC.Config, feat_dim: int, context_dim: int, action_dim: int) -> None:
         super().__init__()

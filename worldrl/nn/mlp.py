@@ -10,7 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 # Where the gradient can be had from the output, in place: on large layers, memory traffic is most of the cost.
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"elu": F.elu_, "relu": F.relu_, "silu": F.silu, "tanh": torch.tanh_}
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "elu": F.elu_,
+    "relu": F.relu_,
+    "silu": F.silu,
+    "tanh": torch.tanh_,
+}
 
 
 class MLP(nn.Module):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -33,7 +34,9 @@ class Optimizer:
         """Create Adam's state now, so that graph capture and checkpoints always find it: a step on zero gradients."""
         for param in self.params:
             param.grad = torch.zeros_like(param)
-        self.adam.step()
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", ".*capturable=True")  # said once, of steps outside of a graph
+            self.adam.step()
         for param in self.params:
             self.adam.state[param]["step"].zero_()
             param.grad = None
@@ -45,6 +48,8 @@ class Optimizer:
         if self.clip > 0:
             torch._foreach_mul_(grads, (self.clip / (norm + 1e-6)).clamp(max=1.0))
         self._apply()
+        for param in self.params:
+            param.grad = None
         torch.clear_autocast_cache()  # half-precision copies of the old weights
         return norm
 
@@ -64,19 +69,26 @@ class Optimizer:
             self.scaler.step(self.adam)
             self.scaler.update()
 
-    def scaler_tensors(self) -> list[Tensor]:
-        """The gradient scaler's device state, created if need be."""
-        assert self.scaler is not None
-        device = self.params[0].device
-        if self.scaler._scale is None:
-            self.scaler._lazy_init_scale_growth_tracker(device)
-        return [x for x in (self.scaler._scale, self.scaler._growth_tracker) if x is not None]
+    def state_tensors(self) -> list[Tensor]:
+        """Every tensor that a step writes, but for the parameters."""
+        tensors = [value for param in self.params for value in self.adam.state[param].values()]
+        return tensors if self.scaler is None else tensors + self._scaler_tensors(self.scaler)
+
+    def _scaler_tensors(self, scaler: torch.amp.GradScaler) -> list[Tensor]:
+        """The scale and its growth counter, created if need be."""
+        if scaler._scale is None:
+            scaler._lazy_init_scale_growth_tracker(self.params[0].device)
+        return [x for x in (scaler._scale, scaler._growth_tracker) if x is not None]
 
     def state_dict(self) -> dict[str, Any]:
         return {"adam": self.adam.state_dict(), "scaler": None if self.scaler is None else self.scaler.state_dict()}
 
+    @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.adam.load_state_dict(state["adam"])
+        """Copy into the tensors that exist, since captured graphs hold their addresses; the settings stay ours."""
+        for index, param in enumerate(self.params):
+            for name, value in self.adam.state[param].items():
+                value.copy_(state["adam"]["state"][index][name])
         if self.scaler is not None and state["scaler"] is not None:
             self.scaler.load_state_dict(state["scaler"])
 

@@ -6,10 +6,13 @@ records the whole update (forward, backward, optimiser) as one CUDA graph per (p
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
+import torch._functorch.config as functorch_config
 from torch import Tensor
 
 from worldrl.agent import Agent
@@ -17,18 +20,23 @@ from worldrl.errors import UserError
 from worldrl.types import Batch, Metrics
 
 WARMUP_UPDATES = 3
+M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # glibc's malloc.h
+INT_MAX = 2**31 - 1
+
+Update = Callable[[str, Batch], Metrics]
 
 
-def make_update(agent: Agent, speed: str) -> Callable[[str, Batch], Metrics]:
-    """The update function of a run; it also counts ``agent.updates``."""
-    if speed == "capture":
-        if agent.device.type != "cuda":
-            raise UserError(f"speed=capture needs a CUDA GPU, the device is {agent.device.type}; use eager or compile")
-        run: Callable[[str, Batch], Metrics] = CapturedUpdate(agent)
-    else:
-        if speed == "compile":
-            compile_parts(agent)
-        run = agent.update
+def make_update(agent: Agent, speed: str) -> Update:
+    """The update function of a run; it also counts ``agent.updates``.
+
+    Args:
+        agent: what is trained; ``compile`` replaces some methods of its parts.
+        speed: ``eager``, ``compile`` or ``capture``.
+
+    Raises:
+        UserError: ``capture`` without a CUDA device.
+    """
+    run = _choose(agent, speed)
 
     def update(phase: str, batch: Batch) -> Metrics:
         metrics = run(phase, batch)
@@ -38,25 +46,72 @@ def make_update(agent: Agent, speed: str) -> Callable[[str, Batch], Metrics]:
     return update
 
 
+def _choose(agent: Agent, speed: str) -> Update:
+    on_gpu = agent.device.type == "cuda"
+    if speed == "capture":
+        if not on_gpu:
+            raise UserError(f"speed=capture needs a CUDA GPU, the device is {agent.device.type}; use eager or compile")
+        return CapturedUpdate(agent)
+    if not on_gpu:
+        keep_freed_memory()
+    if speed == "compile":
+        compile_parts(agent)
+    return agent.update
+
+
+def keep_freed_memory() -> None:
+    """Let the C library reuse large blocks of memory instead of returning them to the kernel; glibc only.
+
+    An update on images allocates tensors of tens of MB over and over, and getting fresh, zeroed pages for each of them
+    takes a seventh of its time on a CPU. The price is that the process keeps its peak memory.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_MAX, 0)
+        mallopt(M_TRIM_THRESHOLD, INT_MAX)
+
+
+# --- compiling --------------------------------------------------------------------------------------------------------
+
+
 def compile_parts(agent: Agent) -> None:
-    """Replace the methods worth compiling by their compiled form."""
+    """Replace the methods worth compiling by their compiled form.
+
+    Random numbers stay those of the eager operators, so that a compiled run draws what an eager run draws, and the
+    checkpoint of the generator means the same in both.
+    """
+    # By default ReLU masks are stored as bool for the backward pass; on CPUs that costs more than the ReLU itself.
+    functorch_config.ban_recompute_materialized_backward = False
     for part in (agent.model, agent.head):
         for name in getattr(part, "compiled", ()):
-            setattr(part, name, torch.compile(getattr(part, name)))
+            method = getattr(part, name)
+            setattr(part, name, torch.compile(method, dynamic=False, options={"fallback_random": True}))
+
+
+# --- capturing --------------------------------------------------------------------------------------------------------
 
 
 class _Graph(NamedTuple):
     graph: torch.cuda.CUDAGraph
-    inputs: list[Tensor]
-    metrics: Metrics
+    inputs: list[Tensor]  # what a batch is copied into
+    names: list[str]  # of the metrics
+    metrics: Tensor  # (len(names),) overwritten by each replay
 
 
 class CapturedUpdate:
-    """``Agent.update`` as CUDA graphs. Roulette phases each get a graph of their own, so use it eagerly."""
+    """``Agent.update`` as CUDA graphs, one per phase and batch shapes.
+
+    A graph holds addresses, so whatever it reads or writes must stay where it is: parameters, targets and Adam's state
+    are loaded and restored in place, batches are copied into static inputs, metrics are copied out. Noise comes from
+    the device's default generator, whose offset a replay reads and advances as the eager update would.
+    """
 
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
         self.graphs: dict[tuple[Any, ...], _Graph] = {}
+        self.pool = torch.cuda.graph_pool_handle()  # shared: no graph reads what another left there
 
     def __call__(self, phase: str, batch: Batch) -> Metrics:
         tensors = _flatten(batch)
@@ -66,52 +121,57 @@ class CapturedUpdate:
         graph = self.graphs[key]
         torch._foreach_copy_(graph.inputs, tensors)
         graph.graph.replay()
-        return {name: value.clone() for name, value in graph.metrics.items()}
+        return dict(zip(graph.names, graph.metrics.clone().unbind(), strict=True))
 
     def _capture(self, phase: str, batch: Batch) -> _Graph:
         """Warm up on a snapshot that is put back, then record."""
-        inputs = [x.clone() for x in _flatten(batch)]
+        inputs = [x.clone(memory_format=torch.contiguous_format) for x in _flatten(batch)]
         static = _unflatten(batch, inputs)
+        self._warm_up(phase, static)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self.pool):
+            metrics = self.agent.update(phase, static)
+            values = torch.stack([value.float() for value in metrics.values()])
+        return _Graph(graph, inputs, list(metrics), values)
+
+    def _warm_up(self, phase: str, batch: Batch) -> None:
+        """Run eagerly until libraries have chosen their kernels and every lazily made tensor exists; undo it all."""
         snapshot = _Snapshot(self.agent)
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream(self.agent.device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARMUP_UPDATES):
-                self.agent.update(phase, static)
+                self.agent.update(phase, batch)
         torch.cuda.current_stream().wait_stream(stream)
         snapshot.restore()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            metrics = self.agent.update(phase, static)
-        return _Graph(graph, inputs, metrics)
 
 
 class _Snapshot:
     """Every tensor that an update writes, and the random state; restored in place, since graphs hold addresses."""
 
     def __init__(self, agent: Agent) -> None:
+        self.agent = agent
         self.live = _written_tensors(agent)
         self.saved = [x.detach().clone() for x in self.live]
-        self.rng = torch.cuda.get_rng_state(agent.device)
-        self.device = agent.device
-        self.agent = agent
+        self.latched = {phase: bad.clone() for phase, bad in agent._bad.items()}
+        self.rng = torch.get_rng_state() if agent.device.type == "cpu" else torch.cuda.get_rng_state(agent.device)
 
     @torch.no_grad()
     def restore(self) -> None:
         for live, saved in zip(self.live, self.saved, strict=True):
             live.copy_(saved)
-        for bad in self.agent._bad.values():
-            bad.fill_(-1)
-        torch.cuda.set_rng_state(self.rng, self.device)
+        for phase, bad in self.agent._bad.items():
+            bad.copy_(self.latched.get(phase, torch.full_like(bad, -1)))
+        if self.agent.device.type == "cpu":
+            torch.set_rng_state(self.rng)
+        else:
+            torch.cuda.set_rng_state(self.rng, self.agent.device)
 
 
 def _written_tensors(agent: Agent) -> list[Tensor]:
     tensors = [*agent.model.state_dict().values(), *agent.head.state_dict().values(), agent.counter]
     for optimizer in agent.optimizers.values():
-        for state in optimizer.adam.state.values():
-            tensors.extend(x for x in state.values() if isinstance(x, Tensor))
-        if optimizer.scaler is not None:
-            tensors.extend(optimizer.scaler_tensors())
+        tensors.extend(optimizer.state_tensors())
     return tensors
 
 

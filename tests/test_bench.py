@@ -1,0 +1,78 @@
+"""The benchmark command, on the smallest inputs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from worldrl import bench
+
+CPU = torch.device("cpu")
+
+
+def test_flops_agree_with_the_arithmetic() -> None:
+    """State SAC by hand, multiply-adds per row: actor 72,960, twin critics 143,360 (first layer 11,776)."""
+    actor, actor_first, critics, critics_first = 72_960, 17 * 256, 143_360, 2 * 23 * 256
+    target = actor + critics
+    critic_loss = 3 * critics - critics_first
+    actor_loss = 3 * actor - actor_first + 2 * critics
+    case = bench.CASES["sac"]
+    found = bench.count_flops(case, bench.make_batch(case.spec, 256, 2, CPU), CPU)
+    assert found == pytest.approx(2 * 256 * (target + critic_loss + actor_loss), rel=0.02)
+
+
+@pytest.mark.slow
+def test_flops_of_pixel_agents_agree_with_the_published_arithmetic() -> None:
+    """Latent-SAC 0.61 TFLOP per 2,500 rows; SMAC with 32 particles at most 1.36."""
+    gflop = {}
+    for name in ("latent_sac", "smac"):
+        case = bench.CASES[name]
+        gflop[name] = bench.count_flops(case, bench.make_batch(case.spec, 5, 50, CPU), CPU) / 1e9
+    assert gflop["latent_sac"] == pytest.approx(61.0, rel=0.05)
+    assert 90 < gflop["smac"] <= 136
+
+
+def test_differences_are_relative_and_absolute_below_one() -> None:
+    assert bench.largest_difference([{"a": 11.0, "b": 0.1}], [{"a": 10.0, "b": 0.0}]) == pytest.approx(0.1)
+    assert bench.largest_difference([{"a": float("nan")}], [{"a": 1.0}]) == float("inf")
+
+
+def test_a_fast_path_that_differs_is_an_error() -> None:
+    case = {"modes": {"eager fp32": {"agrees": True}, "compile fp32": {"agrees": False}}}
+    assert not bench.agrees({"updates": [case]})
+    assert bench.agrees({})
+
+
+@pytest.mark.parametrize("text", ["16", "0x32", "16x1", "axb"])
+def test_bad_shapes_are_refused(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        bench.main(["--batch", text])
+    assert stop.value.code == 2
+    assert "expected BxT such as 16x32" in capsys.readouterr().err
+
+
+def test_command_writes_what_it_prints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench, "modes", lambda device: [bench.REFERENCE])
+    monkeypatch.setattr(bench, "MATMUL_SIZE", 64)
+    path = tmp_path / "bench.json"
+    only = ["--only", "updates", "replay", "--agents", "sac", "--batch", "2x4", "--repeats", "2", "--device", "cpu"]
+    code = bench.main([*only, "--json", str(path)])
+    results = json.loads(path.read_text())
+    out = capsys.readouterr().out
+    assert code == 0
+    assert results["updates"][0]["modes"]["eager fp32"]["loss_difference"] == 0.0
+    assert [row["batch"] for row in results["replay"]] == [[256, 2], [2, 4]]
+    assert "eager fp32" in out
+    assert "GFLOP/s" in out
+
+
+@pytest.mark.slow
+def test_end_to_end_trains() -> None:
+    sac, smac = bench.bench_end_to_end("cartpole_balance", (2, 4), CPU, updates=2)
+    assert sac["frames_per_s"] > 0
+    assert smac["updates_per_s"] > 0

@@ -1,0 +1,162 @@
+"""Every way to run an update gives the eager update's losses, and leaves the same agent behind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from tests.conftest import PIXEL_SPEC, STATE_SPEC
+from worldrl.agent import MODEL_ONLY, Agent
+from worldrl.config import Config
+from worldrl.errors import UserError
+from worldrl.training.speed import _Snapshot, compile_parts, make_update
+from worldrl.types import Batch, EnvSpec, Metrics
+
+SAC = {"name": "sac", "units": 32, "actor_layers": 2, "critic_layers": 2, "activation": "relu", "policy_std": "log"}
+SMAC = {"name": "smac", "units": 16, "actor_layers": 2, "critic_layers": 2, "num_particles": 4}
+RSSM = {"name": "rssm", "stoch": 4, "deter": 8, "hidden": 8, "depth": 2, "reward_units": 8}
+PAIRS = {
+    "sac@identity": (STATE_SPEC, {"name": "identity"}, SAC),
+    "smac@rssm": (STATE_SPEC, {**RSSM, "vector_units": 16}, SMAC),
+    "smac@rssm pixels": (PIXEL_SPEC, RSSM, SMAC),
+}
+
+
+def build(pair: str, device: str = "cpu", precision: str = "fp32") -> Agent:
+    spec, belief, head = PAIRS[pair]
+    torch.manual_seed(0)
+    return Agent(Config(belief=belief, head=head, device=device, precision=precision), spec)
+
+
+def losses(run: Callable[[str, Batch], Metrics], batches: list[Batch], phase: str = "update") -> list[dict[str, Any]]:
+    """Of consecutive updates from one seed."""
+    torch.manual_seed(1)
+    records = [run(phase, batch) for batch in batches]
+    return [{name: x.item() for name, x in record.items() if name.startswith("loss/")} for record in records]
+
+
+def assert_close(found: list[dict[str, Any]], expected: list[dict[str, Any]], tolerance: float) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert one == pytest.approx(other, rel=tolerance, abs=tolerance)
+
+
+@pytest.fixture
+def _fresh_compiler() -> Iterator[None]:
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_fresh_compiler")
+@pytest.mark.parametrize("pair", ["sac@identity", "smac@rssm"])
+def test_compiled_equals_eager(pair: str, make_batch: Callable[..., Batch]) -> None:
+    batches = [make_batch(PAIRS[pair][0], border=2) for _ in range(4)]
+    eager, compiled = build(pair), build(pair)
+    expected = losses(make_update(eager, "eager"), batches)
+    found = losses(make_update(compiled, "compile"), batches)
+    assert_close(found, expected, 1e-4)
+    assert compiled.updates == 4
+    for one, other in zip(compiled.head.parameters(), eager.head.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-4)
+
+
+def test_only_methods_that_exist_are_compiled() -> None:
+    agent = build("sac@identity")
+    names = type(agent.head).compiled
+    assert all(callable(getattr(agent.head, name)) for name in names)
+    compile_parts(agent)
+    assert all(name in vars(agent.head) for name in names)
+
+
+def test_capture_needs_a_gpu() -> None:
+    with pytest.raises(UserError, match=r"speed=capture needs a CUDA GPU.*eager or compile"):
+        make_update(build("sac@identity"), "capture")
+
+
+@pytest.mark.parametrize("pair", list(PAIRS))
+def test_a_snapshot_undoes_updates(pair: str, make_batch: Callable[..., Batch]) -> None:
+    """The warm-up before a capture must leave no trace: the same updates follow."""
+    agent, batches = build(pair), [make_batch(PAIRS[pair][0]) for _ in range(2)]
+    agent.update("update", batches[0])  # Adam's moments are not zero, something is latched
+    torch.manual_seed(5)
+    snapshot = _Snapshot(agent)
+    first = [x for batch in batches for x in agent.update("update", batch).values()]
+    snapshot.restore()
+    second = [x for batch in batches for x in agent.update("update", batch).values()]
+    assert torch.equal(torch.stack(first), torch.stack(second))
+    assert agent.counter == 3
+
+
+def test_a_snapshot_keeps_what_was_latched_and_forgets_the_rest(make_batch: Callable[..., Batch]) -> None:
+    agent, batch = build("smac@rssm"), make_batch(STATE_SPEC)
+    broken = batch._replace(reward=torch.full_like(batch.reward, torch.inf))
+    agent.update(MODEL_ONLY, batch)
+    agent.update(MODEL_ONLY, broken)
+    before = agent.first_non_finite()
+    snapshot = _Snapshot(agent)
+    agent.update("update", batch)
+    snapshot.restore()
+    assert before is not None
+    assert agent.first_non_finite() == before
+    assert (agent._bad["update"] == -1).all()
+
+
+def test_loading_keeps_every_tensor_where_it_is(make_batch: Callable[..., Batch]) -> None:
+    """Captured graphs hold addresses, so a checkpoint must be copied into what exists."""
+    agent, other, batch = build("smac@rssm"), build("smac@rssm"), make_batch(STATE_SPEC)
+    for _ in range(3):
+        other.update("update", batch)
+        other.updates += 1
+    snapshot = _Snapshot(agent)
+    addresses = [x.data_ptr() for x in snapshot.live]
+    agent.load_state_dict(other.state_dict())
+    assert [x.data_ptr() for x in _Snapshot(agent).live] == addresses
+    assert all(torch.equal(x, y) for x, y in zip(_Snapshot(agent).saved, _Snapshot(other).saved, strict=True))
+
+
+# --- on a GPU ---------------------------------------------------------------------------------------------------------
+
+
+def cuda_batches(make_batch: Callable[..., Batch], spec: EnvSpec, n: int) -> list[Batch]:
+    batches = [make_batch(spec, border=2) for _ in range(n)]
+    return [Batch({k: v.cuda() for k, v in b.obs.items()}, *(x.cuda() for x in b[1:])) for b in batches]
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("pair", list(PAIRS))
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 2e-2), ("fp16", 2e-2)])
+def test_captured_equals_eager(pair: str, precision: str, tolerance: float, make_batch: Callable[..., Batch]) -> None:
+    batches = cuda_batches(make_batch, PAIRS[pair][0], 4)
+    expected = losses(make_update(build(pair, "cuda", precision), "eager"), batches)
+    agent = build(pair, "cuda", precision)
+    found = losses(make_update(agent, "capture"), batches)
+    assert_close(found, expected, tolerance)
+    assert agent.counter.item() == agent.updates == 4
+    assert agent.first_non_finite() is None
+
+
+@pytest.mark.cuda
+def test_captured_follows_a_loaded_checkpoint_and_other_shapes(make_batch: Callable[..., Batch]) -> None:
+    batches = cuda_batches(make_batch, STATE_SPEC, 3)
+    agent = build("smac@rssm", "cuda")
+    update = make_update(agent, "capture")
+    saved = {key: _copy(value) for key, value in agent.state_dict().items()}
+    first = losses(update, batches)
+    agent.load_state_dict(saved)
+    assert_close(losses(update, batches), first, 1e-5)
+    longer = [Batch({k: v[:2] for k, v in b.obs.items()}, *(x[:2] for x in b[1:])) for b in batches]
+    losses(update, longer)
+    losses(update, batches, MODEL_ONLY)
+    agent.load_state_dict(saved)
+    assert_close(losses(update, batches), first, 1e-5)
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.clone()
+    return {key: _copy(x) for key, x in value.items()} if isinstance(value, dict) else value
