@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "data": {"types", "errors"},
     "evaluation": RUNNING,
     "training": RUNNING,
+    "bench": RUNNING | {"nn"},
     "cli": RUNNING,
     "__init__": {"cli"},
 }
