@@ -1,0 +1,176 @@
+"""The agent: pairs that cannot work are refused, the latch names the first bad loss, and every pair learns a toy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+from tests.conftest import BOTH_SPEC, PIXEL_SPEC, STATE_SPEC
+from worldrl.agent import MODEL_ONLY, Agent
+from worldrl.config import EnvConfig, config_from_dict
+from worldrl.data.replay import Replay
+from worldrl.envs import make_envs
+from worldrl.errors import UserError
+from worldrl.evaluation.episodes import run_episodes, with_action
+from worldrl.heads.sac import SAC
+from worldrl.types import EnvSpec, Needs
+
+TINY = {
+    "rssm": {"belief.stoch": 4, "belief.deter": 16, "belief.hidden": 16, "belief.depth": 2, "belief.vector_units": 16},
+    "identity": {},
+    "sac": {"head.units": 32, "head.actor_layers": 2, "head.critic_layers": 2},
+    "smac": {"head.units": 32, "head.actor_layers": 2, "head.critic_layers": 2, "head.num_particles": 4},
+}
+PAIRS = [("identity", "sac"), ("identity", "smac"), ("rssm", "sac"), ("rssm", "smac")]
+
+
+def build(belief: str, head: str, spec: EnvSpec, **settings: Any) -> Agent:
+    values = {"belief": belief, "head": head, **TINY[belief], **TINY[head], "device": "cpu", **settings}
+    return Agent(config_from_dict(values), spec)
+
+
+class DreamingHead(SAC):
+    """A head that asks for imagination."""
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.needs = Needs(imagine=True)
+
+
+class Chase(gymnasium.Env):
+    """Twenty steps; each action moves the point by a tenth; the reward is how near the point is to the target."""
+
+    observation_space = gymnasium.spaces.Box(-2.0, 2.0, (2,), np.float32)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.point, self.target = self.np_random.uniform(-1, 1, 2)
+        self.t = 0
+        return self.observation(), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.point = float(np.clip(self.point + 0.2 * action[0], -2, 2))
+        self.t += 1
+        return self.observation(), 1.0 - abs(self.point - self.target), False, self.t == 20, {}
+
+    def observation(self) -> np.ndarray:
+        return np.array([self.point, self.target], np.float32)
+
+
+@pytest.mark.parametrize(("belief", "head"), PAIRS)
+def test_every_pair_updates_acts_saves_and_loads(belief: str, head: str, make_batch) -> None:
+    spec = STATE_SPEC if belief == "identity" else BOTH_SPEC
+    agent = build(belief, head, spec)
+    metrics = agent.update(agent.next_phase(), make_batch(spec, border=2))
+    assert all(value.dim() == 0 and torch.isfinite(value) for value in metrics.values())
+    rows = {k: np.zeros((3, *o.shape), o.dtype) for k, o in spec.obs.items()}
+    rows |= {"action": np.zeros((3, 2), np.float32), "is_first": np.ones(3, np.float32)}
+    _, action, belief_now = agent.act(agent.initial(3), rows, explore=True)
+    assert action.shape == (3, 2)
+    assert action.dtype == np.float32
+    assert np.abs(action).max() <= 1
+    assert not belief_now.feat.requires_grad
+    other = build(belief, head, spec, seed=7)
+    other.load_state_dict(agent.state_dict())
+    for a, b in zip(agent.head.parameters(), other.head.parameters(), strict=True):
+        assert torch.equal(a, b)
+    batch = make_batch(spec)
+    after = []
+    for one in (agent, other):
+        torch.manual_seed(4)
+        after.append(one.update(one.next_phase(), batch))
+    assert all(torch.equal(after[0][key], after[1][key]) for key in after[0])
+
+
+def test_acting_on_several_paths_averages_their_modes() -> None:
+    agent = build("rssm", "smac", STATE_SPEC)
+    rows = {
+        "state": np.ones((2, 5), np.float32),
+        "action": np.zeros((2, 2), np.float32),
+        "is_first": np.ones(2, np.float32),
+    }
+    state, action, belief = agent.act(agent.initial(2, particles=6), rows, explore=False)
+    assert belief.particles.shape == (6, 2, agent.model.feat_dim)
+    paths = torch.cat([belief.feat[None], belief.particles])
+    with torch.no_grad():
+        expected = agent.head.policy.mode(paths).mean(0)
+    torch.testing.assert_close(torch.from_numpy(action), expected)
+    assert state["deter"].shape == (2, 7, 16)
+
+
+def test_model_only_updates_leave_the_head_alone(make_batch) -> None:
+    agent = build("rssm", "smac", STATE_SPEC)
+    before = [p.clone() for p in agent.head.parameters()]
+    metrics = agent.update(MODEL_ONLY, make_batch(STATE_SPEC))
+    assert all(torch.equal(a, b) for a, b in zip(before, agent.head.parameters(), strict=True))
+    assert "loss/critic" not in metrics
+    assert "loss/state" in metrics
+
+
+def test_a_head_that_needs_imagination_is_refused_with_the_beliefs_that_have_it() -> None:
+    settings = {"belief": "identity", "head": f"{__name__}:DreamingHead", "device": "cpu"}
+    with pytest.raises(UserError, match="needs a belief that can imagine; Identity cannot; beliefs that can: "):
+        Agent(config_from_dict(settings), STATE_SPEC)
+
+
+def test_identity_refuses_pixels() -> None:
+    with pytest.raises(UserError, match=r"needs state vectors; found \['pixels'\]; use env.obs=state, or belief=rssm"):
+        build("identity", "sac", PIXEL_SPEC)
+
+
+def test_the_latch_names_the_first_bad_loss_and_its_update(make_batch) -> None:
+    agent = build("rssm", "sac", STATE_SPEC)
+    batch = make_batch(STATE_SPEC)
+    for _ in range(2):
+        agent.update("update", batch)
+    assert agent.first_non_finite() is None
+    batch.reward[0, 0] = float("inf")
+    for _ in range(3):
+        agent.update("update", batch)
+    assert agent.first_non_finite() == ("loss/reward", 3)
+
+
+def test_noise_keeps_actions_in_range_and_is_off_when_asked() -> None:
+    agent = build("identity", "sac", STATE_SPEC, **{"schedule.action_noise": 9.0, "head.init_std": 0.1})
+    rows = {"state": np.zeros((64, 5), np.float32), "action": np.zeros((64, 2), np.float32), "is_first": np.ones(64)}
+    rows["is_first"] = rows["is_first"].astype(np.float32)
+    noisy = agent.act({}, rows, explore=True)[1]
+    assert np.abs(noisy).max() == 1.0
+    assert np.abs(agent.act({}, rows, explore=True, noise=False)[1]).max() < 1.0
+    assert np.ptp(agent.act({}, rows, explore=False)[1], axis=0).max() == 0.0
+
+
+@pytest.mark.parametrize(("belief", "head"), PAIRS)
+def test_every_pair_learns_a_toy_within_seconds(belief: str, head: str) -> None:
+    """Random play scores about 0.2 per step, standing still about 0.3, chasing about 0.85."""
+    config = EnvConfig(obs="state", action_repeat=1)
+    envs = make_envs(config, f"{__name__}:Chase", seed=0)
+    lr = {
+        "head.actor_lr": 3e-3,
+        "head.critic_lr": 3e-3,
+        "head.init_alpha": 0.05,
+        "head.gamma": 0.9,
+        "head.init_std": 1.0,
+    }
+    agent = build(belief, head, envs.spec, **lr, **({"belief.lr": 3e-3} if belief == "rssm" else {}))
+    replay = Replay(envs.spec, 5_000)
+    rng = np.random.default_rng(0)
+    rows = with_action(envs.reset(), np.zeros((1, 1), np.float32))
+    state = agent.initial(1)
+    for step in range(900):
+        replay.add(rows)
+        if step < 300:
+            action = rng.uniform(-1, 1, (1, 1)).astype(np.float32)
+        else:
+            state, action, _ = agent.act(state, rows, explore=True, noise=False)
+            batch = replay.sample(*((64, 2) if belief == "identity" else (16, 8)))
+            agent.update(agent.next_phase(), batch)
+        rows = with_action(envs.step(action), action)
+    trained = np.mean(run_episodes(agent, envs, 20, first=10_000).returns)
+    envs.close()
+    assert trained > 12.0
