@@ -167,7 +167,7 @@ class SAC(nn.Module):
 
     def q_pi(self, draw: Draw, states: ActorStates) -> Tensor:
         """min_j Q_j(s, a) (M, B, S)."""
-        return self.critic(states.feat, draw.action).amin(0)
+        return self.critic(states.feat, draw.action, frozen=True).amin(0)
 
     def next_log_pi(self, draw: Draw, belief: Belief) -> Tensor:
         """log pi(a' | s') (M, P, B, S), conditional on the state that generated a'."""

@@ -81,7 +81,7 @@ class SMAC(SAC):
         """Q_K(h, a) (M, B, S), eq. 14."""
         include_s0 = self.config.q_include_s0 or len(states.particles) == 0
         feats = torch.cat([states.feat[None], states.particles]) if include_s0 else states.particles
-        q = self.critic(feats[:, None], draw.action)  # (2, P, M, B, S)
+        q = self.critic(feats[:, None], draw.action, frozen=True)  # (2, P, M, B, S)
         return marginal_q(q, self.config.q_aggregate, self.config.q_twins_first)
 
     def next_log_pi(self, draw: Draw, belief: Belief) -> Tensor:

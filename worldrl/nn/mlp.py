@@ -66,34 +66,39 @@ class TwinQ(nn.Module):
             self.weights.append(nn.Parameter(torch.stack([m.weight.detach().T for m in linears]).contiguous()))
             self.biases.append(nn.Parameter(torch.stack([m.bias.detach()[None] for m in linears])))
 
-    def forward(self, feat: Tensor, action: Tensor) -> Tensor:
-        """feat (..., F) and action (..., A), leading axes broadcast -> (n, ...) float32."""
+    def forward(self, feat: Tensor, action: Tensor, frozen: bool = False) -> Tensor:
+        """feat (..., F) and action (..., A), leading axes broadcast -> (n, ...) float32.
+
+        ``frozen`` takes the parameters for constants, as an actor's loss does: a compiled loss has gradients for all
+        that it reads, wanted or not.
+        """
+        weights, biases = list(self.weights), list(self.biases)
+        if frozen:
+            weights, biases = [w.detach() for w in weights], [b.detach() for b in biases]
         lead = torch.broadcast_shapes(feat.shape[:-1], action.shape[:-1])
         if feat.shape[:-1].numel() == action.shape[:-1].numel():
-            x = self._joint(torch.cat([feat.reshape(-1, self.feat_dim), action.reshape(-1, action.shape[-1])], -1))
+            both = torch.cat([feat.reshape(-1, self.feat_dim), action.reshape(-1, action.shape[-1])], -1)
+            x = self._joint(both, weights[0], biases[0])
         else:
-            x = self._split(feat, action, lead)
+            x = self._split(feat, action, len(lead), weights[0], biases[0])
         x = self.activation(x).flatten(1, -2)  # (n, N, units)
-        for weight, bias in zip(list(self.weights)[1:-1], list(self.biases)[1:-1], strict=True):
+        for weight, bias in zip(weights[1:-1], biases[1:-1], strict=True):
             x = self.activation(torch.baddbmm(bias, x, weight))
         # One output column: a batched product is slow on CPUs and would round Q to bf16 under autocast.
-        q = (x * self.weights[-1].mT).sum(-1) + self.biases[-1][..., 0]
+        q = (x * weights[-1].mT).sum(-1) + biases[-1][..., 0]
         return q.float().reshape(-1, *lead)
 
-    def _joint(self, x: Tensor) -> Tensor:
+    @staticmethod
+    def _joint(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """First layer where nothing broadcasts: (N, F + A) -> (n, N, units)."""
-        return torch.baddbmm(self.biases[0], x.expand(self.weights[0].shape[0], -1, -1), self.weights[0])
+        return torch.baddbmm(bias, x.expand(len(weight), -1, -1), weight)
 
-    def _split(self, feat: Tensor, action: Tensor, lead: torch.Size) -> Tensor:
+    def _split(self, feat: Tensor, action: Tensor, axes: int, weight: Tensor, bias: Tensor) -> Tensor:
         """First layer with broadcasting: each input is projected at its own shape -> (n, *lead, units)."""
-        weight = self.weights[0]
-        n, _, units = weight.shape
         feat_part = self._project(feat, weight[:, : self.feat_dim])
-        action_part = self._project(action, weight[:, self.feat_dim :]) + self.biases[0].reshape(
-            n, *([1] * (action.dim() - 1)), units
-        )
-        pad = len(lead) + 1
-        return _lead_axes(feat_part, pad) + _lead_axes(action_part, pad)
+        action_part = self._project(action, weight[:, self.feat_dim :])
+        action_part = action_part + bias.reshape(len(weight), *([1] * (action.dim() - 1)), -1)
+        return _lead_axes(feat_part, axes + 1) + _lead_axes(action_part, axes + 1)
 
     @staticmethod
     def _project(x: Tensor, weight: Tensor) -> Tensor:

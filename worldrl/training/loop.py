@@ -123,6 +123,8 @@ class Trainer:
                     self.begin()
                 while self.frames < self.config.frames and not self.stop_signal:
                     self.tick()
+                if not self.stop_signal:
+                    self.evaluate_if_due()
             except WorkerError:
                 self.save()
                 raise
@@ -140,8 +142,7 @@ class Trainer:
 
     def tick(self) -> None:
         """One row from every environment and the updates that fall due, which run while workers step."""
-        if self.clocks["eval"](self.frames):
-            self.evaluate()
+        self.evaluate_if_due()
         with self.timer["env"]:
             state, action = self.choose_action()
             self.envs.send(action)
@@ -193,6 +194,11 @@ class Trainer:
             self.total[i], self.length[i] = 0.0, 0
 
     # --- evaluating ---------------------------------------------------------------------------------------------------
+
+    def evaluate_if_due(self) -> None:
+        """Between ticks, so that a run that ends here and one that goes on evaluate the same agent."""
+        if self.clocks["eval"](self.frames):
+            self.evaluate()
 
     def evaluate(self) -> None:
         """Play evaluation episodes with the mode action; training's randomness is left as it was."""
