@@ -38,3 +38,15 @@ def test_orthogonal_initialisation_is_per_critic() -> None:
         torch.testing.assert_close(twin.weights[0][j].T @ twin.weights[0][j], torch.eye(8))
         assert twin.biases[0][j].abs().sum() == 0
     assert not torch.equal(twin.weights[0][0], twin.weights[0][1])
+
+
+def test_frozen_critics_are_constants() -> None:
+    critic = TwinQ(5, 2, units=8, layers=2)
+    for feat in (torch.randn(6, 5), torch.randn(3, 6, 5)):
+        action = torch.randn(6, 2, requires_grad=True)
+        q, frozen = critic(feat, action), critic(feat, action, frozen=True)
+        assert torch.equal(q, frozen)
+        of_q, of_frozen = (torch.autograd.grad(x.sum(), action)[0] for x in (q, frozen))
+        assert torch.equal(of_q, of_frozen)
+        critic(feat, action, frozen=True).sum().backward()
+        assert all(p.grad is None for p in critic.parameters())

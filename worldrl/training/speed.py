@@ -20,6 +20,9 @@ from worldrl.errors import UserError
 from worldrl.types import Batch, Metrics
 
 WARMUP_UPDATES = 3
+# The critics are constants in the actor's loss, so that only masks of their activations are kept for its backward pass;
+# compiled CPU code writes bools one by one.
+SLOW_WHEN_COMPILED = {"cpu": ("actor_loss",)}
 M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # glibc's malloc.h
 INT_MAX = 2**31 - 1
 
@@ -82,12 +85,14 @@ def compile_parts(agent: Agent) -> None:
     Random numbers stay those of the eager operators, so that a compiled run draws what an eager run draws, and the
     checkpoint of the generator means the same in both.
     """
-    # By default ReLU masks are stored as bool for the backward pass; on CPUs that costs more than the ReLU itself.
+    # By default ReLU masks are kept as bools beside the activations that already hold them.
     functorch_config.ban_recompute_materialized_backward = False
+    skipped = SLOW_WHEN_COMPILED.get(agent.device.type, ())
     for part in (agent.model, agent.head):
         for name in getattr(part, "compiled", ()):
-            method = getattr(part, name)
-            setattr(part, name, torch.compile(method, dynamic=False, options={"fallback_random": True}))
+            if name not in skipped:
+                compiled = torch.compile(getattr(part, name), dynamic=False, options={"fallback_random": True})
+                setattr(part, name, compiled)
 
 
 # --- capturing --------------------------------------------------------------------------------------------------------
