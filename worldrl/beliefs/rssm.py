@@ -47,6 +47,8 @@ class RSSM(nn.Module):
         deter: int = 200
         hidden: int = 200
         depth: int = 32  # CNN channels
+        background: bool = False  # learn a constant image beside the decoder: for small ones
+        init: Literal["default", "xavier"] = "default"  # xavier: as TF2 Dreamer, on all layers but the GRU
         reward_units: int = 300
         vector_units: int = 200  # width of encoders and decoders of state vectors
         vector_layers: int = 2
@@ -79,6 +81,8 @@ class RSSM(nn.Module):
         self.reward_head = MLP(self.feat_dim, c.reward_units, 2, 1)
         use_continue = c.continue_predictor == "on" or (c.continue_predictor == "auto" and spec.terminates)
         self.continue_head = MLP(self.feat_dim, c.reward_units, 2, 1) if use_continue else None
+        if c.init == "xavier":
+            self.apply(_xavier)
 
     def _build_observation_nets(self, spec: EnvSpec) -> None:
         c = self.config
@@ -86,7 +90,7 @@ class RSSM(nn.Module):
         self.embed_dim = 0
         for key in self.pixel_keys:
             self.encoders[key] = ImageEncoder(c.depth)
-            self.decoders[key] = ImageDecoder(self.feat_dim, c.depth)
+            self.decoders[key] = ImageDecoder(self.feat_dim, c.depth, c.background)
             self.embed_dim += 32 * c.depth
         for key in self.vector_keys:
             size = spec.obs[key].shape[0]
@@ -236,3 +240,10 @@ class RSSM(nn.Module):
         if self.config.free_nats_per_element:
             return kl.clamp(min=self.config.free_nats).mean()
         return kl.mean().clamp(min=self.config.free_nats)
+
+
+def _xavier(module: nn.Module) -> None:
+    if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -55,10 +55,13 @@ class ImageDecoder(nn.Module):
     """Linear, then transposed convolutions 5, 5, 6, 6 with stride 2, 1-5-13-30-64, ReLU between.
 
     (N, F) -> (N, 12, 32, 32) blocks of the mean image.
+
+    ``background`` adds a learned constant image, which spares a small decoder from having to draw what never changes.
     """
 
-    def __init__(self, inputs: int, depth: int = 32) -> None:
+    def __init__(self, inputs: int, depth: int = 32, background: bool = False) -> None:
         super().__init__()
+        self.background = nn.Parameter(torch.zeros(BLOCK_CHANNELS, 32, 32)) if background else None
         self.dense = nn.Linear(inputs, 32 * depth)
         channels = [32 * depth, 4 * depth, 2 * depth, depth, 3]
         kernels = [5, 5, 6, 6]
@@ -71,7 +74,8 @@ class ImageDecoder(nn.Module):
         x = F.relu(transposed_from_point(self.dense(feat), *first))
         for weight, bias in middle:
             x = F.relu_(F.conv_transpose2d(x, _channels_last(weight), bias, stride=2))
-        return transposed_to_blocks(x, *last)
+        blocks = transposed_to_blocks(x, *last)
+        return blocks if self.background is None else blocks + self.background
 
 
 def block_kernel(weight: Tensor) -> Tensor:
