@@ -26,7 +26,7 @@ PROBE_TIMEOUT_S = 30.0
 
 _INSTALL = (
     "on Debian or Ubuntu: apt-get install libegl1 libgl1-mesa-dri (EGL; an NVIDIA driver brings its own) or "
-    "libosmesa6 (OSMesa); runs with env.obs=state need none"
+    "libosmesa6 (OSMesa); runs with env.obs=state and eval.video=false need none"
 )
 
 # os._exit: the destructors of GL contexts complain when the interpreter shuts down.

@@ -132,7 +132,8 @@ class Trainer:
         if self.stop_signal:
             self.progress.say(f"stopped at {self.frames} frames; continue with: {self._resume_command()}")
             raise Stopped(128 + self.stop_signal)
-        self.progress.say(f"done: {self.frames} frames, last evaluation {self.eval_return:.1f}, in {self.run_dir}")
+        result = "" if np.isnan(self.eval_return) else f", last evaluation {self.eval_return:.1f}"
+        self.progress.say(f"done: {self.frames} frames{result}, in {self.run_dir}")
 
     def begin(self) -> None:
         """A first evaluation and a first checkpoint, so that from here on a killed run can always go on."""
