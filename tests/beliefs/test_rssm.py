@@ -212,3 +212,19 @@ def test_bf16_keeps_states_and_losses_in_float32_and_close(make_batch) -> None:
     for name, loss in losses.items():
         torch.testing.assert_close(half_losses[name], loss, rtol=0.02, atol=0.02)
     assert not torch.equal(half_losses["pixels"], losses["pixels"])
+
+
+def test_burn_in_rows_warm_the_state_up_and_are_not_shown(make_batch) -> None:
+    batch = make_batch(STATE_SPEC, border=4)
+    shown = []
+    for burn_in in (0, 2):
+        torch.manual_seed(0)
+        model = RSSM(RSSM.Config(**{**SMALL.__dict__, "burn_in": burn_in}), STATE_SPEC)
+        torch.manual_seed(1)
+        belief, losses, _ = model.observe(batch, 3)
+        shown.append((belief, losses))
+    assert model.lost_rows == 2
+    assert shown[1][0].feat.shape[1] == batch.drop_rows(2).reward.shape[1] == 4
+    for whole, tail in zip(shown[0][0], shown[1][0], strict=True):
+        assert torch.equal(whole[:, :, 2:] if whole.dim() == 4 else whole[:, 2:], tail)
+    assert all(torch.equal(shown[0][1][key], shown[1][1][key]) for key in shown[0][1])

@@ -13,7 +13,7 @@ embedding and action into their first layers, the noise, and (after the loop) th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -57,17 +57,18 @@ class RSSM(nn.Module):
         free_nats_per_element: bool = False  # False: clip after averaging over (B, T); True: clip each KL, then average
         kl_scale: float = 1.0
         continue_predictor: Literal["auto", "on", "off"] = "auto"  # auto: where the task terminates
+        burn_in: int = 0  # leading rows of a slice that only warm the state up: the head does not see them
         particles: Literal["history", "last_step"] = "history"  # re-run the filter, or redraw the last state only
         lr: float = 6e-4
         grad_clip: float = 100.0
         adam_eps: float = 1e-8
 
-    lost_rows: ClassVar[int] = 0
+    config: RSSM.Config
 
     def __init__(self, config: RSSM.Config, spec: EnvSpec) -> None:
         super().__init__()
-        self.config = config
-        c = config
+        c = self.config = config
+        self.lost_rows = c.burn_in
         self.feat_dim = c.stoch + c.deter
         self.vector_keys = [key for key, obs in spec.obs.items() if obs.dtype == "float32"]
         self.pixel_keys = [key for key, obs in spec.obs.items() if obs.dtype == "uint8"]
@@ -135,7 +136,10 @@ class RSSM(nn.Module):
         with torch.no_grad():
             draws = self._draw_particles(embed, batch, post, particles)
             context = torch.cat([post.deter, embed], -1)
-        return Belief(feat.detach(), draws, context, normal_entropy(post.std.detach())), losses, metrics
+        known = slice(self.config.burn_in, None)
+        entropy = normal_entropy(post.std.detach())
+        belief = Belief(feat.detach()[:, known], draws[:, :, known], context[:, known], entropy[:, known])
+        return belief, losses, metrics
 
     @torch.no_grad()
     def decode(self, feat: Tensor) -> Obs:
