@@ -12,7 +12,7 @@ from worldrl.config import Config
 from worldrl.errors import UserError
 from worldrl.nn.optim import Optimizer
 from worldrl.nn.precision import Precision, choose_device, choose_precision
-from worldrl.registry import BELIEFS, load_class
+from worldrl.registry import BELIEFS, load_class, settings_of
 from worldrl.types import Batch, Belief, BeliefModel, EnvSpec, Head, Imagines, Metrics, Obs, State
 
 MODEL_ONLY = "model"  # the phase that trains the belief model alone
@@ -30,6 +30,8 @@ class Agent:
     def __init__(self, config: Config, spec: EnvSpec) -> None:
         self.spec = spec
         self.device = choose_device(config.device)
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)  # streams, graphs and generators below mean this one
         self.precision = choose_precision(config.precision, self.device, "pixels" in spec.obs)
         self.action_noise = config.schedule.action_noise
         self.updates = 0
@@ -90,7 +92,8 @@ class Agent:
     def update(self, phase: str, batch: Batch) -> Metrics:
         """One gradient update on a (B, T) slice: all draws, then the model's step, then the head's.
 
-        Contains no host synchronisation and no branch on data, so it can be captured as it is.
+        Contains no host synchronisation and no branch on data, so it can be captured as it is; for the same reason it
+        leaves ``updates`` to its caller (``training.speed.make_update``), and counts on the device for the latch.
         """
         particles = 0 if phase == MODEL_ONLY else self.head.particles(phase)
         with self.precision.autocast():
@@ -109,6 +112,8 @@ class Agent:
     def _latch(self, phase: str, metrics: Metrics) -> None:
         """Remember, on the device, the first update at which each loss was not finite."""
         names = [name for name in metrics if name.startswith("loss/")]
+        if not names:
+            return
         finite = torch.isfinite(torch.stack([metrics[name] for name in names]))
         if phase not in self._bad:
             self._loss_names[phase] = names
@@ -170,8 +175,7 @@ def _has(cls: type, ability: Any) -> bool:
 
 
 def _build(kind: str, settings: dict[str, Any], *args: Any) -> Any:
-    cls = load_class(kind, settings["name"])
-    return cls(cls.Config(**{key: value for key, value in settings.items() if key != "name"}), *args)
+    return load_class(kind, settings["name"])(settings_of(kind, settings), *args)
 
 
 def _optimizers(model: BeliefModel, head: Head, precision: Precision) -> dict[str, Optimizer]:

@@ -110,7 +110,7 @@ class Config:
     device: str = "auto"  # auto | cpu | cuda | cuda:N
     precision: str = "auto"  # auto | fp32 | bf16 | fp16
     speed: str = "eager"  # eager | compile | capture
-    deterministic: bool = False  # deterministic CUDA kernels, slower
+    deterministic: bool = False  # deterministic cuDNN kernels, slower
     threads: int = 0  # torch CPU threads, 0: as many as there are cores
 
 

@@ -88,7 +88,7 @@ class Draw(NamedTuple):
     pre_tanh: Tensor  # (M, ..., A) the value that tanh squashed
     log_prob: Tensor  # (M, ...) log density of action
     weight: Tensor | float = 1.0  # (M, ...) sums to one over M
-    penalty: Tensor | float = 0.0  # (...) added to the actor loss, e.g. the conditional entropy of SMAC eq. 26
+    penalty: Tensor | float = 0.0  # (...) the actor loss gets alpha times it, e.g. the term of SMAC eq. 26
 
 
 class Needs(NamedTuple):

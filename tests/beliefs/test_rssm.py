@@ -228,3 +228,30 @@ def test_burn_in_rows_warm_the_state_up_and_are_not_shown(make_batch) -> None:
     for whole, tail in zip(shown[0][0], shown[1][0], strict=True):
         assert torch.equal(whole[:, :, 2:] if whole.dim() == 4 else whole[:, 2:], tail)
     assert all(torch.equal(shown[0][1][key], shown[1][1][key]) for key in shown[0][1])
+
+
+def test_kl_scale_and_background_do_what_they_say(make_batch) -> None:
+    batch = make_batch(PIXEL_SPEC)
+    losses = []
+    for scale in (1.0, 0.25):
+        torch.manual_seed(0)
+        model = RSSM(RSSM.Config(**{**SMALL.__dict__, "kl_scale": scale, "background": True}), PIXEL_SPEC)
+        torch.manual_seed(1)
+        losses.append(model.observe(batch, 0)[1]["kl"])
+    torch.testing.assert_close(losses[1], 0.25 * losses[0])
+    decoder, feat = model.decoders["pixels"], torch.randn(2, model.feat_dim)
+    before = decoder(feat)
+    with torch.no_grad():
+        decoder.background += 1.0
+    torch.testing.assert_close(decoder(feat), before + 1.0)
+
+
+def test_xavier_leaves_the_gru_alone() -> None:
+    models = []
+    for init in ("default", "xavier"):
+        torch.manual_seed(0)
+        models.append(RSSM(RSSM.Config(**{**SMALL.__dict__, "init": init}), PIXEL_SPEC))
+    default, xavier = models
+    assert torch.equal(default.gru.weight_ih, xavier.gru.weight_ih)
+    assert not torch.equal(default.post_in.weight, xavier.post_in.weight)
+    assert xavier.encoders["pixels"].convs[0].bias.abs().sum() == 0

@@ -12,7 +12,7 @@ import torch
 from scipy import stats
 
 from worldrl.data import replay as module
-from worldrl.data.replay import Replay, choose_device, nbytes, prune
+from worldrl.data.replay import Replay, choose_replay_device, nbytes, prune
 from worldrl.errors import UserError
 from worldrl.types import Batch, EnvSpec, ObsSpec
 
@@ -378,15 +378,15 @@ def test_cgroup_limits(tmp_path: Path) -> None:
     assert module._cgroup_room(root, own) == 2700
 
 
-def test_choose_device(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_choose_replay_device(monkeypatch: pytest.MonkeyPatch) -> None:
     free = {"cuda": 3 * nbytes(SPEC, 100), "cpu": 2**40}
     monkeypatch.setattr(module, "available_bytes", lambda device: free[device.type])
     said: list[str] = []
-    assert choose_device(SPEC, 100, "cpu", say=said.append).type == "cpu"
-    assert choose_device(SPEC, 100, "cuda:1", say=said.append) == torch.device("cuda:1")
-    assert choose_device(SPEC, 100, "cuda", "cpu", said.append).type == "cpu"
+    assert choose_replay_device(SPEC, 100, "cpu", say=said.append).type == "cpu"
+    assert choose_replay_device(SPEC, 100, "cuda:1", say=said.append) == torch.device("cuda:1")
+    assert choose_replay_device(SPEC, 100, "cuda", "cpu", said.append).type == "cpu"
     free["cuda"] = 2 * nbytes(SPEC, 100)
-    assert choose_device(SPEC, 100, "cuda", say=said.append).type == "cpu"
+    assert choose_replay_device(SPEC, 100, "cuda", say=said.append).type == "cpu"
     assert len(said) == 4
     assert "100 rows of 88 bytes" in said[0]
 

@@ -190,3 +190,25 @@ def test_first_update_uses_the_initial_temperature(make_batch) -> None:
     model, head = build()
     batch = make_batch(STATE_SPEC)
     assert head.update("update", batch, model.observe(batch, 0)[0], model)["policy/alpha"] == 1.0
+
+
+def test_a_row_that_no_transition_touches_changes_nothing(make_batch) -> None:
+    """The last row before a border starts no pair, and a terminal one ends its pair without its value."""
+    ends = []
+    for shift in (0.0, 5.0):
+        torch.manual_seed(0)
+        model, head = build()
+        batch = make_batch(STATE_SPEC, b=2, t=4, border=2)
+        batch.is_terminal[0, 1] = 1.0
+        batch.obs["state"][0, 1] += shift
+        torch.manual_seed(1)
+        metrics = head.update("update", batch, model.observe(batch, 0)[0], model)
+        ends.append((metrics, [p.clone() for p in head.parameters()]))
+    assert all(torch.equal(ends[0][0][key], ends[1][0][key]) for key in ends[0][0])
+    assert all(torch.equal(a, b) for a, b in zip(ends[0][1], ends[1][1], strict=True))
+
+
+def test_each_optimiser_has_its_own_learning_rate() -> None:
+    rates = {"actor_lr": 1e-3, "critic_lr": 2e-3, "alpha_lr": 3e-3}
+    _, head = build(SAC.Config(**{**SMALL.__dict__, **rates}))
+    assert {f"{name}_lr": o.adam.defaults["lr"] for name, o in head.optimizers.items()} == rates

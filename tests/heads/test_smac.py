@@ -91,7 +91,6 @@ def test_without_s0_the_marginal_q_has_k_terms(make_batch) -> None:
     + [
         {"num_particles": 4, "critic_particles": True},
         {"num_particles": 4, "critic_entropy": "marginal"},
-        {"num_particles": 4, "critic_particles": True, "critic_entropy": "marginal"},
         {"num_particles": 4, "q_twins_first": False, "q_aggregate": "mean"},
     ],
     ids=str,
@@ -146,6 +145,8 @@ def test_roulette_phase_depends_on_the_update_number_alone() -> None:
 
 
 def test_refusals() -> None:
+    with pytest.raises(UserError, match="critic_entropy=marginal is for one draw"):
+        build(critic_particles=True, critic_entropy="marginal")
     with pytest.raises(UserError, match="power of two, found 6; nearest: 4 or 8"):
         build(estimator="mlmc", num_particles=6)
     with pytest.raises(UserError, match="actor_input must be feat"):

@@ -18,9 +18,16 @@ def separate(twin: TwinQ, j: int, x: Tensor) -> Tensor:
     return x[..., 0]
 
 
-@pytest.mark.parametrize(
-    ("feat_shape", "action_shape"), [((4, 5), (4, 5)), ((3, 4, 5), (4, 5)), ((3, 1, 4, 5), (2, 4, 5)), ((1, 4), (1, 4))]
-)
+SHAPES = [
+    ((4, 5), (4, 5)),
+    ((3, 4, 5), (4, 5)),
+    ((3, 1, 4, 5), (2, 4, 5)),
+    ((2, 1, 4), (2, 4)),  # as many of either, and yet they broadcast
+    ((1, 4), (1, 4)),
+]
+
+
+@pytest.mark.parametrize(("feat_shape", "action_shape"), SHAPES)
 def test_twins_are_independent_networks_with_broadcasting(feat_shape: tuple, action_shape: tuple) -> None:
     twin = TwinQ(6, 2, units=8, layers=2)
     feat, action = torch.randn(*feat_shape, 6), torch.randn(*action_shape, 2)

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from worldrl.cli import load_config, train
-from worldrl.config import config_from_dict
+from worldrl.config import config_from_dict, save_config
 from worldrl.envs import WorkerError
 from worldrl.errors import UserError
 from worldrl.training.checkpoint import Checkpoints
@@ -55,7 +55,7 @@ PIXELS = {**SMALL, "env.obs": "both", "env.render.quality": "fast", "frames": 3_
 CHILD = """
 import json, sys
 from pathlib import Path
-from worldrl.config import config_from_dict
+from worldrl.config import config_from_dict, save_config
 from worldrl.training.loop import resume, train
 run = Path(sys.argv[1])
 try:
@@ -136,6 +136,36 @@ def test_two_n_is_n_and_n_more(tmp_path: Path) -> None:
     assert records(tmp_path / "whole") == records(tmp_path / "halves")
 
 
+def test_resumed_from_the_very_first_checkpoint_is_the_same_run(tmp_path: Path) -> None:
+    train({**STATE, "frames": 2_500}, tmp_path / "whole")
+    trainer = make_trainer({**STATE, "frames": 2_500}, tmp_path / "killed")
+    save_config(trainer.config, tmp_path / "killed")
+    trainer.begin()
+    trainer.close()
+    resume(tmp_path / "killed")
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"belief.burn_in": 5}, "replay.length=6: the belief keeps 5 rows to itself, expected 7 or more"),
+        ({"belief": "identity", "head": "sac", "schedule.pretrain": 3}, "this belief has nothing to learn"),
+    ],
+)
+def test_what_only_the_agent_can_judge_is_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
+    kept = {k: v for k, v in STATE.items() if not k.startswith(("belief", "head")) or k in ("belief", "head")}
+    with pytest.raises(UserError, match=message):
+        make_trainer({**kept, **settings}, tmp_path / "run")
+
+
+def test_acting_without_prefill(tmp_path: Path) -> None:
+    trainer = make_trainer({**STATE, "schedule.prefill": 0}, tmp_path / "run")
+    for _ in range(3):
+        trainer.tick()
+    trainer.close()
+
+
 def test_two_identical_runs_are_identical(tmp_path: Path) -> None:
     for name in ("a", "b"):
         train({**STATE, "frames": 2_000}, tmp_path / name)
@@ -170,6 +200,7 @@ def make_trainer(settings: dict[str, Any], run: Path) -> Trainer:
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
     trainer = make_trainer(STATE, tmp_path / "run")
     try:
+        trainer.begin()
         while trainer.agent.updates < 5:
             trainer.tick()
         trainer.save()
@@ -191,7 +222,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
 def test_a_full_disk_stops_the_run_with_the_last_checkpoint_intact(tmp_path: Path, monkeypatch) -> None:
     trainer = make_trainer(STATE, tmp_path / "run")
     try:
-        trainer.run_until = 0
+        trainer.begin()
         for _ in range(30):
             trainer.tick()
         trainer.save()
@@ -213,6 +244,7 @@ def test_a_full_disk_stops_the_run_with_the_last_checkpoint_intact(tmp_path: Pat
 def test_a_dead_worker_is_named_and_the_run_can_go_on(tmp_path: Path) -> None:
     trainer = make_trainer({**STATE, "env.num_envs": 2}, tmp_path / "run")
     try:
+        trainer.begin()
         for _ in range(20):
             trainer.tick()
         trainer.envs._streams._envs.processes[1].kill()

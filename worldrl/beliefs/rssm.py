@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from worldrl.errors import UserError
 from worldrl.nn.conv import ImageDecoder, ImageEncoder, to_blocks, to_pixels
 from worldrl.nn.functional import normal_entropy, normal_kl
 from worldrl.nn.mlp import MLP
@@ -48,7 +49,7 @@ class RSSM(nn.Module):
         hidden: int = 200
         depth: int = 32  # CNN channels
         background: bool = False  # learn a constant image beside the decoder: for small ones
-        init: Literal["default", "xavier"] = "default"  # xavier: as TF2 Dreamer, on all layers but the GRU
+        init: Literal["default", "xavier"] = "default"  # xavier: with zero bias, on all layers but the GRU
         reward_units: int = 300
         vector_units: int = 200  # width of encoders and decoders of state vectors
         vector_layers: int = 2
@@ -62,6 +63,10 @@ class RSSM(nn.Module):
         lr: float = 6e-4
         grad_clip: float = 100.0
         adam_eps: float = 1e-8
+
+        def __post_init__(self) -> None:
+            if self.burn_in < 0:
+                raise UserError(f"belief.burn_in: found {self.burn_in}, expected 0 or more")
 
     config: RSSM.Config
 

@@ -284,7 +284,7 @@ def nbytes(spec: EnvSpec, capacity: int) -> int:
     return capacity * row_bytes(spec)
 
 
-def choose_device(
+def choose_replay_device(
     spec: EnvSpec,
     capacity: int,
     agent_device: str | torch.device,

@@ -14,7 +14,7 @@ from worldrl.agent import Agent
 from worldrl.envs.vector import Rows, VectorEnv
 from worldrl.evaluation.video import save_video
 
-VIDEO_SIZE = (240, 320)
+VIDEO_SIZE = (256, 336)
 
 
 class Episodes(NamedTuple):
@@ -89,7 +89,7 @@ class _Film:
 
 def with_action(rows: Rows, action: np.ndarray) -> Rows:
     """Rows with the ``action`` that led to them: zero where an episode begins."""
-    rows["action"] = action * (1.0 - rows["is_first"])[:, None]
+    rows["action"] = (action * (1.0 - rows["is_first"])[:, None]).astype(np.float32)
     return rows
 
 

@@ -54,7 +54,7 @@ def evaluate_run(
     agent, config = load_agent(run_dir, checkpoint, device)
     envs = make_envs(config.env, config.task, seed, num_envs=1, training=False)
     try:
-        with own_randomness(seed, episodes):
+        with own_randomness(seed):
             played = run_episodes(agent, envs, episodes, explore=explore, record=video is not None)
     finally:
         envs.close()
@@ -72,5 +72,6 @@ def evaluate_run(
     if video is not None:
         played.save_video(video)
     if json_path is not None:
+        json_path.parent.mkdir(parents=True, exist_ok=True)
         json_path.write_text(json.dumps(result, indent=2) + "\n")
     return result

@@ -12,7 +12,7 @@ The critic is SAC's, on one draw of the belief (eq. 25). With K = 0 this is Late
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from worldrl.errors import UserError
 from worldrl.estimators.marginal import ESTIMATORS, draw_level, independent_draws, marginal_q
-from worldrl.heads.sac import SAC, ActorStates, Transition
+from worldrl.heads.sac import SAC, ActorStates
 from worldrl.types import Belief, Draw
 
 
@@ -40,11 +40,12 @@ class SMAC(SAC):
 
         def __post_init__(self) -> None:
             independent_draws(self.estimator, self.num_particles)
+            if self.critic_particles and self.critic_entropy == "marginal":
+                raise UserError("head.critic_entropy=marginal is for one draw; use it with head.critic_particles=false")
             if self.actor_input != "feat":
                 raise UserError("head=smac marginalises over particles of feat; head.actor_input must be feat")
 
     config: SMAC.Config
-    compiled: ClassVar[tuple[str, ...]] = SAC.compiled
 
     def __init__(self, config: SMAC.Config, feat_dim: int, context_dim: int, action_dim: int) -> None:
         super().__init__(config, feat_dim, context_dim, action_dim)
@@ -95,6 +96,3 @@ class SMAC(SAC):
         if not self.config.critic_particles:
             return super().critic_states(belief)
         return torch.cat([belief.feat[None], belief.particles])
-
-    def next_actor_states(self, tr: Transition, belief: Belief) -> Tensor:
-        return tr.next_feat

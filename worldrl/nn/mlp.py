@@ -76,7 +76,7 @@ class TwinQ(nn.Module):
         if frozen:
             weights, biases = [w.detach() for w in weights], [b.detach() for b in biases]
         lead = torch.broadcast_shapes(feat.shape[:-1], action.shape[:-1])
-        if feat.shape[:-1].numel() == action.shape[:-1].numel():
+        if feat.shape[:-1].numel() == action.shape[:-1].numel() == lead.numel():
             both = torch.cat([feat.reshape(-1, self.feat_dim), action.reshape(-1, action.shape[-1])], -1)
             x = self._joint(both, weights[0], biases[0])
         else:

@@ -21,7 +21,7 @@ import torch
 
 from worldrl.agent import Agent
 from worldrl.config import Config, config_to_dict, load_config, save_config
-from worldrl.data.replay import Replay, choose_device
+from worldrl.data.replay import Replay, choose_replay_device
 from worldrl.envs import describe_backend, gl_string, make_envs
 from worldrl.envs.vector import VectorEnv, WorkerError
 from worldrl.errors import UserError
@@ -81,14 +81,11 @@ class Trainer:
         self.envs = make_envs(config.env, config.task, config.seed)
         self.eval_envs: VectorEnv | None = None
         self.agent = Agent(config, self.envs.spec)
+        _check_fits(config, self.agent)
         self.update = make_update(self.agent, config.speed)
-        self.replay = Replay(
-            self.envs.spec,
-            config.replay.capacity,
-            config.env.num_envs,
-            device=choose_device(self.envs.spec, config.replay.capacity, self.agent.device, config.replay.device),
-            seed=config.seed,
-        )
+        spec, replay = self.envs.spec, config.replay
+        place = choose_replay_device(spec, replay.capacity, self.agent.device, replay.device)
+        self.replay = Replay(spec, replay.capacity, config.env.num_envs, device=place, seed=config.seed)
         self.action_rng = np.random.default_rng([config.seed, 0x414354])  # the prefill's random actions
         self.frames = self.agent_steps = 0
         self.total, self.length = np.zeros(config.env.num_envs), np.zeros(config.env.num_envs, np.int64)
@@ -99,7 +96,7 @@ class Trainer:
         self.save_clock = Seconds(60.0 * config.checkpoint.minutes)
         self.meter, self.timer = Meter(self.agent.device), Timer()
         self.checkpoints = Checkpoints(run_dir)
-        self.stop_signal = 0
+        self.stop_signal, self.fresh = 0, saved is None
         self.pretrained = 0
         self.state = self.agent.initial(config.env.num_envs)
         if saved is None:
@@ -119,7 +116,7 @@ class Trainer:
         self._greet()
         with _signals(self._on_signal):
             try:
-                if self.frames == 0:
+                if self.fresh:
                     self.begin()
                 while self.frames < self.config.frames and not self.stop_signal:
                     self.tick()
@@ -140,6 +137,7 @@ class Trainer:
         if self.config.eval.every:
             self.evaluate()
         self.save()
+        self.fresh = False
 
     def tick(self) -> None:
         """One row from every environment and the updates that fall due, which run while workers step."""
@@ -198,8 +196,14 @@ class Trainer:
 
     def evaluate_if_due(self) -> None:
         """Between ticks, so that a run that ends here and one that goes on evaluate the same agent."""
-        if self.clocks["eval"](self.frames):
+        before = self.clocks["eval"].state_dict()
+        if not self.clocks["eval"](self.frames):
+            return
+        try:
             self.evaluate()
+        except WorkerError:
+            self.clocks["eval"].load_state_dict(before)  # still due when the run goes on
+            raise
 
     def evaluate(self) -> None:
         """Play evaluation episodes with the mode action; training's randomness is left as it was."""
@@ -215,7 +219,8 @@ class Trainer:
         self._record({"eval/return": self.eval_return, "eval/return_std": float(np.std(played.returns))})
         if record:
             played.save_video(self.run_dir / "videos" / f"eval-{self.frames:09d}.mp4")
-        if not self.eval_return <= self.best_return and self.agent.updates:
+        self._check_finite()
+        if self.agent.updates and (np.isnan(self.best_return) or self.eval_return > self.best_return):
             self.best_return = self.eval_return
             self.checkpoints.save_best(self.frames, self.best_return, self._agent_state())
 
@@ -362,6 +367,15 @@ def _signals(handle: Callable[[int], None]) -> Any:
     finally:
         for number, old in before.items():
             signal.signal(number, old)
+
+
+def _check_fits(config: Config, agent: Agent) -> None:
+    """Refuse settings that only the finished agent can judge."""
+    lost, length = agent.model.lost_rows, config.replay.length
+    if length < lost + 2:
+        raise UserError(f"replay.length={length}: the belief keeps {lost} rows to itself, expected {lost + 2} or more")
+    if config.schedule.pretrain and "model" not in agent.optimizers:
+        raise UserError(f"schedule.pretrain={config.schedule.pretrain}: this belief has nothing to learn, expected 0")
 
 
 def _set_determinism(deterministic: bool) -> None:

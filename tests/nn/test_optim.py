@@ -1,0 +1,46 @@
+"""The optimiser: clipping, its state from the start, loading in place; and the target's average."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from worldrl.nn.optim import Optimizer, polyak
+
+
+def test_clipping_scales_the_gradient_to_the_norm_and_reports_the_norm_before() -> None:
+    """Adam's first moment after one step is a tenth of the gradient that it was given."""
+    for clip, expected in ((0.0, [3.0, 4.0]), (100.0, [3.0, 4.0]), (1.0, [0.6, 0.8])):
+        param = nn.Parameter(torch.zeros(2))
+        optimizer = Optimizer([param], lr=0.1, clip=clip)
+        norm = optimizer.step((param * torch.tensor([3.0, 4.0])).sum())
+        assert float(norm) == pytest.approx(5.0)
+        torch.testing.assert_close(
+            10 * optimizer.adam.state[param]["exp_avg"], torch.tensor(expected), rtol=1e-4, atol=0
+        )
+
+
+def test_it_is_adam() -> None:
+    ours, theirs = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    optimizer, adam = Optimizer([ours], lr=0.01, eps=1e-5), torch.optim.Adam([theirs], lr=0.01, eps=1e-5)
+    for _ in range(5):
+        optimizer.step(ours.pow(3).sum())
+        adam.zero_grad()
+        theirs.pow(3).sum().backward()
+        adam.step()
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_only_its_own_parameters_get_a_gradient() -> None:
+    mine, other = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+    Optimizer([mine], lr=0.1).step((mine * other).sum())
+    assert other.grad is None
+    assert mine != 1.0
+
+
+def test_polyak_is_the_weighted_average() -> None:
+    target, online = nn.Linear(2, 2), nn.Linear(2, 2)
+    expected = 0.9 * target.weight.detach() + 0.1 * online.weight.detach()
+    polyak(target, online, 0.1)
+    torch.testing.assert_close(target.weight.detach(), expected)
