@@ -27,7 +27,7 @@ def build(config: SAC.Config = SMALL) -> tuple[Identity, SAC]:
 
 
 class PlainSAC:
-    """Textbook SAC on (s, a, r, s', d), two separate critics, torch.distributions, Adam; only the weights are copied."""
+    """Textbook SAC on (s, a, r, s', d): its own losses, critics and updates; the actor's network is copied."""
 
     def __init__(self, head: SAC) -> None:
         self.actor = deepcopy(head.policy.net)
