@@ -176,6 +176,7 @@ def test_episodes_do_not_depend_on_the_layout(trained: tuple[Agent, Config], exp
         torch.manual_seed(num_envs)  # torch's own generator plays no part
         for found, one in zip(play(trained, num_envs, explore=explore), expected, strict=True):
             assert found == (one[0], pytest.approx(one[1], abs=1e-4), one[2])
+    assert play(trained, 5, explore=explore) == play(trained, 5, explore=explore)
     backwards = play(trained, 3, JOBS[::-1], explore=explore)
     assert [p[1] for p in backwards[::-1]] == pytest.approx([p[1] for p in expected], abs=1e-4)
     alone = play(trained, 1, [JOBS[7]], explore=explore)

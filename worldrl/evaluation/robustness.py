@@ -452,7 +452,7 @@ def draw(result: dict[str, Any], path: Path) -> None:
         means, halves = [cell["return"] for cell in line], [cell["interval"] or 0.0 for cell in line]
         axes.axhline(clean["return"], color="grey", linestyle="--", linewidth=1)
         axes.errorbar([cell["level"] for cell in line], means, yerr=halves, marker="o", capsize=3)
-        axes.set(title=kind, xlabel=LEVELS[kind][1])
+        axes.set(title=kind, xlabel=f"level: {LEVELS[kind][1]}")
         axes.grid(alpha=0.3)
     figure.axes[0].set_ylabel("return")
     figure.suptitle(f"{result['agent']} on {result['task']}", fontsize="medium")
