@@ -395,7 +395,7 @@ def test_an_environment_that_has_changed(
 def test_an_environment_that_breaks(state_run: Path, tmp_path: Path, refused: Callable[[str], str]) -> None:
     said = refused(f"{other_task(state_run, tmp_path, Breaks)} --corruption missing --level 0.1")
     assert "ValueError: the robot is broken" in said
-    assert "corruption='clean'" in said
+    assert "failed in episode 0 of seed 1000, clean@0" in said
 
 
 def test_the_runs_own_settings_are_left_alone(run_dir: Path) -> None:

@@ -148,7 +148,7 @@ KINDS: dict[str, Kind] = {
 }
 
 
-def levels(config: CorruptionConfig) -> dict[str, float]:
+def active_levels(config: CorruptionConfig) -> dict[str, float]:
     """The kinds that are switched on, in their order, with their levels."""
     return {kind: level for kind in KINDS if (level := getattr(config, kind)) > 0}
 
@@ -165,7 +165,7 @@ def check_corruption(config: CorruptionConfig) -> None:
 
 def is_active(config: CorruptionConfig, training: bool) -> bool:
     """Whether any noise is to be added to training (or evaluation) environments."""
-    return config.apply in ("both", "train" if training else "eval") and bool(levels(config))
+    return config.apply in ("both", "train" if training else "eval") and bool(active_levels(config))
 
 
 def noise_generator(seed: int, step: int, key: str) -> np.random.Generator:
@@ -219,7 +219,7 @@ class Noise:
         groups = groups or {}
         _check_groups(config.groups, obs, groups)
         self._sensors = {key: _sensor(config, box, groups.get(key, {})) for key, box in obs.items()}
-        for kind in levels(config):
+        for kind in active_levels(config):
             if not any(kind in sensor.kinds for sensor in self._sensors.values()):
                 raise _unfit(kind, config.groups or tuple(obs))
 
@@ -254,7 +254,7 @@ def _sensor(config: CorruptionConfig, box: Described, groups: Groups) -> _Sensor
         labels[start:stop] = number
         chosen[start:stop] |= name in config.groups
     family = IMAGES if image else VECTORS
-    active = levels(config) if chosen.any() else {}
+    active = active_levels(config) if chosen.any() else {}
     return _Sensor({kind: level for kind, level in active.items() if family in KINDS[kind].fits}, labels, chosen)
 
 

@@ -18,8 +18,9 @@ import json
 import math
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -35,11 +36,12 @@ from torch.overrides import TorchFunctionMode
 from worldrl.agent import Agent
 from worldrl.config import LEVELS, Config, CorruptionConfig, EnvConfig, check_level
 from worldrl.envs import episode_seed
-from worldrl.envs.corruption import KINDS, Noise, is_active, levels
+from worldrl.envs.corruption import KINDS, Noise, active_levels, is_active
 from worldrl.envs.spaces import Observation
 from worldrl.envs.stream import EVAL
 from worldrl.envs.vector import describe, make_env
 from worldrl.errors import UserError, unknown
+from worldrl.evaluation.episodes import own_randomness
 from worldrl.evaluation.run import check_environment, load_agent
 from worldrl.evaluation.statistics import mean_interval
 from worldrl.evaluation.video import Frames, save_video
@@ -69,6 +71,9 @@ class Job(NamedTuple):
     cell: Cell
     seed: int
     episode: int
+
+    def __str__(self) -> str:
+        return f"episode {self.episode} of seed {self.seed}, {self.cell}"
 
 
 class Played(NamedTuple):
@@ -119,10 +124,13 @@ def evaluate_grid(
     out = run_dir / "robustness" if out is None else out
     _check_writable(out)
     jobs = [Job(cell, seed, episode) for cell in cells for seed in seeds for episode in range(episodes)]
-    films = [Job(cell, seeds[0], 0) for cell in worst_cells(cells)] if video else []
+    films = {Job(cell, seeds[0], 0): Film(str(cell)) for cell in worst_cells(cells)} if video else {}
     began = time.perf_counter()
-    with make_clean_envs(config.env, config.task, min(num_envs, len(jobs)), agent.spec) as envs:
-        played = _play_with_bar(agent, envs, jobs, groups, explore, films, out)
+    with (
+        make_clean_envs(config.env, config.task, min(num_envs, len(jobs)), agent.spec) as envs,
+        own_randomness(seeds[0]),
+    ):
+        played = _play_with_bar(agent, envs, jobs, groups, explore, films)
     result = {
         "task": config.task,
         "agent": config.agent,
@@ -137,8 +145,8 @@ def evaluate_grid(
         "frames": sum(p.frames for p in played),
         **summarise(played),
     }
-    _write_files(out, result, played)
-    _print(result, out, films)
+    files = _write_files(out, result, played, films)
+    _print(result, out, files)
     return result
 
 
@@ -176,7 +184,7 @@ def cell_noise(cell: Cell, groups: Sequence[str], spec: EnvSpec) -> Noise:
 def trained_with(config: Config) -> dict[str, float]:
     """Kinds and levels of the corruption that the run was trained with."""
     corruption = config.env.corruption
-    return levels(corruption) if is_active(corruption, training=True) else {}
+    return active_levels(corruption) if is_active(corruption, training=True) else {}
 
 
 def _check_counts(seeds: Sequence[int], episodes: int, num_envs: int) -> None:
@@ -249,8 +257,8 @@ class _Seat:
         self.generator = torch.Generator()  # of the agent's draws
         self.job: Job | None = None
 
-    def begin(self, job: Job, record: bool) -> None:
-        self.job, self.film = job, Film() if record else None
+    def begin(self, job: Job, film: Film | None) -> None:
+        self.job, self.film = job, film
         self.total, self.frames, self.ended = 0.0, 0, False
         seed = episode_seed(job.seed, EVAL, 0, job.episode)
         self.generator.manual_seed(policy_seed(job.seed, job.episode))
@@ -270,8 +278,8 @@ class _Seat:
     def _see(self, clean: Observation, action: np.ndarray, is_first: int) -> None:
         seen = self.noise(clean)
         self.row: Observation = {**seen, "action": action, "is_first": np.asarray(is_first, np.float32)}
-        if self.film is not None and self.job is not None:
-            self.film.add(clean, seen, f"{self.job.cell}  return {self.total:.0f}  frame {self.frames}")
+        if self.film is not None:
+            self.film.add(clean, seen, f"return {self.total:.0f}  frame {self.frames}")
 
     @contextlib.contextmanager
     def _naming_failures(self) -> Iterator[None]:
@@ -289,8 +297,7 @@ def play_grid(
     jobs: Sequence[Job],
     groups: Sequence[str] = (),
     explore: bool = False,
-    films: Sequence[Job] = (),
-    keep: Callable[[Job, Film], Any] = lambda job, film: None,
+    films: Mapping[Job, Film] = MappingProxyType({}),
     tell: Callable[[float, int], Any] = lambda done, frames: None,
 ) -> list[Played]:
     """Play all jobs, spread over the environments, and return what each of them gave, in their order.
@@ -299,14 +306,14 @@ def play_grid(
     observations and the agent's draws come from its own seed. Only rounding can differ with the size of the batch.
 
     Args:
-        films: jobs to record; each goes to ``keep`` when it has ended.
+        films: those of these jobs are filled.
         tell: called after every tick with the episodes done, running ones as the part that is over, and the frames.
     """
     seats = [_Seat(env, agent.spec, groups) for env, _ in zip(envs, jobs, strict=False)]
     todo = iter(jobs)
     played: dict[Job, Played] = {}
     for seat, job in zip(seats, todo, strict=False):
-        seat.begin(job, job in films)
+        seat.begin(job, films.get(job))
     state = agent.initial(len(seats))
     while len(played) < len(jobs):
         rows = {key: np.stack([seat.row[key] for seat in seats]) for key in seats[0].row}
@@ -318,11 +325,9 @@ def play_grid(
             seat.step(action)
             if seat.ended:
                 played[seat.job] = Played(seat.job, seat.total, seat.frames)
-                if seat.film is not None:
-                    keep(seat.job, seat.film)
                 seat.job = next(todo, None)
                 if seat.job is not None:
-                    seat.begin(seat.job, seat.job in films)
+                    seat.begin(seat.job, films.get(seat.job))
         tell(*_progress(played, seats, agent.spec.max_frames))
     return [played[job] for job in jobs]
 
@@ -338,15 +343,17 @@ def _progress(played: dict[Job, Played], seats: Sequence[_Seat], max_frames: int
 
 
 def _play_with_bar(
-    agent: Agent, envs: list[Env], jobs: list[Job], groups: Sequence[str], explore: bool, films: list[Job], out: Path
+    agent: Agent,
+    envs: Sequence[Env],
+    jobs: Sequence[Job],
+    groups: Sequence[str],
+    explore: bool,
+    films: Mapping[Job, Film],
 ) -> list[Played]:
-    """``play_grid`` with a bar on the terminal, if there is one; films are written as they end."""
+    """``play_grid`` with a bar on the terminal, if there is one."""
     console = Console(stderr=True)
     columns = (BarColumn(bar_width=20), TextColumn("{task.description}"), TextColumn("left"), TimeRemainingColumn())
     began = time.perf_counter()
-
-    def keep(job: Job, film: Film) -> None:
-        film.save(out / f"{job.cell}.mp4")
 
     # Drawn from tell(), not by a thread of its own: that one dies noisily with the terminal.
     with Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal) as bar:
@@ -360,13 +367,14 @@ def _play_with_bar(
                 text = f"episodes {int(done)}/{len(jobs)}  {speed:.0f} frames/s"
                 bar.update(task, completed=done, description=text, refresh=True)
 
-        return play_grid(agent, envs, jobs, groups, explore, films, keep, tell)
+        return play_grid(agent, envs, jobs, groups, explore, films, tell)
 
 
 class Film:
     """The rows of one episode, clean and as they were seen, and a caption for each."""
 
-    def __init__(self) -> None:
+    def __init__(self, title: str = "") -> None:
+        self.title = title
         self.clean: list[Observation] = []
         self.seen: list[Observation] = []
         self.captions: list[str] = []
@@ -374,7 +382,7 @@ class Film:
     def add(self, clean: Observation, seen: Observation, caption: str) -> None:
         self.clean.append(clean)
         self.seen.append(seen)
-        self.captions.append(caption)
+        self.captions.append(f"{self.title}  {caption}")
 
     def save(self, path: Path) -> None:
         """Write it, 1000 environment frames in about ten seconds."""
@@ -463,23 +471,27 @@ def _level(cell: dict[str, Any]) -> float:
     return float(cell["level"])
 
 
-def _write_files(out: Path, result: dict[str, Any], played: Sequence[Played]) -> None:
+def _write_files(out: Path, result: dict[str, Any], played: Sequence[Played], films: Mapping[Job, Film]) -> list[str]:
+    """Write everything, the numbers first; returns the files' names."""
     as_json, as_csv, as_png = (out / name for name in FILES)
-    as_json.write_text(json.dumps(result, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    as_json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     with as_csv.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("corruption", "level", "seed", "episode", "return", "frames"))
         writer.writerows((*p.job.cell, p.job.seed, p.job.episode, p.episode_return, p.frames) for p in played)
     draw(result, as_png)
+    videos = {f"{job.cell}.mp4": film for job, film in films.items()}
+    for name, film in videos.items():
+        film.save(out / name)
+    return [*FILES, *videos]
 
 
-def _print(result: dict[str, Any], out: Path, films: Sequence[Job]) -> None:
+def _print(result: dict[str, Any], out: Path, files: Sequence[str]) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
     console.print(
         f"{result['agent']} on {result['task']}, checkpoint {result['checkpoint']}, {_training_noise(result)}"
     )
     console.print(table(result))
-    files = [*FILES, *(f"{job.cell}.mp4" for job in films)]
     console.print(f"{result['frames'] / result['seconds']:.0f} frames/s; in {out}: {', '.join(files)}")
 
 
