@@ -130,8 +130,11 @@ def test_killed_at_random_moments_and_resumed_is_the_same_run(tmp_path: Path, se
 
 
 def test_two_n_is_n_and_n_more(tmp_path: Path) -> None:
-    train({**STATE, "frames": 4_000}, tmp_path / "whole")
-    train({**STATE, "frames": 2_000}, tmp_path / "halves")
+    """Also where the first half ends between two logs: the means of its last, short window are logged at its end."""
+    settings = {**STATE, "log.every": 700}
+    train({**settings, "frames": 4_000}, tmp_path / "whole")
+    train({**settings, "frames": 2_000}, tmp_path / "halves")
+    assert [r["frames"] for r in records(tmp_path / "halves") if "loss/critic" in r] == [1_400, 2_000]
     resume(tmp_path / "halves", {"frames": 4_000})
     assert records(tmp_path / "whole") == records(tmp_path / "halves")
 

@@ -126,6 +126,8 @@ class Trainer:
                 self.save()
                 raise
             self.save()
+        if self.meter.mean():
+            self.log()  # after the checkpoint: a run that goes on from there rolls this short window back
         if self.stop_signal:
             self.progress.say(f"stopped at {self.frames} frames; continue with: {self._resume_command()}")
             raise Stopped(128 + self.stop_signal)
