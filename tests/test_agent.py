@@ -87,6 +87,21 @@ def test_every_pair_updates_acts_saves_and_loads(belief: str, head: str, make_ba
     assert all(torch.equal(after[0][key], after[1][key]) for key in after[0])
 
 
+@pytest.mark.parametrize("head", ["sac", "smac"])
+def test_bf16_keeps_losses_and_parameters_in_float32_and_close(head: str, make_batch) -> None:
+    """The whole update, the head's losses, targets and densities included, against the same update in float32."""
+    batch, metrics = make_batch(PIXEL_SPEC), {}
+    for precision in ("fp32", "bf16"):
+        torch.manual_seed(5)
+        agent = build("rssm", head, PIXEL_SPEC, precision=precision)
+        metrics[precision] = agent.update("update", batch)
+    assert all(value.dtype == torch.float32 for value in metrics["bf16"].values())
+    assert all(p.dtype == torch.float32 for part in (agent.model, agent.head) for p in part.parameters())
+    for name in ("loss/critic", "loss/actor", "loss/alpha", "policy/entropy", "critic/q"):
+        torch.testing.assert_close(metrics["bf16"][name], metrics["fp32"][name], rtol=0.03, atol=0.03)
+    assert not torch.equal(metrics["bf16"]["loss/critic"], metrics["fp32"]["loss/critic"])
+
+
 def test_acting_on_several_paths_averages_their_modes() -> None:
     agent = build("rssm", "smac", STATE_SPEC)
     rows = {
