@@ -16,29 +16,21 @@ from worldrl.data.replay import Replay
 from worldrl.envs import make_envs
 from worldrl.errors import UserError
 from worldrl.evaluation.episodes import run_episodes, with_action
-from worldrl.heads.sac import SAC
-from worldrl.types import EnvSpec, Needs
+from worldrl.types import EnvSpec
 
 TINY = {
     "rssm": {"belief.stoch": 4, "belief.deter": 16, "belief.hidden": 16, "belief.depth": 2, "belief.vector_units": 16},
     "identity": {},
     "sac": {"head.units": 32, "head.actor_layers": 2, "head.critic_layers": 2},
     "smac": {"head.units": 32, "head.actor_layers": 2, "head.critic_layers": 2, "head.num_particles": 4},
+    "dreamer": {"head.units": 32, "head.actor_layers": 2, "head.value_layers": 2, "head.horizon": 8},
 }
-PAIRS = [("identity", "sac"), ("identity", "smac"), ("rssm", "sac"), ("rssm", "smac")]
+PAIRS = [("identity", "sac"), ("identity", "smac"), ("rssm", "sac"), ("rssm", "smac"), ("rssm", "dreamer")]
 
 
 def build(belief: str, head: str, spec: EnvSpec, **settings: Any) -> Agent:
     values = {"belief": belief, "head": head, **TINY[belief], **TINY[head], "device": "cpu", **settings}
     return Agent(config_from_dict(values), spec)
-
-
-class DreamingHead(SAC):
-    """A head that asks for imagination."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.needs = Needs(imagine=True)
 
 
 class Chase(gymnasium.Env):
@@ -113,9 +105,9 @@ def test_model_only_updates_leave_the_head_alone(make_batch) -> None:
 
 
 def test_a_head_that_needs_imagination_is_refused_with_the_beliefs_that_have_it() -> None:
-    settings = {"belief": "identity", "head": f"{__name__}:DreamingHead", "device": "cpu"}
-    with pytest.raises(UserError, match="needs a belief that can imagine; Identity cannot; beliefs that can: "):
-        Agent(config_from_dict(settings), STATE_SPEC)
+    message = "head Dreamer needs a belief that can imagine; Identity cannot; beliefs that can: rssm$"
+    with pytest.raises(UserError, match=message):
+        build("identity", "dreamer", STATE_SPEC)
 
 
 def test_identity_refuses_pixels() -> None:
