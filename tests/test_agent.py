@@ -32,6 +32,7 @@ def build(belief: str, head: str, spec: EnvSpec, **settings: Any) -> Agent:
     values = {"belief": belief, "head": head, **TINY[belief], **TINY[head], "device": "cpu", **settings}
     return Agent(config_from_dict(values), spec)
 
+
 FAST = {
     "sac": {"head.critic_lr": 3e-3, "head.init_alpha": 0.05},
     "smac": {"head.critic_lr": 3e-3, "head.init_alpha": 0.05},

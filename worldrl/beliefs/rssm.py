@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from worldrl.errors import UserError
 from worldrl.nn.conv import ImageDecoder, ImageEncoder, to_blocks, to_pixels
-from worldrl.nn.functional import normal_entropy, normal_kl
+from worldrl.nn.functional import elu_, normal_entropy, normal_kl
 from worldrl.nn.mlp import MLP
 from worldrl.types import Batch, Belief, EnvSpec, Metrics, Obs, Rollout, State
 
@@ -244,7 +244,7 @@ class RSSM(nn.Module):
         """One step of p(stoch_t | deter_t); (N, F), (N, A), (N, S) -> (N, F)."""
         stoch, deter = feat.split([self.config.stoch, self.config.deter], -1)
         with torch.autocast(feat.device.type, enabled=False):  # the recurrent state stays float32
-            deter = self.gru(F.elu_(self.state_in(torch.cat([stoch, action], -1))), deter)
+            deter = self.gru(elu_(self.state_in(torch.cat([stoch, action], -1))), deter)
             mean, std = self._gaussian(self.prior_head(deter))
         return torch.cat([mean + std * noise, deter], -1)
 

@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldrl.nn.functional import elu_
+
 # Where the gradient can be had from the output, in place: on large layers, memory traffic is most of the cost.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "elu": F.elu_,
+    "elu": elu_,
     "relu": F.relu_,
     "silu": F.silu,
     "tanh": torch.tanh_,
