@@ -140,8 +140,8 @@ class Imagines(Protocol):
     def imagine(self, feat: Tensor, actor: Callable[[Tensor], Tensor], horizon: int) -> Rollout:
         """From ``feat`` (N, F), ``horizon`` steps of ``action (N, A) = actor(feat)``, called once per step in order.
 
-        The graph leads from the roll-out to the actions, through the model's weights but not to them: whoever takes
-        a gradient takes it with respect to its own parameters alone.
+        The roll-out depends differentiably on the actions. The model's weights are in its graph too: whoever takes a
+        gradient asks for that of its own parameters alone.
         """
         ...
 

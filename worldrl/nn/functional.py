@@ -60,6 +60,8 @@ def elu_(x: Tensor) -> Tensor:
 
 
 class _ExpELU(torch.autograd.Function):
+    """max(x, exp(min(x, 0)) - 1); the backward pass reads the output alone."""
+
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
         below = x.clamp(max=0.0).exp_().sub_(1.0)
