@@ -16,16 +16,16 @@ from worldrl.data.replay import Replay
 from worldrl.envs import make_envs
 from worldrl.errors import UserError
 from worldrl.evaluation.episodes import run_episodes, with_action
-from worldrl.heads.sac import SAC
-from worldrl.types import EnvSpec, Needs
+from worldrl.types import EnvSpec
 
 TINY = {
     "rssm": {"belief.stoch": 4, "belief.deter": 16, "belief.hidden": 16, "belief.depth": 2, "belief.vector_units": 16},
     "identity": {},
     "sac": {"head.units": 32, "head.actor_layers": 2, "head.critic_layers": 2},
     "smac": {"head.units": 32, "head.actor_layers": 2, "head.critic_layers": 2, "head.num_particles": 4},
+    "dreamer": {"head.units": 32, "head.actor_layers": 2, "head.value_layers": 2, "head.horizon": 5},
 }
-PAIRS = [("identity", "sac"), ("identity", "smac"), ("rssm", "sac"), ("rssm", "smac")]
+PAIRS = [("identity", "sac"), ("identity", "smac"), ("rssm", "sac"), ("rssm", "smac"), ("rssm", "dreamer")]
 
 
 def build(belief: str, head: str, spec: EnvSpec, **settings: Any) -> Agent:
@@ -33,12 +33,11 @@ def build(belief: str, head: str, spec: EnvSpec, **settings: Any) -> Agent:
     return Agent(config_from_dict(values), spec)
 
 
-class DreamingHead(SAC):
-    """A head that asks for imagination."""
-
-    def __init__(self, *args: Any) -> None:
-        super().__init__(*args)
-        self.needs = Needs(imagine=True)
+FAST = {
+    "sac": {"head.critic_lr": 3e-3, "head.init_alpha": 0.05},
+    "smac": {"head.critic_lr": 3e-3, "head.init_alpha": 0.05},
+    "dreamer": {"head.value_lr": 3e-3},
+}
 
 
 class Chase(gymnasium.Env):
@@ -128,9 +127,9 @@ def test_model_only_updates_leave_the_head_alone(make_batch) -> None:
 
 
 def test_a_head_that_needs_imagination_is_refused_with_the_beliefs_that_have_it() -> None:
-    settings = {"belief": "identity", "head": f"{__name__}:DreamingHead", "device": "cpu"}
-    with pytest.raises(UserError, match="needs a belief that can imagine; Identity cannot; beliefs that can: "):
-        Agent(config_from_dict(settings), STATE_SPEC)
+    message = "head Dreamer needs a belief that can imagine; Identity cannot; beliefs that can: rssm$"
+    with pytest.raises(UserError, match=message):
+        build("identity", "dreamer", STATE_SPEC)
 
 
 def test_identity_refuses_pixels() -> None:
@@ -165,14 +164,9 @@ def test_every_pair_learns_a_toy_within_seconds(belief: str, head: str) -> None:
     """Random play scores about 0.2 per step, standing still about 0.3, chasing about 0.85."""
     config = EnvConfig(obs="state", action_repeat=1)
     envs = make_envs(config, f"{__name__}:Chase", seed=0)
-    lr = {
-        "head.actor_lr": 3e-3,
-        "head.critic_lr": 3e-3,
-        "head.init_alpha": 0.05,
-        "head.gamma": 0.9,
-        "head.init_std": 1.0,
-    }
-    agent = build(belief, head, envs.spec, **lr, **({"belief.lr": 3e-3} if belief == "rssm" else {}))
+    common = {"head.actor_lr": 3e-3, "head.gamma": 0.9, "head.init_std": 1.0}
+    fast = {"belief.lr": 3e-3} if belief == "rssm" else {}
+    agent = build(belief, head, envs.spec, **common, **FAST[head], **fast)
     replay = Replay(envs.spec, 5_000)
     rng = np.random.default_rng(0)
     rows = with_action(envs.reset(), np.zeros((1, 1), np.float32))

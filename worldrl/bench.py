@@ -83,6 +83,7 @@ CASES: dict[str, Case] = {
     "smac+critic_particles": Case(
         PIXEL_SPEC, {"name": "rssm"}, {"name": "smac", "num_particles": 32, "critic_particles": True}
     ),
+    "dreamer": Case(PIXEL_SPEC, {"name": "rssm", "reward_units": 400}, {"name": "dreamer"}),
     "sac": Case(STATE_SPEC, {"name": "identity"}, STATE_HEAD),
 }
 

@@ -15,12 +15,14 @@ BELIEFS: dict[str, str] = {
 }
 HEADS: dict[str, str] = {
     "sac": "worldrl.heads.sac:SAC",
+    "dreamer": "worldrl.heads.dreamer:Dreamer",
     "smac": "worldrl.heads.smac:SMAC",
 }
 ALIASES: dict[str, dict[str, str]] = {"belief": {}, "head": {"latent_sac": "sac"}}
 AGENTS: dict[str, dict[str, str]] = {
     "smac": {"belief": "rssm", "head": "smac"},
     "latent_sac": {"belief": "rssm", "head": "sac"},
+    "dreamer": {"belief": "rssm", "head": "dreamer"},
     "sac": {"belief": "identity", "head": "sac"},
 }
 PARTS: dict[str, dict[str, str]] = {"belief": BELIEFS, "head": HEADS}

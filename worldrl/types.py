@@ -13,7 +13,7 @@ pair whose second row is a first row is no transition and is masked. State-based
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -137,7 +137,13 @@ class BeliefModel(Module, Protocol):
 class Imagines(Protocol):
     """Optional ability: roll the learned dynamics forward under an actor."""
 
-    def imagine(self, feat: Tensor, actor: Any, horizon: int) -> Rollout: ...
+    def imagine(self, feat: Tensor, actor: Callable[[Tensor], Tensor], horizon: int) -> Rollout:
+        """From ``feat`` (N, F), ``horizon`` steps of ``action (N, A) = actor(feat)``, called once per step in order.
+
+        The roll-out depends differentiably on the actions. The model's weights are in its graph too: whoever takes a
+        gradient asks for that of its own parameters alone.
+        """
+        ...
 
 
 @runtime_checkable

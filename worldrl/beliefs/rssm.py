@@ -12,6 +12,7 @@ embedding and action into their first layers, the noise, and (after the loop) th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -22,9 +23,9 @@ from torch import Tensor, nn
 
 from worldrl.errors import UserError
 from worldrl.nn.conv import ImageDecoder, ImageEncoder, to_blocks, to_pixels
-from worldrl.nn.functional import normal_entropy, normal_kl
+from worldrl.nn.functional import elu_, normal_entropy, normal_kl
 from worldrl.nn.mlp import MLP
-from worldrl.types import Batch, Belief, EnvSpec, Metrics, Obs, State
+from worldrl.types import Batch, Belief, EnvSpec, Metrics, Obs, Rollout, State
 
 
 class Posterior(NamedTuple):
@@ -155,6 +156,20 @@ class RSSM(nn.Module):
         obs.update({key: self.decoders[key](flat).float().reshape(*lead, -1) for key in self.vector_keys})
         return obs
 
+    def imagine(self, feat: Tensor, actor: Callable[[Tensor], Tensor], horizon: int) -> Rollout:
+        """Dream ``horizon`` steps of the prior from every feat (N, F); see ``Imagines``.
+
+        Only the transition has to wait for the actor: noise is drawn before, rewards and ends are predicted after.
+        """
+        noise = torch.randn(horizon, len(feat), self.config.stoch, device=feat.device)
+        feats, actions = [feat], []
+        for step_noise in noise.unbind():
+            actions.append(actor(feats[-1]))
+            feats.append(self._dream_step(feats[-1], actions[-1], step_noise))
+        dream = torch.stack(feats)  # (H + 1, N, F)
+        reward = self.reward_head(dream).float().squeeze(-1)
+        return Rollout(dream, torch.stack(actions), reward, self._discount(dream))
+
     # --- encoding -----------------------------------------------------------------------------------------------------
 
     def _targets(self, obs: Obs) -> Obs:
@@ -222,6 +237,22 @@ class RSSM(nn.Module):
             return self._filter(embed, batch, (k,)).feat()
         stoch = post.mean + post.std * torch.randn(k, *post.mean.shape, device=post.mean.device)
         return torch.cat([stoch, post.deter.expand(k, *post.deter.shape)], -1)
+
+    # --- imagining ----------------------------------------------------------------------------------------------------
+
+    def _dream_step(self, feat: Tensor, action: Tensor, noise: Tensor) -> Tensor:
+        """One step of p(stoch_t | deter_t); (N, F), (N, A), (N, S) -> (N, F)."""
+        stoch, deter = feat.split([self.config.stoch, self.config.deter], -1)
+        with torch.autocast(feat.device.type, enabled=False):  # the recurrent state stays float32
+            deter = self.gru(elu_(self.state_in(torch.cat([stoch, action], -1))), deter)
+            mean, std = self._gaussian(self.prior_head(deter))
+        return torch.cat([mean + std * noise, deter], -1)
+
+    def _discount(self, feat: Tensor) -> Tensor:
+        """(..., F) -> (...) probability that the episode goes on after this state; one where nothing can end it."""
+        if self.continue_head is None:
+            return feat.new_ones(feat.shape[:-1])
+        return torch.sigmoid(self.continue_head(feat).float().squeeze(-1))
 
     # --- learning -----------------------------------------------------------------------------------------------------
 
