@@ -160,7 +160,9 @@ def to_text(metric: str, tables: Mapping[str, Sequence[Row]], notes: Sequence[st
         whole = {(row["agent"], row["other"]) for row in tables["pairs"] if row["task"] == ALL}
         shown = [r for r in tables["pairs"] if r["task"] == ALL or (r["agent"], r["other"]) not in whole]
         parts += ["Probability that a run of the agent beats one of the other:", to_markdown(shown)]
-    return "\n\n".join([*parts, *(f"note: {note}" for note in notes)]) + "\n"
+    if notes:
+        parts += ["Notes:", "\n".join(f"- {note}" for note in notes)]
+    return "\n\n".join(parts) + "\n"
 
 
 def write(out: Path, text: str, tables: Mapping[str, Sequence[Row]]) -> tuple[Path, list[Path]]:
@@ -203,19 +205,20 @@ def _positive(text: str) -> float:
     return value
 
 
-def _task_and_number(text: str) -> tuple[str | None, float]:
+def _of_task(text: str) -> tuple[str | None, str]:
+    """``[TASK=]X`` as the task, or ``None`` for all of them, and the text of X."""
     task, _, value = text.rpartition("=")
-    return task_name(task) or None, _number(value)
+    return task_name(task) or None, value
 
 
 def _unit(text: str) -> tuple[str | None, float]:
-    task, value = _task_and_number(text)
-    return task, _positive(str(value))
+    task, value = _of_task(text)
+    return task, _positive(value)
 
 
 def _random(text: str) -> Line:
-    task, value = _task_and_number(text)
-    return Line(task, "random", value)
+    task, value = _of_task(text)
+    return Line(task, "random", _number(value))
 
 
 def _baseline(text: str) -> Line:

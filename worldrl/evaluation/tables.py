@@ -175,18 +175,19 @@ def _shown(row: Row) -> dict[str, str]:
     shown = {}
     for column, value in row.items():
         if f"{column}_std" in row:
-            mean, deviation = _alike(value, row[f"{column}_std"])
-            shown[f"{column}, mean ± std"] = f"{mean} ± {deviation}"
+            mean, *deviation = _alike(value, row[f"{column}_std"])
+            shown[f"{column}, mean ± std"] = " ± ".join([mean, *deviation])
         elif isinstance(value, Estimate):
-            middle, low, high = _alike(*value)
-            shown[f"{column} [95 %]"] = f"{middle} [{low}, {high}]"
+            middle, *interval = _alike(*value)
+            shown[f"{column} [95 %]"] = f"{middle} [{', '.join(interval)}]" if interval else middle
         elif not column.endswith("_std"):
             shown[column] = f"{value:,.0f}" if isinstance(value, float) else str(value)
     return shown
 
 
 def _alike(*values: float) -> list[str]:
-    """Numbers of as many digits: one decimal from ten on, three below, powers of ten for small ones; ``-`` for NaN."""
-    size = max(map(abs, (value for value in values if not math.isnan(value))), default=0.0)
+    """Numbers of as many digits: one decimal from ten on, three below, powers of ten for small ones; without NaN."""
+    known = [value for value in values if not math.isnan(value)]
+    size = max(map(abs, known))
     form = ".1f" if size >= 10 else ".3f" if size >= 0.01 or size == 0 else ".2e"
-    return ["-" if math.isnan(value) else f"{value:{form}}" for value in values]
+    return [f"{value:{form}}" for value in known]
