@@ -234,7 +234,13 @@ def make_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m worldrl.report", description="Learning curves and statistics of run folders.")
     add = parser.add_argument
     add("run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="run folders, or folders that hold some at any depth")
-    add("--out", type=Path, default=Path("report"), help="a folder, or a picture such as x.png (default report)")
+    add(
+        "--out",
+        type=Path,
+        default=Path("report"),
+        metavar="PATH",
+        help="a folder, or a picture such as x.png (default report)",
+    )
     add("--metric", default=METRIC, metavar="KEY", help=f"any key of metrics.jsonl (default {METRIC})")
     add("--frames", type=_positive, metavar="N", help="compare at N frames; shorter runs are left out")
     add("--smooth", type=_positive, metavar="N", help="mean over the last N frames, for training returns")

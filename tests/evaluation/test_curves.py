@@ -129,9 +129,9 @@ def test_a_whole_last_line_without_its_end_counts(tmp_path: Path) -> None:
 
 
 def test_values_that_were_not_finite_are_left_out_and_told(tmp_path: Path) -> None:
-    run = read_run(make_run(tmp_path / "x", [1, None, 3]), "eval/return")
+    run = read_run(make_run(tmp_path / "x", [1, None, 3, float("nan")]), "eval/return")
     assert run.curve.frames.tolist() == [0, 2000]
-    assert "left out 1 values of eval/return" in run.notes[0]
+    assert "left out 2 values of eval/return" in run.notes[0]
 
 
 @pytest.mark.parametrize(
@@ -139,7 +139,7 @@ def test_values_that_were_not_finite_are_left_out_and_told(tmp_path: Path) -> No
     [
         (b'{"frames": 5', "line 3: not a JSON record; the file is damaged"),
         (b"\xff\xfe", "line 3: not a JSON record"),
-        (b"[1]", "line 3: found '[1]', expected a record"),
+        (b"[1]", "line 3: found [1], expected a record"),
         (b'{"eval/return": 1.0}', "line 3: frames is None, expected a number"),
         (b'{"frames": 9000, "eval/return": "high"}', "line 3: eval/return is 'high', expected a number"),
         (b'{"frames": -5, "eval/return": 1.0}', "line 3: frames go back from 0 to -5"),
@@ -169,7 +169,7 @@ def test_no_evaluation_at_all(tmp_path: Path) -> None:
     write_run(tmp_path / "x", [{"frames": 0, "loss/kl": 1.0}])
     assert f"no eval/return yet in {tmp_path / 'x'}" in message(read_runs, [tmp_path], "eval/return")
     make_run(tmp_path / "y", [])
-    assert "and 1 more; expected a run with an evaluation" in message(read_runs, [tmp_path], "eval/return")
+    assert "and 1 more; expected a record with it" in message(read_runs, [tmp_path], "eval/return")
 
 
 def test_an_unknown_metric_brings_the_nearest(tmp_path: Path) -> None:

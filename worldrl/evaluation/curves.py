@@ -7,6 +7,7 @@ the classes behind them are not needed: runs of other versions and of a user's o
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -131,7 +132,7 @@ def _nothing_read(runs: Sequence[Run], metric: str) -> UserError:
     logged = {key for run in runs for record in read_records(run.path / METRICS_FILE)[0] for key in record} - COUNTERS
     if metric == "eval/return" or metric in logged or not logged:
         where = f"{runs[0].path}" + (f" and {len(runs) - 1} more" if len(runs) > 1 else "")
-        return UserError(f"no {metric} yet in {where}; expected a run with an evaluation (eval.every above 0)")
+        return UserError(f"no {metric} yet in {where}; expected a record with it (evaluations need eval.every above 0)")
     return unknown("metric", metric, logged)
 
 
@@ -187,7 +188,7 @@ def _record(path: Path, number: int, line: bytes) -> Record:
     except ValueError as error:
         raise UserError(f"{path}, line {number}: not a JSON record; the file is damaged") from error
     if not isinstance(record, dict):
-        raise UserError(f'{path}, line {number}: found {line.decode()!r}, expected a record such as {{"frames": 0}}')
+        raise UserError(f'{path}, line {number}: found {record!r}, expected a record such as {{"frames": 0}}')
     return record
 
 
@@ -204,11 +205,12 @@ def _curve(path: Path, records: Sequence[Record], metric: str) -> tuple[Curve, i
     for line, record in enumerate(records, 1):
         if metric not in record:
             continue
-        if record[metric] is None:
+        value = math.nan if record[metric] is None else _number(path, line, record, metric)
+        if not math.isfinite(value):
             not_finite += 1
             continue
         frames.append(_number(path, line, record, "frames"))
-        values.append(_number(path, line, record, metric))
+        values.append(value)
         if len(frames) > 1 and frames[-1] < frames[-2]:
             raise UserError(f"{path}, line {line}: frames go back from {frames[-2]:,.0f} to {frames[-1]:,.0f}")
     at, index = np.unique(frames, return_inverse=True)
