@@ -115,12 +115,13 @@ def test_another_metric_smoothed(tmp_path: Path, capsys: pytest.CaptureFixture) 
 def test_a_label_tells_settings_apart(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for k in (2, 16):
         make_run(tmp_path / f"k{k}", [k], **{"head.num_particles": k})
+        make_run(tmp_path / f"t{k}", [k], task="finger_spin", **{"head.num_particles": k})
     make_run(tmp_path / "sac", [1], agent="sac")
     text = run_report(capsys, tmp_path, "--out", tmp_path)
-    assert "smac on walker_walk: its runs differ in head.num_particles; tell them apart with --label head.num" in text
+    assert "smac on finger_spin, walker_walk: its runs differ in head.num_particles; tell them apart with" in text
     text = run_report(capsys, tmp_path, "--out", tmp_path, "--label", "head.num_particles")
-    assert "Notes" not in text
-    agents = [row["agent"] for row in rows(tmp_path / "agents.csv")]
+    assert "differ" not in text
+    agents = [row["agent"] for row in rows(tmp_path / "agents.csv") if row["task"] == "walker_walk"]
     assert agents == ["sac", "smac num_particles=2", "smac num_particles=16"]
 
 

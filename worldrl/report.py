@@ -70,7 +70,7 @@ def group(runs: Sequence[Run], labels: Sequence[str] = ()) -> tuple[Groups, Note
         groups.setdefault(run.task, {}).setdefault(run.label(labels), []).append(run)
     for panel in groups.values():
         check_overlap([run for same in panel.values() for run in same])
-    return groups, [note for panel in groups.values() for agent, same in panel.items() for note in _doubts(agent, same)]
+    return groups, _doubts(groups)
 
 
 def _natural(text: str) -> list[Any]:
@@ -78,15 +78,24 @@ def _natural(text: str) -> list[Any]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
 
 
-def _doubts(agent: str, runs: Sequence[Run]) -> Notes:
-    where = f"{agent} on {runs[0].task}"
+def _doubts(groups: Groups) -> Notes:
+    """Where runs under one name may not be seeds of one agent; a doubt is told once for all tasks that it is about."""
+    tasks: dict[tuple[str, str], list[str]] = {}
+    for task, panel in groups.items():
+        for agent, runs in panel.items():
+            if doubt := _doubt(runs):
+                tasks.setdefault((agent, doubt), []).append(task)
+    return [f"{agent} on {', '.join(where)}: {doubt}" for (agent, doubt), where in tasks.items()]
+
+
+def _doubt(runs: Sequence[Run]) -> str:
     differ = unlabelled_differences(runs)
     if differ:
         more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
-        return [f"{where}: its runs differ in {', '.join(differ[:5])}{more}; tell them apart with --label {differ[0]}"]
+        return f"its runs differ in {', '.join(differ[:5])}{more}; tell them apart with --label {differ[0]}"
     seeds = [run.seed for run in runs]
     twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
-    return [f"{where}: several runs of seed {', '.join(map(str, twice))}; each of them counts"] if twice else []
+    return f"several runs of seed {', '.join(map(str, twice))}; each of them counts" if twice else ""
 
 
 def score(groups: Groups, frames: float | None = None) -> tuple[list[Score], Notes]:
