@@ -47,8 +47,8 @@ class Gaussian(NamedTuple):
         return self.mean + self.std * noise
 
     def where(self, keep: Tensor, other: Gaussian) -> Gaussian:
-        """This one where ``keep`` is one, ``other`` where it is zero."""
-        return Gaussian(*(torch.where(keep > 0, a, b) for a, b in zip(self, other, strict=True)))
+        """This one where ``keep`` is true, else ``other``."""
+        return Gaussian(*(torch.where(keep, a, b) for a, b in zip(self, other, strict=True)))
 
 
 class GaussianMLP(nn.Module):
@@ -94,7 +94,7 @@ class SLAC(nn.Module):
         depth: int = 32  # CNN channels; features are 8 x depth
         vector_units: int = 256  # width of encoders and decoders of state vectors
         vector_layers: int = 2
-        decoder_std: float = 0.31622777  # sqrt(0.1); the published curves take the best variance of 0.004 to 0.4 per task
+        decoder_std: float = 0.31622777  # sqrt(0.1); in the published curves the best of five per task
         history: int = 8  # rows of features that an actor on the context reads
         model_batch: int = 32  # windows of a batch that the model learns from; 0: all
         continue_predictor: Literal["auto", "on", "off"] = "auto"  # auto: where the task terminates
@@ -165,14 +165,14 @@ class SLAC(nn.Module):
     ) -> tuple[State, Belief]:
         """Filter one row on every path. obs (B, ...), prev_action (B, A), is_first (B,)."""
         embed = self._encode(obs, is_first.shape)  # (B, E)
-        keep = (state["started"] * (1.0 - is_first))[:, None]
+        keep = (state["started"] * (1.0 - is_first))[:, None, None] > 0
         noise = torch.randn(*state["z2"].shape[:-1], self.feat_dim, device=embed.device)  # (B, 1 + K, F)
         if deterministic:
             noise[:, 0] = 0.0
-        path = self._filter_step(state["z2"], embed[:, None], prev_action[:, None], keep[:, None], noise)
+        path = self._filter_step(state["z2"], embed[:, None], prev_action[:, None], keep, noise)
         features = torch.cat([state["features"], embed[:, None]], 1)[:, 1:]
-        features = torch.where(keep[..., None] > 0, features, embed[:, None])
-        actions = torch.cat([state["actions"], prev_action[:, None]], 1)[:, 1:] * keep[..., None]
+        features = torch.where(keep, features, embed[:, None])
+        actions = torch.cat([state["actions"], prev_action[:, None]], 1)[:, 1:] * keep
         context = torch.cat([features.flatten(1), actions.flatten(1)], -1)
         feat = path.feat()
         belief = Belief(feat[:, 0], feat[:, 1:].transpose(0, 1), context, path.entropy()[:, 0])
@@ -181,7 +181,8 @@ class SLAC(nn.Module):
 
     def observe(self, batch: Batch, particles: int) -> tuple[Belief, Metrics, Metrics]:
         """Filter (B, T) rows; the belief is that of the rows from ``lost_rows`` on; see ``BeliefModel.observe``."""
-        learnt, others = (batch.windows(part) for part in (slice(self.model_batch), slice(self._learnt(batch), None)))
+        n = self.model_batch or len(batch.reward)
+        learnt, others = batch.windows(slice(n)), batch.windows(slice(n, None))
         embed = self._encode(learnt.obs, learnt.reward.shape)
         path = self._filter(embed, learnt)
         losses, metrics = self._losses(learnt, path)
@@ -190,7 +191,7 @@ class SLAC(nn.Module):
             paths = zip(path, self._filter(other_embed, others), strict=True)
             path = Path(*(torch.cat([ours.detach(), theirs]) for ours, theirs in paths))
             embed = torch.cat([embed, other_embed])
-            draws = self._filter(embed, batch, (particles,)).feat()
+            draws = self._draw_particles(embed, batch, particles)
             context = contexts(embed, batch.action, batch.is_first, self.config.history)
         known = slice(self.lost_rows, None)
         belief = Belief(path.feat()[:, known], draws[:, :, known], context, path.entropy()[:, known])
@@ -241,8 +242,14 @@ class SLAC(nn.Module):
             z2 = steps[-1].z2
         return Path(*(torch.stack(parts, -2) for parts in zip(*steps, strict=True)))
 
+    def _draw_particles(self, embed: Tensor, batch: Batch, k: int) -> Tensor:
+        """K more draws of the state, (K, B, T, F): the filter is run again, so that each is an independent path."""
+        if k == 0:
+            return embed.new_zeros(0, *batch.reward.shape, self.feat_dim)
+        return self._filter(embed, batch, (k,)).feat()
+
     def _filter_step(self, z2: Tensor, embed: Tensor, action: Tensor, keep: Tensor, noise: Tensor) -> Path:
-        """One row of the posterior from z2 of the row before; leading axes broadcast; ``keep`` is 0 on first rows."""
+        """One row of the posterior from z2 of the row before; leading axes broadcast; first rows do not ``keep``."""
         noise1, noise2 = noise.split([self.config.z1, self.config.z2], -1)
         with torch.autocast(z2.device.type, enabled=False):  # the recurrent state stays float32
             post = self.z1_posterior(embed, z2, action).where(keep, self.z1_first(embed))
@@ -296,17 +303,12 @@ class SLAC(nn.Module):
         prior = self.z1_prior(path.z2[:, :-1], batch.action[:, 1:])
         later = normal_kl(path.mean[:, 1:], path.std[:, 1:], *prior)
         first = normal_kl(path.mean, path.std, torch.zeros_like(path.mean), torch.ones_like(path.std))
-        return torch.where(keep > 0, F.pad(later, (1, 0)), first)
-
-    def _learnt(self, batch: Batch) -> int:
-        """How many windows of the batch the model learns from."""
-        b = len(batch.reward)
-        return b if self.model_batch is None else min(b, self.model_batch)
+        return torch.where(keep, F.pad(later, (1, 0)), first)
 
 
 def later_rows(is_first: Tensor) -> Tensor:
-    """(B, T) -> (B, T): 1 where a row has a predecessor in its window and its episode."""
-    return F.pad(1.0 - is_first[:, 1:], (1, 0))
+    """(B, T) -> (B, T): whether a row has a predecessor in its window and its episode."""
+    return F.pad(1.0 - is_first[:, 1:], (1, 0)) > 0
 
 
 def contexts(embed: Tensor, action: Tensor, is_first: Tensor, history: int) -> Tensor:

@@ -96,8 +96,9 @@ class SameEncoder(nn.Module):
     def __init__(self, depth: int = 32) -> None:
         super().__init__()
         channels = [3, depth, 2 * depth, 4 * depth, 8 * depth]
+        kernels = [5, 3, 3, 3]
         self.convs = nn.ModuleList(
-            nn.Conv2d(a, b, k, 2, k // 2) for (a, b), k in zip(pairwise(channels), [5, 3, 3, 3], strict=True)
+            nn.Conv2d(a, b, k, 2, k // 2) for (a, b), k in zip(pairwise(channels), kernels, strict=True)
         )
         self.convs.append(nn.Conv2d(8 * depth, 8 * depth, 4))
         self.outputs = 8 * depth
@@ -120,8 +121,9 @@ class SameDecoder(nn.Module):
         super().__init__()
         self.convs = nn.ModuleList([nn.ConvTranspose2d(inputs, 8 * depth, 4)])
         channels = [8 * depth, 4 * depth, 2 * depth, depth, 3]
+        kernels = [3, 3, 3, 5]
         self.convs.extend(
-            nn.ConvTranspose2d(a, b, k, 2, k // 2, 1) for (a, b), k in zip(pairwise(channels), [3, 3, 3, 5], strict=True)
+            nn.ConvTranspose2d(a, b, k, 2, k // 2, 1) for (a, b), k in zip(pairwise(channels), kernels, strict=True)
         )
 
     def forward(self, feat: Tensor) -> Tensor:
