@@ -123,6 +123,16 @@ def test_model_only_updates_leave_the_head_alone(make_batch) -> None:
     assert "loss/state" in metrics
 
 
+def test_model_only_updates_read_no_more_windows_than_the_model_learns_from(make_batch) -> None:
+    batch, seen = make_batch(STATE_SPEC, b=12), []
+    agent = build("slac", "slac", STATE_SPEC)
+    observe = agent.model.observe
+    agent.model.observe = lambda part, particles: (seen.append(len(part.reward)), observe(part, particles))[1]
+    for phase in (MODEL_ONLY, agent.next_phase()):
+        agent.update(phase, batch)
+    assert seen == [8, 12]
+
+
 def test_a_head_that_needs_imagination_is_refused_with_the_beliefs_that_have_it() -> None:
     settings = {"belief": "identity", "head": f"{__name__}:DreamingHead", "device": "cpu"}
     with pytest.raises(UserError, match="needs a belief that can imagine; Identity cannot; beliefs that can: "):
