@@ -2,10 +2,10 @@
 
 With f_t the features of o_t and a_t the action that led to o_t:
 
-                 prior                            posterior
-    first row    z1_1 ~ N(0, I)                   z1_1 ~ q(z1_1 | f_1)
-                 z2_1 ~ p(z2_1 | z1_1)            the same
-    later rows   z1_t ~ p(z1_t | z2_{t-1}, a_t)   z1_t ~ q(z1_t | f_t, z2_{t-1}, a_t)
+                 prior                                  posterior
+    first row    z1_1 ~ N(0, I)                         z1_1 ~ q(z1_1 | f_1)
+                 z2_1 ~ p(z2_1 | z1_1)                  the same
+    later rows   z1_t ~ p(z1_t | z2_{t-1}, a_t)         z1_t ~ q(z1_t | f_t, z2_{t-1}, a_t)
                  z2_t ~ p(z2_t | z1_t, z2_{t-1}, a_t)   the same
 
     feat_t    = [z1_t, z2_t]

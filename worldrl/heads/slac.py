@@ -2,7 +2,7 @@
 
 SAC whose critic is on one draw of the state, and whose actor is on the context: the deterministic part of what is
 known, so that acting needs no inference. On its own belief the context is the last eight features and seven actions,
-on the RSSM the recurrent state and the embedding. Only the row of a window with a whole history starts a transition.
+on the RSSM the recurrent state and the embedding. A published window of nine rows holds one transition, the last.
 """
 
 from __future__ import annotations
