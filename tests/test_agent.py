@@ -20,22 +20,35 @@ from worldrl.types import EnvSpec
 
 TINY = {
     "rssm": {"belief.stoch": 4, "belief.deter": 16, "belief.hidden": 16, "belief.depth": 2, "belief.vector_units": 16},
+    "slac": {
+        "belief.z1": 4,
+        "belief.z2": 16,
+        "belief.units": 32,
+        "belief.depth": 2,
+        "belief.vector_units": 16,
+        "belief.history": 3,
+        "belief.model_batch": 8,
+        "head.units": 32,
+    },
     "identity": {},
     "sac": {"head.units": 32, "head.actor_layers": 2, "head.critic_layers": 2},
     "smac": {"head.units": 32, "head.actor_layers": 2, "head.critic_layers": 2, "head.num_particles": 4},
     "dreamer": {"head.units": 32, "head.actor_layers": 2, "head.value_layers": 2, "head.horizon": 5},
 }
-PAIRS = [("identity", "sac"), ("identity", "smac"), ("rssm", "sac"), ("rssm", "smac"), ("rssm", "dreamer")]
+PAIRS = [(belief, head) for belief in ("identity", "rssm", "slac") for head in ("sac", "smac", "slac")]
+PAIRS += [("rssm", "dreamer"), ("slac", "dreamer")]
 
 
 def build(belief: str, head: str, spec: EnvSpec, **settings: Any) -> Agent:
-    values = {"belief": belief, "head": head, **TINY[belief], **TINY[head], "device": "cpu", **settings}
+    tiny = {k: v for part, kind in ((belief, "belief."), (head, "head.")) for k, v in TINY[part].items() if kind in k}
+    values = {"belief": belief, "head": head, **tiny, "device": "cpu", **settings}
     return Agent(config_from_dict(values), spec)
 
 
 FAST = {
     "sac": {"head.critic_lr": 3e-3, "head.init_alpha": 0.05},
     "smac": {"head.critic_lr": 3e-3, "head.init_alpha": 0.05},
+    "slac": {"head.critic_lr": 3e-3, "head.init_alpha": 0.05},
     "dreamer": {"head.value_lr": 3e-3},
 }
 
@@ -126,8 +139,18 @@ def test_model_only_updates_leave_the_head_alone(make_batch) -> None:
     assert "loss/state" in metrics
 
 
+def test_model_only_updates_read_no_more_windows_than_the_model_learns_from(make_batch) -> None:
+    batch, seen = make_batch(STATE_SPEC, b=12), []
+    agent = build("slac", "slac", STATE_SPEC)
+    observe = agent.model.observe
+    agent.model.observe = lambda part, particles: (seen.append(len(part.reward)), observe(part, particles))[1]
+    for phase in (MODEL_ONLY, agent.next_phase()):
+        agent.update(phase, batch)
+    assert seen == [8, 12]
+
+
 def test_a_head_that_needs_imagination_is_refused_with_the_beliefs_that_have_it() -> None:
-    message = "head Dreamer needs a belief that can imagine; Identity cannot; beliefs that can: rssm$"
+    message = "head Dreamer needs a belief that can imagine; Identity cannot; beliefs that can: rssm, slac$"
     with pytest.raises(UserError, match=message):
         build("identity", "dreamer", STATE_SPEC)
 
@@ -165,7 +188,7 @@ def test_every_pair_learns_a_toy_within_seconds(belief: str, head: str) -> None:
     config = EnvConfig(obs="state", action_repeat=1)
     envs = make_envs(config, f"{__name__}:Chase", seed=0)
     common = {"head.actor_lr": 3e-3, "head.gamma": 0.9, "head.init_std": 1.0}
-    fast = {"belief.lr": 3e-3} if belief == "rssm" else {}
+    fast = {"belief.lr": 3e-3} if belief != "identity" else {}
     agent = build(belief, head, envs.spec, **common, **FAST[head], **fast)
     replay = Replay(envs.spec, 5_000)
     rng = np.random.default_rng(0)

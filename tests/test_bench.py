@@ -39,6 +39,21 @@ def test_flops_of_pixel_agents_agree_with_the_published_arithmetic() -> None:
     assert gflop["dreamer"] == pytest.approx(94.2 - 3.1, rel=0.02)
 
 
+@pytest.mark.slow
+def test_flops_of_slac_agree_with_the_arithmetic() -> None:
+    """Of the paper's 256 windows the model learns from 32, three times a forward pass; the rest is encoded only.
+
+    By hand, multiply-adds per frame: encoder 17.7 million, decoder 18.9; the Gaussian networks add some per cent.
+    """
+    encoder = 1024 * 75 * 32 + 256 * 288 * 64 + 64 * 576 * 128 + 16 * 1152 * 256 + 4096 * 256
+    decoder = 288 * 4096 + 16 * 2304 * 128 + 64 * 1152 * 64 + 256 * 576 * 32 + 1024 * 9 * 32 * 12
+    learnt = 288 * (3 * (encoder + decoder) - 1024 * 75 * 32)
+    case = bench.CASES["slac"]
+    found = bench.count_flops(case, bench.make_batch(case.spec, 256, 9, CPU), CPU)
+    assert found == pytest.approx(2 * (learnt + 224 * 9 * encoder), rel=0.12)
+    assert found > 2 * (learnt + 224 * 9 * encoder)
+
+
 def test_differences_are_relative_and_absolute_below_one() -> None:
     assert bench.largest_difference([{"a": 11.0, "b": 0.1}], [{"a": 10.0, "b": 0.0}]) == pytest.approx(0.1)
     assert bench.largest_difference([{"a": float("nan")}], [{"a": 1.0}]) == float("inf")

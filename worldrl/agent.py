@@ -96,6 +96,8 @@ class Agent:
         leaves ``updates`` to its caller (``training.speed.make_update``), and counts on the device for the latch.
         """
         particles = 0 if phase == MODEL_ONLY else self.head.particles(phase)
+        if phase == MODEL_ONLY:  # some models learn from the first windows of a batch only
+            batch = batch.windows(slice(getattr(self.model, "model_batch", None)))
         with self.precision.autocast():
             belief, losses, metrics = self.model.observe(batch, particles)
             metrics = {**metrics, "belief/entropy": belief.entropy.mean()}

@@ -62,6 +62,10 @@ class Batch(NamedTuple):
             return self
         return Batch({k: v[:, n:] for k, v in self.obs.items()}, *(x[:, n:] for x in self[1:]))
 
+    def windows(self, which: slice) -> Batch:
+        """Some of the windows, whole."""
+        return Batch({k: v[which] for k, v in self.obs.items()}, *(x[which] for x in self[1:]))
+
 
 class Belief(NamedTuple):
     """What a belief model knows: detached tensors, nothing else. While acting the axis ``T`` is missing."""

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from worldrl.errors import UserError
 from worldrl.nn.conv import ImageDecoder, ImageEncoder, to_blocks, to_pixels
 from worldrl.nn.functional import elu_, normal_entropy, normal_kl
-from worldrl.nn.mlp import MLP
+from worldrl.nn.mlp import MLP, xavier
 from worldrl.types import Batch, Belief, EnvSpec, Metrics, Obs, Rollout, State
 
 
@@ -89,7 +89,7 @@ class RSSM(nn.Module):
         use_continue = c.continue_predictor == "on" or (c.continue_predictor == "auto" and spec.terminates)
         self.continue_head = MLP(self.feat_dim, c.reward_units, 2, 1) if use_continue else None
         if c.init == "xavier":
-            self.apply(_xavier)
+            self.apply(xavier)
 
     def _build_observation_nets(self, spec: EnvSpec) -> None:
         c = self.config
@@ -280,10 +280,3 @@ class RSSM(nn.Module):
         if self.config.free_nats_per_element:
             return kl.clamp(min=self.config.free_nats).mean()
         return kl.mean().clamp(min=self.config.free_nats)
-
-
-def _xavier(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.xavier_uniform_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -13,6 +13,11 @@ LOG_2 = math.log(2.0)
 LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
+def leaky_relu(x: Tensor) -> Tensor:
+    """Of TensorFlow's slope, 0.2; in place."""
+    return F.leaky_relu_(x, 0.2)
+
+
 def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     """Mean of ``x`` (..., B, T) over the entries where ``mask`` (B, T) is one, and over all leading axes."""
     copies = x.numel() // mask.numel()

@@ -39,6 +39,8 @@ from worldrl.training.logging import Logger, Meter, Progress
 from worldrl.training.speed import make_update
 from worldrl.types import State
 
+PRETRAIN_LOG = 1_000  # updates
+
 
 class Stopped(SystemExit):
     """A signal ended the run after a checkpoint; the exit code is 128 + the signal's number."""
@@ -144,6 +146,9 @@ class Trainer:
     def tick(self) -> None:
         """One row from every environment and the updates that fall due, which run while workers step."""
         self.evaluate_if_due()
+        self.pretrain()
+        if self.stop_signal:
+            return
         with self.timer["env"]:
             state, action = self.choose_action()
             self.envs.send(action)
@@ -167,6 +172,15 @@ class Trainer:
         state, action, _ = self.agent.act(self.state, self.rows, explore=True)
         return state, action
 
+    def pretrain(self) -> None:
+        """The model-only updates, once and all at one frame; they may take hours, so they are logged and saved too."""
+        while self.pretrained < self.config.schedule.pretrain and self._may_learn() and not self.stop_signal:
+            self.learn()
+            if self.pretrained % PRETRAIN_LOG == 0:
+                self.log()
+            if self.save_clock():
+                self.save()
+
     def learn(self) -> None:
         """Sample and update once."""
         with self.timer["sample"]:
@@ -177,11 +191,12 @@ class Trainer:
             self.meter.add(self.update(phase, batch))
 
     def _updates_due(self) -> int:
-        """Updates by the schedule; the prefill's share is not made up for, the pretraining is added once."""
+        """Updates by the schedule; the prefill's share is not made up for."""
         due = self.due(self.frames)
-        if self.frames < self.config.schedule.prefill or not self.replay.ready(self.config.replay.length):
-            return 0
-        return due + self.config.schedule.pretrain - self.pretrained
+        return due if self._may_learn() else 0
+
+    def _may_learn(self) -> bool:
+        return self.frames >= self.config.schedule.prefill and self.replay.ready(self.config.replay.length)
 
     def count(self) -> None:
         """Frames, agent steps and episodes; the only place where they are counted."""
