@@ -143,10 +143,37 @@ def test_model_only_updates_read_no_more_windows_than_the_model_learns_from(make
     batch, seen = make_batch(STATE_SPEC, b=12), []
     agent = build("slac", "slac", STATE_SPEC)
     observe = agent.model.observe
-    agent.model.observe = lambda part, particles: (seen.append(len(part.reward)), observe(part, particles))[1]
+    agent.model.observe = lambda part, *rest: (seen.append(len(part.reward)), observe(part, *rest))[1]
     for phase in (MODEL_ONLY, agent.next_phase()):
         agent.update(phase, batch)
     assert seen == [8, 12]
+
+
+@pytest.mark.parametrize("belief", ["rssm", "slac"])
+def test_the_model_learns_at_every_nth_update_and_the_head_at_each(belief: str, make_batch) -> None:
+    agent = build(belief, "sac", BOTH_SPEC, **{"schedule.model_every": 3})
+    learnt = []
+    for _ in range(7):
+        before = [[p.clone() for p in part.parameters() if p.requires_grad] for part in (agent.model, agent.head)]
+        metrics = agent.update(agent.next_phase(), make_batch(BOTH_SPEC))
+        agent.updates += 1
+        after = [[p for p in part.parameters() if p.requires_grad] for part in (agent.model, agent.head)]
+        changed = [not all(map(torch.equal, x, y)) for x, y in zip(before, after, strict=True)]
+        assert changed[0] == ("loss/pixels" in metrics)
+        assert changed[1]
+        learnt.append(changed[0])
+    assert learnt == [True, False, False, True, False, False, True]
+
+
+def test_a_belief_is_the_same_whether_its_model_learns_or_not(make_batch) -> None:
+    agent, batch = build("rssm", "smac", BOTH_SPEC), make_batch(BOTH_SPEC, border=2)
+    beliefs = []
+    for learn in (True, False):
+        torch.manual_seed(1)
+        belief, losses, _ = agent.model.observe(batch, 3, learn)
+        assert bool(losses) == learn
+        beliefs.append(belief)
+    assert all(torch.equal(a, b) for a, b in zip(*beliefs, strict=True))
 
 
 def test_a_head_that_needs_imagination_is_refused_with_the_beliefs_that_have_it() -> None:

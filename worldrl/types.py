@@ -132,8 +132,11 @@ class BeliefModel(Module, Protocol):
         """Filter one row while acting; leading shape (B,). ``deterministic`` takes the posterior mean."""
         ...
 
-    def observe(self, batch: Batch, particles: int) -> tuple[Belief, Metrics, Metrics]:
-        """Filter a slice: the belief, the loss terms (the only graph; their sum is minimised), detached metrics."""
+    def observe(self, batch: Batch, particles: int, learn: bool = True) -> tuple[Belief, Metrics, Metrics]:
+        """Filter a slice: the belief, the loss terms (the only graph; their sum is minimised), detached metrics.
+
+        Without ``learn`` there are no loss terms: the belief alone is wanted, and nothing is computed for the others.
+        """
         ...
 
 

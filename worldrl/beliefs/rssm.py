@@ -132,13 +132,13 @@ class RSSM(nn.Module):
         belief = Belief(feat[:, 0], feat[:, 1:].transpose(0, 1), context, normal_entropy(post.std[:, 0]))
         return {"stoch": post.stoch, "deter": post.deter}, belief
 
-    def observe(self, batch: Batch, particles: int) -> tuple[Belief, Metrics, Metrics]:
+    def observe(self, batch: Batch, particles: int, learn: bool = True) -> tuple[Belief, Metrics, Metrics]:
         """Filter (B, T) rows from an all-zero state; see ``BeliefModel.observe``."""
         targets = self._targets(batch.obs)
         embed = self._encode(targets).unflatten(0, batch.reward.shape)  # (B, T, E)
         post = self._filter(embed, batch)
         feat = post.feat()
-        losses, metrics = self._losses(batch, targets, post, feat)
+        losses, metrics = self._losses(batch, targets, post, feat) if learn else ({}, {})
         with torch.no_grad():
             draws = self._draw_particles(embed, batch, post, particles)
             context = torch.cat([post.deter, embed], -1)

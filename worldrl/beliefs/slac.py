@@ -179,13 +179,13 @@ class SLAC(nn.Module):
         started = torch.ones_like(state["started"])
         return {"z2": path.z2, "features": features, "actions": actions, "started": started}, belief
 
-    def observe(self, batch: Batch, particles: int) -> tuple[Belief, Metrics, Metrics]:
+    def observe(self, batch: Batch, particles: int, learn: bool = True) -> tuple[Belief, Metrics, Metrics]:
         """Filter (B, T) rows; the belief is that of the rows from ``lost_rows`` on; see ``BeliefModel.observe``."""
-        n = self.model_batch or len(batch.reward)
+        n = (self.model_batch or len(batch.reward)) if learn else 0
         learnt, others = batch.windows(slice(n)), batch.windows(slice(n, None))
         embed = self._encode(learnt.obs, learnt.reward.shape)
         path = self._filter(embed, learnt)
-        losses, metrics = self._losses(learnt, path)
+        losses, metrics = self._losses(learnt, path) if learn else ({}, {})
         with torch.no_grad():
             other_embed = self._encode(others.obs, others.reward.shape)
             paths = zip(path, self._filter(other_embed, others), strict=True)

@@ -393,6 +393,9 @@ def _check_fits(config: Config, agent: Agent) -> None:
         raise UserError(f"replay.length={length}: the belief keeps {lost} rows to itself, expected {lost + 2} or more")
     if config.schedule.pretrain and "model" not in agent.optimizers:
         raise UserError(f"schedule.pretrain={config.schedule.pretrain}: this belief has nothing to learn, expected 0")
+    every = config.schedule.model_every
+    if every > 1 and "model" not in agent.optimizers:
+        raise UserError(f"schedule.model_every={every}: this belief has nothing to learn, expected 1")
 
 
 def _set_determinism(deterministic: bool) -> None:
