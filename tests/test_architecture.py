@@ -32,7 +32,7 @@ MAY_IMPORT = {
     "evaluation": RUNNING,
     "training": RUNNING,
     "bench": RUNNING | {"nn"},
-    "report": {"config", "errors"},
+    "report": {"errors", "evaluation"},
     "cli": RUNNING,
     "__init__": {"cli"},
 }

@@ -104,6 +104,14 @@ def test_table_1_is_the_papers_agent_with_noise_on_all_its_images(noise: str, ag
     assert dataclasses.replace(found, env=clean.env) == clean
 
 
+def test_paper_settings_of_slac() -> None:
+    config = settings("experiment=paper_slac")
+    assert (config.belief["name"], config.head["name"], config.head["actor_input"]) == ("slac", "slac", "context")
+    assert (config.replay.batch, config.replay.length, config.belief["model_batch"]) == (256, 9, 32)
+    assert config.schedule == settings("agent=slac").schedule
+    assert config.schedule.pretrain == 100_000
+
+
 # --- precedence -------------------------------------------------------------------------------------------------------
 
 

@@ -13,7 +13,7 @@ pair whose second row is a first row is no transition and is masked. State-based
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -61,6 +61,10 @@ class Batch(NamedTuple):
         if n == 0:
             return self
         return Batch({k: v[:, n:] for k, v in self.obs.items()}, *(x[:, n:] for x in self[1:]))
+
+    def windows(self, which: slice) -> Batch:
+        """Some of the windows, whole."""
+        return Batch({k: v[which] for k, v in self.obs.items()}, *(x[which] for x in self[1:]))
 
 
 class Belief(NamedTuple):
@@ -128,8 +132,11 @@ class BeliefModel(Module, Protocol):
         """Filter one row while acting; leading shape (B,). ``deterministic`` takes the posterior mean."""
         ...
 
-    def observe(self, batch: Batch, particles: int) -> tuple[Belief, Metrics, Metrics]:
-        """Filter a slice: the belief, the loss terms (the only graph; their sum is minimised), detached metrics."""
+    def observe(self, batch: Batch, particles: int, learn: bool = True) -> tuple[Belief, Metrics, Metrics]:
+        """Filter a slice: the belief, the loss terms (the only graph; their sum is minimised), detached metrics.
+
+        Without ``learn`` there are no loss terms: the belief alone is wanted, and nothing is computed for the others.
+        """
         ...
 
 
@@ -137,7 +144,13 @@ class BeliefModel(Module, Protocol):
 class Imagines(Protocol):
     """Optional ability: roll the learned dynamics forward under an actor."""
 
-    def imagine(self, feat: Tensor, actor: Any, horizon: int) -> Rollout: ...
+    def imagine(self, feat: Tensor, actor: Callable[[Tensor], Tensor], horizon: int) -> Rollout:
+        """From ``feat`` (N, F), ``horizon`` steps of ``action (N, A) = actor(feat)``, called once per step in order.
+
+        The roll-out depends differentiably on the actions. The model's weights are in its graph too: whoever takes a
+        gradient asks for that of its own parameters alone.
+        """
+        ...
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 from tests.conftest import BOTH_SPEC, PIXEL_SPEC, STATE_SPEC
 from worldrl.beliefs.rssm import RSSM
-from worldrl.types import Batch, Decodes, EnvSpec, Imagines, ObsSpec
+from worldrl.types import Batch, Decodes, EnvSpec, Imagines, ObsSpec, Rollout
 
 SMALL = RSSM.Config(stoch=4, deter=8, hidden=8, depth=2, reward_units=8, vector_units=8)
 
@@ -197,7 +197,43 @@ def test_decode_gives_observations() -> None:
     assert obs["pixels"].dtype == torch.uint8
     assert obs["state"].shape == (2, 3, 5)
     assert isinstance(model, Decodes)
-    assert not isinstance(model, Imagines)
+
+
+@pytest.mark.parametrize("terminates", [False, True])
+def test_imagination_matches_the_textbook_loop(terminates: bool) -> None:
+    """Entry 0 is the start, action t leads from entry t to t + 1, reward and discount t are those of entry t."""
+    model = RSSM(SMALL, STATE_SPEC._replace(terminates=terminates))
+    assert isinstance(model, Imagines)
+    start, weight = torch.randn(7, model.feat_dim), torch.randn(model.feat_dim, 2)
+    torch.manual_seed(3)
+    rollout = model.imagine(start, lambda feat: torch.tanh(feat @ weight), 5)
+    torch.manual_seed(3)
+    noise = torch.randn(5, 7, SMALL.stoch)
+    feats, actions = [start], []
+    for t in range(5):
+        stoch, deter = feats[-1][:, : SMALL.stoch], feats[-1][:, SMALL.stoch :]
+        actions.append(torch.tanh(feats[-1] @ weight))
+        deter = model.gru(F.elu(model.state_in(torch.cat([stoch, actions[-1]], -1))), deter)
+        mean, raw = model.prior_head(deter).chunk(2, -1)
+        feats.append(torch.cat([mean + (F.softplus(raw) + 0.1) * noise[t], deter], -1))
+    feat = torch.stack(feats)
+    discount = torch.sigmoid(model.continue_head(feat)[..., 0]) if terminates else torch.ones(6, 7)
+    expected = Rollout(feat, torch.stack(actions), model.reward_head(feat)[..., 0], discount)
+    for found, want in zip(rollout, expected, strict=True):
+        torch.testing.assert_close(found, want)
+
+
+def test_imagination_follows_the_law_of_filtering(make_batch) -> None:
+    """A step dreamt from a filtered state has the prior that filtering compares its posterior with."""
+    model = RSSM(SMALL, STATE_SPEC)
+    batch = make_batch(STATE_SPEC, b=1)
+    belief = model.observe(batch, 0)[0]
+    many = belief.feat[0, 2].expand(20_000, -1)
+    dream = model.imagine(many, lambda feat: batch.action[0, 3].expand(len(feat), -1), 1).feat[1]
+    torch.testing.assert_close(dream[0, SMALL.stoch :], belief.feat[0, 3, SMALL.stoch :])
+    mean, std = model._gaussian(model.prior_head(belief.feat[0, 3, SMALL.stoch :]))
+    torch.testing.assert_close(dream[:, : SMALL.stoch].mean(0), mean, atol=0.03, rtol=0.0)
+    torch.testing.assert_close(dream[:, : SMALL.stoch].std(0), std, atol=0.03, rtol=0.0)
 
 
 def test_bf16_keeps_states_and_losses_in_float32_and_close(make_batch) -> None:

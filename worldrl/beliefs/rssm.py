@@ -12,6 +12,7 @@ embedding and action into their first layers, the noise, and (after the loop) th
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -22,9 +23,9 @@ from torch import Tensor, nn
 
 from worldrl.errors import UserError
 from worldrl.nn.conv import ImageDecoder, ImageEncoder, to_blocks, to_pixels
-from worldrl.nn.functional import normal_entropy, normal_kl
-from worldrl.nn.mlp import MLP
-from worldrl.types import Batch, Belief, EnvSpec, Metrics, Obs, State
+from worldrl.nn.functional import elu_, normal_entropy, normal_kl
+from worldrl.nn.mlp import MLP, xavier
+from worldrl.types import Batch, Belief, EnvSpec, Metrics, Obs, Rollout, State
 
 
 class Posterior(NamedTuple):
@@ -88,7 +89,7 @@ class RSSM(nn.Module):
         use_continue = c.continue_predictor == "on" or (c.continue_predictor == "auto" and spec.terminates)
         self.continue_head = MLP(self.feat_dim, c.reward_units, 2, 1) if use_continue else None
         if c.init == "xavier":
-            self.apply(_xavier)
+            self.apply(xavier)
 
     def _build_observation_nets(self, spec: EnvSpec) -> None:
         c = self.config
@@ -131,13 +132,13 @@ class RSSM(nn.Module):
         belief = Belief(feat[:, 0], feat[:, 1:].transpose(0, 1), context, normal_entropy(post.std[:, 0]))
         return {"stoch": post.stoch, "deter": post.deter}, belief
 
-    def observe(self, batch: Batch, particles: int) -> tuple[Belief, Metrics, Metrics]:
+    def observe(self, batch: Batch, particles: int, learn: bool = True) -> tuple[Belief, Metrics, Metrics]:
         """Filter (B, T) rows from an all-zero state; see ``BeliefModel.observe``."""
         targets = self._targets(batch.obs)
         embed = self._encode(targets).unflatten(0, batch.reward.shape)  # (B, T, E)
         post = self._filter(embed, batch)
         feat = post.feat()
-        losses, metrics = self._losses(batch, targets, post, feat)
+        losses, metrics = self._losses(batch, targets, post, feat) if learn else ({}, {})
         with torch.no_grad():
             draws = self._draw_particles(embed, batch, post, particles)
             context = torch.cat([post.deter, embed], -1)
@@ -154,6 +155,20 @@ class RSSM(nn.Module):
         obs: Obs = {key: to_pixels(self.decoders[key](flat), lead) for key in self.pixel_keys}
         obs.update({key: self.decoders[key](flat).float().reshape(*lead, -1) for key in self.vector_keys})
         return obs
+
+    def imagine(self, feat: Tensor, actor: Callable[[Tensor], Tensor], horizon: int) -> Rollout:
+        """Dream ``horizon`` steps of the prior from every feat (N, F); see ``Imagines``.
+
+        Only the transition has to wait for the actor: noise is drawn before, rewards and ends are predicted after.
+        """
+        noise = torch.randn(horizon, len(feat), self.config.stoch, device=feat.device)
+        feats, actions = [feat], []
+        for step_noise in noise.unbind():
+            actions.append(actor(feats[-1]))
+            feats.append(self._dream_step(feats[-1], actions[-1], step_noise))
+        dream = torch.stack(feats)  # (H + 1, N, F)
+        reward = self.reward_head(dream).float().squeeze(-1)
+        return Rollout(dream, torch.stack(actions), reward, self._discount(dream))
 
     # --- encoding -----------------------------------------------------------------------------------------------------
 
@@ -223,6 +238,22 @@ class RSSM(nn.Module):
         stoch = post.mean + post.std * torch.randn(k, *post.mean.shape, device=post.mean.device)
         return torch.cat([stoch, post.deter.expand(k, *post.deter.shape)], -1)
 
+    # --- imagining ----------------------------------------------------------------------------------------------------
+
+    def _dream_step(self, feat: Tensor, action: Tensor, noise: Tensor) -> Tensor:
+        """One step of p(stoch_t | deter_t); (N, F), (N, A), (N, S) -> (N, F)."""
+        stoch, deter = feat.split([self.config.stoch, self.config.deter], -1)
+        with torch.autocast(feat.device.type, enabled=False):  # the recurrent state stays float32
+            deter = self.gru(elu_(self.state_in(torch.cat([stoch, action], -1))), deter)
+            mean, std = self._gaussian(self.prior_head(deter))
+        return torch.cat([mean + std * noise, deter], -1)
+
+    def _discount(self, feat: Tensor) -> Tensor:
+        """(..., F) -> (...) probability that the episode goes on after this state; one where nothing can end it."""
+        if self.continue_head is None:
+            return feat.new_ones(feat.shape[:-1])
+        return torch.sigmoid(self.continue_head(feat).float().squeeze(-1))
+
     # --- learning -----------------------------------------------------------------------------------------------------
 
     def _losses(self, batch: Batch, targets: Obs, post: Posterior, feat: Tensor) -> tuple[Metrics, Metrics]:
@@ -249,10 +280,3 @@ class RSSM(nn.Module):
         if self.config.free_nats_per_element:
             return kl.clamp(min=self.config.free_nats).mean()
         return kl.mean().clamp(min=self.config.free_nats)
-
-
-def _xavier(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.xavier_uniform_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -9,9 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldrl.nn.functional import elu_, leaky_relu
+
 # Where the gradient can be had from the output, in place: on large layers, memory traffic is most of the cost.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "elu": F.elu_,
+    "elu": elu_,
+    "leaky_relu": leaky_relu,
     "relu": F.relu_,
     "silu": F.silu,
     "tanh": torch.tanh_,
@@ -34,7 +37,24 @@ class MLP(nn.Module):
         *hidden, last = self.linears
         for linear in hidden:
             x = self.activation(linear(x))
+        return self.output(last, x)
+
+    def output(self, last: nn.Module, x: Tensor) -> Tensor:
         return last(x)
+
+
+class ScalarMLP(MLP):
+    """An MLP with one output, (..., inputs) -> (...) float32.
+
+    Under autocast too the last layer is float32, for bf16 would round a value of 50 to a quarter.
+    """
+
+    def __init__(self, inputs: int, units: int, layers: int, activation: str = "elu") -> None:
+        super().__init__(inputs, units, layers, 1, activation)
+
+    def output(self, last: nn.Module, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return last(x.float()).squeeze(-1)
 
 
 class TwinQ(nn.Module):
@@ -118,3 +138,11 @@ def _linear(inputs: int, outputs: int, init: str) -> nn.Linear:
         nn.init.orthogonal_(linear.weight)
         nn.init.zeros_(linear.bias)
     return linear
+
+
+def xavier(module: nn.Module) -> None:
+    """For ``nn.Module.apply``: Xavier-uniform weights and zero bias, Keras's default, on linear and conv layers."""
+    if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -41,9 +41,12 @@ class Optimizer:
             self.adam.state[param]["step"].zero_()
             param.grad = None
 
-    def step(self, loss: Tensor) -> Tensor:
-        """One step down ``loss``; returns the gradient norm before clipping, 0-d."""
-        grads = self._gradients(loss)
+    def step(self, loss: Tensor, retain_graph: bool = False) -> Tensor:
+        """One step down ``loss``; returns the gradient norm before clipping, 0-d.
+
+        ``retain_graph`` leaves the graph to a later loss that shares it; that one must not need these parameters.
+        """
+        grads = self._gradients(loss, retain_graph)
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
         if self.clip > 0:
             torch._foreach_mul_(grads, (self.clip / (norm + 1e-6)).clamp(max=1.0))
@@ -53,9 +56,9 @@ class Optimizer:
         torch.clear_autocast_cache()  # half-precision copies of the old weights
         return norm
 
-    def _gradients(self, loss: Tensor) -> list[Tensor]:
+    def _gradients(self, loss: Tensor, retain_graph: bool) -> list[Tensor]:
         scaled = loss if self.scaler is None else self.scaler.scale(loss)
-        grads = list(torch.autograd.grad(scaled, self.params))
+        grads = list(torch.autograd.grad(scaled, self.params, retain_graph=retain_graph))
         for param, grad in zip(self.params, grads, strict=True):
             param.grad = grad
         if self.scaler is not None:

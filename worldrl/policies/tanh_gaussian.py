@@ -20,6 +20,8 @@ class TanhGaussian(nn.Module):
       s = 0 gives ``init_std``. Public PyTorch ports miss a parenthesis: their c = 4.0 starts at sigma = 4.018, which is
       ``init_std=4.018`` here.
     - ``std="log"`` (SAC): mu = m, log sigma = s, bounded smoothly to [-5, 2] as CleanRL and pytorch_sac do.
+
+    ``mode_samples`` above zero makes the mode the densest of so many draws, as Dreamer's TF2 program evaluates.
     """
 
     def __init__(
@@ -31,11 +33,13 @@ class TanhGaussian(nn.Module):
         activation: str = "elu",
         std: str = "softplus",
         init_std: float = 5.0,
+        mode_samples: int = 0,
     ) -> None:
         super().__init__()
         self.net = MLP(inputs, units, layers, 2 * action_dim, activation)
         self.std = std
         self.offset = inverse_softplus(init_std)
+        self.mode_samples = mode_samples
 
     def stats(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (..., F) -> mean, std (..., A) float32."""
@@ -46,12 +50,16 @@ class TanhGaussian(nn.Module):
 
     def sample(self, x: Tensor) -> Draw:
         """x (..., F) -> one reparameterised draw, action (1, ..., A)."""
+        return self._draws(x, 1)
+
+    def _draws(self, x: Tensor, n: int) -> Draw:
+        """x (..., F) -> ``n`` independent draws, action (n, ..., A)."""
         mean, std = self.stats(x)
-        noise = torch.randn_like(mean)
+        noise = torch.randn(n, *mean.shape, dtype=mean.dtype, device=mean.device)
         pre_tanh = mean + std * noise
         # noise is (pre_tanh - mean) / std: the quadratic term has no gradient under reparameterisation.
         log_prob = standard_log_prob(noise) - (std.log() + tanh_log_det(pre_tanh)).sum(-1)
-        return Draw(torch.tanh(pre_tanh)[None], pre_tanh[None], log_prob[None])
+        return Draw(torch.tanh(pre_tanh), pre_tanh, log_prob)
 
     def log_prob(self, pre_tanh: Tensor, x: Tensor) -> Tensor:
         """log density of a = tanh(pre_tanh) given x; leading axes broadcast.
@@ -63,5 +71,9 @@ class TanhGaussian(nn.Module):
         return normal_log_prob(pre_tanh, mean, std) - tanh_log_det(pre_tanh).sum(-1)
 
     def mode(self, x: Tensor) -> Tensor:
-        """tanh(mu), the usual deterministic action."""
-        return torch.tanh(self.stats(x)[0])
+        """(..., A): tanh(mu), the usual deterministic action, or the densest of ``mode_samples`` draws."""
+        if self.mode_samples == 0:
+            return torch.tanh(self.stats(x)[0])
+        draws = self._draws(x, self.mode_samples)
+        best = draws.log_prob.argmax(0, keepdim=True)
+        return draws.action.take_along_dim(best[..., None], 0)[0]

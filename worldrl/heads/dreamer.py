@@ -1,0 +1,201 @@
+"""Dreamer (Hafner et al., ICLR 2020, arXiv 1912.01603): an actor that is improved inside the world model.
+
+From every state s_0 of the slice the model is rolled forward for H steps, a_t ~ pi(. | s_t), s_{t+1} ~ p(. | s_t, a_t).
+With the predicted reward r_t of arriving in s_t, the predicted probability c_t that the episode goes on there, and
+d_t = gamma c_t (eqs. 6 to 8 of the paper, weighted as in the published programs):
+
+    G_t     = r_t + d_t [(1 - lambda) v(s_{t+1}) + lambda G_{t+1}]     v of the last state where the dream ends
+    w_t     = d_1 ... d_{t-1}                                          a constant
+    L_actor = -mean w_t G_t                                            through values, rewards and dynamics
+    L_value = mean w_t (v(s_t) - G_t)^2 / 2                            G_t is a constant
+
+The published programs differ in which reward is G_t's first and in which state it bootstraps from: ``return_terms``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, cast
+
+import torch
+from torch import Tensor, nn
+
+from worldrl.errors import UserError
+from worldrl.nn.mlp import ScalarMLP
+from worldrl.nn.optim import Optimizer
+from worldrl.policies.tanh_gaussian import TanhGaussian
+from worldrl.types import Batch, Belief, BeliefModel, Imagines, Metrics, Needs, Rollout
+
+ReturnForm = Literal["tf2", "tf1", "pytorch"]
+
+
+class ReturnTerms(NamedTuple):
+    """What the R returns of every dream are made of."""
+
+    reward: Tensor  # (R, N) first reward of the return
+    discount: Tensor  # (R, N) gamma times the probability to go on, of what follows that reward
+    value: Tensor  # (R, N) of the state that the return belongs to
+    next_value: Tensor  # (R, N) of the state after it; the last one is the bootstrap
+
+
+def first_state(form: ReturnForm) -> int:
+    """The first entry of a dream that has a value: the start belongs to the PyTorch form only."""
+    return 0 if form == "pytorch" else 1
+
+
+def return_terms(rollout: Rollout, value: Tensor, gamma: float, form: ReturnForm) -> ReturnTerms:
+    """Line up a dream of H steps, s_0..s_H, with the values of its states from ``first_state(form)`` on.
+
+    - ``tf2`` (danijar/dreamer): H - 1 returns, of s_1..s_{H-1}. v(s_t) includes the reward of arriving in s_t, and the
+      last return bootstraps from v(s_H).
+    - ``tf1`` (google-research/dreamer, the program of the paper's curves): the same, but the last state is cut off too
+      early, so the last return bootstraps from v(s_{H-1}), its own state's value.
+    - ``pytorch`` (zhixuan-lin/dreamer-pytorch, the SMAC release): H returns, of s_0..s_{H-1}. v(s_t) starts with the
+      reward of arriving in s_{t+1}, and the last return bootstraps from v(s_H).
+    """
+    reward, discount = rollout.reward[1:], gamma * rollout.discount[1:]
+    if form == "pytorch":
+        return ReturnTerms(reward, discount, value[:-1], value[1:])
+    after = value[1:] if form == "tf2" else torch.cat([value[1:-1], value[-2:-1]])
+    return ReturnTerms(reward[:-1], discount[:-1], value[:-1], after)
+
+
+def lambda_return(reward: Tensor, discount: Tensor, next_value: Tensor, lam: float) -> Tensor:
+    """G_t = r_t + d_t [(1 - lambda) v_{t+1} + lambda G_{t+1}] with G after the last entry = v; all (R, N)."""
+    one_step = reward + (1.0 - lam) * discount * next_value
+    later, returns = next_value[-1], []
+    for step, trace in zip(one_step.flip(0).unbind(), (lam * discount).flip(0).unbind(), strict=True):
+        later = step + trace * later
+        returns.append(later)
+    return torch.stack(returns[::-1])
+
+
+@torch.no_grad()
+def arrival_weights(start: Tensor, discount: Tensor) -> Tensor:
+    """w_t = start times the discounts before t: how much of entry t is still alive. (N,) and (R, N) -> (R, N)"""
+    return torch.cat([start[None], discount[:-1]]).cumprod(0)
+
+
+class Dreamer(nn.Module):
+    """The head of Dreamer. Defaults are those of its TF2 program."""
+
+    @dataclass(frozen=True)
+    class Config:
+        units: int = 400
+        actor_layers: int = 4
+        value_layers: int = 3
+        activation: Literal["elu", "relu", "silu", "tanh"] = "elu"
+        init_std: float = 5.0  # 4.018 is what public PyTorch ports start with, by a slip
+        mode_samples: int = 100  # evaluation takes the densest of so many draws; 0: tanh of the mean, as PyTorch ports
+        horizon: int = 15  # H
+        gamma: float = 0.99
+        lam: float = 0.95  # lambda of the return
+        returns: ReturnForm = "tf2"
+        entropy_scale: float = 0.0  # of a bonus for the policy's entropy along the dream
+        actor_lr: float = 8e-5
+        value_lr: float = 8e-5
+        grad_clip: float = 100.0
+        adam_eps: float = 1e-7
+
+        def __post_init__(self) -> None:
+            if self.horizon < 2:
+                raise UserError(f"head.horizon: found {self.horizon}, expected 2 or more")
+            if self.mode_samples < 0:
+                raise UserError(f"head.mode_samples: found {self.mode_samples}, expected 0 or more")
+
+    config: Dreamer.Config
+
+    def __init__(self, config: Dreamer.Config, feat_dim: int, context_dim: int, action_dim: int) -> None:
+        super().__init__()
+        c = self.config = config
+        self.needs = Needs(imagine=True)
+        self.policy = TanhGaussian(
+            feat_dim,
+            action_dim,
+            c.units,
+            c.actor_layers,
+            c.activation,
+            init_std=c.init_std,
+            mode_samples=c.mode_samples,
+        )
+        self.value = ScalarMLP(feat_dim, c.units, c.value_layers, c.activation)
+        self.optimizers = {
+            "actor": Optimizer(self.policy.parameters(), c.actor_lr, c.grad_clip, c.adam_eps),
+            "value": Optimizer(self.value.parameters(), c.value_lr, c.grad_clip, c.adam_eps),
+        }
+
+    # --- the contract -------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def act(self, belief: Belief, explore: bool) -> Tensor:
+        """(B, A): a sample, or the mode; with particles in the belief, the mean of the modes over all paths."""
+        if explore:
+            return self.policy.sample(belief.feat).action[0]
+        return self.policy.mode(torch.cat([belief.feat[None], belief.particles])).mean(0)
+
+    def phase(self, n: int) -> str:
+        return "update"
+
+    def particles(self, phase: str) -> int:
+        return self.needs.particles
+
+    def update(
+        self, phase: str, batch: Batch, belief: Belief, model: BeliefModel, extra: dict[str, Any] | None = None
+    ) -> Metrics:
+        """One step on actor and value from one dream; both losses are built before either step, as published.
+
+        A row that ends its episode starts no dream: it gets the weight zero.
+        """
+        c = self.config
+        rollout, log_pi = self.dream(belief.feat, cast("Imagines", model))
+        value = self.value(rollout.feat[first_state(c.returns) :])
+        terms = return_terms(rollout, value, c.gamma, c.returns)
+        returns = lambda_return(terms.reward, terms.discount, terms.next_value, c.lam)
+        alive = 1.0 - batch.is_terminal.flatten()
+        weight = arrival_weights(alive, terms.discount)
+        actor_loss = self.actor_loss(returns, weight)
+        if c.entropy_scale > 0:
+            actor_loss = actor_loss - c.entropy_scale * self.entropy(log_pi, rollout, alive)
+        value_loss = self.value_loss(terms.value, returns, weight)
+        return {
+            # The value loss reads the same values, so the actor's step must leave their graph in place.
+            "opt/actor/grad_norm": self.optimizers["actor"].step(actor_loss, retain_graph=True),
+            "opt/value/grad_norm": self.optimizers["value"].step(value_loss),
+            "loss/actor": actor_loss.detach(),
+            "loss/value": value_loss.detach(),
+            "policy/entropy": -log_pi.detach().mean(),
+            "critic/value": value.detach().mean(),
+            "dream/reward": rollout.reward[1:].detach().mean(),
+            "dream/return": returns.detach().mean(),
+        }
+
+    # --- the equations ------------------------------------------------------------------------------------------------
+
+    def dream(self, feat: Tensor, model: Imagines) -> tuple[Rollout, Tensor]:
+        """A roll-out from every state (B, T, F), N = B T, and log pi(a_t | s_t) (H, N).
+
+        The actor's input is detached at each step: an action is improved by what it does to the later states, and not
+        by what they make the actor do.
+        """
+        log_pi = []
+
+        def actor(state: Tensor) -> Tensor:
+            draw = self.policy.sample(state.detach())
+            log_pi.append(draw.log_prob[0])
+            return draw.action[0]
+
+        rollout = model.imagine(feat.flatten(0, -2), actor, self.config.horizon)
+        return rollout, torch.stack(log_pi)
+
+    def actor_loss(self, returns: Tensor, weight: Tensor) -> Tensor:
+        """-mean w G."""
+        return -(weight * returns).mean()
+
+    def value_loss(self, value: Tensor, returns: Tensor, weight: Tensor) -> Tensor:
+        """-mean w log N(G; v, 1), without its constant."""
+        return 0.5 * (weight * (value - returns.detach()).square()).mean()
+
+    def entropy(self, log_pi: Tensor, rollout: Rollout, alive: Tensor) -> Tensor:
+        """mean w_t H(pi(. | s_t)) over s_0..s_{H-1}, each estimated by its own draw."""
+        weight = arrival_weights(alive, self.config.gamma * rollout.discount[1:])
+        return -(weight * log_pi).mean()
