@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from worldrl.cli import compose, eval_main, help_text, preset_names, read_command_line, run_name, train, train_main
-from worldrl.config import Config, config_from_dict, save_config
+from worldrl.config import Config, CorruptionConfig, config_from_dict, save_config
 from worldrl.errors import UserError
 from worldrl.registry import AGENTS, known_agents
 from worldrl.training import loop
@@ -100,6 +101,15 @@ def test_paper_settings_of_slac() -> None:
     assert (config.replay.batch, config.replay.length, config.belief["model_batch"]) == (256, 9, 32)
     assert config.schedule == settings("agent=slac").schedule
     assert config.schedule.pretrain == 100_000
+
+
+@pytest.mark.parametrize("noise", ["gaussian", "missing"])
+@pytest.mark.parametrize("agent", ["smac", "latent_sac"])
+def test_table_1_is_the_papers_agent_with_noise_on_all_its_images(noise: str, agent: str) -> None:
+    found = settings(f"experiment=paper_table1_{noise} agent={agent}")
+    clean = settings(f"experiment=paper_{agent} task=finger_spin belief.particles=history")
+    assert found.env.corruption == CorruptionConfig(**{noise: 0.05}, apply="both")
+    assert dataclasses.replace(found, env=clean.env) == clean
 
 
 # --- precedence -------------------------------------------------------------------------------------------------------

@@ -466,32 +466,74 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see --help")
 
 
-def eval_main(argv: Sequence[str]) -> int:
-    """All of ``eval.py``: evaluate one run folder and print its return. Returns the exit code."""
-    try:
-        options = _eval_parser().parse_args(argv)
-        load_config(options.run_dir)
-        from worldrl.evaluation.run import evaluate_run
+PLAIN_ONLY = {"seed": "--seed", "json_path": "--json"}
+GRID_ONLY = {"levels": "--level", "seeds": "--seeds", "num_envs": "--envs", "groups": "--groups", "out": "--out"}
 
-        result = evaluate_run(**vars(options))
+
+def eval_main(argv: Sequence[str]) -> int:
+    """All of ``eval.py``: evaluate one run folder, plainly or over a grid of corruptions. Returns the exit code."""
+    try:
+        options = vars(_eval_parser().parse_args(argv))
+        load_config(options["run_dir"])
+        if "corruptions" in options:
+            _evaluate_grid(options)
+        else:
+            _evaluate(options)
     except UserError as error:
         return _fail(error)
+    return 0
+
+
+def _evaluate(options: dict[str, Any]) -> None:
+    from worldrl.evaluation.run import evaluate_run
+
+    _refuse_options(options, GRID_ONLY, "is for a grid of corruptions: name them with --corruption")
+    if options.get("video") is True:
+        raise UserError("--video needs the PATH of a file here, such as episode.mp4")
+    result = evaluate_run(**options)
     print(
         f"{result['agent']} on {result['task']}, checkpoint {result['checkpoint']}: return {result['return']:.1f} "
         f"+- {result['return_std']:.1f} over {len(result['returns'])} episodes"
     )
-    return 0
+
+
+def _evaluate_grid(options: dict[str, Any]) -> None:
+    from worldrl.evaluation.robustness import evaluate_grid
+
+    _refuse_options(options, PLAIN_ONLY, "does not go with --corruption: there are --seeds, and --out for all files")
+    if options.get("video", True) is not True:
+        raise UserError("--video takes no PATH with --corruption: videos go where the other files go, see --out")
+    evaluate_grid(**options)
+
+
+def _refuse_options(options: Mapping[str, Any], refused: Mapping[str, str], why: str) -> None:
+    for name in options:
+        if name in refused:
+            raise UserError(f"{refused[name]} {why}")
 
 
 def _eval_parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="eval.py", description="Evaluate a trained agent over fresh seeded episodes.")
+    """Options that are not given are not in the result: defaults are those of the functions that take them."""
+    parser = _Parser(
+        prog="eval.py",
+        description="Evaluate a trained agent over fresh seeded episodes, or with --corruption over a grid of noise.",
+        argument_default=argparse.SUPPRESS,
+    )
     add = parser.add_argument
     add("run_dir", type=Path, metavar="RUN_DIR", help="a folder that train.py wrote")
-    add("--episodes", type=int, default=10, help="how many (default 10)")
-    add("--seed", type=int, default=1000, help="of the episodes, not of the run (default 1000)")
-    add("--checkpoint", choices=("last", "best"), default="last", help="default last")
+    add("--episodes", type=int, help="how many, for each seed and cell of a grid (default 10)")
+    add("--seed", type=int, help="of the episodes, not of the run (default 1000)")
+    add("--checkpoint", choices=("last", "best"), help="default last")
     add("--sample", action="store_true", dest="explore", help="sample the policy; without it, its mode")
-    add("--video", type=Path, metavar="PATH", help="write the first episode here")
-    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
+    add("--video", nargs="?", type=Path, const=True, metavar="PATH", help="write the first episode here")
+    add("--device", help="auto, cpu, cuda or cuda:N (default auto)")
     add("--json", type=Path, dest="json_path", metavar="PATH", help="write the numbers here")
+    grid = parser.add_argument_group("robustness grid", "Every kind at every level, and clean. docs/robustness.md")
+    add = grid.add_argument
+    add("--corruption", nargs="+", dest="corruptions", metavar="KIND", help="gaussian, missing, ... (see the page)")
+    add("--level", nargs="+", type=float, dest="levels", metavar="X", help="levels, larger is worse; clean is included")
+    add("--seeds", nargs="+", type=int, metavar="N", help="of the episodes (default 1000)")
+    add("--groups", nargs="+", metavar="NAME", help="corrupt these sensors only, such as velocity (default all)")
+    add("--envs", type=int, dest="num_envs", metavar="N", help="environments side by side (default 8)")
+    add("--out", type=Path, metavar="DIR", help="for table, plot and videos (default RUN_DIR/robustness)")
     return parser

@@ -35,11 +35,20 @@ class RenderConfig:
 
 @dataclass(frozen=True)
 class CorruptionConfig:
-    """Noise on observations, in [0, 1] pixel units or in units of the state; seeded per episode. 0 is off."""
+    """Noise on observations, seeded per episode: one level for each kind, 0 is off, larger is worse."""
 
-    gaussian: float = 0.0  # standard deviation per value
-    missing: float = 0.0  # probability that a value is zero, per channel value
-    flicker: float = 0.0  # probability that a whole frame (or vector) is zero
+    gaussian: float = 0.0  # standard deviation per value, where a pixel lies in [0, 1], or in units of the state
+    missing: float = 0.0  # share of values that are zero, per channel value
+    flicker: float = 0.0  # share of rows whose whole frame (or vector) is zero
+    missing_pixels: float = 0.0  # share of pixels that are black in all channels
+    occlusion: float = 0.0  # share of the image behind a black square that stays in place for the episode
+    blur: float = 0.0  # standard deviation in pixels
+    jpeg: float = 0.0  # lost share of quality: 0.9 is JPEG quality 10
+    bursts: float = 0.0  # share of rows in which a sensor group (or the frame) is zero, burst_length rows in a run
+    group_dropout: float = 0.0  # share of rows in which a sensor group is zero
+    stuck: float = 0.0  # share of rows in which a sensor group repeats what it read before
+    burst_length: int = 10  # rows
+    groups: tuple[str, ...] = ()  # the sensors it applies to, by name, "pixels" for the image; none named: all
     apply: str = "both"  # train | eval | both
 
 
@@ -143,7 +152,7 @@ MINIMUM: dict[str, float] = {
     "env.action_repeat": 1,
     "env.num_envs": 1,
     "env.render.camera": -1,
-    "env.corruption.gaussian": 0.0,
+    "env.corruption.burst_length": 1,
     "replay.capacity": 2,
     "replay.batch": 1,
     "replay.length": 2,
@@ -157,7 +166,18 @@ MINIMUM: dict[str, float] = {
     "log.every": 1,
 }
 POSITIVE = ("env.timeout_s", "checkpoint.minutes")
-PROBABILITIES = ("env.corruption.missing", "env.corruption.flicker")
+LEVELS: dict[str, tuple[float, str]] = {  # of each kind of corruption: the largest, and what it is
+    "gaussian": (math.inf, "a standard deviation"),
+    "missing": (1.0, "a share of the values"),
+    "flicker": (1.0, "a share of the rows"),
+    "missing_pixels": (1.0, "a share of the pixels"),
+    "occlusion": (1.0, "a share of the image"),
+    "blur": (64.0, "a standard deviation in pixels"),
+    "jpeg": (1.0, "a lost share of quality"),
+    "bursts": (1.0, "a share of the rows"),
+    "group_dropout": (1.0, "a share of the rows"),
+    "stuck": (1.0, "a share of the rows"),
+}
 IMAGE_SIZE = 64
 MAX_SEED = 2**32 - 1
 
@@ -179,12 +199,21 @@ def _check_range(key: str, value: Any) -> None:
         raise _wrong(key, value, f"{MINIMUM[key]:g} or more")
     if key in POSITIVE and value <= 0:
         raise _wrong(key, value, "more than 0")
-    if key in PROBABILITIES and not 0 <= value <= 1:
-        raise _wrong(key, value, "a probability in [0, 1]")
+    group, _, name = key.rpartition(".")
+    if group == "env.corruption" and name in LEVELS:
+        check_level(key, name, value)
     if key == "seed" and value > MAX_SEED:
         raise _wrong(key, value, f"at most {MAX_SEED}")
     if key == "env.render.size" and value != IMAGE_SIZE:
         raise _wrong(key, value, f"{IMAGE_SIZE}: the networks are built for {IMAGE_SIZE} x {IMAGE_SIZE} images only")
+
+
+def check_level(key: str, corruption: str, level: float) -> None:
+    """Refuse a level outside the range of its kind of corruption; ``key`` is what the message calls it."""
+    largest, meaning = LEVELS[corruption]
+    if not 0 <= level <= largest or math.isinf(level):
+        within = "of 0 or more" if math.isinf(largest) else f"in [0, {largest:g}]"
+        raise _wrong(key, level, f"{meaning} {within}")
 
 
 def _check_together(config: Config) -> None:

@@ -1,41 +1,171 @@
-"""Noise on observations: Gaussian, missing values, flicker; and the rule that makes it reproducible.
+"""Noise on observations: what a camera and a robot's sensors do, and the rule that makes it reproducible.
 
 The noise of a row is a function of (episode seed, step index, observation key) and of nothing else: it does not depend
-on how many environments run beside it, in which process, or on whether earlier rows were drawn at all.
+on how many environments run beside it, in which process, or on whether earlier rows were drawn at all. A stuck sensor
+needs the clean values of earlier rows besides; state vectors are there even where images are not drawn.
 """
 
 from __future__ import annotations
 
 import zlib
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
 
 import gymnasium
 import numpy as np
 
-from worldrl.config import CorruptionConfig
-from worldrl.envs.spaces import Array, Observation
+from worldrl.config import LEVELS, CorruptionConfig, check_level
+from worldrl.envs.gym import opencv
+from worldrl.envs.spaces import Array, Groups, Observation
 from worldrl.errors import UserError, unknown
 
-STREAM = 0xC0221  # keeps these draws apart from every other use of an episode's seed
+STREAM, EPISODE_STREAM = 0xC0221, 0xC0222  # keep these draws apart from every other use of an episode's seed
 APPLY = ("both", "train", "eval")
+IMAGE = "pixels"  # what `groups` calls an image
+IMAGES, VECTORS = "images", "state vectors"
+
+
+class Moment(NamedTuple):
+    """The row of one observation key: where its noise comes from, and which entries belong together."""
+
+    seed: int  # of the episode
+    step: int  # 0 on the reset row
+    key: str
+    rng: np.random.Generator  # of this row; the active kinds draw from it one after another
+    labels: Array  # the sensor group of each entry, (D,) int; an image is one group, (1, 1, 1)
+    burst_length: int
+    held: dict[str, Array]  # what stuck sensors showed on the row before, by key; empty on the reset row
+
+    def lost(self, probability: float) -> Array:
+        """Which entries belong to a group that one draw for each group hits; broadcasts against the observation."""
+        return (self.rng.random(self.groups) < probability)[self.labels]
+
+    @property
+    def groups(self) -> int:
+        return int(self.labels.max()) + 1
+
+
+# --- kinds ------------------------------------------------------------------------------------------------------------
+# Each takes an image (H, W, 3) uint8 or a vector (D,) float32, its level, and the moment.
+
+
+def occlude(x: Array, share: float, moment: Moment) -> Array:
+    """A black square over ``share`` of the image, to whole pixels, at one random place for the whole episode."""
+    height, width = (round(size * share**0.5) for size in x.shape[:2])
+    rng = np.random.Generator(episode_bits(moment, "occlusion"))
+    top, left = rng.integers(0, x.shape[0] - height + 1), rng.integers(0, x.shape[1] - width + 1)
+    out = x.copy()
+    out[top : top + height, left : left + width] = 0
+    return out
+
+
+def blur(x: Array, sigma: float, moment: Moment) -> Array:
+    """Gaussian blur with a standard deviation of ``sigma`` pixels."""
+    return opencv().GaussianBlur(x, (0, 0), sigma)
+
+
+def compress(x: Array, lost: float, moment: Moment) -> Array:
+    """There and back through JPEG of quality ``100 (1 - lost)``."""
+    cv2 = opencv()
+    quality = [cv2.IMWRITE_JPEG_QUALITY, round(100 * (1 - lost))]
+    _, data = cv2.imencode(".jpg", np.ascontiguousarray(x[..., ::-1]), quality)  # OpenCV wants BGR
+    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+
+
+def hold(x: Array, probability: float, moment: Moment) -> Array:
+    """Stuck: with the given probability a group shows what it showed on the row before."""
+    stuck = moment.lost(probability)
+    shown = np.where(stuck, moment.held.get(moment.key, x), x)
+    moment.held[moment.key] = shown
+    return shown
+
+
+def darken(x: Array, share: float, moment: Moment) -> Array:
+    """Bursts: each group is zero for ``burst_length`` rows in a run, and for ``share`` of the rows in the long run.
+
+    A group is dark while any of the last n draws, one per row, was below p, which leaves (1 - p)^n of the rows.
+    """
+    n, bits = moment.burst_length, episode_bits(moment, "bursts")
+    begins = 1 - (1 - share) ** (1 / n)
+    bits.advance(moment.step * moment.groups)
+    dark = (np.random.Generator(bits).random((n, moment.groups)) < begins).any(0)
+    return np.where(dark[moment.labels], np.zeros((), x.dtype), x)
+
+
+def drop_groups(x: Array, probability: float, moment: Moment) -> Array:
+    """Group drop-out: each group is zero with the given probability, independently on each row."""
+    return np.where(moment.lost(probability), np.zeros((), x.dtype), x)
+
+
+def drop_frame(x: Array, probability: float, moment: Moment) -> Array:
+    """Flicker: the whole array is zero with the given probability, one draw per row."""
+    return np.zeros_like(x) if moment.rng.random() < probability else x
+
+
+def drop_values(x: Array, probability: float, moment: Moment) -> Array:
+    """Missing: each value (for images each channel value) is zero with the given probability, independently."""
+    return np.where(moment.rng.random(x.shape, np.float32) < np.float32(probability), np.zeros((), x.dtype), x)
+
+
+def drop_pixels(x: Array, probability: float, moment: Moment) -> Array:
+    """Missing pixels: as ``drop_values``, but all channels of a pixel together."""
+    lost = moment.rng.random((*x.shape[:2], 1), np.float32) < np.float32(probability)
+    return np.where(lost, np.zeros((), x.dtype), x)
+
+
+def add_gaussian(x: Array, sigma: float, moment: Moment) -> Array:
+    """Add N(0, sigma^2) to each value.
+
+    Vectors are not clipped. For images 255 counts as 1; they are clipped and rounded (truncation would darken them).
+    """
+    noise = np.float32(sigma) * moment.rng.standard_normal(x.shape, np.float32)
+    if x.dtype != np.uint8:
+        return x + noise
+    noisy = x.astype(np.float32) / np.float32(255) + noise
+    return np.rint(np.clip(noisy, 0, 1) * 255).astype(np.uint8)
+
+
+class Kind(NamedTuple):
+    """A kind of corruption: how it spoils an observation, and which ones it fits. ``config.LEVELS`` has its range."""
+
+    spoil: Callable[[Array, float, Moment], Array]
+    fits: tuple[str, ...]
+
+
+# In the order in which they happen: before the lens, in the sensor, on the way from it. Flicker, missing, Gaussian is
+# the order of the SMAC paper's code.
+KINDS: dict[str, Kind] = {
+    "occlusion": Kind(occlude, (IMAGES,)),
+    "blur": Kind(blur, (IMAGES,)),
+    "stuck": Kind(hold, (VECTORS,)),
+    "bursts": Kind(darken, (IMAGES, VECTORS)),
+    "group_dropout": Kind(drop_groups, (VECTORS,)),
+    "flicker": Kind(drop_frame, (IMAGES, VECTORS)),
+    "missing": Kind(drop_values, (IMAGES, VECTORS)),
+    "missing_pixels": Kind(drop_pixels, (IMAGES,)),
+    "gaussian": Kind(add_gaussian, (IMAGES, VECTORS)),
+    "jpeg": Kind(compress, (IMAGES,)),
+}
+
+
+def active_levels(config: CorruptionConfig) -> dict[str, float]:
+    """The kinds that are switched on, in their order, with their levels."""
+    return {kind: level for kind in KINDS if (level := getattr(config, kind)) > 0}
 
 
 def check_corruption(config: CorruptionConfig) -> None:
-    """Raise UserError for a negative level, a probability above 1, or an unknown ``apply``."""
-    if not (np.isfinite(config.gaussian) and config.gaussian >= 0):
-        raise UserError(f"corruption.gaussian={config.gaussian}: expected a standard deviation of 0 or more")
-    for name in ("missing", "flicker"):
-        value = getattr(config, name)
-        if not 0 <= value <= 1:
-            raise UserError(f"corruption.{name}={value}: expected a probability from 0 to 1")
+    """Raise UserError for a level outside its range (``config.LEVELS``), no burst length, or an unknown ``apply``."""
+    for kind in LEVELS:
+        check_level(f"corruption.{kind}", kind, getattr(config, kind))
+    if config.burst_length < 1:
+        raise UserError(f"corruption.burst_length={config.burst_length}: expected 1 row or more")
     if config.apply not in APPLY:
         raise unknown("corruption.apply", config.apply, APPLY)
 
 
 def is_active(config: CorruptionConfig, training: bool) -> bool:
     """Whether any noise is to be added to training (or evaluation) environments."""
-    wanted = config.apply in ("both", "train" if training else "eval")
-    return wanted and max(config.gaussian, config.missing, config.flicker) > 0
+    return config.apply in ("both", "train" if training else "eval") and bool(active_levels(config))
 
 
 def noise_generator(seed: int, step: int, key: str) -> np.random.Generator:
@@ -43,68 +173,136 @@ def noise_generator(seed: int, step: int, key: str) -> np.random.Generator:
     return np.random.default_rng([seed, STREAM, step, zlib.crc32(key.encode())])
 
 
-def drop_frame(x: Array, probability: float, rng: np.random.Generator) -> Array:
-    """Flicker: the whole array is zero with the given probability, one draw per call."""
-    return np.zeros_like(x) if rng.random() < probability else x
+def episode_bits(moment: Moment, kind: str) -> np.random.PCG64:
+    """Random bits that one kind of noise on one key shares over the rows of an episode."""
+    return np.random.PCG64([moment.seed, EPISODE_STREAM, zlib.crc32(f"{kind} {moment.key}".encode())])
 
 
-def drop_values(x: Array, probability: float, rng: np.random.Generator) -> Array:
-    """Missing: each value (for images each channel value) is zero with the given probability, independently."""
-    return np.where(rng.random(x.shape, np.float32) < np.float32(probability), np.zeros((), x.dtype), x)
+# --- observations -----------------------------------------------------------------------------------------------------
 
 
-def add_gaussian(x: Array, sigma: float, rng: np.random.Generator) -> Array:
-    """Add N(0, sigma^2) to each value of a float array."""
-    return x + np.float32(sigma) * rng.standard_normal(x.shape, np.float32)
+class Described(Protocol):
+    """What is known of an observation key in advance: an ``ObsSpec``, or a Gymnasium box."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def dtype(self) -> Any: ...
 
 
-def add_gaussian_pixels(image: Array, sigma: float, rng: np.random.Generator) -> Array:
-    """Add N(0, sigma^2) in units where 255 is 1, clip to [0, 1], round to uint8 (truncation would darken)."""
-    noisy = add_gaussian(image.astype(np.float32) / np.float32(255), sigma, rng)
-    return np.rint(np.clip(noisy, 0, 1) * 255).astype(np.uint8)
+class _Sensor(NamedTuple):
+    """One observation key and what happens to it."""
+
+    kinds: dict[str, float]
+    labels: Array  # as in Moment
+    chosen: Array  # bool, which entries the noise reaches; shaped as labels
 
 
-def corrupt(x: Array, config: CorruptionConfig, rng: np.random.Generator) -> Array:
-    """Flicker, then missing, then Gaussian: the order of the SMAC paper's code.
+class Noise:
+    """The corruption of one stream of observations: ``begin`` an episode, then call it once for each of its rows.
 
-    ``x`` is an image (H, W, 3) uint8 or a vector (D,) float32, which is not clipped. Kinds at level 0 draw nothing.
+    Args:
+        config: levels; ``apply`` is for the caller to heed.
+        obs: shape and type of each observation key; uint8 is an image.
+        groups: ``groups[key][name] = (start, stop)``, the sensors inside a state vector.
+
+    Raises:
+        UserError: a level outside its range, a sensor group that does not exist, or a kind that fits no observation.
     """
-    if config.flicker > 0:
-        x = drop_frame(x, config.flicker, rng)
-    if config.missing > 0:
-        x = drop_values(x, config.missing, rng)
-    if config.gaussian > 0:
-        x = (add_gaussian_pixels if x.dtype == np.uint8 else add_gaussian)(x, config.gaussian, rng)
-    return x
+
+    def __init__(
+        self, config: CorruptionConfig, obs: Mapping[str, Described], groups: Mapping[str, Groups] | None = None
+    ) -> None:
+        check_corruption(config)
+        self._burst_length = config.burst_length
+        groups = groups or {}
+        _check_groups(config.groups, obs, groups)
+        self._sensors = {key: _sensor(config, box, groups.get(key, {})) for key, box in obs.items()}
+        for kind in active_levels(config):
+            if not any(kind in sensor.kinds for sensor in self._sensors.values()):
+                raise _unfit(kind, config.groups or tuple(obs))
+
+    def begin(self, seed: int) -> None:
+        """The next row is the first one of the episode with this seed."""
+        self._seed, self._step = seed, 0
+        self._held: dict[str, Array] = {}
+
+    def __call__(self, obs: Observation, images: bool = True) -> Observation:
+        """The row as it is seen; without ``images`` those pass as they are, and the rows after it are the same."""
+        seen = {k: x if x.dtype == np.uint8 and not images else self._spoil(k, x) for k, x in obs.items()}
+        self._step += 1
+        return seen
+
+    def _spoil(self, key: str, x: Array) -> Array:
+        kinds, labels, chosen = self._sensors[key]
+        if not kinds:
+            return x
+        rng = noise_generator(self._seed, self._step, key)
+        moment = Moment(self._seed, self._step, key, rng, labels, self._burst_length, self._held)
+        seen = x
+        for kind, level in kinds.items():
+            seen = KINDS[kind].spoil(seen, level, moment)
+        return seen if chosen.all() else np.where(chosen, seen, x)
+
+
+def _sensor(config: CorruptionConfig, box: Described, groups: Groups) -> _Sensor:
+    image = _is_image(box)
+    labels = np.zeros((1, 1, 1) if image else box.shape, np.intp)
+    chosen = np.full(labels.shape, not config.groups or (image and IMAGE in config.groups))
+    for number, (name, (start, stop)) in enumerate(groups.items()):
+        labels[start:stop] = number
+        chosen[start:stop] |= name in config.groups
+    family = IMAGES if image else VECTORS
+    active = active_levels(config) if chosen.any() else {}
+    return _Sensor({kind: level for kind, level in active.items() if family in KINDS[kind].fits}, labels, chosen)
+
+
+def _is_image(box: Described) -> bool:
+    return str(box.dtype) == "uint8"
+
+
+def _check_groups(asked: tuple[str, ...], obs: Mapping[str, Described], groups: Mapping[str, Groups]) -> None:
+    names = [name for inside in groups.values() for name in inside]
+    names += [IMAGE] if any(map(_is_image, obs.values())) else []
+    for name in asked:
+        if name not in names:
+            raise unknown("sensor group", name, names)
+
+
+def _unfit(kind: str, found: tuple[str, ...]) -> UserError:
+    others = [name for name in KINDS if KINDS[name].fits != KINDS[kind].fits]
+    return UserError(
+        f"corruption {kind} is for {' and '.join(KINDS[kind].fits)}, found {', '.join(found)}; "
+        f"kinds that fit: {', '.join(others)}"
+    )
 
 
 class Corruption(gymnasium.Wrapper[Observation, Array, Observation, Array]):
     """Corrupts every entry of a TaskEnv's observation dict, the reset row included.
 
-    ``reset`` needs a seed. Rows that are not drawn (``render_pixels = False``) pass as they are.
+    ``reset`` needs a seed. Images that are not drawn (``render_pixels = False``) pass as they are.
 
     Raises:
-        UserError: for levels outside their range.
+        UserError: as ``Noise``.
     """
 
     def __init__(self, env: gymnasium.Env[Observation, Array], config: CorruptionConfig) -> None:
         super().__init__(env)
-        check_corruption(config)
-        self._config = config
+        assert isinstance(env.observation_space, gymnasium.spaces.Dict)
+        groups = getattr(self.unwrapped, "groups", {})
+        self._noise: Noise = Noise(config, env.observation_space.spaces, {"state": groups} if groups else {})
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict]:
         if seed is None:
             raise ValueError("Corruption.reset needs the episode's seed")
-        self._seed, self._step = seed, 0
+        self._noise.begin(seed)
         obs, info = self.env.reset(seed=seed, options=options)
         return self._corrupt(obs), info
 
     def step(self, action: Array) -> tuple[Observation, Any, bool, bool, dict[str, Any]]:
         obs, reward, terminated, truncated, info = self.env.step(action)
-        self._step += 1
         return self._corrupt(obs), reward, terminated, truncated, info
 
     def _corrupt(self, obs: Observation) -> Observation:
-        if not getattr(self.unwrapped, "render_pixels", True):
-            return obs
-        return {k: corrupt(v, self._config, noise_generator(self._seed, self._step, k)) for k, v in obs.items()}
+        return self._noise(obs, images=getattr(self.unwrapped, "render_pixels", True))

@@ -186,12 +186,13 @@ def resize(image: Array, height: int, width: int) -> Array:
     """Resize (H, W, 3) uint8 by area averaging."""
     if image.shape[:2] == (height, width):
         return image
-    cv2 = _cv2()
+    cv2 = opencv()
     shrinks = image.shape[0] >= height and image.shape[1] >= width
     return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
-def _cv2() -> Any:
+def opencv() -> Any:
+    """The module ``cv2``, or UserError with the packages to install."""
     try:
         import cv2
     except ImportError as error:

@@ -163,7 +163,8 @@ def make_env(config: EnvConfig, task: str, training: bool = True) -> gymnasium.E
     """One environment with its corruption, in this process. Raises UserError as ``make_envs`` does."""
     check_corruption(config.corruption)
     env = _make_task(config, task)
-    return Corruption(env, config.corruption) if is_active(config.corruption, training) else env
+    noisy = Corruption(env, config.corruption)  # refuses what does not fit, also where it does not apply
+    return noisy if is_active(config.corruption, training) else env
 
 
 def random_return(config: EnvConfig, task: str, seed: int, episodes: int) -> list[float]:

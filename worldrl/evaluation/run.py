@@ -38,6 +38,20 @@ def load_agent(run_dir: Path, checkpoint: str = "last", device: str = "auto") ->
     return agent, config
 
 
+def check_environment(trained: EnvSpec, found: EnvSpec) -> None:
+    """Raise UserError unless the environment has the observations and the action size that the agent was trained on."""
+    if trained.obs == found.obs and trained.action_dim == found.action_dim:
+        return
+    raise UserError(
+        f"the environment {found.task} no longer matches the checkpoint: found {_interface(found)}, the agent was "
+        f"trained on {_interface(trained)}; use the environment of that time, or train anew"
+    )
+
+
+def _interface(spec: EnvSpec) -> str:
+    return ", ".join(f"{key} {obs.shape} {obs.dtype}" for key, obs in spec.obs.items()) + f", {spec.action_dim} actions"
+
+
 def evaluate_run(
     run_dir: Path,
     episodes: int = 10,
@@ -54,6 +68,7 @@ def evaluate_run(
     agent, config = load_agent(run_dir, checkpoint, device)
     envs = make_envs(config.env, config.task, seed, num_envs=1, training=False)
     try:
+        check_environment(agent.spec, envs.spec)
         with own_randomness(seed):
             played = run_episodes(agent, envs, episodes, explore=explore, record=video is not None)
     finally:

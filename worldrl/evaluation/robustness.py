@@ -1,0 +1,514 @@
+"""The robustness grid, ``eval.py RUN_DIR --corruption KIND... --level X...``: one agent under kinds x levels of noise.
+
+Every cell of the grid plays the same episodes, those of ``eval.py --seed``: episode ``e`` of seed ``s`` starts in the
+same state and draws the same posterior and policy noise in every cell and however many environments run side by side.
+Cells differ by the noise on their observations alone, so that even a few episodes tell them apart.
+
+Environments and agent are made once. The environments stay clean and all live in this process; what the agent sees is
+corrupted on the way to it. Whichever environment is free takes the next episode of the grid, whatever its cell, so that
+the batch that the agent acts on stays full to the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import dataclasses
+import json
+import math
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import gymnasium
+import numpy as np
+import torch
+from numpy.lib.stride_tricks import sliding_window_view
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from worldrl.agent import Agent
+from worldrl.config import LEVELS, Config, CorruptionConfig, EnvConfig, check_level
+from worldrl.envs import episode_seed
+from worldrl.envs.corruption import KINDS, Noise, active_levels, is_active
+from worldrl.envs.spaces import Observation
+from worldrl.envs.stream import EVAL
+from worldrl.envs.vector import describe, make_env
+from worldrl.errors import UserError, unknown
+from worldrl.evaluation.episodes import own_randomness
+from worldrl.evaluation.run import check_environment, load_agent
+from worldrl.evaluation.statistics import mean_interval
+from worldrl.evaluation.video import Frames, save_video
+from worldrl.types import EnvSpec
+
+CLEAN = "clean"
+FILES = ("robustness.json", "robustness.csv", "robustness.png")
+POLICY_STREAM = 0x504F4C  # keeps the agent's draws apart from every other use of an episode's seed
+PANEL = 64  # rows and columns of one observation in a video
+
+Env = gymnasium.Env[Any, Any]
+
+
+class Cell(NamedTuple):
+    """One kind of corruption at one level; ``clean`` at 0."""
+
+    corruption: str
+    level: float
+
+    def __str__(self) -> str:
+        return f"{self.corruption}@{self.level:g}"
+
+
+class Job(NamedTuple):
+    """One episode of the grid."""
+
+    cell: Cell
+    seed: int
+    episode: int
+
+    def __str__(self) -> str:
+        return f"episode {self.episode} of seed {self.seed}, {self.cell}"
+
+
+class Played(NamedTuple):
+    """What an episode gave; ``frames`` are environment frames."""
+
+    job: Job
+    episode_return: float
+    frames: int
+
+
+def evaluate_grid(
+    run_dir: Path,
+    corruptions: Sequence[str],
+    levels: Sequence[float] = (),
+    seeds: Sequence[int] = (1000,),
+    episodes: int = 10,
+    num_envs: int = 8,
+    groups: Sequence[str] = (),
+    checkpoint: str = "last",
+    explore: bool = False,
+    device: str = "auto",
+    out: Path | None = None,
+    video: bool = False,
+) -> dict[str, Any]:
+    """Play the grid, write its files, print its table. The corruption that the run was trained with is switched off.
+
+    Args:
+        corruptions: kinds of ``envs.corruption.KINDS``.
+        levels: above 0, each for every kind; the clean cell is always there, once.
+        seeds: of the episodes, not of the run; each plays ``episodes`` of them.
+        num_envs: environments side by side.
+        groups: the sensors to corrupt, by name; none for all.
+        checkpoint, explore, device: as ``evaluate_run``.
+        out: where the files go, by default ``RUN_DIR/robustness``; those of an earlier grid are replaced.
+        video: one of the worst level of each kind, the clean picture beside what the agent saw.
+
+    Returns:
+        what ``robustness.json`` holds.
+
+    Raises:
+        UserError: one line about arguments, run folder, checkpoint, environment or output folder.
+    """
+    cells = grid_cells(corruptions, levels)
+    _check_counts(seeds, episodes, num_envs)
+    agent, config = load_agent(run_dir, checkpoint, device)
+    for cell in cells:
+        cell_noise(cell, groups, agent.spec)
+    out = run_dir / "robustness" if out is None else out
+    _check_writable(out)
+    jobs = [Job(cell, seed, episode) for cell in cells for seed in seeds for episode in range(episodes)]
+    films = {Job(cell, seeds[0], 0): Film(str(cell)) for cell in worst_cells(cells)} if video else {}
+    began = time.perf_counter()
+    with (
+        make_clean_envs(config.env, config.task, min(num_envs, len(jobs)), agent.spec) as envs,
+        own_randomness(seeds[0]),
+    ):
+        played = _play_with_bar(agent, envs, jobs, groups, explore, films)
+    result = {
+        "task": config.task,
+        "agent": config.agent,
+        "checkpoint": checkpoint,
+        "updates": agent.updates,
+        "action": "sample" if explore else "mode",
+        "trained_with": trained_with(config),
+        "groups": list(groups),
+        "seeds": list(seeds),
+        "episodes": episodes,
+        "seconds": time.perf_counter() - began,
+        "frames": sum(p.frames for p in played),
+        **summarise(played),
+    }
+    files = _write_files(out, result, played, films)
+    _print(result, out, files)
+    return result
+
+
+# --- the grid ---------------------------------------------------------------------------------------------------------
+
+
+def grid_cells(corruptions: Sequence[str], levels: Sequence[float]) -> list[Cell]:
+    """The clean cell, then every kind at every level above 0, in the order given, each once.
+
+    Raises:
+        UserError: a kind that does not exist, or a level outside the range of a kind.
+    """
+    above = [level for level in dict.fromkeys(levels) if level != 0]
+    if not above:
+        raise UserError("--corruption needs levels: --level 0.01 0.05, above 0 (level 0, clean, is always included)")
+    for kind in corruptions:
+        if kind not in KINDS:
+            raise unknown("corruption", kind, KINDS)
+        for level in above:
+            check_level(f"--level for {kind}", kind, level)
+    return [Cell(CLEAN, 0.0), *(Cell(kind, level) for kind in dict.fromkeys(corruptions) for level in above)]
+
+
+def worst_cells(cells: Sequence[Cell]) -> list[Cell]:
+    """The highest level of each kind."""
+    return list({cell.corruption: cell for cell in sorted(cells[1:], key=lambda cell: cell.level)}.values())
+
+
+def cell_noise(cell: Cell, groups: Sequence[str], spec: EnvSpec) -> Noise:
+    """The noise of a cell on the observations of ``spec``. Raises UserError where they do not fit each other."""
+    settings: dict[str, Any] = {} if cell.corruption == CLEAN else {cell.corruption: cell.level}
+    return Noise(CorruptionConfig(groups=tuple(groups), **settings), spec.obs, spec.groups)
+
+
+def trained_with(config: Config) -> dict[str, float]:
+    """Kinds and levels of the corruption that the run was trained with."""
+    corruption = config.env.corruption
+    return active_levels(corruption) if is_active(corruption, training=True) else {}
+
+
+def _check_counts(seeds: Sequence[int], episodes: int, num_envs: int) -> None:
+    if episodes < 1:
+        raise UserError(f"--episodes {episodes}: expected 1 or more")
+    if num_envs < 1:
+        raise UserError(f"--envs {num_envs}: expected 1 or more")
+    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds {' '.join(map(str, seeds))}: expected numbers of 0 or more, each once")
+
+
+def _check_writable(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise UserError(f"cannot write into {out} ({error.strerror}); choose another folder with --out") from error
+
+
+@contextlib.contextmanager
+def make_clean_envs(config: EnvConfig, task: str, n: int, trained: EnvSpec) -> Iterator[list[Env]]:
+    """``n`` environments without corruption in this process, closed at the end.
+
+    Raises:
+        UserError: they are not what the agent was trained on.
+    """
+    clean = dataclasses.replace(config, corruption=CorruptionConfig())
+    with contextlib.ExitStack() as stack:
+        envs: list[Env] = []
+        for _ in range(n):
+            envs.append(make_env(clean, task, training=False))
+            stack.callback(envs[-1].close)
+            check_environment(trained, describe(envs[-1], task, clean))
+        yield envs
+
+
+# --- playing ----------------------------------------------------------------------------------------------------------
+
+
+class OwnDraws(TorchFunctionMode):
+    """Inside the block every row of a batch draws its normal noise from its own one of the ``generators``.
+
+    That holds for ``torch.randn_like(x)`` and ``torch.randn(n, ...)`` whose first axis is the batch, as in acting;
+    other draws come from torch's default generator. Numbers are drawn on the host: they are the same on every device.
+    """
+
+    def __init__(self, generators: Sequence[torch.Generator]) -> None:
+        super().__init__()
+        self.generators = generators
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.randn_like and len(args[0]) == len(self.generators):
+            return self._draw(args[0].shape[1:]).to(args[0])
+        if func is torch.randn and args[:1] == (len(self.generators),):
+            return self._draw(args[1:]).to(kwargs.get("device"), kwargs.get("dtype"))
+        return func(*args, **kwargs)
+
+    def _draw(self, shape: Sequence[int]) -> Tensor:
+        """(n, *shape)"""
+        return torch.stack([torch.randn(tuple(shape), generator=generator) for generator in self.generators])
+
+
+class _Seat:
+    """One environment and the episode that it is playing, if any."""
+
+    def __init__(self, env: Env, spec: EnvSpec, groups: Sequence[str]) -> None:
+        self.env, self.spec, self.groups = env, spec, groups
+        self.generator = torch.Generator()  # of the agent's draws
+        self.job: Job | None = None
+
+    def begin(self, job: Job, film: Film | None) -> None:
+        self.job, self.film = job, film
+        self.total, self.frames, self.ended = 0.0, 0, False
+        seed = episode_seed(job.seed, EVAL, 0, job.episode)
+        self.generator.manual_seed(policy_seed(job.seed, job.episode))
+        self.noise = cell_noise(job.cell, self.groups, self.spec)
+        self.noise.begin(seed)
+        with self._naming_failures():
+            clean, _ = self.env.reset(seed=seed)
+        self._see(clean, np.zeros(self.spec.action_dim, np.float32), is_first=1)
+
+    def step(self, action: np.ndarray) -> None:
+        with self._naming_failures():
+            clean, reward, terminated, truncated, info = self.env.step(action)
+        self.total, self.frames = self.total + float(reward), self.frames + info["frames"]
+        self.ended = terminated or truncated
+        self._see(clean, action, is_first=0)
+
+    def _see(self, clean: Observation, action: np.ndarray, is_first: int) -> None:
+        seen = self.noise(clean)
+        self.row: Observation = {**seen, "action": action, "is_first": np.asarray(is_first, np.float32)}
+        if self.film is not None:
+            self.film.add(clean, seen, f"return {self.total:.0f}  frame {self.frames}")
+
+    @contextlib.contextmanager
+    def _naming_failures(self) -> Iterator[None]:
+        try:
+            yield
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(f"{self.spec.task} failed in {self.job}: {type(error).__name__}: {error}") from error
+
+
+def play_grid(
+    agent: Agent,
+    envs: Sequence[Env],
+    jobs: Sequence[Job],
+    groups: Sequence[str] = (),
+    explore: bool = False,
+    films: Mapping[Job, Film] = MappingProxyType({}),
+    tell: Callable[[float, int], Any] = lambda done, frames: None,
+) -> list[Played]:
+    """Play all jobs, spread over the environments, and return what each of them gave, in their order.
+
+    An episode does not depend on which environment plays it, nor on what the others play: its start, the noise on its
+    observations and the agent's draws come from its own seed. Only rounding can differ with the size of the batch.
+
+    Args:
+        films: those of these jobs are filled.
+        tell: called after every tick with the episodes done, running ones as the part that is over, and the frames.
+    """
+    seats = [_Seat(env, agent.spec, groups) for env, _ in zip(envs, jobs, strict=False)]
+    todo = iter(jobs)
+    played: dict[Job, Played] = {}
+    for seat, job in zip(seats, todo, strict=False):
+        seat.begin(job, films.get(job))
+    state = agent.initial(len(seats))
+    while len(played) < len(jobs):
+        rows = {key: np.stack([seat.row[key] for seat in seats]) for key in seats[0].row}
+        with OwnDraws([seat.generator for seat in seats]):
+            state, actions, _ = agent.act(state, rows, explore, noise=False)
+        for seat, action in zip(seats, actions, strict=True):
+            if seat.job is None:  # nothing left to play: its last row fills the batch
+                continue
+            seat.step(action)
+            if seat.ended:
+                played[seat.job] = Played(seat.job, seat.total, seat.frames)
+                seat.job = next(todo, None)
+                if seat.job is not None:
+                    seat.begin(seat.job, films.get(seat.job))
+        tell(*_progress(played, seats, agent.spec.max_frames))
+    return [played[job] for job in jobs]
+
+
+def policy_seed(seed: int, episode: int) -> int:
+    """Seed of the agent's draws in an episode: the same in every cell."""
+    return int(np.random.SeedSequence([seed, POLICY_STREAM, episode]).generate_state(1)[0])
+
+
+def _progress(played: dict[Job, Played], seats: Sequence[_Seat], max_frames: int) -> tuple[float, int]:
+    running = sum(seat.frames for seat in seats if seat.job is not None)
+    return len(played) + (running / max_frames if max_frames else 0), sum(p.frames for p in played.values()) + running
+
+
+def _play_with_bar(
+    agent: Agent,
+    envs: Sequence[Env],
+    jobs: Sequence[Job],
+    groups: Sequence[str],
+    explore: bool,
+    films: Mapping[Job, Film],
+) -> list[Played]:
+    """``play_grid`` with a bar on the terminal, if there is one."""
+    console = Console(stderr=True)
+    columns = (BarColumn(bar_width=20), TextColumn("{task.description}"), TextColumn("left"), TimeRemainingColumn())
+    began = time.perf_counter()
+
+    # Drawn from tell(), not by a thread of its own: that one dies noisily with the terminal.
+    with Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal) as bar:
+        task, drawn = bar.add_task("", total=len(jobs)), 0.0
+
+        def tell(done: float, frames: int) -> None:
+            nonlocal drawn
+            now = time.perf_counter()
+            if now - drawn > 0.2 or done == len(jobs):
+                drawn, speed = now, frames / (now - began)
+                text = f"episodes {int(done)}/{len(jobs)}  {speed:.0f} frames/s"
+                bar.update(task, completed=done, description=text, refresh=True)
+
+        return play_grid(agent, envs, jobs, groups, explore, films, tell)
+
+
+class Film:
+    """The rows of one episode, clean and as they were seen, and a caption for each."""
+
+    def __init__(self, title: str = "") -> None:
+        self.title = title
+        self.clean: list[Observation] = []
+        self.seen: list[Observation] = []
+        self.captions: list[str] = []
+
+    def add(self, clean: Observation, seen: Observation, caption: str) -> None:
+        self.clean.append(clean)
+        self.seen.append(seen)
+        self.captions.append(f"{self.title}  {caption}")
+
+    def save(self, path: Path) -> None:
+        """Write it, 1000 environment frames in about ten seconds."""
+        save_video(path, self.frames(), fps=max(10, min(60, len(self.clean) // 10)), overlay=self.captions)
+
+    def frames(self) -> Frames:
+        """(T, 64 x keys, 130, 3): clean on the left, seen on the right, one observation key below the other."""
+        return np.concatenate([_beside(*self._column(key)) for key in self.clean[0]], axis=1)
+
+    def _column(self, key: str) -> tuple[np.ndarray, np.ndarray]:
+        """One observation key over time, clean and seen, (T, ...) each."""
+        return np.stack([row[key] for row in self.clean]), np.stack([row[key] for row in self.seen])
+
+
+def _beside(clean: np.ndarray, seen: np.ndarray) -> Frames:
+    """Two panels with a white line between them, from images (T, 64, 64, 3) or vectors (T, D)."""
+    if clean.dtype != np.uint8:
+        low, high = clean.min(0), clean.max(0)
+        clean, seen = traces(clean, low, high), traces(seen, low, high)
+    line = np.full((*clean.shape[:2], 2, 3), 255, np.uint8)
+    return np.concatenate([clean, line, seen], axis=2)
+
+
+def traces(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> Frames:
+    """Vectors (T, D) as grey images (T, 64, 64, 3) of the last 64 rows, one line for each entry, the present right.
+
+    Black is ``low`` (D,) and white is ``high`` (D,), the entry's range.
+    """
+    unit = (values - low) / np.maximum(high - low, 1e-6)
+    grey = np.concatenate([np.zeros((PANEL - 1, values.shape[1])), 255 * unit.clip(0, 1)]).astype(np.uint8)
+    lines = np.arange(PANEL) * values.shape[1] // PANEL
+    windows = sliding_window_view(grey, PANEL, axis=0)  # (T, D, 64)
+    return windows[:, lines, :, None].repeat(3, -1)
+
+
+# --- results ----------------------------------------------------------------------------------------------------------
+
+
+def summarise(played: Sequence[Played]) -> dict[str, Any]:
+    """``cells`` with their statistics, and ``metrics`` under the keys of a log.
+
+    ``interval`` is half the width of the 95 % interval of the mean return, by Student's t over the episodes of all
+    seeds: with the agent given, they are independent draws. None for a single episode.
+    """
+    cells: list[dict[str, Any]] = []
+    metrics: dict[str, float] = {}
+    for cell in dict.fromkeys(p.job.cell for p in played):
+        mine = [p for p in played if p.job.cell == cell]
+        returns = [p.episode_return for p in mine]
+        mean, half = (float(x) for x in mean_interval(returns))
+        metrics[f"robust/{cell}/return"] = mean
+        cells.append(
+            {
+                "corruption": cell.corruption,
+                "level": cell.level,
+                "return": mean,
+                "return_std": float(np.std(returns)),
+                "interval": None if math.isnan(half) else half,
+                "returns": returns,
+                "frames": [p.frames for p in mine],
+            }
+        )
+    return {"cells": cells, "metrics": metrics}
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Return against level, one panel for each corruption, with 95 % intervals; the clean return is level 0."""
+    from matplotlib.figure import Figure
+
+    clean, *noisy = result["cells"]
+    kinds = list(dict.fromkeys(cell["corruption"] for cell in noisy))
+    figure = Figure(figsize=(1.2 + 3.2 * len(kinds), 3.4), layout="constrained", dpi=150)
+    for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0], kinds, strict=True):
+        line = sorted((cell for cell in (clean, *noisy) if cell["corruption"] in (kind, CLEAN)), key=_level)
+        means, halves = [cell["return"] for cell in line], [cell["interval"] or 0.0 for cell in line]
+        axes.axhline(clean["return"], color="grey", linestyle="--", linewidth=1)
+        axes.errorbar([cell["level"] for cell in line], means, yerr=halves, marker="o", capsize=3)
+        axes.set(title=kind, xlabel=f"level: {LEVELS[kind][1]}")
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("return")
+    figure.suptitle(f"{result['agent']} on {result['task']}", fontsize="medium")
+    figure.savefig(path)
+
+
+def _level(cell: dict[str, Any]) -> float:
+    return float(cell["level"])
+
+
+def _write_files(out: Path, result: dict[str, Any], played: Sequence[Played], films: Mapping[Job, Film]) -> list[str]:
+    """Write everything, the numbers first; returns the files' names."""
+    as_json, as_csv, as_png = (out / name for name in FILES)
+    as_json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    with as_csv.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(("corruption", "level", "seed", "episode", "return", "frames"))
+        writer.writerows((*p.job.cell, p.job.seed, p.job.episode, p.episode_return, p.frames) for p in played)
+    draw(result, as_png)
+    videos = {f"{job.cell}.mp4": film for job, film in films.items()}
+    for name, film in videos.items():
+        film.save(out / name)
+    return [*FILES, *videos]
+
+
+def _print(result: dict[str, Any], out: Path, files: Sequence[str]) -> None:
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"{result['agent']} on {result['task']}, checkpoint {result['checkpoint']}, {_training_noise(result)}"
+    )
+    console.print(table(result))
+    console.print(f"{result['frames'] / result['seconds']:.0f} frames/s; in {out}: {', '.join(files)}")
+
+
+def _training_noise(result: dict[str, Any]) -> str:
+    noise = ", ".join(f"{kind} {level:g}" for kind, level in result["trained_with"].items())
+    return f"trained with {noise} (switched off here: level 0 is clean)" if noise else "trained without noise"
+
+
+def table(result: dict[str, Any]) -> Table:
+    """The cells with mean return, its 95 % interval, and what is left of the clean return."""
+    clean = result["cells"][0]["return"]
+    shown = Table("corruption")
+    for name in ("level", "return", "95 %", "std", "of clean", "episodes"):
+        shown.add_column(name, justify="right")
+    for cell in result["cells"]:
+        half = "-" if cell["interval"] is None else f"± {cell['interval']:.1f}"
+        share = f"{100 * cell['return'] / clean:.0f} %" if clean > 0 else "-"
+        numbers = (f"{cell['level']:g}", f"{cell['return']:.1f}", half, f"{cell['return_std']:.1f}", share)
+        shown.add_row(cell["corruption"], *numbers, str(len(cell["returns"])))
+    return shown
