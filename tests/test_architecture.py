@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "training": RUNNING,
     "inference": {"agent", "training", "types", *SETTINGS},
     "bench": RUNNING | {"nn"},
+    "inside": RUNNING | {"inference"},
     "report": {"config", "errors"},
     "cli": RUNNING,
     "__init__": {"cli", "inference"},

@@ -168,6 +168,12 @@ def check_pair(model: BeliefModel, head: Head) -> None:
         )
 
 
+def require(model: BeliefModel, ability: Any, verb: str) -> None:
+    """Refuse a belief that lacks an optional ability; ``verb`` is what it cannot do."""
+    if not isinstance(model, ability):
+        raise UserError(f"belief {type(model).__name__} cannot {verb}; beliefs that can: {able_beliefs(ability)}")
+
+
 def able_beliefs(ability: Any) -> str:
     """Names of the registered beliefs that have an optional ability, for messages."""
     return ", ".join(name for name in BELIEFS if _has(load_class("belief", name), ability)) or "none yet"

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from worldrl.agent import Agent, able_beliefs
+from worldrl.agent import Agent, require
 from worldrl.config import Config, load_config
 from worldrl.errors import UserError, unknown
 from worldrl.training.checkpoint import Checkpoints
@@ -144,9 +144,8 @@ class TrainedPolicy:
         Raises:
             UserError: the belief model does not decode.
         """
-        model = self.agent.model
-        if not isinstance(model, Decodes):
-            raise UserError(f"belief {type(model).__name__} cannot decode; beliefs that can: {able_beliefs(Decodes)}")
+        model: Any = self.agent.model
+        require(model, Decodes, "decode")
         return {key: value.cpu().numpy() for key, value in model.decode(self.belief.feat).items()}
 
     def export(self, path: str | Path, *, explore: bool = False, deterministic: bool = True) -> Path:
