@@ -79,7 +79,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         ):
             axes.plot(levels, [np.mean(record[name]) for record in mine], "o-", color=f"C{i}", label=label)
             axes.plot(levels, [record[name] for record in mine], ".", color=f"C{i}", alpha=0.3)
-        axes.set(title=kind, xlabel="level", ylabel="return", ylim=(0, None))
+        axes.set(title=kind, xlabel="corruption level", ylabel="return")
         axes.legend(frameon=False)
         axes.grid(alpha=0.3)
     figure.savefig(path)

@@ -79,8 +79,8 @@ def conditions(config: Config, kinds: Sequence[str], levels: Sequence[float]) ->
 
 def _condition(config: Config, kind: str, level: float) -> Condition:
     settings = flatten(config_to_dict(config))
-    changed = config_from_dict({**settings, f"env.corruption.{kind}": level, "env.corruption.apply": "both"})
-    return Condition(kind, level, changed)
+    changes = {"env.corruption.apply": "both", f"env.corruption.{kind}": level}
+    return Condition(kind, level, config_from_dict({**settings, **changes}))
 
 
 class Recorder:
