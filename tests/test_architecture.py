@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "training": RUNNING,
     "inference": {"agent", "training", "types", *SETTINGS},
     "bench": RUNNING | {"nn"},
+    "doctor": RUNNING | {"nn", "bench"},
     "inside": RUNNING | {"inference"},
     "report": {"config", "errors"},
     "cli": RUNNING,
