@@ -256,3 +256,16 @@ worldrl.load({str(pixels)!r}, device="cpu").act(numpy.zeros((64, 64, 3), numpy.u
 assert not {{"dm_control", "mujoco", "gymnasium", "cv2"}} & set(sys.modules)
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=300)
+
+
+def test_the_examples_of_the_document_run(
+    pixels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    act, use = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "inside.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(act.replace("RUN_DIR", str(pixels)), found)
+    assert "(64, 64, 3)" in capsys.readouterr().out
+    worldrl.load(pixels, device="cpu").export("step.pt2")
+    exec(use, found)
+    assert found["action"].shape == (2, 1)
