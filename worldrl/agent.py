@@ -166,15 +166,25 @@ class Agent:
 def check_pair(model: BeliefModel, head: Head) -> None:
     """Refuse a head whose needs its belief cannot meet, naming the beliefs that can."""
     if head.needs.imagine and not isinstance(model, Imagines):
-        able = [name for name in BELIEFS if _has(load_class("belief", name), Imagines)]
         raise UserError(
             f"head {type(head).__name__} needs a belief that can imagine; {type(model).__name__} cannot; "
-            f"beliefs that can: {', '.join(able) or 'none yet'}"
+            f"beliefs that can: {able_beliefs(Imagines)}"
         )
     if head.needs.actor_input == "context" and (head.needs.particles or head.needs.imagine):
         raise UserError(
             f"head {type(head).__name__}: actor_input=context goes with neither particles nor imagination; use feat"
         )
+
+
+def require(model: BeliefModel, ability: Any, verb: str) -> None:
+    """Refuse a belief that lacks an optional ability; ``verb`` is what it cannot do."""
+    if not isinstance(model, ability):
+        raise UserError(f"belief {type(model).__name__} cannot {verb}; beliefs that can: {able_beliefs(ability)}")
+
+
+def able_beliefs(ability: Any) -> str:
+    """Names of the registered beliefs that have an optional ability, for messages."""
+    return ", ".join(name for name in BELIEFS if _has(load_class("belief", name), ability)) or "none yet"
 
 
 def _has(cls: type, ability: Any) -> bool:
