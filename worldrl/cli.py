@@ -35,6 +35,7 @@ from worldrl.config import (
     MAY_CHANGE,
     Config,
     check_keys,
+    check_same_belief,
     config_from_dict,
     config_to_dict,
     flatten,
@@ -44,6 +45,8 @@ from worldrl.config import (
     read_yaml,
     save_config,
     to_yaml,
+    with_world,
+    world_of,
 )
 from worldrl.errors import UserError, unknown
 from worldrl.registry import PARTS, agent_label, canonical, known_parts, shared_fields
@@ -68,6 +71,7 @@ def compose(arguments: Mapping[str, Any], presets: Path) -> Config:
     ``experiment``, the arguments. Choices (agent, env, belief, head) are made first: an argument beats an experiment,
     an experiment beats the agent it runs on, and an agent named in the arguments brings its own choices along. Where a
     preset's head or belief is not the one chosen, its ``head.*`` or ``belief.*`` count as far as both inherit them.
+    With ``init_from`` the task, the environment and the belief are those of that run, and only the arguments beat them.
 
     Raises:
         UserError: one line that names the nearest valid keys, presets, parts or values.
@@ -77,8 +81,10 @@ def compose(arguments: Mapping[str, Any], presets: Path) -> Config:
     agent = _preset(presets, "agent", name)
     middle = (agent, experiment) if "agent" in arguments else (experiment, agent)
     order = (arguments, *middle, base)
+    init_from = _first("init_from", *order, {"init_from": ""})
+    world = world_of(init_from) if init_from else {}
     env = _preset(presets, "env", _first("env", *order))
-    parts = {kind: canonical(kind, _first(kind, *order)) for kind in PARTS}
+    parts = {kind: canonical(kind, _first(kind, arguments, world, *order)) for kind in PARTS}
     meant = {**_preset(presets, "agent", experiment.get("agent")), **experiment}
     values: Arguments = {}
     for where, layer, intended in (
@@ -86,13 +92,18 @@ def compose(arguments: Mapping[str, Any], presets: Path) -> Config:
         ("env preset: ", env, env),
         (f"agent '{name}': ", agent, agent),
         (f"experiment '{arguments.get('experiment')}': ", experiment, meant),
+        ("init_from: ", world, world),
+        ("env preset: ", env if "env" in arguments and world else {}, env),
         ("", arguments, {}),
     ):
         settings = _settings_for(layer, intended, parts)
         check_keys(settings, {*known_keys(parts), *GROUPS, "resume"}, where)
         values.update(settings)
     label = agent_label(name, {kind: _first(kind, agent) for kind in PARTS}, **parts)
-    return config_from_dict({**values, **parts, "agent": label, "task": resolve_task(values["task"])})
+    config = config_from_dict({**values, **parts, "agent": label, "task": resolve_task(values["task"])})
+    if init_from:
+        check_same_belief(config)
+    return config
 
 
 def resolve_task(task: Any) -> Any:
@@ -325,7 +336,7 @@ def train(config: Config | Mapping[str, Any], run_dir: Path | None = None) -> Pa
     """
     from worldrl.training import loop
 
-    config = config_from_dict(config_to_dict(config) if isinstance(config, Config) else config)
+    config = config_from_dict(config_to_dict(config) if isinstance(config, Config) else with_world(config))
     run_dir = Path("runs") / run_name(config) if run_dir is None else Path(run_dir)
     if any((run_dir / name).exists() for name in RUN_FILES):
         raise UserError(f"{run_dir} already holds a run; continue it with resume={run_dir}, or choose another folder")
@@ -432,6 +443,7 @@ Train a world-model agent.   python train.py [-m] key=value ...
   seed=1  frames=1e6  device=auto  precision=auto  speed=eager|compile|capture
   env.num_envs=1  env.action_repeat=2  env.render.quality=full|fast
   replay.batch=50  replay.length=50  schedule.prefill=10000  eval.every=10000
+  init_from=RUN_DIR  start with that run's trained belief model; schedule.model_every=0 freezes it
   resume=RUN_DIR     continue a run; may change: {_and(MAY_CHANGE)}
   hydra.run.dir=DIR  a run folder other than runs/<task>/<agent>/<seed>-<stamp>
 
