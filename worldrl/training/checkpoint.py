@@ -88,6 +88,11 @@ class Checkpoints:
         """The newest complete checkpoint."""
         return max(self._complete("step"), key=_order, default=None)
 
+    def frames(self) -> int | None:
+        """How far ``latest()`` is."""
+        path = self.latest()
+        return None if path is None else int(_marker(path)["frames"])
+
     def best(self) -> Path | None:
         """The complete checkpoint with the highest score."""
         return max(self._complete("best"), key=_score, default=None)
