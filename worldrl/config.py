@@ -476,7 +476,12 @@ def with_world(settings: Mapping[str, Any]) -> dict[str, Any]:
     """The settings, dotted, over the task, environment and belief of the run that ``init_from`` names, if any."""
     flat = flatten(settings)
     run_dir = _typed("init_from", flat.get("init_from", ""), str)
-    return {**world_of(run_dir), **flat} if run_dir else flat
+    if not run_dir:
+        return flat
+    world = world_of(run_dir)
+    if canonical("belief", flat.get("belief", world["belief"])) != world["belief"]:  # refused later, by its name
+        world = {key: value for key, value in world.items() if not key.startswith("belief.")}
+    return {**world, **flat}
 
 
 def check_same_belief(config: Config) -> None:
