@@ -11,6 +11,7 @@ import dataclasses
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,6 +26,7 @@ from worldrl.types import Batch, Belief, Decodes, EnvSpec, Imagines, Metrics, Ne
 
 BATCH, ACTIONS, PARTICLES, HORIZON = 3, 2, 2, 3
 FEAT, CONTEXT = 6, 5  # of the toy belief: not the same, so that a head that takes one for the other fails
+NOT_THEIRS = (__file__, str(Path(torch.__file__).parent))  # where an error of the user's code may surface
 UPDATES = 16  # numbers of updates whose phases are tried
 VECTORS, PIXELS = {"state": ObsSpec((5,), "float32")}, {"pixels": ObsSpec((64, 64, 3), "uint8")}
 SPECS = (
@@ -106,9 +108,10 @@ def _doing(what: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        place = traceback.extract_tb(error.__traceback__)[-1]
+        frames = traceback.extract_tb(error.__traceback__)
+        place = [frame for frame in frames if not frame.filename.startswith(NOT_THEIRS)][-1:] or frames[-1:]
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"{what} failed at {place.filename}:{place.lineno}, {reason}") from error
+        raise UserError(f"{what} failed at {place[0].filename}:{place[0].lineno}, {reason}") from error
 
 
 def _load(kind: str, part: type | str, settings: Mapping[str, Any]) -> tuple[type[Any], str, Any]:
@@ -274,11 +277,11 @@ def _check_actions(name: str, head: Any) -> None:
             with _doing(where), _NoSync(where):
                 action = head.act(belief, explore)
             _ensure(isinstance(action, Tensor), f"{where} gives {type(action).__name__}, expected a tensor")
+            _ensure(not action.requires_grad, f"{where} keeps a graph, expected @torch.no_grad()")
             found, expected = tuple(action.shape), (BATCH, ACTIONS)
             _ensure(found == expected, f"{where} gives shape {found}, expected (B, A) = {expected}")
             inside = bool((action.abs() <= 1.0).all())
             _ensure(inside, f"{where} gives {float(action.abs().max()):g}, expected actions in [-1, 1]")
-            _ensure(not action.requires_grad, f"{where} keeps a graph, expected @torch.no_grad()")
 
 
 def _update(name: str, head: Any, phase: str, batch: Batch, belief: Belief, model: nn.Module) -> Metrics:
@@ -448,7 +451,9 @@ def _check_acting(name: str, model: Any, batch: Batch) -> None:
     go_on, reset = torch.zeros(BATCH), torch.ones(BATCH)
     some = torch.tensor([1.0] + [0.0] * (BATCH - 1))
     state, belief = _step(name, model, start, batch, 0, reset)
-    _check_shapes(f"{name}: step", belief, (BATCH,), PARTICLES, model)
+    _ensure(isinstance(belief, Belief), f"{name}: step gives {type(belief).__name__}, expected a Belief")
+    particles = PARTICLES if len(belief.particles) else 0  # a point belief need not repeat itself
+    _check_shapes(f"{name}: step", belief, (BATCH,), particles, model)
     for side, other, what in ((start, state, "initial"), (state, start, "step")):
         _ensure(side.keys() == other.keys(), f"{name}: {what} gives the state {sorted(side)}, not {sorted(other)}")
     for key, value in state.items():
