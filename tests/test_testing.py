@@ -410,7 +410,7 @@ BELIEF_MISTAKES = [
     (Unsaved, "observe differs after saving and loading"),
     (NeverResets, "after is_first = 1 the state still depends on the rows before"),
     (ResetsAll, "is_first = 1 in one row changes the belief of another"),
-    (ForgetsTheState, r"gives the state \['deter', 'stoch'\], not \['deter'\]|gives the state \['deter'\], not"),
+    (ForgetsTheState, r"initial gives the state \['deter', 'stoch'\] and step \['deter'\], expected the same"),
     (DreamsElsewhere, "imagine begins at another feat"),
     (DreamsDetached, "rewards without a gradient to the actions"),
     (DecodesOther, r"decode gives image, expected some of \['state'\]"),

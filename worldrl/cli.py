@@ -80,6 +80,7 @@ def compose(arguments: Mapping[str, Any], presets: Path) -> Config:
     Raises:
         UserError: one line that names the nearest valid keys, presets, parts or values.
     """
+    arguments = {key: value for key, value in arguments.items() if key != "sweep"}  # it names a folder
     base, experiment = _base(presets), _preset(presets, "experiment", arguments.get("experiment"))
     name = _first("agent", arguments, experiment, base)
     agent = _preset(presets, "agent", name)
@@ -127,7 +128,7 @@ def resolve_task(task: Any) -> Any:
 
 def _settings_for(layer: Mapping[str, Any], intended: Mapping[str, Any], parts: Mapping[str, str]) -> Arguments:
     """A layer's plain settings, without those that mean nothing to the belief or head that was chosen instead."""
-    settings = {key: value for key, value in layer.items() if key not in (*GROUPS, *PARTS, "sweep")}
+    settings = {key: value for key, value in layer.items() if key not in (*GROUPS, *PARTS)}
     for kind, chosen in parts.items():
         if kind not in intended or canonical(kind, intended[kind]) == chosen:
             continue

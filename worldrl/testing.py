@@ -380,12 +380,8 @@ def _check_model_parts(name: str, model: Any) -> None:
 def _check_shapes(where: str, belief: Any, lead: tuple[int, ...], particles: int, model: Any) -> None:
     _ensure(isinstance(belief, Belief), f"{where} gives {type(belief).__name__}, expected a Belief")
     axes = "(B,)" if len(lead) == 1 else "(B, T - lost_rows)"
-    expected = Belief(
-        (*lead, model.feat_dim),
-        (particles, *lead, model.feat_dim),
-        (*lead, model.context_dim),
-        lead,  # type: ignore[arg-type]
-    )
+    feat = (*lead, model.feat_dim)
+    expected = (feat, (particles, *feat), (*lead, model.context_dim), lead)
     for field, value, shape in zip(Belief._fields, belief, expected, strict=True):
         found = tuple(value.shape)
         _ensure(found == shape, f"{where} gives {field} of shape {found}, expected {shape} with {axes} = {lead}")
@@ -417,21 +413,18 @@ def _check_learning(name: str, model: Any, batch: Batch) -> None:
     _ensure(bool(losses) == bool(params), f"{name}: found {len(params)} parameters and {len(losses)} loss terms")
     _check_metrics(f"{name}: observe", {f"loss/{key}": value.detach() for key, value in losses.items()})
     if losses:
-        total = torch.stack(list(losses.values())).sum()
-        _ensure(
-            total.requires_grad, f"{name}: observe gives losses without a graph, expected gradients to its parameters"
-        )
-        for key, grad in zip(params, torch.autograd.grad(total, [*params.values()], allow_unused=True), strict=True):
-            _ensure(grad is not None, f"{name}: parameter {key} has no part in the losses, expected a buffer or a term")
+        _check_gradients(name, params, torch.stack(list(losses.values())).sum())
     _observe(name, model, batch, 0)
     _, losses, _ = _observe(name, model, batch, PARTICLES, learn=False)
     _ensure(not losses, f"{name}: observe(learn=False) gives losses {sorted(losses)}, expected none")
     _ensure(not _changed(before, [*batch.obs.values(), *batch[1:]]), f"{name}: observe changes its batch in place")
-    short = Batch(
-        {k: v[:, -model.lost_rows - 2 :] for k, v in batch.obs.items()},
-        *(x[:, -model.lost_rows - 2 :] for x in batch[1:]),
-    )
-    _observe(name, model, short, PARTICLES)
+    _observe(name, model, batch.drop_rows(2), PARTICLES)  # the shortest slice: two rows beside the lost ones
+
+
+def _check_gradients(name: str, params: Mapping[str, nn.Parameter], loss: Tensor) -> None:
+    _ensure(loss.requires_grad, f"{name}: observe gives losses without a graph, expected gradients to its parameters")
+    for key, grad in zip(params, torch.autograd.grad(loss, [*params.values()], allow_unused=True), strict=True):
+        _ensure(grad is not None, f"{name}: parameter {key} has no part in the losses, expected a buffer or a term")
 
 
 def _step(
@@ -454,8 +447,8 @@ def _check_acting(name: str, model: Any, batch: Batch) -> None:
     _ensure(isinstance(belief, Belief), f"{name}: step gives {type(belief).__name__}, expected a Belief")
     particles = PARTICLES if len(belief.particles) else 0  # a point belief need not repeat itself
     _check_shapes(f"{name}: step", belief, (BATCH,), particles, model)
-    for side, other, what in ((start, state, "initial"), (state, start, "step")):
-        _ensure(side.keys() == other.keys(), f"{name}: {what} gives the state {sorted(side)}, not {sorted(other)}")
+    both = f"{name}: initial gives the state {sorted(start)} and step {sorted(state)}, expected the same entries"
+    _ensure(start.keys() == state.keys(), both)
     for key, value in state.items():
         found, expected = (tuple(value.shape), value.dtype), (tuple(start[key].shape), start[key].dtype)
         _ensure(found == expected, f"{name}: step gives the state {key} as {found}, initial as {expected}")
