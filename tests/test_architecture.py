@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "beliefs": LEARNING,
     "heads": LEARNING | {"policies", "estimators"},
     "agent": LEARNING | SETTINGS,
+    "testing": {"agent", "registry", "nn", "types", "errors"},
     "envs": {"types", "errors", "config"},
     "data": {"types", "errors"},
     "evaluation": RUNNING | {"inference"},

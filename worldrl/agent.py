@@ -42,7 +42,7 @@ class Agent:
             dims = (self.model.feat_dim, self.model.context_dim, spec.action_dim)
             self.head: Head = _build("head", config.head, *dims)
         check_pair(self.model, self.head)
-        self.optimizers = _optimizers(self.model, self.head, self.precision)
+        self.optimizers = _optimizers(self.model if self.model_every else None, self.head, self.precision)
         self.counter = torch.zeros((), dtype=torch.int64, device=self.device)  # updates, on the device
         self._bad: dict[str, Tensor] = {}  # per phase: the update at which each loss first was not finite, or -1
         self._loss_names: dict[str, list[str]] = {}
@@ -91,7 +91,8 @@ class Agent:
         """Name of the coming update; decided on the host."""
         if model_only:
             return MODEL_ONLY
-        return self.head.phase(self.updates) + (HEAD_ONLY if self.updates % self.model_every else "")
+        due = self.model_every > 0 and self.updates % self.model_every == 0
+        return self.head.phase(self.updates) + ("" if due else HEAD_ONLY)
 
     def update(self, phase: str, batch: Batch) -> Metrics:
         """One gradient update on a (B, T) slice: all draws, then the model's step if it is due, then the head's.
@@ -196,10 +197,11 @@ def _build(kind: str, settings: dict[str, Any], *args: Any) -> Any:
     return load_class(kind, settings["name"])(settings_of(kind, settings), *args)
 
 
-def _optimizers(model: BeliefModel, head: Head, precision: Precision) -> dict[str, Optimizer]:
+def _optimizers(model: BeliefModel | None, head: Head, precision: Precision) -> dict[str, Optimizer]:
+    """The head's, and that of the model unless it is frozen (``None``) or has nothing to learn."""
     optimizers = dict(head.optimizers)
-    params = list(model.parameters())
-    if params:
+    params = [] if model is None else list(model.parameters())
+    if model is not None and params:
         c = model.config
         optimizers["model"] = Optimizer(params, c.lr, c.grad_clip, c.adam_eps)
     for optimizer in optimizers.values():

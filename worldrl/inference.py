@@ -52,10 +52,7 @@ def load_agent(run_dir: Path, checkpoint: str = "last", device: str = "auto") ->
         raise unknown("checkpoint", checkpoint, CHECKPOINTS)
     config = load_config(run_dir, device=device, precision="fp32")  # half precision is for updates, and may need a GPU
     checkpoints = Checkpoints(run_dir)
-    folder = checkpoints.best() if checkpoint == "best" else checkpoints.find()
-    if folder is None:
-        raise UserError(f"no best checkpoint in {checkpoints.folder}: nothing was evaluated after an update; use last")
-    state = checkpoints.load(folder)
+    state = checkpoints.load(checkpoints.find(checkpoint))
     spec = {**state["spec"], "obs": {key: ObsSpec(tuple(shape), dtype) for key, shape, dtype in state["spec"]["obs"]}}
     agent = Agent(config, EnvSpec(**spec))
     agent.load_state_dict(state["agent"], optimizers=False)

@@ -112,7 +112,7 @@ def test_windows_are_spread_and_never_cross_episodes(count_run: Path) -> None:
     windows = prediction.cut_windows(episodes, 3, count=100)
     assert len(windows.action) == 4 * 4  # all there are
     np.testing.assert_array_equal(np.diff(windows.obs["state"][..., 0], axis=1), 1)
-    with pytest.raises(UserError, match="window of 7 rows .* at most 6"):
+    with pytest.raises(UserError, match=r"window of 7 rows .* at most 6"):
         prediction.cut_windows(episodes, 7, count=1)
 
 

@@ -12,6 +12,7 @@ from worldrl.envs import make_envs
 from worldrl.errors import UserError
 from worldrl.evaluation.episodes import own_randomness, run_episodes
 from worldrl.inference import load_agent
+from worldrl.types import EnvSpec
 
 
 def check_environment(trained: EnvSpec, found: EnvSpec) -> None:
