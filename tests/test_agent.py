@@ -20,17 +20,37 @@ from worldrl.types import EnvSpec
 
 TINY = {
     "rssm": {"belief.stoch": 4, "belief.deter": 16, "belief.hidden": 16, "belief.depth": 2, "belief.vector_units": 16},
+    "slac": {
+        "belief.z1": 4,
+        "belief.z2": 16,
+        "belief.units": 32,
+        "belief.depth": 2,
+        "belief.vector_units": 16,
+        "belief.history": 3,
+        "belief.model_batch": 8,
+        "head.units": 32,
+    },
     "identity": {},
     "sac": {"head.units": 32, "head.actor_layers": 2, "head.critic_layers": 2},
     "smac": {"head.units": 32, "head.actor_layers": 2, "head.critic_layers": 2, "head.num_particles": 4},
-    "dreamer": {"head.units": 32, "head.actor_layers": 2, "head.value_layers": 2, "head.horizon": 8},
+    "dreamer": {"head.units": 32, "head.actor_layers": 2, "head.value_layers": 2, "head.horizon": 5},
 }
-PAIRS = [("identity", "sac"), ("identity", "smac"), ("rssm", "sac"), ("rssm", "smac"), ("rssm", "dreamer")]
+PAIRS = [(belief, head) for belief in ("identity", "rssm", "slac") for head in ("sac", "smac", "slac")]
+PAIRS += [("rssm", "dreamer"), ("slac", "dreamer")]
 
 
 def build(belief: str, head: str, spec: EnvSpec, **settings: Any) -> Agent:
-    values = {"belief": belief, "head": head, **TINY[belief], **TINY[head], "device": "cpu", **settings}
+    tiny = {k: v for part, kind in ((belief, "belief."), (head, "head.")) for k, v in TINY[part].items() if kind in k}
+    values = {"belief": belief, "head": head, **tiny, "device": "cpu", **settings}
     return Agent(config_from_dict(values), spec)
+
+
+FAST = {
+    "sac": {"head.critic_lr": 3e-3, "head.init_alpha": 0.05},
+    "smac": {"head.critic_lr": 3e-3, "head.init_alpha": 0.05},
+    "slac": {"head.critic_lr": 3e-3, "head.init_alpha": 0.05},
+    "dreamer": {"head.value_lr": 3e-3},
+}
 
 
 class Chase(gymnasium.Env):
@@ -79,6 +99,21 @@ def test_every_pair_updates_acts_saves_and_loads(belief: str, head: str, make_ba
     assert all(torch.equal(after[0][key], after[1][key]) for key in after[0])
 
 
+@pytest.mark.parametrize("head", ["sac", "smac"])
+def test_bf16_keeps_losses_and_parameters_in_float32_and_close(head: str, make_batch) -> None:
+    """The whole update, the head's losses, targets and densities included, against the same update in float32."""
+    batch, metrics = make_batch(PIXEL_SPEC), {}
+    for precision in ("fp32", "bf16"):
+        torch.manual_seed(5)
+        agent = build("rssm", head, PIXEL_SPEC, precision=precision)
+        metrics[precision] = agent.update("update", batch)
+    assert all(value.dtype == torch.float32 for value in metrics["bf16"].values())
+    assert all(p.dtype == torch.float32 for part in (agent.model, agent.head) for p in part.parameters())
+    for name in ("loss/critic", "loss/actor", "loss/alpha", "policy/entropy", "critic/q"):
+        torch.testing.assert_close(metrics["bf16"][name], metrics["fp32"][name], rtol=0.03, atol=0.03)
+    assert not torch.equal(metrics["bf16"]["loss/critic"], metrics["fp32"]["loss/critic"])
+
+
 def test_acting_on_several_paths_averages_their_modes() -> None:
     agent = build("rssm", "smac", STATE_SPEC)
     rows = {
@@ -104,8 +139,45 @@ def test_model_only_updates_leave_the_head_alone(make_batch) -> None:
     assert "loss/state" in metrics
 
 
+def test_model_only_updates_read_no_more_windows_than_the_model_learns_from(make_batch) -> None:
+    batch, seen = make_batch(STATE_SPEC, b=12), []
+    agent = build("slac", "slac", STATE_SPEC)
+    observe = agent.model.observe
+    agent.model.observe = lambda part, *rest: (seen.append(len(part.reward)), observe(part, *rest))[1]
+    for phase in (MODEL_ONLY, agent.next_phase()):
+        agent.update(phase, batch)
+    assert seen == [8, 12]
+
+
+@pytest.mark.parametrize("belief", ["rssm", "slac"])
+def test_the_model_learns_at_every_nth_update_and_the_head_at_each(belief: str, make_batch) -> None:
+    agent = build(belief, "sac", BOTH_SPEC, **{"schedule.model_every": 3})
+    learnt = []
+    for _ in range(7):
+        before = [[p.clone() for p in part.parameters() if p.requires_grad] for part in (agent.model, agent.head)]
+        metrics = agent.update(agent.next_phase(), make_batch(BOTH_SPEC))
+        agent.updates += 1
+        after = [[p for p in part.parameters() if p.requires_grad] for part in (agent.model, agent.head)]
+        changed = [not all(map(torch.equal, x, y)) for x, y in zip(before, after, strict=True)]
+        assert changed[0] == ("loss/pixels" in metrics)
+        assert changed[1]
+        learnt.append(changed[0])
+    assert learnt == [True, False, False, True, False, False, True]
+
+
+def test_a_belief_is_the_same_whether_its_model_learns_or_not(make_batch) -> None:
+    agent, batch = build("rssm", "smac", BOTH_SPEC), make_batch(BOTH_SPEC, border=2)
+    beliefs = []
+    for learn in (True, False):
+        torch.manual_seed(1)
+        belief, losses, _ = agent.model.observe(batch, 3, learn)
+        assert bool(losses) == learn
+        beliefs.append(belief)
+    assert all(torch.equal(a, b) for a, b in zip(*beliefs, strict=True))
+
+
 def test_a_head_that_needs_imagination_is_refused_with_the_beliefs_that_have_it() -> None:
-    message = "head Dreamer needs a belief that can imagine; Identity cannot; beliefs that can: rssm$"
+    message = "head Dreamer needs a belief that can imagine; Identity cannot; beliefs that can: rssm, slac$"
     with pytest.raises(UserError, match=message):
         build("identity", "dreamer", STATE_SPEC)
 
@@ -142,14 +214,9 @@ def test_every_pair_learns_a_toy_within_seconds(belief: str, head: str) -> None:
     """Random play scores about 0.2 per step, standing still about 0.3, chasing about 0.85."""
     config = EnvConfig(obs="state", action_repeat=1)
     envs = make_envs(config, f"{__name__}:Chase", seed=0)
-    lr = {
-        "head.actor_lr": 3e-3,
-        "head.critic_lr": 3e-3,
-        "head.init_alpha": 0.05,
-        "head.gamma": 0.9,
-        "head.init_std": 1.0,
-    }
-    agent = build(belief, head, envs.spec, **lr, **({"belief.lr": 3e-3} if belief == "rssm" else {}))
+    common = {"head.actor_lr": 3e-3, "head.gamma": 0.9, "head.init_std": 1.0}
+    fast = {"belief.lr": 3e-3} if belief != "identity" else {}
+    agent = build(belief, head, envs.spec, **common, **FAST[head], **fast)
     replay = Replay(envs.spec, 5_000)
     rng = np.random.default_rng(0)
     rows = with_action(envs.reset(), np.zeros((1, 1), np.float32))

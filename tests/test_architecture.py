@@ -35,7 +35,7 @@ MAY_IMPORT = {
     "bench": RUNNING | {"nn"},
     "doctor": RUNNING | {"nn", "bench"},
     "inside": RUNNING | {"inference"},
-    "report": {"config", "errors"},
+    "report": {"errors", "evaluation"},
     "cli": RUNNING,
     "__init__": {"cli", "inference"},
 }

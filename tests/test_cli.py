@@ -94,6 +94,14 @@ def test_paper_settings() -> None:
     assert settings("agent=smac").head["estimator"] == "nested"
 
 
+def test_paper_settings_of_slac() -> None:
+    config = settings("experiment=paper_slac")
+    assert (config.belief["name"], config.head["name"], config.head["actor_input"]) == ("slac", "slac", "context")
+    assert (config.replay.batch, config.replay.length, config.belief["model_batch"]) == (256, 9, 32)
+    assert config.schedule == settings("agent=slac").schedule
+    assert config.schedule.pretrain == 100_000
+
+
 # --- precedence -------------------------------------------------------------------------------------------------------
 
 

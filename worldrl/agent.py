@@ -16,6 +16,7 @@ from worldrl.registry import BELIEFS, load_class, settings_of
 from worldrl.types import Batch, Belief, BeliefModel, EnvSpec, Head, Imagines, Metrics, Obs, State
 
 MODEL_ONLY = "model"  # the phase that trains the belief model alone
+HEAD_ONLY = "/head_only"  # ends the names of phases that train the head alone
 
 
 class Agent:
@@ -34,6 +35,7 @@ class Agent:
             torch.cuda.set_device(self.device)  # streams, graphs and generators below mean this one
         self.precision = choose_precision(config.precision, self.device, "pixels" in spec.obs)
         self.action_noise = config.schedule.action_noise
+        self.model_every = config.schedule.model_every
         self.updates = 0
         with torch.device(self.device):
             self.model: BeliefModel = _build("belief", config.belief, spec)
@@ -87,24 +89,30 @@ class Agent:
 
     def next_phase(self, model_only: bool = False) -> str:
         """Name of the coming update; decided on the host."""
-        return MODEL_ONLY if model_only else self.head.phase(self.updates)
+        if model_only:
+            return MODEL_ONLY
+        return self.head.phase(self.updates) + (HEAD_ONLY if self.updates % self.model_every else "")
 
     def update(self, phase: str, batch: Batch) -> Metrics:
-        """One gradient update on a (B, T) slice: all draws, then the model's step, then the head's.
+        """One gradient update on a (B, T) slice: all draws, then the model's step if it is due, then the head's.
 
         Contains no host synchronisation and no branch on data, so it can be captured as it is; for the same reason it
         leaves ``updates`` to its caller (``training.speed.make_update``), and counts on the device for the latch.
         """
-        particles = 0 if phase == MODEL_ONLY else self.head.particles(phase)
+        learn, head_phase = not phase.endswith(HEAD_ONLY), phase.removesuffix(HEAD_ONLY)
+        particles = 0 if phase == MODEL_ONLY else self.head.particles(head_phase)
+        if phase == MODEL_ONLY:  # some models learn from the first windows of a batch only
+            batch = batch.windows(slice(getattr(self.model, "model_batch", None)))
         with self.precision.autocast():
-            belief, losses, metrics = self.model.observe(batch, particles)
+            with torch.set_grad_enabled(learn):
+                belief, losses, metrics = self.model.observe(batch, particles, learn)
             metrics = {**metrics, "belief/entropy": belief.entropy.mean()}
             if losses:
                 metrics["opt/model/grad_norm"] = self.optimizers["model"].step(torch.stack(list(losses.values())).sum())
                 metrics.update({f"loss/{name}": loss.detach() for name, loss in losses.items()})
             if phase != MODEL_ONLY:
                 rows = batch.drop_rows(self.model.lost_rows)
-                metrics.update(self.head.update(phase, rows, belief, self.model))
+                metrics.update(self.head.update(head_phase, rows, belief, self.model))
         self.counter.add_(1)
         self._latch(phase, metrics)
         return metrics

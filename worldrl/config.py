@@ -68,6 +68,7 @@ class ScheduleConfig:
     prefill: int = 10_000  # frames of uniform random actions before the first update
     pretrain: int = 0  # model-only updates right after the prefill
     updates_per_1000_frames: float = 100.0
+    model_every: int = 1  # the belief model learns at every n-th update, the head at each
     action_noise: float = 0.3  # std of Gaussian noise added to training actions, 0 is off
 
 
@@ -149,6 +150,7 @@ MINIMUM: dict[str, float] = {
     "schedule.prefill": 0,
     "schedule.pretrain": 0,
     "schedule.updates_per_1000_frames": 0.0,
+    "schedule.model_every": 1,
     "schedule.action_noise": 0.0,
     "eval.every": 0,
     "eval.episodes": 1,

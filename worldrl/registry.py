@@ -12,17 +12,20 @@ from worldrl.errors import UserError, unknown
 BELIEFS: dict[str, str] = {
     "identity": "worldrl.beliefs.identity:Identity",
     "rssm": "worldrl.beliefs.rssm:RSSM",
+    "slac": "worldrl.beliefs.slac:SLAC",
 }
 HEADS: dict[str, str] = {
     "sac": "worldrl.heads.sac:SAC",
     "dreamer": "worldrl.heads.dreamer:Dreamer",
     "smac": "worldrl.heads.smac:SMAC",
+    "slac": "worldrl.heads.slac:SLAC",
 }
 ALIASES: dict[str, dict[str, str]] = {"belief": {}, "head": {"latent_sac": "sac"}}
 AGENTS: dict[str, dict[str, str]] = {
     "smac": {"belief": "rssm", "head": "smac"},
     "latent_sac": {"belief": "rssm", "head": "sac"},
     "dreamer": {"belief": "rssm", "head": "dreamer"},
+    "slac": {"belief": "slac", "head": "slac"},
     "sac": {"belief": "identity", "head": "sac"},
 }
 PARTS: dict[str, dict[str, str]] = {"belief": BELIEFS, "head": HEADS}

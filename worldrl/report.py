@@ -1,121 +1,324 @@
-"""Learning curves of any set of run folders in one picture: ``python -m worldrl.report RUN_DIR... --out curves.png``.
+"""Learning curves and statistics of any set of runs: ``python -m worldrl.report RUN_DIR... --out FOLDER``.
 
-One panel per task, one colour per agent: the mean evaluation return over seeds with its 95 % interval (Student's t over
-seeds), and each seed faintly. Runs are compared at the frames where all seeds of an agent were evaluated.
+A picture with one panel per task, and tables of what the seeds say. ``docs/report.md`` defines every number.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NoReturn
 
-import numpy as np
+from worldrl.errors import UserError, unknown
+from worldrl.evaluation.curves import Run, check_overlap, read_runs, task_name, unlabelled_differences
+from worldrl.evaluation.plots import Line, Panels, draw, picture_formats
+from worldrl.evaluation.statistics import Estimate
+from worldrl.evaluation.tables import (
+    ALL,
+    Row,
+    Score,
+    agent_rows,
+    aggregate_rows,
+    common_tasks,
+    pair_rows,
+    to_csv,
+    to_markdown,
+)
 
-from worldrl.config import load_config
-from worldrl.errors import UserError
+METRIC = "eval/return"
+AXES = {METRIC: "evaluation return", "episode/return": "training return"}
+SHORT = 0.9  # a run that ends before this share of the longest one is named
 
-Curve = tuple[np.ndarray, np.ndarray]  # frames (n,), evaluation returns (n,)
-
-
-class Run(NamedTuple):
-    """One run folder's evaluations."""
-
-    task: str
-    agent: str
-    seed: int
-    curve: Curve
+Groups = dict[str, dict[str, list[Run]]]  # task -> agent -> its runs
+Notes = list[str]
 
 
-def read_run(run_dir: Path) -> Run:
-    """The evaluations of a run.
+# --- what is compared -------------------------------------------------------------------------------------------------
+
+
+def cut(runs: Sequence[Run], frames: float) -> tuple[list[Run], Notes]:
+    """The runs that go on to ``frames``, with their curves up to there; notes name those left out.
 
     Raises:
-        UserError: no run there, a damaged line (named), or no evaluation yet.
+        UserError: no run gets that far.
     """
-    config = load_config(run_dir)
-    path = run_dir / "metrics.jsonl"
-    points = []
-    for number, line in enumerate(path.read_text().splitlines() if path.is_file() else [], 1):
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}, line {number}: not a JSON record; the file is damaged") from error
-        if "eval/return" in record:
-            points.append((record["frames"], record["eval/return"]))
-    if not points:
-        raise UserError(f"{run_dir} holds no evaluation; expected eval/return in {path.name} (eval.every above 0)")
-    frames, returns = np.array(points, float).T
-    return Run(config.task, config.agent, config.seed, (frames, returns))
+    reach = [run.curve.frames[0] <= frames <= run.end for run in runs]
+    if not any(reach):
+        longest = max(runs, key=lambda run: run.end)
+        raise UserError(f"--frames {frames:,.0f}: no run gets there; {longest.path} goes on to {longest.end:,.0f}")
+    kept = [run._replace(curve=run.curve.until(frames)) for run, far in zip(runs, reach, strict=True) if far]
+    short = [run for run, far in zip(runs, reach, strict=True) if not far]
+    return kept, [f"left out {r.path}: it spans {r.curve.frames[0]:,.0f} to {r.end:,.0f} frames" for r in short]
 
 
-def aggregate(curves: Sequence[Curve]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Frames where every curve has a point, the mean there, half the 95 % interval's width (0 for one seed)."""
-    from scipy import stats
+def group(runs: Sequence[Run], labels: Sequence[str] = ()) -> tuple[Groups, Notes]:
+    """Runs by task and agent, in natural order; notes say where a name covers several settings, or a seed twice.
 
-    common = sorted(set.intersection(*(set(frames.tolist()) for frames, _ in curves)))
-    values = np.array([[returns[frames.tolist().index(x)] for x in common] for frames, returns in curves])  # (seeds, n)
-    n = len(curves)
-    half = stats.t.ppf(0.975, n - 1) * values.std(0, ddof=1) / np.sqrt(n) if n > 1 else np.zeros(len(common))
-    return np.array(common), values.mean(0), half
-
-
-def draw(runs: Sequence[Run], path: Path, baselines: Mapping[str, float] | None = None) -> None:
-    """Write the picture; ``baselines`` are horizontal lines by name, for instance the random policy's return."""
-    from matplotlib.figure import Figure
-
-    tasks = sorted({run.task for run in runs})
-    figure = Figure(figsize=(5.5 * len(tasks), 3.8), layout="constrained", dpi=150)
-    for axes, task in zip(figure.subplots(1, len(tasks), squeeze=False)[0], tasks, strict=True):
-        for colour, agent in enumerate(sorted({run.agent for run in runs if run.task == task})):
-            _draw_agent(axes, agent, f"C{colour}", [r.curve for r in runs if (r.task, r.agent) == (task, agent)])
-        for name, value in (baselines or {}).items():
-            axes.axhline(value, color="grey", linestyle="--", linewidth=1, label=f"{name} {value:.0f}")
-        axes.set(title=task, xlabel="environment frames", ylabel="evaluation return", ylim=(0, None))
-        axes.legend(frameon=False)
-        axes.grid(alpha=0.3)
-    figure.savefig(path)
+    Raises:
+        UserError: a setting in ``labels`` that no run has, or runs of a task without frames in common.
+    """
+    known = {key for run in runs for key in run.settings}
+    for key in labels:
+        if key not in known:
+            raise unknown("setting", key, known)
+    groups: Groups = {}
+    for run in sorted(runs, key=lambda run: (_natural(run.task), _natural(run.label(labels)), run.seed)):
+        groups.setdefault(run.task, {}).setdefault(run.label(labels), []).append(run)
+    for panel in groups.values():
+        check_overlap([run for same in panel.values() for run in same])
+    return groups, _doubts(groups)
 
 
-def _draw_agent(axes: Any, agent: str, colour: str, curves: Sequence[Curve]) -> None:
-    for frames, returns in curves:
-        axes.plot(frames, returns, color=colour, alpha=0.25, linewidth=0.8)
-    frames, mean, half = aggregate(curves)
-    seeds = "seed" if len(curves) == 1 else "seeds"
-    axes.plot(frames, mean, color=colour, label=f"{agent} ({len(curves)} {seeds})")
-    axes.fill_between(frames, mean - half, mean + half, color=colour, alpha=0.15, linewidth=0)
+def _natural(text: str) -> list[Any]:
+    """A key that sorts ``K=2`` before ``K=16``: texts and numbers by turns."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
 
 
-def table(runs: Sequence[Run]) -> str:
-    """Last and best evaluation return per run, as Markdown."""
-    lines = ["| task | agent | seed | frames | last | best |", "|---|---|---|---|---|---|"]
-    for run in sorted(runs, key=lambda r: (r.task, r.agent, r.seed)):
-        frames, returns = run.curve
-        cells = [run.task, run.agent, run.seed, f"{frames[-1]:.0f}", f"{returns[-1]:.1f}", f"{returns.max():.1f}"]
-        lines.append(f"| {' | '.join(str(cell) for cell in cells)} |")
-    return "\n".join(lines)
+def _doubts(groups: Groups) -> Notes:
+    """Where runs under one name may not be seeds of one agent; a doubt is told once for all tasks that it is about."""
+    tasks: dict[tuple[str, str], list[str]] = {}
+    for task, panel in groups.items():
+        for agent, runs in panel.items():
+            if doubt := _doubt(runs):
+                tasks.setdefault((agent, doubt), []).append(task)
+    return [f"{agent} on {', '.join(where)}: {doubt}" for (agent, doubt), where in tasks.items()]
+
+
+def _doubt(runs: Sequence[Run]) -> str:
+    differ = unlabelled_differences(runs)
+    if differ:
+        more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
+        return f"its runs differ in {', '.join(differ[:5])}{more}; tell them apart with --label {differ[0]}"
+    seeds = [run.seed for run in runs]
+    twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
+    return f"several runs of seed {', '.join(map(str, twice))}; each of them counts" if twice else ""
+
+
+def score(groups: Groups, frames: float | None = None) -> tuple[list[Score], Notes]:
+    """What each run reached at ``frames``, by default those that all runs of its task reach; notes name short runs."""
+    scores, notes = [], []
+    for task, panel in groups.items():
+        runs = [run for same in panel.values() for run in same]
+        shortest = min(runs, key=lambda run: run.curve.frames[-1])
+        end, longest = shortest.curve.frames[-1], max(run.curve.frames[-1] for run in runs)
+        if frames is None and end < SHORT * longest:
+            notes.append(
+                f"{task} is compared at {end:,.0f} frames, where {shortest.path} ends; others go on to {longest:,.0f} "
+                "(--frames N leaves out runs that end before N)"
+            )
+        for agent, same in panel.items():
+            scores += _scores(agent, same, end if frames is None else frames)
+    return scores, notes
+
+
+def _scores(agent: str, runs: Sequence[Run], frames: float) -> list[Score]:
+    seeds = [run.seed for run in runs]
+    return [
+        Score(
+            task=run.task,
+            agent=agent,
+            seed=run.seed,
+            repeat=seeds[:i].count(run.seed),
+            frames=float(frames),
+            last=float(run.curve.at(frames)),
+            best=float(run.curve.until(frames).values.max()),
+            run=str(run.path),
+        )
+        for i, run in enumerate(runs)
+    ]
+
+
+# --- the tables -------------------------------------------------------------------------------------------------------
+
+
+def make_tables(scores: Sequence[Score], units: Mapping[str | None, float]) -> tuple[dict[str, list[Row]], Notes]:
+    """The rows of each table by name, empty ones left out, and notes on what is missing."""
+    tasks = common_tasks(scores)
+    notes = []
+    if len(tasks) > 1 and not units:
+        notes.append("no aggregate over tasks: give the return that is 1 on each, --normalise 1000 on DeepMind Control")
+    if len(tasks) < 2 and units:
+        notes.append(f"no aggregate over tasks: all agents share {len(tasks)}, expected 2 or more")
+    tables = {
+        "agents": agent_rows(scores),
+        "aggregate": aggregate_rows(scores, _units(tasks, units)) if units else [],
+        "pairs": pair_rows(scores),
+        "runs": [entry._asdict() for entry in scores],
+    }
+    return {name: rows for name, rows in tables.items() if rows}, notes
+
+
+def _units(tasks: Sequence[str], units: Mapping[str | None, float]) -> dict[str, float]:
+    found = {task: units.get(task, units.get(None)) for task in tasks}
+    for task, unit in found.items():
+        if unit is None:
+            raise UserError(f"--normalise says nothing of {task}; add --normalise {task}=VALUE")
+    return {task: unit for task, unit in found.items() if unit is not None}
+
+
+def to_text(metric: str, tables: Mapping[str, Sequence[Row]], notes: Sequence[str]) -> str:
+    """The report as Markdown. Of each pair of agents that share tasks only the row over all of them is shown."""
+    parts = [f"# {metric}", to_markdown(tables["agents"])]
+    if "aggregate" in tables:
+        parts += ["All tasks, normalised:", to_markdown(tables["aggregate"])]
+    if "pairs" in tables:
+        whole = {(row["agent"], row["other"]) for row in tables["pairs"] if row["task"] == ALL}
+        shown = [r for r in tables["pairs"] if r["task"] == ALL or (r["agent"], r["other"]) not in whole]
+        parts += ["Probability that a run of the agent beats one of the other:", to_markdown(shown)]
+    if notes:
+        parts += ["Notes:", "\n".join(f"- {note}" for note in notes)]
+    return "\n\n".join(parts) + "\n"
+
+
+def write(out: Path, text: str, tables: Mapping[str, Sequence[Row]]) -> tuple[Path, list[Path]]:
+    """Write Markdown and CSV; returns the place for the picture, and the files written.
+
+    ``out`` is a folder, which gets ``curves.png``, ``report.md``, ``agents.csv``, ...; or a picture ``x.png``, which
+    gets ``x-report.md``, ``x-agents.csv``, ... beside it.
+    """
+    is_picture = out.suffix[1:].lower() in picture_formats()
+    folder, prefix = (out.parent, f"{out.stem}-") if is_picture else (out, "")
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {"report.md": text, **{f"{name}.csv": to_csv(rows) for name, rows in tables.items()}}
+    paths = [folder / f"{prefix}{name}" for name in texts]
+    for path, content in zip(paths, texts.values(), strict=True):
+        path.write_text(content, encoding="utf-8")
+    return out if is_picture else out / "curves.png", paths
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"found '{text}', expected a number")
+    return value
+
+
+def _positive(text: str) -> float:
+    if (value := _number(text)) <= 0:
+        raise argparse.ArgumentTypeError(f"found '{text}', expected a number above 0")
+    return value
+
+
+def _of_task(text: str) -> tuple[str | None, str]:
+    """``[TASK=]X`` as the task, or ``None`` for all of them, and the text of X."""
+    task, _, value = text.rpartition("=")
+    return task_name(task) or None, value
+
+
+def _unit(text: str) -> tuple[str | None, float]:
+    task, value = _of_task(text)
+    return task, _positive(value)
+
+
+def _random(text: str) -> Line:
+    task, value = _of_task(text)
+    return Line(task, "random", _number(value))
+
+
+def _baseline(text: str) -> Line:
+    place, equals, value = text.rpartition("=")
+    task, _, name = place.rpartition(":")
+    if not equals or not name:
+        raise argparse.ArgumentTypeError(f"found '{text}', expected NAME=VALUE or TASK:NAME=VALUE")
+    return Line(task_name(task) or None, name, _number(value))
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    parser = _Parser(prog="python -m worldrl.report", description="Learning curves and statistics of run folders.")
+    add = parser.add_argument
+    add("run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="run folders, or folders that hold some at any depth")
+    add(
+        "--out",
+        type=Path,
+        default=Path("report"),
+        metavar="PATH",
+        help="a folder, or a picture such as x.png (default report)",
+    )
+    add("--metric", default=METRIC, metavar="KEY", help=f"any key of metrics.jsonl (default {METRIC})")
+    add("--frames", type=_positive, metavar="N", help="compare at N frames; shorter runs are left out")
+    add("--smooth", type=_positive, metavar="N", help="mean over the last N frames, for training returns")
+    add("--label", action="append", default=[], metavar="KEY", help="a setting that tells agents apart; repeatable")
+    add("--random", type=_random, action="append", default=[], metavar="[TASK=]X", help="the random policy's return")
+    add(
+        "--baseline",
+        type=_baseline,
+        action="append",
+        default=[],
+        metavar="[TASK:]NAME=X",
+        help="a line to compare with",
+    )
+    add("--normalise", type=_unit, action="append", default=[], metavar="[TASK=]X", help="the value that counts as 1")
+    return parser
+
+
+def report(options: argparse.Namespace) -> str:
+    """Read, compare, write; returns what to print."""
+    runs, notes = read_runs(options.run_dirs, options.metric)
+    if options.smooth:
+        runs = [run._replace(curve=run.curve.smoothed(options.smooth)) for run in runs]
+    if options.frames:
+        runs, left_out = cut(runs, options.frames)
+        notes += left_out
+    groups, doubts = group(runs, options.label)
+    lines = [*options.random, *options.baseline]
+    _check_tasks([*(line.task for line in lines), *(task for task, _ in options.normalise)], groups)
+    scores, short = score(groups, options.frames)
+    tables, missing = make_tables(scores, dict(options.normalise))
+    text = to_text(options.metric, tables, [*notes, *doubts, *short, *missing])
+    try:
+        picture, paths = write(options.out, text, tables)
+        draw(picture, _panels(groups), _axis(options), lines, _estimates(tables))
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {options.out}: {error.strerror}; --out takes a folder, or a picture such as x.png"
+        ) from error
+    return f"{text}\nwritten: {', '.join(map(str, [picture, *paths]))}"
+
+
+def _check_tasks(named: Sequence[str | None], groups: Groups) -> None:
+    for task in named:
+        if task is not None and task not in groups:
+            raise unknown("task", task, groups)
+
+
+def _panels(groups: Groups) -> Panels:
+    return {
+        task: {agent: [run.curve for run in runs] for agent, runs in panel.items()} for task, panel in groups.items()
+    }
+
+
+def _axis(options: argparse.Namespace) -> str:
+    name = AXES.get(options.metric, options.metric)
+    return f"{name}\n(mean of {options.smooth:,.0f} frames)" if options.smooth else name
+
+
+def _estimates(tables: Mapping[str, Sequence[Row]]) -> dict[str, Estimate]:
+    return {row["agent"]: row["iqm"] for row in tables.get("aggregate", ())}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """All of ``python -m worldrl.report``; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="worldrl.report", description="Learning curves of run folders in one picture."
-    )
-    parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="folders that train.py wrote")
-    parser.add_argument("--out", type=Path, default=Path("curves.png"), help="the picture (default curves.png)")
-    parser.add_argument("--random", type=float, help="draw a line at the random policy's return")
-    options = parser.parse_args(argv)
+    """All of ``python -m worldrl.report``. Returns the exit code: 0, or 2 after one line on stderr about wrong use."""
     try:
-        runs = [read_run(path) for path in options.run_dirs]
+        print(report(make_parser().parse_args(argv)))
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(" ".join(str(error).split()), file=sys.stderr)
         return 2
-    draw(runs, options.out, None if options.random is None else {"random": options.random})
-    print(table(runs))
-    print(f"picture: {options.out}")
     return 0
 
 

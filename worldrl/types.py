@@ -62,6 +62,10 @@ class Batch(NamedTuple):
             return self
         return Batch({k: v[:, n:] for k, v in self.obs.items()}, *(x[:, n:] for x in self[1:]))
 
+    def windows(self, which: slice) -> Batch:
+        """Some of the windows, whole."""
+        return Batch({k: v[which] for k, v in self.obs.items()}, *(x[which] for x in self[1:]))
+
 
 class Belief(NamedTuple):
     """What a belief model knows: detached tensors, nothing else. While acting the axis ``T`` is missing."""
@@ -128,8 +132,11 @@ class BeliefModel(Module, Protocol):
         """Filter one row while acting; leading shape (B,). ``deterministic`` takes the posterior mean."""
         ...
 
-    def observe(self, batch: Batch, particles: int) -> tuple[Belief, Metrics, Metrics]:
-        """Filter a slice: the belief, the loss terms (the only graph; their sum is minimised), detached metrics."""
+    def observe(self, batch: Batch, particles: int, learn: bool = True) -> tuple[Belief, Metrics, Metrics]:
+        """Filter a slice: the belief, the loss terms (the only graph; their sum is minimised), detached metrics.
+
+        Without ``learn`` there are no loss terms: the belief alone is wanted, and nothing is computed for the others.
+        """
         ...
 
 
@@ -140,8 +147,8 @@ class Imagines(Protocol):
     def imagine(self, feat: Tensor, actor: Callable[[Tensor], Tensor], horizon: int) -> Rollout:
         """From ``feat`` (N, F), ``horizon`` steps of ``action (N, A) = actor(feat)``, called once per step in order.
 
-        The graph leads from the roll-out to the actions, through the model's weights but not to them: whoever takes
-        a gradient takes it with respect to its own parameters alone.
+        The roll-out depends differentiably on the actions. The model's weights are in its graph too: whoever takes a
+        gradient asks for that of its own parameters alone.
         """
         ...
 

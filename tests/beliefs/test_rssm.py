@@ -227,7 +227,7 @@ def test_imagination_follows_the_law_of_filtering(make_batch) -> None:
     """A step dreamt from a filtered state has the prior that filtering compares its posterior with."""
     model = RSSM(SMALL, STATE_SPEC)
     batch = make_batch(STATE_SPEC, b=1)
-    belief, losses, metrics = model.observe(batch, 0)
+    belief = model.observe(batch, 0)[0]
     many = belief.feat[0, 2].expand(20_000, -1)
     dream = model.imagine(many, lambda feat: batch.action[0, 3].expand(len(feat), -1), 1).feat[1]
     torch.testing.assert_close(dream[0, SMALL.stoch :], belief.feat[0, 3, SMALL.stoch :])

@@ -81,7 +81,7 @@ def test_interquartile_mean_by_sorting(rng: np.random.Generator, shape: tuple[in
 
 
 def test_interval_is_that_of_a_bootstrap_by_hand(rng: np.random.Generator) -> None:
-    scores = rng.normal(size=(6, 3)) + [0, 5, 20]
+    scores = rng.normal([0, 5, 20], 1.0, (6, 3))
     drawn = [
         iqm_by_sorting(np.stack([task[rng.integers(0, 6, 6)] for task in scores.T])) for _ in range(4000)
     ]  # within its task, so that no resample lacks the best task

@@ -6,9 +6,11 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch.distributions import Independent, Normal, kl_divergence
 
 from worldrl.nn.functional import (
+    elu_,
     inverse_softplus,
     log_mean_exp,
     masked_mean,
@@ -25,6 +27,18 @@ def test_tanh_log_det_is_exact_where_the_textbook_form_underflows() -> None:
     exact = -2 * torch.log(torch.cosh(u))
     torch.testing.assert_close(tanh_log_det(u), exact, rtol=1e-9, atol=1e-9)
     assert (tanh_log_det(u.float()) - exact).abs().max() < 1e-5
+
+
+def test_elu_and_its_gradient_are_torchs_to_float32_rounding() -> None:
+    x = torch.cat([torch.linspace(-30, 30, 1001), torch.tensor([-1e-6, 0.0, 1e-6, -200.0])])
+    exact, ours = x.double().requires_grad_(), x.clone().requires_grad_()
+    y, z = F.elu(exact), elu_(ours * 1.0)
+    torch.testing.assert_close(z.double(), y, rtol=1e-6, atol=1.2e-7)
+    weight = torch.randn(len(x))
+    (expected,) = torch.autograd.grad((weight.double() * y).sum(), exact)
+    (found,) = torch.autograd.grad((weight * z).sum(), ours)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=5e-7)
+    assert elu_(torch.tensor([math.nan])).isnan().all()
 
 
 def test_tanh_gaussian_integrates_to_one() -> None:

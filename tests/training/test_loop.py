@@ -19,8 +19,9 @@ from worldrl.cli import load_config, train
 from worldrl.config import config_from_dict, save_config
 from worldrl.envs import WorkerError
 from worldrl.errors import UserError
+from worldrl.training import loop
 from worldrl.training.checkpoint import Checkpoints
-from worldrl.training.loop import Trainer, resume
+from worldrl.training.loop import Stopped, Trainer, resume
 
 SMALL = {
     "task": "cartpole_swingup",
@@ -130,8 +131,11 @@ def test_killed_at_random_moments_and_resumed_is_the_same_run(tmp_path: Path, se
 
 
 def test_two_n_is_n_and_n_more(tmp_path: Path) -> None:
-    train({**STATE, "frames": 4_000}, tmp_path / "whole")
-    train({**STATE, "frames": 2_000}, tmp_path / "halves")
+    """Also where the first half ends between two logs: the means of its last, short window are logged at its end."""
+    settings = {**STATE, "log.every": 700}
+    train({**settings, "frames": 4_000}, tmp_path / "whole")
+    train({**settings, "frames": 2_000}, tmp_path / "halves")
+    assert [r["frames"] for r in records(tmp_path / "halves") if "loss/critic" in r] == [1_400, 2_000]
     resume(tmp_path / "halves", {"frames": 4_000})
     assert records(tmp_path / "whole") == records(tmp_path / "halves")
 
@@ -151,6 +155,7 @@ def test_resumed_from_the_very_first_checkpoint_is_the_same_run(tmp_path: Path) 
     [
         ({"belief.burn_in": 5}, "replay.length=6: the belief keeps 5 rows to itself, expected 7 or more"),
         ({"belief": "identity", "head": "sac", "schedule.pretrain": 3}, "this belief has nothing to learn"),
+        ({"belief": "identity", "head": "sac", "schedule.model_every": 2}, "model_every=2: this belief has nothing to"),
     ],
 )
 def test_what_only_the_agent_can_judge_is_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
@@ -195,6 +200,31 @@ def test_a_signal_writes_a_checkpoint_and_prints_the_resume_command(tmp_path: Pa
 def make_trainer(settings: dict[str, Any], run: Path) -> Trainer:
     run.mkdir()
     return Trainer(config_from_dict(settings), run, None)
+
+
+def test_a_signal_interrupts_pretraining_which_then_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "PRETRAIN_LOG", 2)
+    settings = {**STATE, "frames": 1_600, "schedule.pretrain": 6, "eval.every": 0}
+    train(settings, tmp_path / "whole")
+    trainer = make_trainer(settings, tmp_path / "stopped")
+    save_config(trainer.config, tmp_path / "stopped")
+    learn = trainer.learn
+
+    def learn_until_the_signal() -> None:
+        learn()
+        if trainer.pretrained == 3:
+            trainer._on_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(trainer, "learn", learn_until_the_signal)
+    with pytest.raises(Stopped):
+        trainer.run()
+    trainer.close()
+    assert (trainer.pretrained, trainer.frames) == (3, 1_000)
+    resume(tmp_path / "stopped")
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+    warm_up = [record for record in records(tmp_path / "whole") if "loss/kl" in record][:3]
+    assert [record["updates"] for record in warm_up] == [2, 4, 6]
+    assert not any("loss/critic" in record for record in warm_up)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:

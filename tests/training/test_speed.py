@@ -19,11 +19,13 @@ SAC = {"name": "sac", "units": 32, "actor_layers": 2, "critic_layers": 2, "activ
 SMAC = {"name": "smac", "units": 16, "actor_layers": 2, "critic_layers": 2, "num_particles": 4}
 DREAMER = {"name": "dreamer", "units": 16, "actor_layers": 2, "value_layers": 2, "horizon": 4}
 RSSM = {"name": "rssm", "stoch": 4, "deter": 8, "hidden": 8, "depth": 2, "reward_units": 8}
+SLAC = {"name": "slac", "z1": 4, "z2": 8, "units": 8, "depth": 2, "history": 3, "model_batch": 2}
 PAIRS = {
     "sac@identity": (STATE_SPEC, {"name": "identity"}, SAC),
     "smac@rssm": (STATE_SPEC, {**RSSM, "vector_units": 16}, SMAC),
     "smac@rssm pixels": (PIXEL_SPEC, RSSM, SMAC),
     "dreamer@rssm": (STATE_SPEC, {**RSSM, "vector_units": 16}, DREAMER),
+    "slac@slac pixels": (PIXEL_SPEC, SLAC, {"name": "slac", "units": 16}),
 }
 
 

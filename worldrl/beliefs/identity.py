@@ -41,7 +41,7 @@ class Identity(nn.Module):
     ) -> tuple[State, Belief]:
         return state, self._belief(obs, 0)
 
-    def observe(self, batch: Batch, particles: int) -> tuple[Belief, Metrics, Metrics]:
+    def observe(self, batch: Batch, particles: int, learn: bool = True) -> tuple[Belief, Metrics, Metrics]:
         """(B, T, ...) -> the belief; no loss and no metric."""
         return self._belief(batch.obs, particles), {}, {}
 

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 
 from worldrl.errors import UserError
 from worldrl.nn.conv import ImageDecoder, ImageEncoder, to_blocks, to_pixels
-from worldrl.nn.functional import normal_entropy, normal_kl
-from worldrl.nn.mlp import MLP
+from worldrl.nn.functional import elu_, normal_entropy, normal_kl
+from worldrl.nn.mlp import MLP, xavier
 from worldrl.types import Batch, Belief, EnvSpec, Metrics, Obs, Rollout, State
 
 
@@ -89,7 +89,7 @@ class RSSM(nn.Module):
         use_continue = c.continue_predictor == "on" or (c.continue_predictor == "auto" and spec.terminates)
         self.continue_head = MLP(self.feat_dim, c.reward_units, 2, 1) if use_continue else None
         if c.init == "xavier":
-            self.apply(_xavier)
+            self.apply(xavier)
 
     def _build_observation_nets(self, spec: EnvSpec) -> None:
         c = self.config
@@ -132,13 +132,13 @@ class RSSM(nn.Module):
         belief = Belief(feat[:, 0], feat[:, 1:].transpose(0, 1), context, normal_entropy(post.std[:, 0]))
         return {"stoch": post.stoch, "deter": post.deter}, belief
 
-    def observe(self, batch: Batch, particles: int) -> tuple[Belief, Metrics, Metrics]:
+    def observe(self, batch: Batch, particles: int, learn: bool = True) -> tuple[Belief, Metrics, Metrics]:
         """Filter (B, T) rows from an all-zero state; see ``BeliefModel.observe``."""
         targets = self._targets(batch.obs)
         embed = self._encode(targets).unflatten(0, batch.reward.shape)  # (B, T, E)
         post = self._filter(embed, batch)
         feat = post.feat()
-        losses, metrics = self._losses(batch, targets, post, feat)
+        losses, metrics = self._losses(batch, targets, post, feat) if learn else ({}, {})
         with torch.no_grad():
             draws = self._draw_particles(embed, batch, post, particles)
             context = torch.cat([post.deter, embed], -1)
@@ -250,7 +250,7 @@ class RSSM(nn.Module):
         """One step of p(stoch_t | deter_t); (N, F), (N, A), (N, S) -> (N, F)."""
         stoch, deter = feat.split([self.config.stoch, self.config.deter], -1)
         with torch.autocast(feat.device.type, enabled=False):  # the recurrent state stays float32
-            deter = self.gru(F.elu_(self.state_in(torch.cat([stoch, action], -1))), deter)
+            deter = self.gru(elu_(self.state_in(torch.cat([stoch, action], -1))), deter)
             mean, std = self._gaussian(self.prior_head(deter))
         return torch.cat([mean + std * noise, deter], -1)
 
@@ -290,10 +290,3 @@ class RSSM(nn.Module):
         if self.config.free_nats_per_element:
             return kl.clamp(min=self.config.free_nats).mean()
         return kl.mean().clamp(min=self.config.free_nats)
-
-
-def _xavier(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.xavier_uniform_(module.weight)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

@@ -2,12 +2,12 @@
 
 From every state s_0 of the slice the model is rolled forward for H steps, a_t ~ pi(. | s_t), s_{t+1} ~ p(. | s_t, a_t).
 With the predicted reward r_t of arriving in s_t, the predicted probability c_t that the episode goes on there, and
-d_t = gamma c_t (the paper's V_lambda, eq. 6; actor and value as in eqs. 7 and 8, weighted as in the published code):
+d_t = gamma c_t (eqs. 6 to 8 of the paper, weighted as in the published programs):
 
-    G_t     = r_t + d_t [(1 - lambda) v(s_{t+1}) + lambda G_{t+1}]     and v of the last state where the dream ends
-    w_t     = d_1 ... d_{t-1}                                         gradients do not see it
-    L_actor = -mean w_t G_t             by back-propagation through values, rewards and dynamics
-    L_value = mean w_t (v(s_t) - G_t)^2 / 2                           G_t is a constant here
+    G_t     = r_t + d_t [(1 - lambda) v(s_{t+1}) + lambda G_{t+1}]     v of the last state where the dream ends
+    w_t     = d_1 ... d_{t-1}                                          a constant
+    L_actor = -mean w_t G_t                                            through values, rewards and dynamics
+    L_value = mean w_t (v(s_t) - G_t)^2 / 2                            G_t is a constant
 
 The published programs differ in which reward is G_t's first and in which state it bootstraps from: ``return_terms``.
 """

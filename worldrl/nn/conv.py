@@ -1,13 +1,14 @@
-"""Dreamer's image encoder and decoder for 64 x 64 RGB, in the forms that run fastest.
+"""The image encoders and decoders of Dreamer and of SLAC for 64 x 64 RGB, in the forms that run fastest.
 
 The parameters are those of plain ``Conv2d`` and ``ConvTranspose2d`` layers, so counts, initialisation and checkpoints
 are the usual ones; only ``forward`` reshapes. Three identities are used:
 
 - a stride-2 convolution is a stride-1 convolution with half the kernel on 2 x 2 pixel blocks ("space to depth");
 - a stride-2 transposed convolution is a stride-1 convolution that writes 2 x 2 blocks, read backwards;
-- a transposed convolution of a 1 x 1 input is a matrix product.
+- a convolution to a 1 x 1 output, or a transposed one from a 1 x 1 input, is a matrix product.
 
-Images are kept as blocks (``to_blocks``) from the replay to the loss, which therefore never needs a pixel shuffle.
+Images are kept as blocks (``to_blocks``) from the replay to the loss, which therefore never needs a pixel shuffle. Only
+``SameEncoder`` takes them as they are: its first kernel is odd, and padding it costs more than blocks gain.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+
+from worldrl.nn.functional import leaky_relu
 
 BLOCK_CHANNELS = 12  # 2 x 2 pixels x RGB
 
@@ -32,6 +35,11 @@ def to_pixels(blocks: Tensor, lead: torch.Size | tuple[int, ...]) -> Tensor:
     """(N, 12, 32, 32) in [-0.5, 0.5] -> (*lead, 64, 64, 3) uint8, rounded and clipped."""
     image = rearrange(blocks.float(), "n (p q c) h w -> n (h p) (w q) c", p=2, q=2)
     return ((image + 0.5) * 255.0).round().clamp(0, 255).to(torch.uint8).reshape(*lead, *image.shape[1:])
+
+
+def to_images(pixels: Tensor) -> Tensor:
+    """(..., 64, 64, 3) uint8 -> (N, 3, 64, 64) float32 in [0, 1], channels-last in memory."""
+    return pixels.reshape(-1, *pixels.shape[-3:]).permute(0, 3, 1, 2).float().mul_(1.0 / 255.0)
 
 
 class ImageEncoder(nn.Module):
@@ -78,9 +86,63 @@ class ImageDecoder(nn.Module):
         return blocks if self.background is None else blocks + self.background
 
 
+class SameEncoder(nn.Module):
+    """SLAC's: kernels 5, 3, 3, 3 with stride 2, each halving the image, 64-32-16-8-4, then 4 x 4 to a point.
+
+    (N, 3, 64, 64) images -> (N, 8 depth). Leaky ReLU of slope 0.2 after every layer. TensorFlow's SAME pads bottom and
+    right, PyTorch's padding takes effect at top and left: the same network on images turned by 180 degrees.
+    """
+
+    def __init__(self, depth: int = 32) -> None:
+        super().__init__()
+        channels = [3, depth, 2 * depth, 4 * depth, 8 * depth]
+        kernels = [5, 3, 3, 3]
+        self.convs = nn.ModuleList(
+            nn.Conv2d(a, b, k, 2, k // 2) for (a, b), k in zip(pairwise(channels), kernels, strict=True)
+        )
+        self.convs.append(nn.Conv2d(8 * depth, 8 * depth, 4))
+        self.outputs = 8 * depth
+
+    def forward(self, images: Tensor) -> Tensor:
+        *halving, last = _parameters(self.convs)
+        x = images
+        for weight, bias in halving:
+            x = leaky_relu(F.conv2d(x, _channels_last(weight), bias, stride=2, padding=weight.shape[-1] // 2))
+        return leaky_relu(to_point(x, *last))
+
+
+class SameDecoder(nn.Module):
+    """SLAC's mirror image: 4 x 4 from a point, then kernels 3, 3, 3, 5 with stride 2, 1-4-8-16-32-64.
+
+    (N, F) -> (N, 12, 32, 32) blocks of the mean image. Leaky ReLU after every layer, the last one included.
+    """
+
+    def __init__(self, inputs: int, depth: int = 32) -> None:
+        super().__init__()
+        self.convs = nn.ModuleList([nn.ConvTranspose2d(inputs, 8 * depth, 4)])
+        channels = [8 * depth, 4 * depth, 2 * depth, depth, 3]
+        kernels = [3, 3, 3, 5]
+        self.convs.extend(
+            nn.ConvTranspose2d(a, b, k, 2, k // 2, 1) for (a, b), k in zip(pairwise(channels), kernels, strict=True)
+        )
+
+    def forward(self, feat: Tensor) -> Tensor:
+        first, *middle, (weight, bias) = _parameters(self.convs)
+        x = leaky_relu(transposed_from_point(feat, *first))
+        for w, b in middle:
+            x = leaky_relu(F.conv_transpose2d(x, _channels_last(w), b, stride=2, padding=1, output_padding=1))
+        return leaky_relu(transposed_to_blocks(x, F.pad(weight, (0, 1, 0, 1)), bias, padding=1))
+
+
 def block_kernel(weight: Tensor) -> Tensor:
     """(O, C, 4, 4) of a stride-2 convolution -> (O, 4 C, 2, 2) of the same map on 2 x 2 blocks."""
     return rearrange(weight, "o c (i p) (j q) -> o (p q c) i j", p=2, q=2)
+
+
+def to_point(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """A convolution whose kernel covers its input: (N, C, k, k) and (O, C, k, k) -> (N, O)."""
+    matrix = rearrange(weight, "o c i j -> o (i j c)")
+    return F.linear(rearrange(x, "n c i j -> n (i j c)"), matrix, bias)
 
 
 def transposed_from_point(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
@@ -91,11 +153,14 @@ def transposed_from_point(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return rearrange(y, "n (i j o) -> n o i j", i=k, j=k)
 
 
-def transposed_to_blocks(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """A 6 x 6 stride-2 transposed convolution, left as 2 x 2 blocks: (N, C, h, w) -> (N, 4 O, h + 2, w + 2)."""
+def transposed_to_blocks(x: Tensor, weight: Tensor, bias: Tensor, padding: int = 2) -> Tensor:
+    """A 6 x 6 stride-2 transposed convolution, left as 2 x 2 blocks.
+
+    (N, C, h, w) -> (N, 4 O, h + 2 padding - 2, ...): ``padding=2`` keeps its whole output, less crops its border.
+    """
     kernel = rearrange(weight.flip(2, 3), "c o (i p) (j q) -> p q o c i j", p=2, q=2).flip(0, 1)
     kernel = rearrange(kernel, "p q o c i j -> (p q o) c i j")
-    return F.conv2d(x, _channels_last(kernel), bias.repeat(4), padding=2)
+    return F.conv2d(x, _channels_last(kernel), bias.repeat(4), padding=padding)
 
 
 def _parameters(convs: nn.ModuleList) -> list[tuple[Tensor, Tensor]]:

@@ -9,9 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldrl.nn.functional import elu_, leaky_relu
+
 # Where the gradient can be had from the output, in place: on large layers, memory traffic is most of the cost.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "elu": F.elu_,
+    "elu": elu_,
+    "leaky_relu": leaky_relu,
     "relu": F.relu_,
     "silu": F.silu,
     "tanh": torch.tanh_,
@@ -135,3 +138,11 @@ def _linear(inputs: int, outputs: int, init: str) -> nn.Linear:
         nn.init.orthogonal_(linear.weight)
         nn.init.zeros_(linear.bias)
     return linear
+
+
+def xavier(module: nn.Module) -> None:
+    """For ``nn.Module.apply``: Xavier-uniform weights and zero bias, Keras's default, on linear and conv layers."""
+    if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+        nn.init.xavier_uniform_(module.weight)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)

@@ -55,7 +55,7 @@ class TanhGaussian(nn.Module):
     def _draws(self, x: Tensor, n: int) -> Draw:
         """x (..., F) -> ``n`` independent draws, action (n, ..., A)."""
         mean, std = self.stats(x)
-        noise = torch.randn(n, *mean.shape, device=mean.device)
+        noise = torch.randn(n, *mean.shape, dtype=mean.dtype, device=mean.device)
         pre_tanh = mean + std * noise
         # noise is (pre_tanh - mean) / std: the quadratic term has no gradient under reparameterisation.
         log_prob = standard_log_prob(noise) - (std.log() + tanh_log_det(pre_tanh)).sum(-1)

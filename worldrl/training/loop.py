@@ -39,6 +39,8 @@ from worldrl.training.logging import Logger, Meter, Progress
 from worldrl.training.speed import make_update
 from worldrl.types import State
 
+PRETRAIN_LOG = 1_000  # updates
+
 
 class Stopped(SystemExit):
     """A signal ended the run after a checkpoint; the exit code is 128 + the signal's number."""
@@ -126,6 +128,8 @@ class Trainer:
                 self.save()
                 raise
             self.save()
+        if self.meter.mean():
+            self.log()  # after the checkpoint: a run that goes on from there rolls this short window back
         if self.stop_signal:
             self.progress.say(f"stopped at {self.frames} frames; continue with: {self._resume_command()}")
             raise Stopped(128 + self.stop_signal)
@@ -142,6 +146,9 @@ class Trainer:
     def tick(self) -> None:
         """One row from every environment and the updates that fall due, which run while workers step."""
         self.evaluate_if_due()
+        self.pretrain()
+        if self.stop_signal:
+            return
         with self.timer["env"]:
             state, action = self.choose_action()
             self.envs.send(action)
@@ -165,6 +172,15 @@ class Trainer:
         state, action, _ = self.agent.act(self.state, self.rows, explore=True)
         return state, action
 
+    def pretrain(self) -> None:
+        """The model-only updates, once and all at one frame; they may take hours, so they are logged and saved too."""
+        while self.pretrained < self.config.schedule.pretrain and self._may_learn() and not self.stop_signal:
+            self.learn()
+            if self.pretrained % PRETRAIN_LOG == 0:
+                self.log()
+            if self.save_clock():
+                self.save()
+
     def learn(self) -> None:
         """Sample and update once."""
         with self.timer["sample"]:
@@ -175,11 +191,12 @@ class Trainer:
             self.meter.add(self.update(phase, batch))
 
     def _updates_due(self) -> int:
-        """Updates by the schedule; the prefill's share is not made up for, the pretraining is added once."""
+        """Updates by the schedule; the prefill's share is not made up for."""
         due = self.due(self.frames)
-        if self.frames < self.config.schedule.prefill or not self.replay.ready(self.config.replay.length):
-            return 0
-        return due + self.config.schedule.pretrain - self.pretrained
+        return due if self._may_learn() else 0
+
+    def _may_learn(self) -> bool:
+        return self.frames >= self.config.schedule.prefill and self.replay.ready(self.config.replay.length)
 
     def count(self) -> None:
         """Frames, agent steps and episodes; the only place where they are counted."""
@@ -376,6 +393,9 @@ def _check_fits(config: Config, agent: Agent) -> None:
         raise UserError(f"replay.length={length}: the belief keeps {lost} rows to itself, expected {lost + 2} or more")
     if config.schedule.pretrain and "model" not in agent.optimizers:
         raise UserError(f"schedule.pretrain={config.schedule.pretrain}: this belief has nothing to learn, expected 0")
+    every = config.schedule.model_every
+    if every > 1 and "model" not in agent.optimizers:
+        raise UserError(f"schedule.model_every={every}: this belief has nothing to learn, expected 1")
 
 
 def _set_determinism(deterministic: bool) -> None:

@@ -1,0 +1,314 @@
+"""The latent model of SLAC against the sheet's counts, a plain re-implementation, and its own promises."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributions import Independent, Normal, kl_divergence
+
+from tests.conftest import BOTH_SPEC, PIXEL_SPEC, STATE_SPEC
+from worldrl.beliefs.slac import SLAC, GaussianMLP, contexts
+from worldrl.errors import UserError
+from worldrl.nn.optim import Optimizer
+from worldrl.types import Batch, Decodes, EnvSpec, Imagines, ObsSpec
+
+SMALL = SLAC.Config(z1=3, z2=6, units=8, depth=2, vector_units=5, history=3, model_batch=0)
+
+
+@pytest.fixture
+def no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every draw is its mean."""
+    monkeypatch.setattr(torch, "randn", lambda *shape, **options: torch.zeros(shape))
+
+
+def test_parameter_counts_of_the_published_model() -> None:
+    spec = EnvSpec("walker_walk", {"pixels": ObsSpec((64, 64, 3), "uint8")}, action_dim=6)
+    model = SLAC(SLAC.Config(), spec)
+    parts = {"model": model, "compressor": model.encoders["pixels"], "decoder": model.decoders["pixels"]}
+    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+    assert counts == {"model": 4_215_365, "compressor": 1_438_784, "decoder": 1_569_603}
+    assert (model.feat_dim, model.context_dim, model.lost_rows) == (288, 8 * 256 + 7 * 6, 7)
+
+
+# --- the evidence lower bound -----------------------------------------------------------------------------------------
+
+
+def dist(net: GaussianMLP, *inputs: Tensor) -> Independent:
+    x = torch.cat(inputs, -1)
+    *hidden, last = net.net.linears
+    for layer in hidden:
+        x = torch.nn.functional.leaky_relu(layer(x), 0.2)
+    mean, raw = last(x).chunk(2, -1)
+    return Independent(Normal(mean, torch.log1p(raw.exp()) + 1e-5), 1)
+
+
+def plain_elbo(model: SLAC, batch: Batch, noise: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """One window at a time, one row at a time, as the paper writes it -> mean terms, feat, entropy; vectors only."""
+    d, per_window, feats, entropies = model.config.z1, [], [], []
+    for n, obs in enumerate(batch.obs["state"]):
+        terms = {"state": torch.zeros(()), "reward": torch.zeros(()), "kl": torch.zeros(())}
+        f, before = model.encoders["state"](obs), None
+        for t in range(len(obs)):
+            a = batch.action[n, t]
+            if before is None or batch.is_first[n, t]:
+                before = None
+                prior, post = Independent(Normal(torch.zeros(d), torch.ones(d)), 1), dist(model.z1_first, f[t])
+            else:
+                z2 = before[d:]
+                prior, post = dist(model.z1_prior, z2, a), dist(model.z1_posterior, f[t], z2, a)
+            z1 = post.mean + post.stddev * noise[t, n, :d]
+            second = dist(model.z2_first, z1) if before is None else dist(model.z2_later, z1, before[d:], a)
+            feat = torch.cat([z1, second.mean + second.stddev * noise[t, n, d:]])
+            decoded = Independent(Normal(model.decoders["state"](feat), model.config.decoder_std), 1)
+            terms["state"] = terms["state"] - decoded.log_prob(obs[t])
+            terms["kl"] = terms["kl"] + kl_divergence(post, prior)
+            if before is not None:
+                reward = dist(model.reward_head, before, a, feat).log_prob(batch.reward[n, t, None])
+                terms["reward"] = terms["reward"] - reward
+            feats.append(feat)
+            entropies.append(post.entropy() + second.entropy())
+            before = feat
+        per_window.append(terms)
+    mean = {key: torch.stack([terms[key] for terms in per_window]).mean() for key in per_window[0]}
+    lead = batch.reward.shape
+    return mean, torch.stack(feats).unflatten(0, lead), torch.stack(entropies).unflatten(0, lead)
+
+
+def test_elbo_and_its_gradient_match_a_plain_implementation(make_batch) -> None:
+    model, batch = SLAC(replace(SMALL, decoder_std=0.7), STATE_SPEC), make_batch(STATE_SPEC, border=3)
+    torch.manual_seed(5)
+    noise = torch.randn(6, 4, model.feat_dim)
+    torch.manual_seed(5)
+    belief, losses, metrics = model.observe(batch, 0)
+    want, feat, entropy = plain_elbo(model, batch, noise)
+    constant = 6 * 5 * -Normal(0.0, 0.7).log_prob(torch.zeros(())).item()
+    want["state"] = want["state"] - constant
+    assert losses.keys() == want.keys()
+    for name, value in want.items():
+        torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(belief.feat, feat[:, 2:].detach())
+    torch.testing.assert_close(belief.entropy, entropy[:, 2:].detach())
+    torch.testing.assert_close(metrics["belief/kl"], want["kl"].detach() / 6)
+    parameters = list(model.parameters())
+    ours = torch.autograd.grad(sum(losses.values()), parameters)
+    theirs = torch.autograd.grad(sum(want.values()), parameters)
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
+def test_pixel_loss_is_summed_over_the_window_in_units_of_the_variance(make_batch) -> None:
+    model, batch = SLAC(replace(SMALL, history=1, decoder_std=0.5), PIXEL_SPEC), make_batch(PIXEL_SPEC)
+    belief, losses, _ = model.observe(batch, 0)
+    blocks = model.decoders["pixels"](belief.feat.flatten(0, 1))
+    image = blocks.unflatten(1, (2, 2, 3)).permute(0, 4, 1, 5, 2, 3).reshape(4, 6, 64, 64, 3)
+    error = image - batch.obs["pixels"] / 255
+    torch.testing.assert_close(losses["pixels"], error.square().sum((1, 2, 3, 4)).mean() / (2 * 0.25))
+
+
+def test_the_first_windows_are_learnt_from_and_all_are_filtered(make_batch) -> None:
+    model, batch = SLAC(replace(SMALL, model_batch=2), STATE_SPEC), make_batch(STATE_SPEC, b=5)
+    torch.manual_seed(1)
+    belief, losses, _ = model.observe(batch, 0)
+    torch.manual_seed(1)
+    alone, alone_losses, _ = model.observe(batch.windows(slice(2)), 0)
+    assert belief.feat.shape == (5, 4, model.feat_dim)
+    assert all(torch.equal(losses[name], alone_losses[name]) for name in losses)
+    for whole, part in zip(belief, alone, strict=True):
+        torch.testing.assert_close(whole[..., :2, :, :] if whole.dim() == 4 else whole[:2], part)
+
+
+def test_reward_across_an_episode_border_is_not_predicted(make_batch) -> None:
+    model, batch = SLAC(SMALL, STATE_SPEC), make_batch(STATE_SPEC, b=1, border=3)
+    found = []
+    for reward in (0.0, 9.0):
+        batch.reward[0, 3] = reward
+        torch.manual_seed(1)
+        found.append(model.observe(batch, 0)[1]["reward"])
+    assert torch.equal(*found)
+
+
+def test_continue_predictor_is_there_where_tasks_terminate(make_batch) -> None:
+    ends = STATE_SPEC._replace(terminates=True)
+    batch = make_batch(ends)
+    batch.is_terminal[0, 5] = 1.0
+    losses = SLAC(SMALL, ends).observe(batch, 0)[1]
+    assert set(losses) == {"state", "reward", "kl", "continue"}
+    assert "continue" not in SLAC(SMALL, STATE_SPEC).observe(batch, 0)[1]
+
+
+def test_elbo_falls_on_a_toy() -> None:
+    """A point on a circle that the action turns: predictable, so both error and KL can fall."""
+    generator = torch.Generator().manual_seed(0)
+
+    def batch() -> Batch:
+        action = 2 * torch.rand(16, 6, 1, generator=generator) - 1
+        angle = 6.28 * torch.rand(16, 1, generator=generator) + action[..., 0].cumsum(1)
+        zeros = torch.zeros(16, 6)
+        return Batch({"state": torch.stack([angle.sin(), angle.cos()], -1)}, action, angle.cos(), zeros, zeros)
+
+    spec = EnvSpec("circle", {"state": ObsSpec((2,), "float32")}, action_dim=1)
+    model = SLAC(replace(SMALL, units=32, vector_units=32, z2=16), spec)
+    optimizer = Optimizer(model.parameters(), 3e-3)
+    history = []
+    for _ in range(200):
+        losses = model.observe(batch(), 0)[1]
+        optimizer.step(sum(losses.values()))
+        history.append(float(sum(losses.values()).detach()))
+    first, last = sum(history[:5]) / 5, sum(history[-20:]) / 20
+    assert last < 0.5 * first
+
+
+# --- contexts ---------------------------------------------------------------------------------------------------------
+
+
+def test_contexts_repeat_the_first_frame_of_the_episode() -> None:
+    """Features and actions that say their own row; the episode begins in row 3 of the first window."""
+    t = torch.arange(1.0, 7.0)
+    first = torch.zeros(2, 6)
+    first[0, 3] = 1.0
+    found = contexts(t.expand(2, 6)[..., None], 10 * t.expand(2, 6)[..., None], first, 3)
+    assert found[1].tolist() == [[1, 2, 3, 20, 30], [2, 3, 4, 30, 40], [3, 4, 5, 40, 50], [4, 5, 6, 50, 60]]
+    assert found[0].tolist() == [[1, 2, 3, 20, 30], [4, 4, 4, 0, 0], [4, 4, 5, 0, 50], [4, 5, 6, 50, 60]]
+
+
+@pytest.mark.parametrize("spec", [PIXEL_SPEC, BOTH_SPEC], ids=["pixels", "both"])
+@pytest.mark.parametrize("first", [0.0, 1.0])
+def test_training_and_acting_know_the_same(make_batch, no_noise, spec: EnvSpec, first: float) -> None:
+    """The same rows give the same context and the same filtered state, across episode borders too.
+
+    The first row is the start of an episode, or else of what was seen: the prefill may end anywhere.
+    """
+    model = SLAC(SMALL, spec)
+    batch = make_batch(spec, b=3, t=9, border=4)
+    batch.is_first[:, 0] = first
+    batch.is_first[1, 6:8] = 1.0
+    with torch.no_grad():
+        trained, _, _ = model.observe(batch, 2)
+    state = model.initial(3, particles=2)
+    for t in range(9):
+        row = {key: value[:, t] for key, value in batch.obs.items()}
+        state, acting = model.step(state, row, batch.action[:, t], batch.is_first[:, t])
+        if t >= model.lost_rows:
+            for ours, theirs in zip(acting, trained, strict=True):
+                i = t - model.lost_rows
+                torch.testing.assert_close(ours, theirs[:, :, i] if theirs.dim() == 4 else theirs[:, i])
+
+
+def test_a_reset_leaves_nothing_of_the_episode_before(make_batch) -> None:
+    model, batch = SLAC(SMALL, STATE_SPEC), make_batch(STATE_SPEC, b=1, border=3)
+    found = []
+    for shift in (0.0, 1.0):
+        batch.obs["state"][:, :3] += shift
+        batch.action[:, :4] += shift
+        torch.manual_seed(1)
+        found.append(model.observe(batch, 4)[0])
+    for ours, theirs in zip(*found, strict=True):
+        assert torch.equal(*(x[:, :, 1:] if x.dim() == 4 else x[:, 1:] for x in (ours, theirs)))
+    assert not torch.equal(found[0].feat[:, 0], found[1].feat[:, 0])
+
+
+def test_acting_deterministically_repeats_itself(make_batch) -> None:
+    model, batch = SLAC(SMALL, STATE_SPEC), make_batch(STATE_SPEC)
+    feats = {True: [], False: []}
+    for deterministic, found in feats.items():
+        for _ in range(2):
+            state = model.initial(4, particles=1)
+            for t in range(3):
+                row = {"state": batch.obs["state"][:, t]}
+                state, belief = model.step(state, row, batch.action[:, t], batch.is_first[:, t], deterministic)
+            found.append(belief.feat)
+    assert torch.equal(*feats[True])
+    assert not torch.equal(*feats[False])
+
+
+# --- particles, decoding, imagining -----------------------------------------------------------------------------------
+
+
+def test_particles_follow_the_law_of_feat_and_do_not_change_it(make_batch) -> None:
+    batch = make_batch(STATE_SPEC, b=1, t=5, border=3)
+    wide = Batch({"state": batch.obs["state"].expand(4000, -1, -1)}, *(x.expand(4000, *x.shape[1:]) for x in batch[1:]))
+    model = SLAC(SMALL, STATE_SPEC)
+    torch.manual_seed(2)
+    belief = model.observe(wide, 1)[0]
+    torch.testing.assert_close(belief.feat.mean(0), belief.particles[0].mean(0), atol=0.09, rtol=0.0)
+    torch.testing.assert_close(belief.feat.std(0), belief.particles[0].std(0), atol=0.09, rtol=0.0)
+    centred = [x - x.mean(0) for x in (belief.feat, belief.particles[0])]
+    covariance = (centred[0] * centred[1]).mean(0)
+    assert covariance.abs().max() < 0.09  # independent paths
+    torch.manual_seed(2)
+    assert torch.equal(model.observe(wide, 0)[0].feat, belief.feat)
+
+
+def test_beliefs_are_detached_and_losses_are_the_only_graph(make_batch) -> None:
+    model = SLAC(replace(SMALL, model_batch=3), BOTH_SPEC)
+    belief, losses, metrics = model.observe(make_batch(BOTH_SPEC), 2)
+    assert set(losses) == {"pixels", "state", "reward", "kl"}
+    assert not any(x.requires_grad for x in (*belief, *metrics.values()))
+    assert all(x.requires_grad for x in losses.values())
+    assert belief.particles.shape == (2, 4, 4, model.feat_dim)
+    assert belief.context.shape == (4, 4, model.context_dim)
+    assert belief.entropy.shape == (4, 4)
+
+
+def test_surprise_is_the_divergence_of_every_row(make_batch) -> None:
+    model, batch = SLAC(SMALL, STATE_SPEC), make_batch(STATE_SPEC, border=3)
+    torch.manual_seed(4)
+    metrics = model.observe(batch, 0)[2]
+    torch.manual_seed(4)
+    torch.testing.assert_close(model.surprise(batch).mean(), metrics["belief/kl"])
+
+
+def test_decode_gives_observations() -> None:
+    model = SLAC(SMALL, BOTH_SPEC)
+    obs = model.decode(torch.randn(2, 3, model.feat_dim))
+    assert (obs["pixels"].shape, obs["pixels"].dtype) == ((2, 3, 64, 64, 3), torch.uint8)
+    assert obs["state"].shape == (2, 3, 5)
+    assert isinstance(model, Decodes)
+    assert isinstance(model, Imagines)
+
+
+def test_imagination_follows_the_prior_and_the_actor(no_noise) -> None:
+    model = SLAC(SMALL, STATE_SPEC._replace(terminates=True))
+    gain = torch.tensor(0.3, requires_grad=True)
+    start = torch.ones(7, model.feat_dim)
+    dream = model.imagine(start, lambda feat: torch.tanh(gain * feat[:, :2]), 4)
+    assert dream.feat.shape == (5, 7, model.feat_dim)
+    assert dream.action.shape == (4, 7, 2)
+    assert dream.reward.shape == dream.discount.shape == (5, 7)
+    assert dream.reward[0].abs().max() == 0
+    z1 = dist(model.z1_prior, dream.feat[2][:, 3:], dream.action[2]).mean
+    z2 = dist(model.z2_later, z1, dream.feat[2][:, 3:], dream.action[2]).mean
+    torch.testing.assert_close(dream.feat[3], torch.cat([z1, z2], -1))
+    reward = dist(model.reward_head, dream.feat[2], dream.action[2], dream.feat[3]).mean[:, 0]
+    torch.testing.assert_close(dream.reward[3], reward)
+    assert ((dream.discount > 0) & (dream.discount < 1)).all()
+    assert torch.autograd.grad(dream.reward.sum(), gain)[0] != 0
+    assert SLAC(SMALL, STATE_SPEC).imagine(start, lambda feat: feat[:, :2], 1).discount.min() == 1
+
+
+def test_bf16_keeps_states_and_losses_in_float32_and_close(make_batch) -> None:
+    model, batch = SLAC(SMALL, BOTH_SPEC), make_batch(BOTH_SPEC)
+    torch.manual_seed(3)
+    belief, losses, _ = model.observe(batch, 2)
+    torch.manual_seed(3)
+    with torch.autocast("cpu", torch.bfloat16):
+        half_belief, half_losses, _ = model.observe(batch, 2)
+    assert all(x.dtype == torch.float32 for x in (*half_belief, *half_losses.values()))
+    torch.testing.assert_close(half_belief.feat, belief.feat, atol=0.05, rtol=0.05)
+    for name, loss in losses.items():
+        torch.testing.assert_close(half_losses[name], loss, rtol=0.02, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"history": 0}, "belief.history: found 0, expected 1 or more"),
+        ({"model_batch": -1}, "belief.model_batch: found -1, expected 0 or more"),
+        ({"decoder_std": 0.0}, r"belief.decoder_std: found 0.0, expected more than 0"),
+    ],
+)
+def test_bad_settings_are_refused(setting: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        SLAC.Config(**setting)  # type: ignore[arg-type]

@@ -1,0 +1,248 @@
+"""Learning curves as run folders hold them: find runs, read any key of ``metrics.jsonl``, put curves on one axis.
+
+A curve is piecewise linear between the frames at which its key was logged. Settings are read as they are written and
+the classes behind them are not needed: runs of other versions and of a user's own parts can be read anywhere.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldrl.config import CONFIG_FILE, flatten, may_change, read_yaml
+from worldrl.errors import UserError, unknown
+
+Array = NDArray[np.float64]
+Record = dict[str, Any]
+
+METRICS_FILE = "metrics.jsonl"
+COUNTERS = {"frames", "agent_steps", "updates"}
+PLACE = ("device", "replay.device", "threads")  # settings that say where a run ran, not what it learned
+
+
+class Curve(NamedTuple):
+    """Values (n,) over strictly increasing frames (n,)."""
+
+    frames: Array
+    values: Array
+
+    def at(self, frames: float | Array) -> Array:
+        """The values at ``frames``, interpolated linearly; beyond its ends the curve is level."""
+        return np.interp(np.asarray(frames), self.frames, self.values)
+
+    def until(self, frames: float) -> Curve:
+        """The part up to ``frames``, with a point there if the curve goes on."""
+        end = min(frames, self.frames[-1])
+        before = self.frames < end
+        return Curve(np.append(self.frames[before], end), np.append(self.values[before], self.at(end)))
+
+    def smoothed(self, window: float) -> Curve:
+        """Each value replaced by the mean of those in the ``window`` frames that end with it."""
+        total = np.append(0.0, np.cumsum(self.values))
+        first = np.searchsorted(self.frames, self.frames - window, side="right")
+        last = np.arange(1, len(self.frames) + 1)
+        return Curve(self.frames, (total[last] - total[first]) / (last - first))
+
+
+class Run(NamedTuple):
+    """One run folder: its settings by dotted key, its curve of one metric, and the frames of its last record."""
+
+    path: Path
+    settings: Mapping[str, Any]
+    curve: Curve
+    end: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def task(self) -> str:
+        return task_name(self.settings["task"])
+
+    @property
+    def agent(self) -> str:
+        return self.settings["agent"]
+
+    @property
+    def seed(self) -> int:
+        return self.settings["seed"]
+
+    def label(self, keys: Sequence[str] = ()) -> str:
+        """The agent's name, and those of the settings ``keys`` that this run has: ``smac num_particles=16``."""
+        shown = [f"{key.rpartition('.')[2]}={self.settings[key]}" for key in keys if key in self.settings]
+        return " ".join([self.agent, *shown])
+
+
+def task_name(task: str) -> str:
+    """``walker-walk`` and ``walker_walk`` are one task; a Gymnasium id and a ``module:Class`` stay as they are."""
+    return task if re.search(r"-v\d+$|:", task) else task.replace("-", "_")
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def find_runs(paths: Sequence[Path]) -> list[Path]:
+    """Every run folder at or below ``paths``, at any depth; each once, in order.
+
+    Raises:
+        UserError: a path that is no folder, or that has no run below it.
+    """
+    found: dict[Path, Path] = {}
+    for path in paths:
+        if not path.is_dir():
+            raise UserError(f"{path} is no folder; expected run folders, or folders that hold them")
+        below = list(_runs_below(path))
+        if not below:
+            files = f"{CONFIG_FILE} and {METRICS_FILE}"
+            raise UserError(f"no run folder at or below {path}; expected folders with {files}, as train.py writes them")
+        for run_dir in below:
+            found.setdefault(run_dir.resolve(), run_dir)
+    return list(found.values())
+
+
+def _runs_below(path: Path) -> Iterator[Path]:
+    for folder, subfolders, files in os.walk(path):
+        subfolders.sort()
+        if CONFIG_FILE in files and METRICS_FILE in files:
+            subfolders.clear()  # a replay has many files, and no run lies in another
+            yield Path(folder)
+
+
+def read_runs(paths: Sequence[Path], metric: str) -> tuple[list[Run], list[str]]:
+    """Every run at or below ``paths`` that has logged ``metric``, and notes on what was left out.
+
+    Raises:
+        UserError: nothing found, a damaged file, or a metric that no run has (with the nearest names).
+    """
+    runs = [read_run(run_dir, metric) for run_dir in find_runs(paths)]
+    begun = [run for run in runs if len(run.curve.frames)]
+    if not begun:
+        raise _nothing_read(runs, metric)
+    notes = [note for run in runs for note in run.notes]
+    return begun, notes + [f"left out {run.path}: it has no {metric}" for run in runs if not len(run.curve.frames)]
+
+
+def _nothing_read(runs: Sequence[Run], metric: str) -> UserError:
+    logged = {key for run in runs for record in read_records(run.path / METRICS_FILE)[0] for key in record} - COUNTERS
+    if metric == "eval/return" or metric in logged or not logged:
+        where = f"{runs[0].path}" + (f" and {len(runs) - 1} more" if len(runs) > 1 else "")
+        return UserError(f"no {metric} yet in {where}; expected a record with it (evaluations need eval.every above 0)")
+    return unknown("metric", metric, logged)
+
+
+def read_run(run_dir: Path, metric: str) -> Run:
+    """One run's settings and its curve of ``metric``, which is empty where nothing was logged.
+
+    Raises:
+        UserError: a file that is damaged or not a run's (file and line named).
+    """
+    path = run_dir / METRICS_FILE
+    settings = _read_settings(run_dir / CONFIG_FILE)
+    records, half_line = read_records(path)
+    curve, not_finite = _curve(path, records, metric)
+    notes = []
+    if half_line:
+        notes.append(f"{path}: ignored half a line at its end, where the run writes or was killed")
+    if not_finite:
+        notes.append(f"{path}: left out {not_finite} values of {metric} that were not finite")
+    end = max((_number(path, i, record, "frames") for i, record in enumerate(records, 1) if record), default=0.0)
+    return Run(run_dir, settings, curve, end, tuple(notes))
+
+
+def _read_settings(path: Path) -> dict[str, Any]:
+    settings = flatten(read_yaml(path))
+    for key, kind in {"task": str, "agent": str, "seed": int}.items():
+        if not isinstance(settings.get(key), kind):
+            raise UserError(f"{path}: {key} is {settings.get(key)!r}; expected the settings that train.py wrote")
+    return settings
+
+
+def read_records(path: Path) -> tuple[list[Record], bool]:
+    """One record per line of ``metrics.jsonl`` (empty for a blank line), and whether half a last line was ignored."""
+    try:
+        *lines, rest = path.read_bytes().split(b"\n")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    half_line = not _is_json(rest or b"{}")
+    lines += [] if half_line else [rest]
+    return [_record(path, number, line) for number, line in enumerate(lines, 1)], half_line
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
+
+
+def _record(path: Path, number: int, line: bytes) -> Record:
+    try:
+        record = json.loads(line) if line.strip() else {}
+    except ValueError as error:
+        raise UserError(f"{path}, line {number}: not a JSON record; the file is damaged") from error
+    if not isinstance(record, dict):
+        raise UserError(f'{path}, line {number}: found {record!r}, expected a record such as {{"frames": 0}}')
+    return record
+
+
+def _number(path: Path, line: int, record: Record, key: str) -> float:
+    value = record.get(key)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"{path}, line {line}: {key} is {value!r}, expected a number")
+    return float(value)
+
+
+def _curve(path: Path, records: Sequence[Record], metric: str) -> tuple[Curve, int]:
+    """The curve of ``metric``, and how many values were not finite (null). Values of the same frame are averaged."""
+    frames, values, not_finite = [], [], 0
+    for line, record in enumerate(records, 1):
+        if metric not in record:
+            continue
+        value = math.nan if record[metric] is None else _number(path, line, record, metric)
+        if not math.isfinite(value):
+            not_finite += 1
+            continue
+        frames.append(_number(path, line, record, "frames"))
+        values.append(value)
+        if len(frames) > 1 and frames[-1] < frames[-2]:
+            raise UserError(f"{path}, line {line}: frames go back from {frames[-2]:,.0f} to {frames[-1]:,.0f}")
+    at, index = np.unique(frames, return_inverse=True)
+    return Curve(at, np.bincount(index, values) / np.bincount(index)), not_finite
+
+
+# --- comparing --------------------------------------------------------------------------------------------------------
+
+
+def align(curves: Sequence[Curve]) -> tuple[Array, Array]:
+    """Frames (n,) and values (curves, n) where all curves are defined, at every point that any of them has there."""
+    first = max(curve.frames[0] for curve in curves)
+    last = min(curve.frames[-1] for curve in curves)
+    points = np.unique(np.concatenate([curve.frames for curve in curves]))
+    frames = points[(first <= points) & (points <= last)]
+    return frames, np.stack([curve.at(frames) for curve in curves])
+
+
+def check_overlap(runs: Sequence[Run]) -> None:
+    """Raise UserError, with the two runs' names, where one run's curve begins after the end of another's."""
+    late = max(runs, key=lambda run: run.curve.frames[0])
+    early = min(runs, key=lambda run: run.curve.frames[-1])
+    begin, end = late.curve.frames[0], early.curve.frames[-1]
+    if begin > end:
+        raise UserError(
+            f"nothing to compare on {late.task}: {late.path} begins at {begin:,.0f} frames, where {early.path} has "
+            f"ended ({end:,.0f}); leave one of them out"
+        )
+
+
+def unlabelled_differences(runs: Sequence[Run]) -> list[str]:
+    """Settings in which these runs, meant as seeds of one agent, differ; those that change nothing are not told."""
+    keys = {key for run in runs for key in run.settings}
+    told = [key for key in keys if key not in ("task", "agent", "seed", *PLACE) and not may_change(key)]
+    return sorted(key for key in told if len({repr(run.settings.get(key)) for run in runs}) > 1)

@@ -1,0 +1,30 @@
+"""Stochastic latent actor-critic (Lee et al. 2020, arXiv 1907.00953).
+
+SAC whose critic is on one draw of the state, and whose actor is on the context: the deterministic part of what is
+known, so that acting needs no inference. On its own belief the context is the last eight features and seven actions,
+on the RSSM the recurrent state and the embedding. A published window of nine rows holds one transition, the last.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from worldrl.heads.sac import SAC
+
+
+class SLAC(SAC):
+    """The head of SLAC. Defaults are the sizes of the authors' program."""
+
+    @dataclass(frozen=True)
+    class Config(SAC.Config):
+        units: int = 256
+        actor_layers: int = 2
+        critic_layers: int = 2
+        activation: Literal["elu", "relu", "silu", "tanh"] = "relu"
+        critic_init: Literal["orthogonal", "default"] = "default"
+        policy_std: Literal["softplus", "log"] = "log"
+        grad_clip: float = 0.0
+        actor_input: Literal["feat", "context"] = "context"
+
+    config: SLAC.Config
