@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import worldrl
-from tests.toy_runs import SMALL, STATE_SAC, make_run
+from tests.toy_runs import SLAC, SMALL, STATE_SAC, make_run
 from worldrl.errors import UserError
 from worldrl.evaluation.episodes import with_action
 from worldrl.inference import TrainedPolicy, load_agent
@@ -30,6 +30,11 @@ def pixels(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_run(tmp_path_factory.mktemp("both") / "run", SMALL, **{"env.obs": "both"})
+
+
+@pytest.fixture(scope="module")
+def slac(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("slac") / "run", SLAC, **{"env.obs": "both"})
 
 
 @pytest.fixture(scope="module")
@@ -51,18 +56,20 @@ def entry(obs: dict[str, np.ndarray], i: int) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("mode", [{}, {"explore": True}, {"deterministic": True}])
-@pytest.mark.parametrize("particles", [0, 3])
-def test_acts_as_the_training_loop_does(both: Path, mode: dict[str, bool], particles: int) -> None:
-    agent, _ = load_agent(both, device="cpu")
+@pytest.mark.parametrize(("kind", "particles"), [("both", 0), ("both", 3), ("slac", 0)])
+def test_acts_as_the_training_loop_does(
+    kind: str, mode: dict[str, bool], particles: int, request: pytest.FixtureRequest
+) -> None:
+    run = request.getfixturevalue(kind)
+    agent, _ = load_agent(run, device="cpu")
     rows = [observations(2, t) | {"is_first": np.full(2, float(t in (0, 3)), np.float32)} for t in range(5)]
     torch.manual_seed(3)
     state, action, wanted = agent.initial(2, particles), np.zeros((2, 1), np.float32), []
     for row in rows:
         state, action, _ = agent.act(state, with_action(dict(row), action), noise=False, **({"explore": False} | mode))
         wanted.append(action)
+    policy = worldrl.load(run, device="cpu", act_particles=particles)
     torch.manual_seed(3)
-    policy = worldrl.load(both, device="cpu", act_particles=particles)
-    torch.manual_seed(3)  # building the networks draws too
     found = [policy.act({key: row[key] for key in agent.spec.obs}, row["is_first"], **mode) for row in rows]
     np.testing.assert_array_equal(found, wanted)
 
@@ -196,37 +203,34 @@ def test_best_is_the_best_checkpoint(tmp_path: Path) -> None:
     assert worldrl.load(run, device="cpu").agent.updates == 0
 
 
+@pytest.mark.parametrize("run", ["both", "slac", "states"])
+def test_an_exported_program_acts_alike(run: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    policy = worldrl.load(request.getfixturevalue(run), device="cpu")
+    program = torch.export.load(policy.export(tmp_path / "deep" / "step.pt2"))
+    step, state = program.module(), policy.agent.initial(3)
+    previous = torch.zeros(3, 1)
+    for t in range(3):
+        obs = {key: value for key, value in observations(3, t).items() if key in policy.spec.obs}
+        first = torch.tensor([t == 0, t == 0, t != 1]).float()
+        tensors = {key: torch.from_numpy(value) for key, value in obs.items()}
+        state, previous = step(state, tensors, previous * (1 - first)[:, None], first)
+        np.testing.assert_allclose(previous, policy.act(obs, first, deterministic=True), atol=1e-6)
+
+
 USE = """
 import sys, torch
 program = torch.export.load(sys.argv[1])
-arguments = torch.load(sys.argv[2], weights_only=True)
-step = program.module()
-state, found = program.example_inputs[0][0], []
-state = {key: value[:1].expand(3, *value.shape[1:]) for key, value in state.items()}
-for obs, previous, first in arguments:
-    state, action = step(state, obs, previous, first)
-    found.append(action)
-torch.save(torch.stack(found), sys.argv[3])
+torch.save(program.module()(*program.example_inputs[0])[1], sys.argv[2])
 assert not any(name.split(".")[0] == "worldrl" for name in sys.modules)
 """
 
 
-@pytest.mark.parametrize("run", ["both", "states"])
-def test_an_exported_program_acts_without_this_package(
-    run: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    policy = worldrl.load(request.getfixturevalue(run), device="cpu")
-    path = policy.export(tmp_path / "deep" / "step.pt2")
-    arguments, wanted = [], []
-    for t in range(3):
-        obs = {key: value for key, value in observations(3, t).items() if key in policy.spec.obs}
-        first = np.array([t == 0, t == 0, t != 1], np.float32)
-        previous = wanted[-1] * (1 - first)[:, None] if wanted else np.zeros((3, 1), np.float32)
-        arguments.append(({k: torch.from_numpy(v) for k, v in obs.items()}, *map(torch.from_numpy, (previous, first))))
-        wanted.append(policy.act(obs, first, deterministic=True))
-    torch.save(arguments, tmp_path / "in.pt")
-    command = [sys.executable, "-I", "-c", USE, path, tmp_path / "in.pt", tmp_path / "out.pt"]
-    subprocess.run([*map(str, command)], check=True, cwd=tmp_path, timeout=300)
+def test_an_exported_program_needs_torch_alone(both: Path, tmp_path: Path) -> None:
+    policy = worldrl.load(both, device="cpu")
+    path = policy.export(tmp_path / "step.pt2")
+    subprocess.run([sys.executable, "-I", "-c", USE, path, tmp_path / "out.pt"], check=True, cwd=tmp_path, timeout=300)
+    nothing = {key: np.zeros_like(value) for key, value in observations(2).items()}
+    wanted = policy.act(nothing, deterministic=True)
     np.testing.assert_allclose(torch.load(tmp_path / "out.pt", weights_only=True), wanted, atol=1e-6)
 
 

@@ -29,6 +29,18 @@ SMALL: dict[str, Any] = {
     "head.units": 16,
     "head.num_particles": 2,
 }
+SLAC: dict[str, Any] = {
+    **{key: value for key, value in SMALL.items() if not key.startswith(("belief", "head"))},
+    "belief": "slac",
+    "belief.z1": 3,
+    "belief.z2": 6,
+    "belief.units": 8,
+    "belief.depth": 2,
+    "belief.vector_units": 5,
+    "belief.history": 3,
+    "head": "slac",
+    "head.units": 16,
+}
 STATE_SAC: dict[str, Any] = {
     **{key: value for key, value in SMALL.items() if not key.startswith(("belief", "head"))},
     "env.obs": "state",

@@ -1,8 +1,10 @@
-"""A trained agent as a policy: observations in, actions out. Needs a run folder and no environment.
+"""A trained agent as a policy, from a run folder alone: observations in, actions out.
 
-policy = worldrl.load("runs/walker_walk/smac/1-...")
-policy.reset()
-action = policy.act(image)
+    policy = worldrl.load(run_dir)
+    policy.reset()
+    action = policy.act(image)
+
+Neither environments nor simulators are imported.
 """
 
 from __future__ import annotations
@@ -79,7 +81,7 @@ class TrainedPolicy:
         """Forget everything: the next observation begins an episode, in every entry of a batch."""
         self._state: State | None = None
         self._belief: Belief | None = None
-        self._action = np.zeros((0, self.spec.action_dim), np.float32)
+        self._action = self._no_action(0)
         self._single = False
 
     def act(
@@ -110,16 +112,17 @@ class TrainedPolicy:
         arrays, single = check_observation(obs, self.spec)
         n = len(next(iter(arrays.values())))
         if self._state is None:
-            self._state, self._action = self.agent.initial(n, self.act_particles), self._action_of(None, n)
-            is_first = np.ones(n)
-        if len(self._action) != n:
-            raise UserError(f"a batch of {n} after a batch of {len(self._action)}: call reset() between them")
-        first = _check_flags(is_first, n)
-        action = self._action if prev_action is None else self._action_of(prev_action, n)
+            state, action, first = self.agent.initial(n, self.act_particles), self._no_action(n), np.ones(n, np.float32)
+        else:
+            state, action, first = self._state, self._action, _check_flags(is_first, n)
+        if len(action) != n:
+            raise UserError(f"a batch of {n} after a batch of {len(action)}: call reset() between them")
+        if prev_action is not None:
+            action = _check_action(prev_action, action.shape)
         rows = {**arrays, "action": action * (1.0 - first)[:, None], "is_first": first}
-        self._state, self._action, self._belief = self.agent.act(self._state, rows, explore, deterministic, noise=False)
+        self._state, self._action, self._belief = self.agent.act(state, rows, explore, deterministic, noise=False)
         self._single = single
-        return self._action[0] if single else self._action.copy()
+        return (self._action[0] if single else self._action).copy()
 
     @property
     def belief(self) -> Belief:
@@ -178,15 +181,8 @@ class TrainedPolicy:
             state = self.agent.initial(n, self.act_particles)
             return state, obs, torch.zeros(n, self.spec.action_dim), torch.ones(n)
 
-    def _action_of(self, action: ArrayLike | None, n: int) -> np.ndarray:
-        """(n, A) float32; none is zero."""
-        expected = (n, self.spec.action_dim)
-        if action is None:
-            return np.zeros(expected, np.float32)
-        array = np.atleast_2d(np.asarray(action, np.float32))
-        if array.shape != expected:
-            raise UserError(f"prev_action: found shape {array.shape}, expected {expected} or {expected[1:]} for one")
-        return array
+    def _no_action(self, n: int) -> np.ndarray:
+        return np.zeros((n, self.spec.action_dim), np.float32)
 
 
 class _Step(nn.Module):
@@ -241,6 +237,14 @@ def _check_array(key: str, value: Any, expected: ObsSpec) -> np.ndarray:
         array = array.astype(np.float32)
         if not np.isfinite(array).all():
             raise UserError(f"observation '{key}' holds a number that is not finite; the belief would never recover")
+    return array
+
+
+def _check_action(action: ArrayLike, expected: tuple[int, ...]) -> np.ndarray:
+    """(n, A) float32"""
+    array = np.atleast_2d(np.asarray(action, np.float32))
+    if array.shape != expected:
+        raise UserError(f"prev_action: found shape {array.shape}, expected {expected} or {expected[1:]} for one")
     return array
 
 

@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from worldrl.agent import Agent
-from worldrl.config import Config
 from worldrl.errors import UserError
 from worldrl.evaluation import marginal, noise, prediction, probe
 from worldrl.evaluation.recording import Condition, Recorder, conditions
@@ -43,7 +42,6 @@ class Subject(NamedTuple):
     """Whom to study, and how."""
 
     agent: Agent
-    config: Config
     recorder: Recorder
     by_kind: Mapping[str, Sequence[Condition]]
     settings: Settings
@@ -149,15 +147,14 @@ def make_subject(options: argparse.Namespace) -> Subject:
             raise UserError(f"--{name} {getattr(options, name)}: expected {least} or more")
     agent, config = load_agent(options.run_dir, options.checkpoint, options.device)
     by_kind = conditions(config, options.corruption, options.level)
-    o = options
-    out = o.out or o.run_dir / "inside"
-    settings = Settings(o.episodes, o.rows, o.seed, o.context, o.horizon, o.particles, out)
+    values = {name: getattr(options, name) for name in Settings._fields}
+    settings = Settings(**{**values, "out": options.out or options.run_dir / "inside"})
     try:
         settings.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"cannot write to {settings.out} ({error.strerror}); choose another --out") from error
     recorder = Recorder(agent, config, settings.seed, settings.episodes, settings.rows)
-    return Subject(agent, config, recorder, by_kind, settings)
+    return Subject(agent, recorder, by_kind, settings)
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.toy_runs import SMALL, STATE_SAC, make_run
+from tests.toy_runs import SLAC, SMALL, STATE_SAC, make_run
 from worldrl.errors import UserError
 from worldrl.evaluation import marginal, noise, prediction, probe
 from worldrl.evaluation.recording import Episode, Filtered, Recorder, conditions
@@ -76,7 +76,7 @@ def test_filtering_is_what_the_acting_belief_was(state_run: Path) -> None:
 def test_any_number_among_the_corruption_settings_is_a_kind(state_run: Path) -> None:
     _, config = load_agent(state_run, device="cpu")
     found = conditions(config, ["flicker", "missing"], [0.5, 0.1])
-    assert [str(c) for c in found["flicker"]] == ["flicker@0", "flicker@0.1", "flicker@0.5"]
+    assert [(c.kind, c.level) for c in found["flicker"]] == [("flicker", 0.0), ("flicker", 0.1), ("flicker", 0.5)]
     assert found["missing"][2].config.env.corruption.missing == 0.5
     assert found["missing"][2].config.env.corruption.apply == "both"
     for kind, level, words in (
@@ -256,6 +256,14 @@ def test_the_command_makes_every_study(tmp_path: Path, capsys: pytest.CaptureFix
     assert set(json.loads((out / "prediction.json").read_text())["errors"]) == {"pixels", "state"}
     levels = [record["level"] for record in json.loads((out / "probe.json").read_text())["records"]]
     assert levels == [0.0, 0.1]
+
+
+def test_the_command_studies_slac(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = make_run(tmp_path / "run", SLAC)
+    line = "--episodes 2 --context 2 --horizon 3 --corruption missing --level 0.1 --device cpu"
+    assert main([str(run), *line.split()]) == 0
+    assert "marginal: skipped: head" in capsys.readouterr().out
+    assert json.loads((run / "inside" / "noise.json").read_text())["records"][1]["kl"] > 0
 
 
 def test_the_command_skips_what_the_agent_cannot(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

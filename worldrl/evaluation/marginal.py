@@ -19,6 +19,7 @@ from worldrl.config import Config, CorruptionConfig
 from worldrl.envs import make_envs
 from worldrl.errors import UserError
 from worldrl.evaluation.episodes import own_randomness, run_episodes
+from worldrl.evaluation.plots import picture
 from worldrl.evaluation.recording import Condition, shown_corruption
 from worldrl.evaluation.statistics import mean_interval
 
@@ -29,12 +30,14 @@ def measure(
     """One record per condition: both lists of returns, and the mean of their differences with its 95 % interval.
 
     Raises:
-        UserError: the belief is a point, or no particles are asked for.
+        UserError: particles cannot make a difference, or none are asked for.
     """
     if particles < 1:
         raise UserError(f"{particles} particles: expected 1 or more beside the single path")
     if not agent.initial(1, particles):
         raise UserError(f"belief {type(agent.model).__name__} is a point: it has no paths to average over")
+    if agent.head.needs.actor_input == "context":
+        raise UserError(f"head {type(agent.head).__name__} acts on the context: paths make no difference to it")
     known: dict[CorruptionConfig, dict[int, list[float]]] = {}
     records = []
     for condition in (c for found in by_kind.values() for c in found):
@@ -66,20 +69,17 @@ def _returns(agent: Agent, config: Config, episodes: int, seed: int, particles: 
 
 def draw(results: dict[str, Any], path: Path) -> None:
     """Mean returns against the level, one panel per kind, each episode a faint point."""
-    from matplotlib.figure import Figure
-
     records = results["records"]
     kinds = list(dict.fromkeys(record["kind"] for record in records))
-    figure = Figure(figsize=(4.5 * len(kinds), 3.6), layout="constrained", dpi=150)
-    for kind, axes in zip(kinds, figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0], strict=True):
-        mine = [record for record in records if record["kind"] == kind]
-        levels = [record["level"] for record in mine]
-        for i, (name, label) in enumerate(
-            (("single", "one path"), ("marginal", f"mean over {results['particles'] + 1}"))
-        ):
-            axes.plot(levels, [np.mean(record[name]) for record in mine], "o-", color=f"C{i}", label=label)
-            axes.plot(levels, [record[name] for record in mine], ".", color=f"C{i}", alpha=0.3)
-        axes.set(title=kind, xlabel="corruption level", ylabel="return")
-        axes.legend(frameon=False)
-        axes.grid(alpha=0.3)
-    figure.savefig(path)
+    with picture(path, 4.5 * len(kinds), 3.6) as figure:
+        for kind, axes in zip(kinds, figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0], strict=True):
+            mine = [record for record in records if record["kind"] == kind]
+            levels = [record["level"] for record in mine]
+            for i, (name, label) in enumerate(
+                (("single", "one path"), ("marginal", f"mean over {results['particles'] + 1}"))
+            ):
+                axes.plot(levels, [np.mean(record[name]) for record in mine], "o-", color=f"C{i}", label=label)
+                axes.plot(levels, [record[name] for record in mine], ".", color=f"C{i}", alpha=0.3)
+            axes.set(title=kind, xlabel="corruption level", ylabel="return")
+            axes.legend()
+            axes.grid()

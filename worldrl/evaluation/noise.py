@@ -14,6 +14,7 @@ import numpy as np
 from worldrl.agent import Agent
 from worldrl.errors import UserError
 from worldrl.evaluation.episodes import own_randomness
+from worldrl.evaluation.plots import picture
 from worldrl.evaluation.recording import Condition, Episode, Recorder
 from worldrl.evaluation.statistics import mean_interval
 from worldrl.types import Surprises
@@ -76,20 +77,17 @@ def by_row(curves: Sequence[np.ndarray]) -> np.ndarray:
 
 def draw(results: dict[str, Any], path: Path) -> None:
     """One column per kind: entropy and KL by row, a line per level."""
-    from matplotlib.figure import Figure
-
     records = results["records"]
     kinds = list(dict.fromkeys(record["kind"] for record in records))
     names = [name for name in LABELS if name in records[0]]
-    figure = Figure(figsize=(5.0 * len(kinds), 3.2 * len(names)), layout="constrained", dpi=150)
-    grid = figure.subplots(len(names), len(kinds), squeeze=False, sharex=True, sharey="row")
-    for name, panels in zip(names, grid, strict=True):
-        for kind, axes in zip(kinds, panels, strict=True):
-            mine = [record for record in records if record["kind"] == kind]
-            for i, record in enumerate(mine):
-                label = f"{record['level']:g}: mean {record[name]:.2f}"
-                axes.plot(record[f"{name}_by_row"], label=label, color=f"C{i}", linewidth=1)
-            axes.set(title=kind, xlabel="row", ylabel=LABELS[name])
-            axes.legend(frameon=False, fontsize="small")
-            axes.grid(alpha=0.3)
-    figure.savefig(path)
+    with picture(path, 5.0 * len(kinds), 3.2 * len(names)) as figure:
+        grid = figure.subplots(len(names), len(kinds), squeeze=False, sharex=True, sharey="row")
+        for name, panels in zip(names, grid, strict=True):
+            for kind, axes in zip(kinds, panels, strict=True):
+                mine = [record for record in records if record["kind"] == kind]
+                for i, record in enumerate(mine):
+                    label = f"{record['level']:g}: mean {record[name]:.2f}"
+                    axes.plot(record[f"{name}_by_row"], label=label, color=f"C{i}", linewidth=1)
+                axes.set(title=kind, xlabel="row", ylabel=LABELS[name])
+                axes.legend(fontsize="small")
+                axes.grid()

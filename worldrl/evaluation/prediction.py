@@ -18,6 +18,7 @@ import torch
 from worldrl.agent import Agent, require
 from worldrl.errors import UserError
 from worldrl.evaluation.episodes import own_randomness
+from worldrl.evaluation.plots import picture
 from worldrl.evaluation.recording import Episode
 from worldrl.evaluation.video import contact_sheet, save_video, strip
 from worldrl.types import Decodes, Imagines
@@ -137,14 +138,13 @@ def save_pictures(found: Prediction, context: int, out: Path) -> list[Path]:
 
 def draw(results: dict[str, Any], path: Path) -> None:
     """Error against the number of rows ahead, one panel per observation key."""
-    from matplotlib.figure import Figure
-
     curves = results["errors"]
-    figure = Figure(figsize=(5.0 * len(curves), 3.6), layout="constrained", dpi=150)
-    for axes, (key, by_guess) in zip(figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True):
-        for name, values in by_guess.items():
-            axes.plot(range(1, len(values) + 1), values, label=name.replace("_", " "))
-        axes.set(title=key, xlabel=f"rows after {results['context']} seen", ylabel="RMS error", ylim=(0, None))
-        axes.legend(frameon=False)
-        axes.grid(alpha=0.3)
-    figure.savefig(path)
+    with picture(path, 5.0 * len(curves), 3.6) as figure:
+        for axes, (key, by_guess) in zip(
+            figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True
+        ):
+            for name, values in by_guess.items():
+                axes.plot(range(1, len(values) + 1), values, label=name.replace("_", " "))
+            axes.set(title=key, xlabel=f"rows after {results['context']} seen", ylabel="RMS error", ylim=(0, None))
+            axes.legend()
+            axes.grid()

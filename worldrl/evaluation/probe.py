@@ -17,6 +17,7 @@ import numpy as np
 from worldrl.agent import Agent
 from worldrl.errors import UserError
 from worldrl.evaluation.episodes import own_randomness
+from worldrl.evaluation.plots import picture
 from worldrl.evaluation.recording import Condition, Episode, Filtered, Recorder
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # on features of unit variance, beside a mean over rows
@@ -122,25 +123,22 @@ def table(records: Sequence[dict[str, Any]]) -> str:
 
 def draw(results: dict[str, Any], path: Path) -> None:
     """Left: every coordinate at level 0. Right: the median over coordinates against the level."""
-    from matplotlib.figure import Figure
-
     records = results["records"]
     names = list(records[0]["trained"])
-    figure = Figure(figsize=(10.0, max(3.6, 0.2 * len(names))), layout="constrained", dpi=150)
-    bars, lines = figure.subplots(1, 2)
-    height = np.arange(len(names))
-    for shift, which in ((-0.2, "trained"), (0.2, "untrained")):
-        bars.barh(height + shift, np.clip(list(records[0][which].values()), 0, 1), 0.4, label=which)
-    bars.set(yticks=height, yticklabels=names, xlim=(0, 1), xlabel="R squared at level 0, below 0 drawn as 0")
-    bars.tick_params(axis="y", labelsize="small")
-    bars.invert_yaxis()
-    bars.legend(frameon=False)
-    for i, kind in enumerate(dict.fromkeys(record["kind"] for record in records)):
-        mine = [record for record in records if record["kind"] == kind]
-        for which, style in (("trained", "o-"), ("untrained", "o:")):
-            values = [record[f"{which}_median"] for record in mine]
-            lines.plot([r["level"] for r in mine], values, style, color=f"C{i}", label=f"{kind}, {which}")
-    lines.set(xlabel="corruption level", ylabel="median R squared", ylim=(min(0.0, lines.get_ylim()[0]), 1))
-    lines.legend(frameon=False, fontsize="small")
-    lines.grid(alpha=0.3)
-    figure.savefig(path)
+    with picture(path, 10.0, max(3.6, 0.2 * len(names))) as figure:
+        bars, lines = figure.subplots(1, 2)
+        height = np.arange(len(names))
+        for shift, which in ((-0.2, "trained"), (0.2, "untrained")):
+            bars.barh(height + shift, np.clip(list(records[0][which].values()), 0, 1), 0.4, label=which)
+        bars.set(yticks=height, yticklabels=names, xlim=(0, 1), xlabel="R squared at level 0, below 0 drawn as 0")
+        bars.tick_params(axis="y", labelsize="small")
+        bars.invert_yaxis()
+        bars.legend()
+        for i, kind in enumerate(dict.fromkeys(record["kind"] for record in records)):
+            mine = [record for record in records if record["kind"] == kind]
+            for which, style in (("trained", "o-"), ("untrained", "o:")):
+                values = [record[f"{which}_median"] for record in mine]
+                lines.plot([r["level"] for r in mine], values, style, color=f"C{i}", label=f"{kind}, {which}")
+        lines.set(xlabel="corruption level", ylabel="median R squared", ylim=(min(0.0, lines.get_ylim()[0]), 1))
+        lines.legend(fontsize="small")
+        lines.grid()

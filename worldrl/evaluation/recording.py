@@ -61,15 +61,12 @@ class Condition(NamedTuple):
     level: float
     config: Config
 
-    def __str__(self) -> str:
-        return f"{self.kind}@{self.level:g}"
-
 
 def conditions(config: Config, kinds: Sequence[str], levels: Sequence[float]) -> dict[str, list[Condition]]:
     """By kind, level 0 and each level asked for, in rising order.
 
-    Any number among the settings ``env.corruption`` is a kind; the other settings stay those of the run, and what
-    applied to training alone applies.
+    Any number among the settings ``env.corruption`` is a kind; the others stay those of the run, and count even where
+    they were meant for training alone.
 
     Raises:
         UserError: an unknown kind (with the nearest), or a level outside its range.
