@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +22,20 @@ from worldrl.agent import HEAD_ONLY, MODEL_ONLY, check_pair
 from worldrl.errors import UserError
 from worldrl.nn.optim import Optimizer
 from worldrl.registry import check_class, load_class
-from worldrl.types import Batch, Belief, Decodes, EnvSpec, Imagines, Metrics, Needs, Obs, ObsSpec, Rollout, State
+from worldrl.types import (
+    Batch,
+    Belief,
+    BeliefModel,
+    Decodes,
+    EnvSpec,
+    Imagines,
+    Metrics,
+    Needs,
+    Obs,
+    ObsSpec,
+    Rollout,
+    State,
+)
 
 BATCH, ACTIONS, PARTICLES, HORIZON = 3, 2, 2, 3
 FEAT, CONTEXT = 6, 5  # of the toy belief: not the same, so that a head that takes one for the other fails
@@ -35,7 +48,7 @@ SPECS = (
     EnvSpec("toy", {**PIXELS, **VECTORS}, ACTIONS),
 )
 
-Make = Callable[[], Any]
+Make = Callable[..., Any]
 
 
 def check_head(head: type | str, **settings: Any) -> None:
@@ -53,7 +66,7 @@ def check_head(head: type | str, **settings: Any) -> None:
 
     with torch.random.fork_rng(devices=[]):
         _check_head_parts(name, make())
-        check_pair(_ToyModel(), make())
+        check_pair(cast("BeliefModel", _ToyModel()), make())
         phases = _phases(name, make())
         _check_actions(name, make())
         for phase in phases:
@@ -497,7 +510,7 @@ def _compare(told: str, a: Belief, b: Belief) -> None:
         _ensure(same, told.format(field))
 
 
-def _check_model_saves(name: str, make: Callable[[int], Any], batch: Batch) -> None:
+def _check_model_saves(name: str, make: Make, batch: Batch) -> None:
     model, other = make(0), make(1)
     with _doing(f"{name}: load_state_dict(state_dict())"):
         other.load_state_dict(model.state_dict())
