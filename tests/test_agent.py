@@ -165,6 +165,19 @@ def test_the_model_learns_at_every_nth_update_and_the_head_at_each(belief: str, 
     assert learnt == [True, False, False, True, False, False, True]
 
 
+@pytest.mark.parametrize("belief", ["rssm", "slac"])
+def test_a_frozen_model_has_no_optimiser_and_no_losses(belief: str, make_batch) -> None:
+    agent = build(belief, "smac", BOTH_SPEC, **{"schedule.model_every": 0, "init_from": "some_run"})
+    before = [p.clone() for p in agent.model.parameters()]
+    for _ in range(3):
+        metrics = agent.update(agent.next_phase(), make_batch(BOTH_SPEC))
+        agent.updates += 1
+        assert "loss/critic" in metrics
+        assert not {"loss/pixels", "loss/state", "loss/kl"} & set(metrics)
+    assert "model" not in agent.optimizers
+    assert all(map(torch.equal, before, agent.model.parameters()))
+
+
 def test_a_belief_is_the_same_whether_its_model_learns_or_not(make_batch) -> None:
     agent, batch = build("rssm", "smac", BOTH_SPEC), make_batch(BOTH_SPEC, border=2)
     beliefs = []

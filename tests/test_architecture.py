@@ -27,14 +27,18 @@ MAY_IMPORT = {
     "beliefs": LEARNING,
     "heads": LEARNING | {"policies", "estimators"},
     "agent": LEARNING | SETTINGS,
+    "testing": {"agent", "registry", "nn", "types", "errors"},
     "envs": {"types", "errors", "config"},
     "data": {"types", "errors"},
-    "evaluation": RUNNING,
+    "evaluation": RUNNING | {"inference"},
     "training": RUNNING,
+    "inference": {"agent", "training", "types", *SETTINGS},
     "bench": RUNNING | {"nn"},
+    "doctor": RUNNING | {"nn", "bench"},
+    "inside": RUNNING | {"inference"},
     "report": {"errors", "evaluation"},
     "cli": RUNNING,
-    "__init__": {"cli"},
+    "__init__": {"cli", "inference"},
 }
 PURE = ("beliefs", "heads", "policies", "estimators")
 SYNCHRONISES = {"item", "tolist", "numpy", "cpu", "cuda"}

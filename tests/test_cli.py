@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 
 from worldrl.cli import compose, eval_main, help_text, preset_names, read_command_line, run_name, train, train_main
-from worldrl.config import Config, CorruptionConfig, config_from_dict, save_config
+from worldrl.config import Config, CorruptionConfig, config_from_dict, load_config, save_config
 from worldrl.errors import UserError
 from worldrl.registry import AGENTS, known_agents
 from worldrl.training import loop
+from worldrl.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ROOT / "configs"
@@ -95,6 +96,14 @@ def test_paper_settings() -> None:
     assert settings("agent=smac").head["estimator"] == "nested"
 
 
+def test_paper_settings_of_slac() -> None:
+    config = settings("experiment=paper_slac")
+    assert (config.belief["name"], config.head["name"], config.head["actor_input"]) == ("slac", "slac", "context")
+    assert (config.replay.batch, config.replay.length, config.belief["model_batch"]) == (256, 9, 32)
+    assert config.schedule == settings("agent=slac").schedule
+    assert config.schedule.pretrain == 100_000
+
+
 @pytest.mark.parametrize("noise", ["gaussian", "missing"])
 @pytest.mark.parametrize("agent", ["smac", "latent_sac"])
 def test_table_1_is_the_papers_agent_with_noise_on_all_its_images(noise: str, agent: str) -> None:
@@ -102,14 +111,6 @@ def test_table_1_is_the_papers_agent_with_noise_on_all_its_images(noise: str, ag
     clean = settings(f"experiment=paper_{agent} task=finger_spin belief.particles=history")
     assert found.env.corruption == CorruptionConfig(**{noise: 0.05}, apply="both")
     assert dataclasses.replace(found, env=clean.env) == clean
-
-
-def test_paper_settings_of_slac() -> None:
-    config = settings("experiment=paper_slac")
-    assert (config.belief["name"], config.head["name"], config.head["actor_input"]) == ("slac", "slac", "context")
-    assert (config.replay.batch, config.replay.length, config.belief["model_batch"]) == (256, 9, 32)
-    assert config.schedule == settings("agent=slac").schedule
-    assert config.schedule.pretrain == 100_000
 
 
 # --- precedence -------------------------------------------------------------------------------------------------------
@@ -192,6 +193,13 @@ def test_names_of_tasks() -> None:
         ("hydra/launcher=slurm", "hydra-submitit-launcher"),
         ("hydra.run.dirr=x", "hydra.run.dirr"),
         ("resume=nowhere", "no run in 'nowhere'"),
+        ("resume=nowhere init_from=x", "no run in 'nowhere'"),
+        ("init_from=nowhere", "init_from: no run in 'nowhere'"),
+        ("schedule.model_every=0", "expected init_from=RUN_DIR"),
+        ("sweep=../x", "sweep: found '../x', expected a folder name"),
+        ("sweep=3", "sweep: found 3, expected a folder name"),
+        ("-m sweep=x frames=10,20", "two runs of sweep=x differ in nothing but frames, eval.*, log.*, checkpoint.*"),
+        ("sweep=x hydra.run.dir=y", "sweep= names the run folder already; leave out hydra.run.dir"),
     ],
 )
 def test_mistakes_are_told_in_one_line(line: str, words: str, refused: Callable[[str], str]) -> None:
@@ -260,6 +268,53 @@ def test_a_sweep_runs_every_combination(runs: list[tuple[Config, Path]], tmp_pat
     }
     assert len({run_dir for _, run_dir in runs}) == 4
     assert all(run_dir.is_relative_to(tmp_path / "runs" / "walker_walk") for _, run_dir in runs)
+
+
+def test_a_named_sweep_skips_what_has_finished_and_goes_on_with_the_rest(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    done: list[tuple[str, int, Path]] = []
+
+    def fake_train(config: Config, run_dir: Path) -> None:
+        done.append(("train", config.seed, run_dir))
+        interrupted = config.seed == 2 and len(done) == 2
+        Checkpoints(run_dir).save(40 if interrupted else config.frames, {})
+        save_config(config, run_dir)
+        if interrupted:
+            raise SystemExit(130)
+
+    def fake_resume(run_dir: Path, changes: dict[str, Any]) -> None:
+        config = load_config(run_dir, **changes)
+        done.append(("resume", config.seed, run_dir))
+        Checkpoints(run_dir).save(config.frames, {})
+
+    monkeypatch.setattr(loop, "train", fake_train)
+    monkeypatch.setattr(loop, "resume", fake_resume)
+    monkeypatch.chdir(tmp_path)
+    command = ["-m", "sweep=mine", "agent=sac", "seed=1,2,3", "frames=100"]
+    with pytest.raises(SystemExit):
+        train_main(command, PRESETS)
+    assert [(what, seed) for what, seed, _ in done] == [("train", 1), ("train", 2)]
+    assert train_main(command, PRESETS) == 0
+    assert [(what, seed) for what, seed, _ in done[2:]] == [("resume", 2), ("train", 3)]
+    assert done[2][2] == done[1][2]
+    out = capsys.readouterr().out
+    assert out.count("finished before: ") == 1
+    assert out.splitlines()[-1] == "curves and tables: python -m worldrl.report runs/mine"
+    assert train_main([*command[:-1], "frames=200"], PRESETS) == 0  # a longer sweep goes on where the shorter one ended
+    assert [(what, seed) for what, seed, _ in done[4:]] == [("resume", 1), ("resume", 2), ("resume", 3)]
+    assert train_main(["sweep=mine", "agent=sac", "seed=4", "frames=200"], PRESETS) == 0  # one more seed
+    assert {run_dir.parent for *_, run_dir in done} == {tmp_path / "runs/mine/walker_walk/sac"}
+    assert len({run_dir for *_, run_dir in done}) == 4
+
+
+def test_a_run_of_a_sweep_that_was_killed_before_its_first_checkpoint_starts_again(
+    runs: list[tuple[Config, Path]],
+) -> None:
+    for _ in range(2):
+        assert train_main(["sweep=mine", "agent=sac"], PRESETS) == 0
+    assert [path.is_relative_to(Path.cwd() / "runs/mine") for _, path in runs] == [True, True]
+    assert runs[0] == runs[1]
 
 
 def test_an_error_inside_a_run_is_one_line(

@@ -18,6 +18,8 @@ from worldrl.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
+EXAMPLES = ["leaky_belief.py", "my_head.py", "point.py", "tiny_head.py"]
+
 
 def fenced(document: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", document.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
@@ -27,18 +29,18 @@ def train_commands() -> Iterator[str]:
     """The arguments of every ``python train.py`` that starts a new run."""
     for document in DOCUMENTS:
         for block in fenced(document, "bash"):
-            for arguments in re.findall(r"python train\.py (.*)", block):
+            for arguments in re.findall(r"python train\.py (.*)", block.replace("\\\n", "")):
                 if "RUN_DIR" not in arguments and "--help" not in arguments:
                     yield arguments
 
 
 @pytest.fixture
 def saved_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The README's own environment and head, saved under the names that it gives them."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    """The documents' own environment, heads and belief, saved under the names that they give them."""
+    text = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/extending.md"))
     for name, code in re.findall(r"`(\w+\.py)`[^`]*(?:`[^`\n]+`[^`]*)*?```python\n(.*?)```", text, re.DOTALL):
         (tmp_path / name).write_text(code, encoding="utf-8")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["my_head.py", "point.py"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == EXAMPLES
     monkeypatch.syspath_prepend(tmp_path)
 
 
@@ -61,6 +63,12 @@ def test_the_environment_of_the_readme_runs() -> None:
     rows = [envs.step(np.zeros((1, 2), np.float32)) for _ in range(50)]
     assert [row["is_last"][0] for row in rows] == [0.0] * 49 + [1.0]
     assert all(row["is_terminal"][0] == 0 for row in rows)
+
+
+@pytest.mark.usefixtures("saved_examples")
+def test_the_head_and_the_belief_of_the_documents_pass_the_checks() -> None:
+    (code,) = (block for block in fenced(ROOT / "docs" / "extending.md", "python") if "check_head(" in block)
+    exec(code, {})
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)

@@ -1,19 +1,26 @@
 """World-model agents for continuous control.
 
-``worldrl.train(config)`` trains an agent from Python as ``train.py`` does from the command line.
+``worldrl.train(config)`` trains an agent from Python as ``train.py`` does from the command line;
+``worldrl.load(run_dir)`` gives the policy that a run has learned.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from worldrl.cli import train
+    from worldrl.inference import load
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "train"]
+__all__ = ["__version__", "load", "train"]
+
+_HOME = {"load": "inference", "train": "cli"}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "train":  # on first use: environments' worker processes import this package without PyTorch
-        from worldrl.cli import train
-
-        return train
+    # On first use: environments' worker processes import this package without PyTorch.
+    if name in _HOME:
+        return getattr(importlib.import_module(f"worldrl.{_HOME[name]}"), name)
     raise AttributeError(f"module 'worldrl' has no attribute '{name}'")

@@ -42,7 +42,7 @@ class Agent:
             dims = (self.model.feat_dim, self.model.context_dim, spec.action_dim)
             self.head: Head = _build("head", config.head, *dims)
         check_pair(self.model, self.head)
-        self.optimizers = _optimizers(self.model, self.head, self.precision)
+        self.optimizers = _optimizers(self.model if self.model_every else None, self.head, self.precision)
         self.counter = torch.zeros((), dtype=torch.int64, device=self.device)  # updates, on the device
         self._bad: dict[str, Tensor] = {}  # per phase: the update at which each loss first was not finite, or -1
         self._loss_names: dict[str, list[str]] = {}
@@ -91,7 +91,8 @@ class Agent:
         """Name of the coming update; decided on the host."""
         if model_only:
             return MODEL_ONLY
-        return self.head.phase(self.updates) + (HEAD_ONLY if self.updates % self.model_every else "")
+        due = self.model_every > 0 and self.updates % self.model_every == 0
+        return self.head.phase(self.updates) + ("" if due else HEAD_ONLY)
 
     def update(self, phase: str, batch: Batch) -> Metrics:
         """One gradient update on a (B, T) slice: all draws, then the model's step if it is due, then the head's.
@@ -166,15 +167,25 @@ class Agent:
 def check_pair(model: BeliefModel, head: Head) -> None:
     """Refuse a head whose needs its belief cannot meet, naming the beliefs that can."""
     if head.needs.imagine and not isinstance(model, Imagines):
-        able = [name for name in BELIEFS if _has(load_class("belief", name), Imagines)]
         raise UserError(
             f"head {type(head).__name__} needs a belief that can imagine; {type(model).__name__} cannot; "
-            f"beliefs that can: {', '.join(able) or 'none yet'}"
+            f"beliefs that can: {able_beliefs(Imagines)}"
         )
     if head.needs.actor_input == "context" and (head.needs.particles or head.needs.imagine):
         raise UserError(
             f"head {type(head).__name__}: actor_input=context goes with neither particles nor imagination; use feat"
         )
+
+
+def require(model: BeliefModel, ability: Any, verb: str) -> None:
+    """Refuse a belief that lacks an optional ability; ``verb`` is what it cannot do."""
+    if not isinstance(model, ability):
+        raise UserError(f"belief {type(model).__name__} cannot {verb}; beliefs that can: {able_beliefs(ability)}")
+
+
+def able_beliefs(ability: Any) -> str:
+    """Names of the registered beliefs that have an optional ability, for messages."""
+    return ", ".join(name for name in BELIEFS if _has(load_class("belief", name), ability)) or "none yet"
 
 
 def _has(cls: type, ability: Any) -> bool:
@@ -186,10 +197,11 @@ def _build(kind: str, settings: dict[str, Any], *args: Any) -> Any:
     return load_class(kind, settings["name"])(settings_of(kind, settings), *args)
 
 
-def _optimizers(model: BeliefModel, head: Head, precision: Precision) -> dict[str, Optimizer]:
+def _optimizers(model: BeliefModel | None, head: Head, precision: Precision) -> dict[str, Optimizer]:
+    """The head's, and that of the model unless it is frozen (``None``) or has nothing to learn."""
     optimizers = dict(head.optimizers)
-    params = list(model.parameters())
-    if params:
+    params = [] if model is None else list(model.parameters())
+    if model is not None and params:
         c = model.config
         optimizers["model"] = Optimizer(params, c.lr, c.grad_clip, c.adam_eps)
     for optimizer in optimizers.values():

@@ -333,13 +333,14 @@ def bench_env(task: str, seconds: float) -> list[Results]:
     results = []
     for name, config in settings.items():
         try:
-            results.append({"env": f"{task} {name}", "steps_per_s": _env_rate(config, task, seconds)})
+            results.append({"env": f"{task} {name}", "steps_per_s": env_rate(config, task, seconds)})
         except UserError as error:  # no OpenGL here: the rest can still be measured
             results.append({"env": f"{task} {name}", "error": str(error)})
     return results
 
 
-def _env_rate(config: EnvConfig, task: str, seconds: float) -> float:
+def env_rate(config: EnvConfig, task: str, seconds: float) -> float:
+    """Agent steps per second of one environment under random actions."""
     from worldrl.envs import make_envs
 
     rng = np.random.default_rng(0)

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import argparse
 import functools
+import hashlib
 import itertools
+import json
 import os
 import re
 import secrets
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -35,6 +38,7 @@ from worldrl.config import (
     MAY_CHANGE,
     Config,
     check_keys,
+    check_same_belief,
     config_from_dict,
     config_to_dict,
     flatten,
@@ -44,6 +48,8 @@ from worldrl.config import (
     read_yaml,
     save_config,
     to_yaml,
+    with_world,
+    world_of,
 )
 from worldrl.errors import UserError, unknown
 from worldrl.registry import PARTS, agent_label, canonical, known_parts, shared_fields
@@ -51,6 +57,7 @@ from worldrl.registry import PARTS, agent_label, canonical, known_parts, shared_
 __all__ = ["compose", "config_to_dict", "eval_main", "load_config", "save_config", "train", "train_main"]
 
 GROUPS = ("agent", "env", "experiment")  # keys whose value is the name of a preset
+RUNS = "runs"  # the folder of all run folders
 PRIMARY = "worldrl_train"
 RUN_FILES = ("metrics.jsonl", "checkpoints")  # either of them means that a run has begun in a folder
 WRONG_USE = 2  # exit code
@@ -68,17 +75,21 @@ def compose(arguments: Mapping[str, Any], presets: Path) -> Config:
     ``experiment``, the arguments. Choices (agent, env, belief, head) are made first: an argument beats an experiment,
     an experiment beats the agent it runs on, and an agent named in the arguments brings its own choices along. Where a
     preset's head or belief is not the one chosen, its ``head.*`` or ``belief.*`` count as far as both inherit them.
+    With ``init_from`` the task, the environment and the belief are those of that run, and only the arguments beat them.
 
     Raises:
         UserError: one line that names the nearest valid keys, presets, parts or values.
     """
+    arguments = {key: value for key, value in arguments.items() if key != "sweep"}  # it names a folder
     base, experiment = _base(presets), _preset(presets, "experiment", arguments.get("experiment"))
     name = _first("agent", arguments, experiment, base)
     agent = _preset(presets, "agent", name)
     middle = (agent, experiment) if "agent" in arguments else (experiment, agent)
     order = (arguments, *middle, base)
+    init_from = _first("init_from", *order, {"init_from": ""})
+    world = world_of(init_from) if init_from else {}
     env = _preset(presets, "env", _first("env", *order))
-    parts = {kind: canonical(kind, _first(kind, *order)) for kind in PARTS}
+    parts = {kind: canonical(kind, _first(kind, arguments, world, *order)) for kind in PARTS}
     meant = {**_preset(presets, "agent", experiment.get("agent")), **experiment}
     values: Arguments = {}
     for where, layer, intended in (
@@ -86,13 +97,18 @@ def compose(arguments: Mapping[str, Any], presets: Path) -> Config:
         ("env preset: ", env, env),
         (f"agent '{name}': ", agent, agent),
         (f"experiment '{arguments.get('experiment')}': ", experiment, meant),
+        ("init_from: ", world, world),
+        ("env preset: ", env if "env" in arguments and world else {}, env),
         ("", arguments, {}),
     ):
         settings = _settings_for(layer, intended, parts)
-        check_keys(settings, {*known_keys(parts), *GROUPS, "resume"}, where)
+        check_keys(settings, {*known_keys(parts), *GROUPS, "resume", "sweep"}, where)
         values.update(settings)
     label = agent_label(name, {kind: _first(kind, agent) for kind in PARTS}, **parts)
-    return config_from_dict({**values, **parts, "agent": label, "task": resolve_task(values["task"])})
+    config = config_from_dict({**values, **parts, "agent": label, "task": resolve_task(values["task"])})
+    if init_from:
+        check_same_belief(config)
+    return config
 
 
 def resolve_task(task: Any) -> Any:
@@ -255,13 +271,17 @@ def train_main(argv: Sequence[str], presets: Path) -> int:
             print(help_text(presets))
             return 0
         _refuse_unasked_sweep(line)
-        settings = [check(arguments, presets, line.hydra) for arguments in expand(line.ours)]
+        jobs = list(expand(line.ours))
+        settings = [check(arguments, presets, line.hydra) for arguments in jobs]
+        sweeps = _sweeps(jobs, settings)
         if line.show:
             print("---\n".join(map(to_yaml, settings)), end="")
             return 0
         _store_primary(presets)
         _check_hydra(line.hydra)
         _launch(line)
+        for name in sweeps:
+            print(f"curves and tables: python -m worldrl.report {Path(RUNS, name)}")
     except UserError as error:
         return _fail(error)
     return 0
@@ -269,11 +289,11 @@ def train_main(argv: Sequence[str], presets: Path) -> int:
 
 def check(arguments: Arguments, presets: Path, for_hydra: Sequence[str] = ()) -> Config:
     """The settings that a job with these arguments will run with."""
-    if "resume" not in arguments:
-        return compose(arguments, presets)
-    if any(text.startswith(("hydra.run.dir=", "hydra.sweep.dir=", "hydra.sweep.subdir=")) for text in for_hydra):
-        raise UserError("resume= names the run folder already; leave out hydra.run.dir and hydra.sweep")
-    return resumed(arguments)
+    placed = any(text.startswith(("hydra.run.dir=", "hydra.sweep.dir=", "hydra.sweep.subdir=")) for text in for_hydra)
+    for key in ("resume", "sweep"):
+        if key in arguments and placed:
+            raise UserError(f"{key}= names the run folder already; leave out hydra.run.dir and hydra.sweep")
+    return resumed(arguments) if "resume" in arguments else compose(arguments, presets)
 
 
 def resumed(arguments: Mapping[str, Any]) -> Config:
@@ -299,11 +319,14 @@ def job(settings: DictConfig) -> None:
     running = HydraConfig.get()
     try:
         (arguments,) = expand([_read_override(text.removeprefix("++")) for text in running.overrides.task])
+        run_dir = Path(running.runtime.output_dir)
         if "resume" in arguments:
             resumed(arguments)
             _resume(Path(arguments["resume"]), _changes(arguments))
+        elif "sweep" in arguments:
+            train_or_go_on(compose(arguments, Path(settings.presets)), run_dir)
         else:
-            train(compose(arguments, Path(settings.presets)), Path(running.runtime.output_dir))
+            train(compose(arguments, Path(settings.presets)), run_dir)
     except UserError as error:
         if running.mode == RunMode.MULTIRUN:
             raise  # the other jobs of the sweep go on
@@ -325,8 +348,8 @@ def train(config: Config | Mapping[str, Any], run_dir: Path | None = None) -> Pa
     """
     from worldrl.training import loop
 
-    config = config_from_dict(config_to_dict(config) if isinstance(config, Config) else config)
-    run_dir = Path("runs") / run_name(config) if run_dir is None else Path(run_dir)
+    config = config_from_dict(config_to_dict(config) if isinstance(config, Config) else with_world(config))
+    run_dir = Path(RUNS) / run_name(config) if run_dir is None else Path(run_dir)
     if any((run_dir / name).exists() for name in RUN_FILES):
         raise UserError(f"{run_dir} already holds a run; continue it with resume={run_dir}, or choose another folder")
     loop.train(config, run_dir)
@@ -339,10 +362,53 @@ def _resume(run_dir: Path, changes: Arguments) -> None:
     loop.resume(run_dir, changes)
 
 
-def run_name(config: Config) -> str:
-    """``<task>/<agent>/<seed>-<stamp>``, a new one at every call."""
+def train_or_go_on(config: Config, run_dir: Path) -> None:
+    """One run of a named sweep: train it, resume it where it has begun, leave it alone where it has finished."""
+    from worldrl.training.checkpoint import Checkpoints
+
+    frames = Checkpoints(run_dir).frames()
+    if frames is None:
+        shutil.rmtree(run_dir, ignore_errors=True)  # killed before its first checkpoint: nothing to go on from
+        train(config, run_dir)
+    elif frames < config.frames:
+        _resume(run_dir, {key: value for key, value in flatten(config_to_dict(config)).items() if may_change(key)})
+    else:
+        print(f"finished before: {run_dir}")
+
+
+def run_name(config: Config, sweep: str = "") -> str:
+    """``<task>/<agent>/<seed>-<stamp>``, a new one at every call; in a sweep a fixed one for the same settings.
+
+    That is ``<sweep>/<task>/<agent>/<seed>-<digest>``, where the digest is of every setting that may not change on
+    resume.
+    """
     task = re.sub(r"[^\w.@+-]+", "_", config.task)
-    return f"{task}/{config.agent}/{config.seed}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    place = f"{task}/{config.agent}/{config.seed}"
+    if not sweep:
+        return f"{place}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    fixed = {key: value for key, value in flatten(config_to_dict(config)).items() if not may_change(key)}
+    digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+    return f"{sweep}/{place}-{digest[:8]}"
+
+
+def _sweeps(jobs: Sequence[Arguments], settings: Sequence[Config]) -> list[str]:
+    """The names of the sweeps that these jobs belong to.
+
+    Raises:
+        UserError: a name that is no folder name, or two jobs that would share a run folder.
+    """
+    found: dict[str, str] = {}
+    for arguments, config in zip(jobs, settings, strict=True):
+        name = arguments.get("sweep")
+        if name is None:
+            continue
+        if not isinstance(name, str) or not re.fullmatch(r"\w[\w.+-]*", name):
+            raise UserError(f"sweep: found {name!r}, expected a folder name such as particles")
+        folder = run_name(config, name)
+        if folder in found:
+            raise UserError(f"two runs of sweep={name} differ in nothing but {_and(MAY_CHANGE)}; choose one value each")
+        found[folder] = name
+    return sorted(set(found.values()))
 
 
 # --- Hydra ------------------------------------------------------------------------------------------------------------
@@ -353,7 +419,7 @@ def _run_folder(root: str = "", *, _root_: DictConfig) -> str:
     (arguments,) = expand([_read_override(text.removeprefix("++")) for text in _root_.hydra.overrides.task])
     if "resume" in arguments:
         return str(Path(arguments["resume"]).absolute())
-    return str(Path(root) / run_name(compose(arguments, Path(_root_.presets))))
+    return str(Path(root) / run_name(compose(arguments, Path(_root_.presets)), arguments.get("sweep", "")))
 
 
 # On import, because the processes of a launcher need it too.
@@ -432,16 +498,18 @@ Train a world-model agent.   python train.py [-m] key=value ...
   seed=1  frames=1e6  device=auto  precision=auto  speed=eager|compile|capture
   env.num_envs=1  env.action_repeat=2  env.render.quality=full|fast
   replay.batch=50  replay.length=50  schedule.prefill=10000  eval.every=10000
+  init_from=RUN_DIR  start with that run's trained belief model; schedule.model_every=0 freezes it
   resume=RUN_DIR     continue a run; may change: {_and(MAY_CHANGE)}
   hydra.run.dir=DIR  a run folder other than runs/<task>/<agent>/<seed>-<stamp>
 
   -m                 run every combination of comma-separated values; hydra/launcher=NAME says where
+  sweep=NAME         into runs/NAME; the same command again skips what has finished and goes on with the rest
   --cfg job          print all settings of the run, and stop
 
   python train.py experiment=smoke
   python train.py agent=smac task=walker_walk seed=1
   python train.py agent=smac head=sac head.critic_lr=1e-3
-  python train.py -m agent=smac,latent_sac seed=0,1,2"""
+  python train.py -m agent=smac,latent_sac seed=0,1,2 sweep=NAME"""
 
 
 def _and(names: Iterable[str]) -> str:

@@ -77,7 +77,7 @@ class ScheduleConfig:
     prefill: int = 10_000  # frames of uniform random actions before the first update
     pretrain: int = 0  # model-only updates right after the prefill
     updates_per_1000_frames: float = 100.0
-    model_every: int = 1  # the belief model learns at every n-th update, the head at each
+    model_every: int = 1  # the belief model learns at every n-th update, the head at each; 0: never (with init_from)
     action_noise: float = 0.3  # std of Gaussian noise added to training actions, 0 is off
 
 
@@ -109,6 +109,8 @@ class Config:
     agent: str = "smac"  # a label; belief and head say what it is
     seed: int = 1
     frames: int = 1_000_000
+    init_from: str = ""  # a run folder: start with its trained belief model
+    init_from_checkpoint: str = "last"  # last | best
     belief: dict[str, Any] = field(default_factory=lambda: {"name": "rssm"})
     head: dict[str, Any] = field(default_factory=lambda: {"name": "smac"})
     env: EnvConfig = field(default_factory=EnvConfig)
@@ -133,6 +135,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "env.render.backend": ("auto", "egl", "osmesa", "glfw"),
     "env.render.quality": ("full", "fast"),
     "env.corruption.apply": ("train", "eval", "both"),
+    "init_from_checkpoint": ("last", "best"),
     "precision": ("auto", "fp32", "bf16", "fp16"),
     "speed": ("eager", "compile", "capture"),
 }
@@ -159,7 +162,7 @@ MINIMUM: dict[str, float] = {
     "schedule.prefill": 0,
     "schedule.pretrain": 0,
     "schedule.updates_per_1000_frames": 0.0,
-    "schedule.model_every": 1,
+    "schedule.model_every": 0,
     "schedule.action_noise": 0.0,
     "eval.every": 0,
     "eval.episodes": 1,
@@ -220,6 +223,16 @@ def _check_together(config: Config) -> None:
     rows, length = config.replay.capacity, config.replay.length * config.env.num_envs
     if rows < length:
         raise _wrong("replay.capacity", rows, f"at least replay.length x env.num_envs = {length}")
+    if config.schedule.model_every == 0:
+        _check_frozen(config)
+
+
+def _check_frozen(config: Config) -> None:
+    if not config.init_from:
+        raise UserError("schedule.model_every=0: the belief model never learns, expected init_from=RUN_DIR beside it")
+    if config.schedule.pretrain:
+        pretrain = config.schedule.pretrain
+        raise _wrong("schedule.pretrain", pretrain, "0: with schedule.model_every=0 the belief model never learns")
 
 
 def _wrong(key: str, found: Any, expected: str) -> UserError:
@@ -468,3 +481,48 @@ def load_config(run_dir: Path, **changes: Any) -> Config:
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
     return config_from_dict({**stored, **changes})
+
+
+# --- starting from another run ----------------------------------------------------------------------------------------
+
+OPTIMISER_SETTINGS = ("belief.lr", "belief.grad_clip", "belief.adam_eps")  # a model that is taken over may learn anew
+
+
+def world_of(run_dir: str) -> dict[str, Any]:
+    """Task, environment and belief of a run, dotted: what a run with ``init_from`` has where nothing else is said.
+
+    Raises:
+        UserError: no run in the folder.
+    """
+    try:
+        stored = flatten(config_to_dict(load_config(Path(run_dir))))
+    except UserError as error:
+        raise UserError(f"init_from: {error}") from error
+    return {k: v for k, v in stored.items() if k in ("task", "belief") or k.startswith(("env.", "belief."))}
+
+
+def with_world(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings, dotted, over the task, environment and belief of the run that ``init_from`` names, if any."""
+    flat = flatten(settings)
+    run_dir = _typed("init_from", flat.get("init_from", ""), str)
+    if not run_dir:
+        return flat
+    world = world_of(run_dir)
+    if canonical("belief", flat.get("belief", world["belief"])) != world["belief"]:  # refused later, by its name
+        world = {key: value for key, value in world.items() if not key.startswith("belief.")}
+    return {**world, **flat}
+
+
+def check_same_belief(config: Config) -> None:
+    """Refuse a belief whose class or settings are not those of the run that ``init_from`` names.
+
+    Raises:
+        UserError: the first setting that differs; those of the optimiser may.
+    """
+    ours, theirs = flatten({"belief": config_to_dict(config)["belief"]}), world_of(config.init_from)
+    for key in ours:
+        if key not in OPTIMISER_SETTINGS and ours[key] != theirs.get(key):
+            raise UserError(
+                f"{key}: found {ours[key]!r}, expected {theirs.get(key)!r} as in init_from={config.init_from}; "
+                f"leave it out to take it from there"
+            )

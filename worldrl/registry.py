@@ -72,10 +72,14 @@ def load_class(kind: str, name: str) -> type[Any]:
     if not isinstance(cls, type):
         classes = [key for key, value in vars(module).items() if isinstance(value, type)]
         raise unknown(f"class in {module_name} for {kind}", class_name, classes or ["(it defines no class)"])
+    return check_class(kind, cls, name)
+
+
+def check_class(kind: str, cls: type[Any], name: str = "") -> type[Any]:
+    """``cls``, if it has a ``Config``; messages call it ``name``. Raises UserError otherwise."""
     if not hasattr(getattr(cls, "Config", None), "__dataclass_fields__"):
-        raise UserError(
-            f"{kind} '{name}' has no Config; expected a frozen dataclass of its settings as {class_name}.Config"
-        )
+        expected = f"a frozen dataclass of its settings as {cls.__name__}.Config"
+        raise UserError(f"{kind} '{name or cls.__name__}' has no Config; expected {expected}")
     return cls
 
 

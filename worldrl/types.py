@@ -154,6 +154,15 @@ class Imagines(Protocol):
 
 
 @runtime_checkable
+class Surprises(Protocol):
+    """Optional ability: say how far each observation moved the belief."""
+
+    def surprise(self, batch: Batch) -> Tensor:
+        """(B, T) nats: KL divergence of the filtered state of a row from its prediction before the observation."""
+        ...
+
+
+@runtime_checkable
 class Decodes(Protocol):
     """Optional ability: turn features back into observations."""
 

@@ -12,7 +12,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 
 from tests.conftest import BOTH_SPEC, PIXEL_SPEC, STATE_SPEC
 from worldrl.beliefs.rssm import RSSM
-from worldrl.types import Batch, Decodes, EnvSpec, Imagines, ObsSpec, Rollout
+from worldrl.types import Batch, Decodes, EnvSpec, Imagines, ObsSpec, Rollout, Surprises
 
 SMALL = RSSM.Config(stoch=4, deter=8, hidden=8, depth=2, reward_units=8, vector_units=8)
 
@@ -264,6 +264,17 @@ def test_burn_in_rows_warm_the_state_up_and_are_not_shown(make_batch) -> None:
     for whole, tail in zip(shown[0][0], shown[1][0], strict=True):
         assert torch.equal(whole[:, :, 2:] if whole.dim() == 4 else whole[:, 2:], tail)
     assert all(torch.equal(shown[0][1][key], shown[1][1][key]) for key in shown[0][1])
+
+
+def test_surprise_is_the_divergence_of_every_row(make_batch) -> None:
+    model, batch = RSSM(SMALL, BOTH_SPEC), make_batch(BOTH_SPEC, border=3)
+    torch.manual_seed(4)
+    metrics = model.observe(batch, 0)[2]
+    torch.manual_seed(4)
+    kl = model.surprise(batch)
+    assert kl.shape == (4, 6)
+    torch.testing.assert_close(kl.mean(), metrics["belief/kl"])
+    assert isinstance(model, Surprises)
 
 
 def test_kl_scale_and_background_do_what_they_say(make_batch) -> None:

@@ -252,6 +252,14 @@ def test_beliefs_are_detached_and_losses_are_the_only_graph(make_batch) -> None:
     assert belief.entropy.shape == (4, 4)
 
 
+def test_surprise_is_the_divergence_of_every_row(make_batch) -> None:
+    model, batch = SLAC(SMALL, STATE_SPEC), make_batch(STATE_SPEC, border=3)
+    torch.manual_seed(4)
+    metrics = model.observe(batch, 0)[2]
+    torch.manual_seed(4)
+    torch.testing.assert_close(model.surprise(batch).mean(), metrics["belief/kl"])
+
+
 def test_decode_gives_observations() -> None:
     model = SLAC(SMALL, BOTH_SPEC)
     obs = model.decode(torch.randn(2, 3, model.feat_dim))

@@ -144,3 +144,24 @@ def test_camera_of_the_quadruped() -> None:
 def test_bad_settings(kwargs: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         DMCEnv("walker_walk", **kwargs)
+
+
+def test_truth_is_named_after_the_joints() -> None:
+    env = DMCEnv("cartpole_balance", "pixels")
+    env.render_pixels = False
+    env.reset(seed=1)
+    before = env.truth()
+    assert list(before) == ["slider position", "hinge_1 position", "slider velocity", "hinge_1 velocity"]
+    env.step(np.ones(1, np.float32))
+    after = env.truth()
+    mean_velocity = (after["slider position"] - before["slider position"]) / 0.02  # two frames of 10 ms
+    assert before["slider velocity"] < mean_velocity < after["slider velocity"]
+
+
+def test_truth_numbers_the_coordinates_of_a_free_joint() -> None:
+    env = DMCEnv("quadruped_walk", "state")
+    env.reset(seed=1)
+    names = [name for name in env.truth() if name.startswith("root ")]
+    assert names == [*(f"root position {i}" for i in range(7)), *(f"root velocity {i}" for i in range(6))]
+    position = [env.truth()[name] for name in names[3:7]]
+    assert np.linalg.norm(position) == pytest.approx(1.0, abs=1e-6)  # a quaternion

@@ -127,3 +127,12 @@ def test_opencv_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(builtins, "__import__", broken)
     with pytest.raises(UserError, match=r"libGL.so.1.*libgl1 libglib2.0-0"):
         resize(np.zeros((8, 8, 3), np.uint8), 4, 4)
+
+
+def test_truth_is_what_the_environment_itself_observes() -> None:
+    env = GymEnv("toy_envs:Rich", "pixels", 2)
+    env.reset(seed=0)
+    env.step(np.zeros(1, np.float32))
+    truth = env.truth()
+    assert list(truth) == ["arm 0", "arm 1", "arm 2", "legs 0", "legs 1"]
+    assert (truth["arm 0"], truth["arm 1"], truth["legs 0"]) == (2, 0.25, 0.5)

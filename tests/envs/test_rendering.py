@@ -26,9 +26,9 @@ def undecided(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 def can_draw(monkeypatch: pytest.MonkeyPatch, *names: str) -> list[str]:
     asked: list[str] = []
 
-    def draw(name: str) -> rendering._Probe:
+    def draw(name: str) -> rendering.Probe:
         asked.append(name)
-        return rendering._Probe(name in names, "Some GPU" if name in names else "no library")
+        return rendering.Probe(name in names, "Some GPU" if name in names else "no library")
 
     monkeypatch.setattr(rendering, "_draw_in_child", draw)
     return asked

@@ -156,6 +156,12 @@ class RSSM(nn.Module):
         obs.update({key: self.decoders[key](flat).float().reshape(*lead, -1) for key in self.vector_keys})
         return obs
 
+    @torch.no_grad()
+    def surprise(self, batch: Batch) -> Tensor:
+        """See ``Surprises``; on one filtered path from an all-zero state."""
+        embed = self._encode(self._targets(batch.obs)).unflatten(0, batch.reward.shape)
+        return self._kl(self._filter(embed, batch))
+
     def imagine(self, feat: Tensor, actor: Callable[[Tensor], Tensor], horizon: int) -> Rollout:
         """Dream ``horizon`` steps of the prior from every feat (N, F); see ``Imagines``.
 
@@ -263,12 +269,16 @@ class RSSM(nn.Module):
         losses = {key: self._reconstruction(flat, key, targets[key]) for key in (*self.pixel_keys, *self.vector_keys)}
         reward = self.reward_head(feat).float().squeeze(-1)
         losses["reward"] = 0.5 * (reward - batch.reward).square().mean()
-        kl = normal_kl(post.mean, post.std, *self._gaussian(self.prior_head(post.deter)))  # (B, T)
+        kl = self._kl(post)
         losses["kl"] = c.kl_scale * self._free_nats(kl)
         if self.continue_head is not None:
             logit = self.continue_head(feat).float().squeeze(-1)
             losses["continue"] = F.binary_cross_entropy_with_logits(logit, 1.0 - batch.is_terminal)
         return losses, {"belief/kl": kl.mean().detach()}
+
+    def _kl(self, post: Posterior) -> Tensor:
+        """KL(posterior || prior) (..., T)."""
+        return normal_kl(post.mean, post.std, *self._gaussian(self.prior_head(post.deter)))
 
     def _reconstruction(self, flat: Tensor, key: str, target: Tensor) -> Tensor:
         """-log N(target; decoded mean, 1) summed over the observation, averaged over rows."""

@@ -206,6 +206,12 @@ class SLAC(nn.Module):
         obs.update({key: self.decoders[key](flat).float().reshape(*lead, -1) for key in self.vector_keys})
         return obs
 
+    @torch.no_grad()
+    def surprise(self, batch: Batch) -> Tensor:
+        """See ``Surprises``; on one filtered path."""
+        path = self._filter(self._encode(batch.obs, batch.reward.shape), batch)
+        return self._kl(batch, path, later_rows(batch.is_first))
+
     def imagine(self, feat: Tensor, actor: Callable[[Tensor], Tensor], horizon: int) -> Rollout:
         """Dream ``horizon`` steps of the prior from every feat (N, F); see ``Imagines``.
 

@@ -7,6 +7,7 @@ import functools
 import logging
 import math
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,12 @@ class DMCEnv(TaskEnv):
         camera_id = self._camera if camera == -1 else camera
         return self._env.physics.render(height=height, width=width, camera_id=camera_id)
 
+    def truth(self) -> dict[str, float]:
+        """MuJoCo's generalised positions, then its velocities, named after their joints."""
+        physics = self._env.physics
+        values = np.concatenate([physics.data.qpos, physics.data.qvel])
+        return dict(zip(_coordinates(physics.model), map(float, values), strict=True))
+
     def close(self) -> None:
         """Free the physics and its OpenGL context."""
         self._eye = None
@@ -159,6 +166,18 @@ def _camera(physics: Any, camera_id: int) -> Any:
     from dm_control import mujoco
 
     return mujoco.Camera(physics, rendering.SIZE, rendering.SIZE, camera_id)
+
+
+def _coordinates(model: Any) -> list[str]:
+    """``hip position``; with a number where a joint has several: ``root position 0`` to ``root position 6``."""
+    joints = [model.id2name(i, "joint") or f"joint {i}" for i in range(model.njnt)]
+    starts = {"position": [*model.jnt_qposadr, model.nq], "velocity": [*model.jnt_dofadr, model.nv]}
+    return [
+        f"{joint} {kind}" if last - first == 1 else f"{joint} {kind} {i}"
+        for kind, addresses in starts.items()
+        for joint, (first, last) in zip(joints, pairwise(addresses), strict=True)
+        for i in range(last - first)
+    ]
 
 
 def _load(domain: str, task: str) -> Any:

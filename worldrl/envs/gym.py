@@ -121,11 +121,19 @@ class GymEnv(TaskEnv):
         self._check_renders()
         return resize(self._draw(), height, width)
 
+    def truth(self) -> dict[str, float]:
+        """The vectors that the environment itself observes, entry by entry: ``arm 0``, ``arm 1``."""
+        return {
+            f"{name or 'observation'} {i}": float(x)
+            for name in self._layout.vectors
+            for i, x in enumerate(np.ravel(self._parts[name]))
+        }
+
     def close(self) -> None:
         self._env.close()
 
     def _observe(self, obs: Any) -> Observation:
-        parts = obs if isinstance(obs, dict) else {WHOLE: obs}
+        parts = self._parts = obs if isinstance(obs, dict) else {WHOLE: obs}
         out: Observation = {}
         if self._obs != "state":
             out["pixels"] = self._pixels(parts)

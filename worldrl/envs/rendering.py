@@ -48,7 +48,9 @@ os._exit(0)
 """
 
 
-class _Probe(NamedTuple):
+class Probe(NamedTuple):
+    """Whether a back-end can draw here."""
+
     works: bool
     text: str  # the GL renderer, or why it does not work
 
@@ -58,7 +60,7 @@ class _Choice(NamedTuple):
     why: str
 
 
-_probes: dict[str, _Probe] = {}
+_probes: dict[str, Probe] = {}
 _choice: _Choice | None = None
 
 
@@ -99,6 +101,11 @@ def describe_backend() -> str:
     if _choice is None:
         return "rendering: no OpenGL back-end chosen"
     return f"rendering: {_choice.backend} ({_choice.why})"
+
+
+def probe_backends() -> dict[str, Probe]:
+    """Let every back-end of this platform draw an image, each in a child process with a time limit."""
+    return {name: _probe(name) for name in _candidates()}
 
 
 def gl_string() -> str:
@@ -170,23 +177,23 @@ def _candidates() -> tuple[str, ...]:
     return BACKENDS if sys.platform.startswith("linux") else ("glfw",)
 
 
-def _probe(name: str) -> _Probe:
+def _probe(name: str) -> Probe:
     if name not in _probes:
         _probes[name] = _draw_in_child(name)
     return _probes[name]
 
 
-def _draw_in_child(name: str) -> _Probe:
+def _draw_in_child(name: str) -> Probe:
     if name == "glfw" and sys.platform.startswith("linux") and not _has_display():
-        return _Probe(False, "no display")
+        return Probe(False, "no display")
     environment = {k: v for k, v in os.environ.items() if k != "PYOPENGL_PLATFORM"} | {"MUJOCO_GL": name}
     try:
         done = subprocess.run(
             [sys.executable, "-c", _PROBE], env=environment, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S
         )
     except subprocess.TimeoutExpired:
-        return _Probe(False, f"hung for {PROBE_TIMEOUT_S:.0f} s")
-    return _Probe(done.returncode == 0, _last_line(done.stdout if done.returncode == 0 else done.stderr))
+        return Probe(False, f"hung for {PROBE_TIMEOUT_S:.0f} s")
+    return Probe(done.returncode == 0, _last_line(done.stdout if done.returncode == 0 else done.stderr))
 
 
 def _has_display() -> bool:

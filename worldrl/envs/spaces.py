@@ -40,6 +40,10 @@ class TaskEnv(gymnasium.Env[Any, Any]):
         """Draw the present state for a video: (height, width, 3) uint8, or the size at hand where it is fixed."""
         raise NotImplementedError
 
+    def truth(self) -> dict[str, float]:
+        """The present state by coordinate, whatever the agent is shown of it; empty where there is none to read."""
+        return {}
+
 
 def check_obs_mode(obs: str) -> None:
     """Raise UserError unless ``obs`` is pixels, state or both."""

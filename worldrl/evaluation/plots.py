@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from worldrl.evaluation.curves import Curve, align
 from worldrl.evaluation.statistics import Estimate, mean_interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 # Okabe and Ito's colours, told apart with every colour vision deficiency; wine for their yellow, faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#882255")
@@ -55,6 +59,19 @@ def picture_formats() -> set[str]:
     from matplotlib.backend_bases import FigureCanvasBase
 
     return set(FigureCanvasBase.get_supported_filetypes())
+
+
+@contextlib.contextmanager
+def picture(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """A figure of some inches in the style of this package, to be drawn on and then written."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.rcsetup import cycler
+
+    with rc_context({**STYLE, "axes.prop_cycle": cycler(color=COLOURS), "legend.frameon": False}):
+        figure = Figure(figsize=(width, height), layout="constrained", dpi=200)
+        yield figure
+        figure.savefig(path)
 
 
 def draw(

@@ -42,9 +42,10 @@ from worldrl.envs.stream import EVAL
 from worldrl.envs.vector import describe, make_env
 from worldrl.errors import UserError, unknown
 from worldrl.evaluation.episodes import own_randomness
-from worldrl.evaluation.run import check_environment, load_agent
+from worldrl.evaluation.run import check_environment
 from worldrl.evaluation.statistics import mean_interval
 from worldrl.evaluation.video import Frames, save_video
+from worldrl.inference import load_agent
 from worldrl.types import EnvSpec
 
 CLEAN = "clean"

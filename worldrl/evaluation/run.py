@@ -8,34 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from worldrl.agent import Agent
-from worldrl.config import Config, load_config
 from worldrl.envs import make_envs
 from worldrl.errors import UserError
 from worldrl.evaluation.episodes import own_randomness, run_episodes
-from worldrl.training.checkpoint import Checkpoints
-from worldrl.types import EnvSpec, ObsSpec
-
-
-def load_agent(run_dir: Path, checkpoint: str = "last", device: str = "auto") -> tuple[Agent, Config]:
-    """The agent of a run folder, ready to act, and the run's settings.
-
-    Args:
-        checkpoint: ``last``, or ``best`` (the highest evaluation return during training).
-
-    Raises:
-        UserError: no run, no complete checkpoint, or a damaged one.
-    """
-    config = load_config(run_dir, device=device)
-    checkpoints = Checkpoints(run_dir)
-    folder = checkpoints.best() if checkpoint == "best" else checkpoints.find()
-    if folder is None:
-        raise UserError(f"no best checkpoint in {checkpoints.folder}: nothing was evaluated after an update; use last")
-    state = checkpoints.load(folder)
-    spec = {**state["spec"], "obs": {key: ObsSpec(tuple(shape), dtype) for key, shape, dtype in state["spec"]["obs"]}}
-    agent = Agent(config, EnvSpec(**spec))
-    agent.load_state_dict(state["agent"], optimizers=False)
-    return agent, config
+from worldrl.inference import load_agent
+from worldrl.types import EnvSpec
 
 
 def check_environment(trained: EnvSpec, found: EnvSpec) -> None:

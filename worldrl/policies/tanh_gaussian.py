@@ -50,12 +50,11 @@ class TanhGaussian(nn.Module):
 
     def sample(self, x: Tensor) -> Draw:
         """x (..., F) -> one reparameterised draw, action (1, ..., A)."""
-        return self._draws(x, 1)
-
-    def _draws(self, x: Tensor, n: int) -> Draw:
-        """x (..., F) -> ``n`` independent draws, action (n, ..., A)."""
         mean, std = self.stats(x)
-        noise = torch.randn(n, *mean.shape, dtype=mean.dtype, device=mean.device)
+        return self._draws(mean, std, torch.randn_like(mean)[None])
+
+    def _draws(self, mean: Tensor, std: Tensor, noise: Tensor) -> Draw:
+        """mean and std (..., A), noise (n, ..., A) -> action (n, ..., A)."""
         pre_tanh = mean + std * noise
         # noise is (pre_tanh - mean) / std: the quadratic term has no gradient under reparameterisation.
         log_prob = standard_log_prob(noise) - (std.log() + tanh_log_det(pre_tanh)).sum(-1)
@@ -72,8 +71,9 @@ class TanhGaussian(nn.Module):
 
     def mode(self, x: Tensor) -> Tensor:
         """(..., A): tanh(mu), the usual deterministic action, or the densest of ``mode_samples`` draws."""
+        mean, std = self.stats(x)
         if self.mode_samples == 0:
-            return torch.tanh(self.stats(x)[0])
-        draws = self._draws(x, self.mode_samples)
+            return torch.tanh(mean)
+        draws = self._draws(mean, std, torch.randn(self.mode_samples, *mean.shape, device=mean.device))
         best = draws.log_prob.argmax(0, keepdim=True)
         return draws.action.take_along_dim(best[..., None], 0)[0]

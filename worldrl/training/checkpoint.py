@@ -88,6 +88,11 @@ class Checkpoints:
         """The newest complete checkpoint."""
         return max(self._complete("step"), key=_order, default=None)
 
+    def frames(self) -> int | None:
+        """How far ``latest()`` is."""
+        path = self.latest()
+        return None if path is None else int(_marker(path)["frames"])
+
     def best(self) -> Path | None:
         """The complete checkpoint with the highest score."""
         return max(self._complete("best"), key=_score, default=None)
@@ -97,19 +102,27 @@ class Checkpoints:
         path = self.best()
         return None if path is None else _score(path)
 
-    def find(self) -> Path:
-        """``latest()``, or an error that says what is there instead.
+    def find(self, which: str = "last") -> Path:
+        """``latest()``, or ``best()`` if ``which`` is ``"best"``, or an error that says what is there instead.
 
         Raises:
             UserError: No run folder, no checkpoint in it, or only half-written ones (named).
         """
         if not self.run_dir.is_dir():
             raise UserError(f"{self.run_dir} is not a folder; expected the folder of a run")
+        if which == "best":
+            return self._find_best()
         path = self.latest()
         if path is None:
             broken = sorted(path.name for path in self._all("step"))
             what = f"only half-written ones ({', '.join(broken)})" if broken else "none"
             raise UserError(f"no complete checkpoint in {self.folder}, {what}: start the run again")
+        return path
+
+    def _find_best(self) -> Path:
+        path = self.best()
+        if path is None:
+            raise UserError(f"no best checkpoint in {self.folder}: nothing was evaluated after an update; use last")
         return path
 
     def load(self, path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:

@@ -37,6 +37,7 @@ from worldrl.training.checkpoint import (
 from worldrl.training.clocks import Every, Ratio, Seconds, Timer
 from worldrl.training.logging import Logger, Meter, Progress
 from worldrl.training.speed import make_update
+from worldrl.training.transfer import encode_spec, load_model
 from worldrl.types import State
 
 PRETRAIN_LOG = 1_000  # updates
@@ -100,11 +101,14 @@ class Trainer:
         self.checkpoints = Checkpoints(run_dir)
         self.stop_signal, self.fresh = 0, saved is None
         self.pretrained = 0
+        self.source: Path | None = None  # the checkpoint that the belief model was taken from
         self.state = self.agent.initial(config.env.num_envs)
         if saved is None:
             self.rows = with_action(self.envs.reset(), np.zeros((config.env.num_envs, self.envs.spec.action_dim)))
             self.replay.add(self.rows)
             offset = None
+            if config.init_from:
+                self.source = load_model(self.agent, config)
         else:
             offset = self._restore(saved)
         self.logger = Logger(run_dir, config.log.tensorboard, offset, self.frames)
@@ -272,6 +276,8 @@ class Trainer:
         self.progress.say(f"{c.agent} on {c.task}, seed {c.seed}: {params:,} parameters, {how}")
         if "pixels" in self.envs.spec.obs:
             self.progress.say(describe_backend())
+        if self.source is not None:
+            self.progress.say(f"belief model: {self.source}{'' if c.schedule.model_every else ', frozen'}")
         self.progress.say(f"run folder: {self.run_dir}")
 
     # --- saving and going on ------------------------------------------------------------------------------------------
@@ -283,9 +289,8 @@ class Trainer:
         self.save_clock.reset()
 
     def _agent_state(self) -> dict[str, Any]:
-        spec = self.envs.spec._asdict()
-        spec["obs"] = [(key, list(obs.shape), obs.dtype) for key, obs in self.envs.spec.obs.items()]
-        return {"agent": self.agent.state_dict(), "spec": spec, "config": config_to_dict(self.config)}
+        spec, config = encode_spec(self.envs.spec), config_to_dict(self.config)
+        return {"agent": self.agent.state_dict(), "spec": spec, "config": config}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the coming ticks depend on, but for the replay's rows."""

@@ -1,0 +1,433 @@
+"""The checkers: what the package ships passes, and each mistake is told by its own message."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from worldrl.beliefs.identity import Identity
+from worldrl.beliefs.rssm import RSSM
+from worldrl.errors import UserError
+from worldrl.heads.sac import SAC
+from worldrl.registry import BELIEFS, HEADS
+from worldrl.testing import check_belief, check_head
+
+SMALL_HEADS: dict[str, list[dict[str, Any]]] = {
+    "sac": [{"units": 8}, {"units": 8, "actor_input": "context", "tune_alpha": False}],
+    "smac": [{"units": 8, "num_particles": 4}, {"units": 8, "num_particles": 4, "estimator": "roulette"}],
+    "slac": [{"units": 8}],
+    "dreamer": [{"units": 8, "horizon": 3, "mode_samples": 3}],
+}
+SMALL_BELIEFS: dict[str, list[dict[str, Any]]] = {
+    "identity": [{}],
+    "rssm": [
+        {"stoch": 3, "deter": 6, "hidden": 6, "depth": 2, "reward_units": 6, "vector_units": 6, "burn_in": 1},
+        {
+            "stoch": 3,
+            "deter": 6,
+            "hidden": 6,
+            "depth": 2,
+            "reward_units": 6,
+            "vector_units": 6,
+            "particles": "last_step",
+        },
+    ],
+    "slac": [{"z1": 3, "z2": 5, "units": 6, "depth": 2, "vector_units": 6, "history": 3, "model_batch": 2}],
+}
+HEAD_CASES = [(name, settings) for name in HEADS for settings in SMALL_HEADS[name]]
+BELIEF_CASES = [(name, settings) for name in BELIEFS for settings in SMALL_BELIEFS[name]]
+
+
+@pytest.mark.parametrize(("name", "settings"), HEAD_CASES)
+def test_shipped_heads_pass(name: str, settings: dict[str, Any]) -> None:
+    before = torch.get_rng_state()
+    check_head(name, **settings)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize(("name", "settings"), BELIEF_CASES)
+def test_shipped_beliefs_pass(name: str, settings: dict[str, Any]) -> None:
+    check_belief(name, **settings)
+
+
+# --- heads with one mistake each --------------------------------------------------------------------------------------
+
+
+class Head(SAC):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.counter = 0
+
+
+class Plain:
+    @dataclass(frozen=True)
+    class Config:
+        pass
+
+
+class Thawed(Head):
+    @dataclass
+    class Config:
+        units: int = 8
+
+
+class NoDefault(Head):
+    @dataclass(frozen=True)
+    class Config:
+        units: int
+
+
+class Crashes(Head):
+    def act(self, belief: Any, explore: bool) -> Any:
+        return {}["missing"]
+
+
+class TakesContextForFeat(Head):
+    def actor_input(self, belief: Any) -> Any:
+        return belief.context
+
+
+class NeedsTwice(Head):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.needs = self.needs._replace(actor_input="context", imagine=True)
+
+
+class PlainAdam(Head):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.optimizers["actor"] = torch.optim.Adam(self.policy.parameters())
+
+
+class NamedModel(Head):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.optimizers["model"] = self.optimizers["actor"]
+
+
+class NumberedPhase(Head):
+    def phase(self, n: int) -> Any:
+        return n % 2
+
+
+class ReservedPhase(Head):
+    def phase(self, n: int) -> str:
+        return "model"
+
+
+class ForgetfulPhase(Head):
+    def phase(self, n: int) -> str:
+        self.counter += 1
+        return f"update-{self.counter % 3}"
+
+
+class Unsquashed(Head):
+    def act(self, belief: Any, explore: bool) -> Any:
+        return super().act(belief, explore) * 3
+
+
+class FlatAction(Head):
+    def act(self, belief: Any, explore: bool) -> Any:
+        return super().act(belief, explore)[0]
+
+
+class ActsWithGraph(Head):
+    def act(self, belief: Any, explore: bool) -> Any:
+        return self.policy.mode(belief.feat)
+
+
+class Updates(Head):
+    """``update`` with something done to its metrics, or beside it."""
+
+    def update(self, phase: str, batch: Any, belief: Any, model: Any, extra: Any = None) -> Any:
+        return self.spoil(super().update(phase, batch, belief, model), batch, belief, model)
+
+    def spoil(self, metrics: Any, batch: Any, belief: Any, model: Any) -> Any:
+        return metrics
+
+
+class VectorMetric(Updates):
+    def spoil(self, metrics: Any, *given: Any) -> Any:
+        return {**metrics, "loss/actor": torch.zeros(2)}
+
+
+class FloatMetric(Updates):
+    def spoil(self, metrics: Any, *given: Any) -> Any:
+        return {**metrics, "critic/q": 0.5}
+
+
+class GraphMetric(Updates):
+    def spoil(self, metrics: Any, *given: Any) -> Any:
+        return {**metrics, "loss/alpha": self.log_alpha * 2}
+
+
+class NoLoss(Updates):
+    def spoil(self, metrics: Any, *given: Any) -> Any:
+        return {"critic/q": metrics["critic/q"]}
+
+
+class NotFinite(Updates):
+    def spoil(self, metrics: Any, *given: Any) -> Any:
+        return {**metrics, "loss/actor": torch.tensor(float("nan"))}
+
+
+class Synchronises(Updates):
+    def spoil(self, metrics: Any, *given: Any) -> Any:
+        return dict(metrics) if metrics["loss/actor"] > 0 else metrics
+
+
+class Masks(Updates):
+    def spoil(self, metrics: Any, batch: Any, *given: Any) -> Any:
+        return {**metrics, "loss/x": batch.reward[batch.is_first > 0].sum()}
+
+
+class TrainsTheModel(Updates):
+    def spoil(self, metrics: Any, batch: Any, belief: Any, model: Any) -> Any:
+        model.imagine(belief.feat.flatten(0, 1), lambda x: self.policy.mode(x), 1).reward.sum().backward()
+        return metrics
+
+
+class WritesIntoTheBatch(Updates):
+    def spoil(self, metrics: Any, batch: Any, *given: Any) -> Any:
+        batch.reward.mul_(0.1)
+        return metrics
+
+
+class OtherNoise(Updates):
+    def spoil(self, metrics: Any, *given: Any) -> Any:
+        return {**metrics, "loss/x": torch.tensor(random.random())}
+
+
+class CrossesBorders(Updates):
+    def spoil(self, metrics: Any, batch: Any, *given: Any) -> Any:
+        return {**metrics, "loss/x": batch.reward.mean()}
+
+
+class Idle(Head):
+    def update(self, *args: Any) -> Any:
+        return {"loss/x": torch.zeros(())}
+
+
+class HiddenState(Updates):
+    def spoil(self, metrics: Any, *given: Any) -> Any:
+        self.counter += 1
+        return {**metrics, "loss/x": torch.tensor(float(self.counter))}
+
+
+HEAD_MISTAKES = [
+    (Plain, "head Plain: found a plain class, expected a torch.nn.Module"),
+    (Thawed, "head Thawed: Config can be changed"),
+    (NoDefault, "Config.units has no default"),
+    (Crashes, r"act\(belief, explore=True\) with 0 particles failed at .*test_testing.py:\d+, KeyError: 'missing'"),
+    (TakesContextForFeat, r"act\(belief, explore=True\) with 0 particles failed at .* RuntimeError: .*mat1 and mat2"),
+    (NeedsTwice, "actor_input=context goes with neither particles nor imagination"),
+    (PlainAdam, r"optimizers\['actor'\] is a torch.optim.adam.Adam, expected worldrl.nn.optim.Optimizer"),
+    (NamedModel, r"optimizers\['model'\] has the name of the belief model's"),
+    (NumberedPhase, r"phase\(n\) gives 0, expected text"),
+    (ReservedPhase, "gives 'model', a name that the agent uses itself"),
+    (ForgetfulPhase, "gives another name when asked again"),
+    (Unsquashed, r"expected actions in \[-1, 1\]"),
+    (FlatAction, r"gives shape \(2,\), expected \(B, A\) = \(3, 2\)"),
+    (ActsWithGraph, r"keeps a graph, expected @torch.no_grad\(\)"),
+    (VectorMetric, r"gives loss/actor of shape \(2,\), expected a 0-d tensor"),
+    (FloatMetric, "gives critic/q of float, expected a 0-d tensor"),
+    (GraphMetric, r"gives loss/alpha with its graph, expected loss/alpha.detach\(\)"),
+    (NoLoss, r"gives \['critic/q'\], expected loss/<name>"),
+    (NotFinite, "gives loss/actor = nan, expected a finite number"),
+    (Synchronises, r"update\('update'\) reads values on the host \(__bool__\)"),
+    (Masks, r"update\('update'\) indexes with a boolean mask"),
+    (TrainsTheModel, "leaves gradients in the belief model"),
+    (WritesIntoTheBatch, "changes its batch, its belief or the model in place"),
+    (OtherNoise, "another loss/x from the same seed, expected noise from torch's own generator only"),
+    (CrossesBorders, "loss/x depends on the reward of a first row, expected that pair to be masked"),
+    (Idle, "changes no parameter in phases update"),
+    (HiddenState, "loss/x differs after saving and loading, expected all state in parameters and buffers"),
+]
+
+
+@pytest.mark.parametrize(("cls", "message"), HEAD_MISTAKES, ids=[cls.__name__ for cls, _ in HEAD_MISTAKES])
+def test_a_head_with_one_mistake(cls: type, message: str) -> None:
+    with pytest.raises(UserError, match=message) as refused:
+        check_head(cls, **({} if cls in (Plain, Thawed, NoDefault) else {"units": 8}))
+    assert "\n" not in str(refused.value)
+
+
+# --- beliefs with one mistake each ------------------------------------------------------------------------------------
+
+SIZES = {"stoch": 3, "deter": 6, "hidden": 6, "reward_units": 6, "vector_units": 6}
+
+
+class Model(RSSM):
+    """From state vectors only, to be quick."""
+
+    def __init__(self, config: Any, spec: Any) -> None:
+        if "pixels" in spec.obs:
+            raise UserError("no images")
+        super().__init__(config, spec)
+        self.scale = 1.0
+
+
+class RefusesAll(Identity):
+    def __init__(self, config: Any, spec: Any) -> None:
+        raise UserError("not today")
+
+
+class NoContextDim(Model):
+    def __init__(self, config: Any, spec: Any) -> None:
+        super().__init__(config, spec)
+        self.context_dim = None
+
+
+class Frozen(Model):
+    def __init__(self, config: Any, spec: Any) -> None:
+        super().__init__(config, spec)
+        self.gru.requires_grad_(False)
+
+
+class Unused(Model):
+    def __init__(self, config: Any, spec: Any) -> None:
+        super().__init__(config, spec)
+        self.spare = nn.Linear(1, 1)
+
+
+class NoLearningRate(Identity):
+    def __init__(self, config: Any, spec: Any) -> None:
+        super().__init__(config, spec)
+        self.layer = nn.Linear(1, 1)
+
+
+class LosesRows(Model):
+    def __init__(self, config: Any, spec: Any) -> None:
+        super().__init__(config, spec)
+        self.lost_rows = 1
+
+
+class Observes(Model):
+    """``observe`` with something done to what it gives."""
+
+    def observe(self, batch: Any, particles: int, learn: bool = True) -> Any:
+        return self.spoil(batch, *super().observe(batch, particles, learn))
+
+    def spoil(self, batch: Any, belief: Any, losses: Any, metrics: Any) -> Any:
+        return belief, losses, metrics
+
+
+class Attached(Observes):
+    def spoil(self, batch: Any, belief: Any, losses: Any, metrics: Any) -> Any:
+        return belief._replace(feat=belief.feat + self.gru.bias_ih[0]), losses, metrics
+
+
+class OneParticle(Observes):
+    def spoil(self, batch: Any, belief: Any, losses: Any, metrics: Any) -> Any:
+        return belief._replace(particles=belief.particles[:1]), losses, metrics
+
+
+class TwoResults(Observes):
+    def spoil(self, batch: Any, belief: Any, losses: Any, metrics: Any) -> Any:
+        return belief, losses
+
+
+class AlwaysLearns(Observes):
+    def spoil(self, batch: Any, belief: Any, losses: Any, metrics: Any) -> Any:
+        return belief, losses or {"x": torch.zeros(())}, metrics
+
+
+class DetachedLosses(Observes):
+    def spoil(self, batch: Any, belief: Any, losses: Any, metrics: Any) -> Any:
+        return belief, {key: value.detach() for key, value in losses.items()}, metrics
+
+
+class Shifted(Observes):
+    def spoil(self, batch: Any, belief: Any, losses: Any, metrics: Any) -> Any:
+        return belief._replace(feat=belief.feat + 0.5), losses, metrics
+
+
+class NumberedNoise(Observes):
+    def spoil(self, batch: Any, belief: Any, losses: Any, metrics: Any) -> Any:
+        self.scale += 0.00001
+        return belief._replace(entropy=belief.entropy * self.scale), losses, metrics
+
+
+class Unsaved(Observes):
+    def __init__(self, config: Any, spec: Any) -> None:
+        super().__init__(config, spec)
+        self.scale = torch.rand(())
+
+    def spoil(self, batch: Any, belief: Any, losses: Any, metrics: Any) -> Any:
+        return belief._replace(entropy=belief.entropy * (1 + 1e-5 * self.scale)), losses, metrics
+
+
+class NeverResets(Model):
+    def step(self, state: Any, obs: Any, prev_action: Any, is_first: Any, deterministic: bool = False) -> Any:
+        return super().step(state, obs, prev_action, torch.zeros_like(is_first), deterministic)
+
+
+class ResetsAll(Model):
+    def step(self, state: Any, obs: Any, prev_action: Any, is_first: Any, deterministic: bool = False) -> Any:
+        return super().step(state, obs, prev_action, is_first.amax() + torch.zeros_like(is_first), deterministic)
+
+
+class ForgetsTheState(Model):
+    def step(self, *args: Any) -> Any:
+        state, belief = super().step(*args)
+        return {"deter": state["deter"]}, belief
+
+
+class DreamsElsewhere(Model):
+    def imagine(self, feat: Any, actor: Any, horizon: int) -> Any:
+        return super().imagine(feat + 1, actor, horizon)
+
+
+class DreamsDetached(Model):
+    def imagine(self, feat: Any, actor: Any, horizon: int) -> Any:
+        return super().imagine(feat, lambda x: actor(x).detach(), horizon)
+
+
+class DecodesOther(Model):
+    def decode(self, feat: Any) -> Any:
+        return {"image": feat}
+
+
+BELIEF_MISTAKES = [
+    (RefusesAll, "refuses vectors, images and both, expected one of them: not today"),
+    (NoContextDim, "belief NoContextDim on state: found context_dim = None, expected a whole number, 1 or more"),
+    (Frozen, "parameter gru.weight_ih takes no gradient, expected a buffer"),
+    (Unused, "parameter spare.weight has no part in the losses"),
+    (NoLearningRate, "Config has no adam_eps, which the agent's optimiser reads"),
+    (LosesRows, r"gives feat of shape \(3, 5, 9\), expected \(3, 4, 9\) with \(B, T - lost_rows\) = \(3, 4\)"),
+    (Attached, "gives feat with its graph, expected a detached tensor"),
+    (OneParticle, r"gives particles of shape \(1, 3, 4, 9\), expected \(2, 3, 4, 9\)"),
+    (TwoResults, r"gives tuple, expected \(belief, losses, metrics\)"),
+    (AlwaysLearns, r"observe\(learn=False\) gives losses \['x'\], expected none"),
+    (DetachedLosses, "gives losses without a graph"),
+    (Shifted, "step and observe differ in feat on the same rows without noise"),
+    (NumberedNoise, "observe differs from the same seed"),
+    (Unsaved, "observe differs after saving and loading"),
+    (NeverResets, "after is_first = 1 the state still depends on the rows before"),
+    (ResetsAll, "is_first = 1 in one row changes the belief of another"),
+    (ForgetsTheState, r"initial gives the state \['deter', 'stoch'\] and step \['deter'\], expected the same"),
+    (DreamsElsewhere, "imagine begins at another feat"),
+    (DreamsDetached, "rewards without a gradient to the actions"),
+    (DecodesOther, r"decode gives image, expected some of \['state'\]"),
+]
+
+
+@pytest.mark.parametrize(("cls", "message"), BELIEF_MISTAKES, ids=[cls.__name__ for cls, _ in BELIEF_MISTAKES])
+def test_a_belief_with_one_mistake(cls: type, message: str) -> None:
+    with pytest.raises(UserError, match=message) as refused:
+        check_belief(cls, **({} if issubclass(cls, Identity) else SIZES))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_class_without_settings_and_a_setting_that_does_not_exist() -> None:
+    with pytest.raises(UserError, match="head 'Linear' has no Config"):
+        check_head(nn.Linear)
+    with pytest.raises(
+        UserError, match=r"head SAC: Config failed at .*TypeError: .*unexpected keyword argument 'unit'"
+    ):
+        check_head("sac", unit=8)

@@ -1,0 +1,197 @@
+"""What does a trained agent believe: ``python -m worldrl.inside RUN_DIR``.
+
+Four studies of a run's belief model, each a picture and a JSON file: what it predicts, whether it notices bad
+observations, what of the simulator's state can be read off it, and what acting on all of it is worth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from worldrl.agent import Agent
+from worldrl.errors import UserError
+from worldrl.evaluation import marginal, noise, prediction, probe
+from worldrl.evaluation.recording import Condition, Recorder, conditions
+from worldrl.inference import CHECKPOINTS, load_agent
+
+Results = dict[str, Any]
+
+
+class Settings(NamedTuple):
+    """What the command was asked for."""
+
+    episodes: int
+    rows: int
+    seed: int
+    context: int
+    horizon: int
+    particles: int
+    out: Path
+
+
+class Subject(NamedTuple):
+    """Whom to study, and how."""
+
+    agent: Agent
+    recorder: Recorder
+    by_kind: Mapping[str, Sequence[Condition]]
+    settings: Settings
+
+
+# --- the studies: each writes its pictures and returns its figures and what they say in a line ------------------------
+
+
+def study_prediction(subject: Subject) -> tuple[Results, str]:
+    s = subject.settings
+    windows = prediction.cut_windows(subject.recorder.played(), s.context + s.horizon, count=50)
+    found = prediction.predict(subject.agent, windows, s.context, s.seed)
+    errors = prediction.errors(found, s.context)
+    results: Results = {"context": s.context, "windows": len(windows.action), "errors": errors}
+    prediction.save_pictures(found, s.context, s.out)
+    prediction.draw(results, s.out / "prediction.png")
+    last = {key: (by_guess["open_loop"][-1], by_guess["mean"][-1]) for key, by_guess in errors.items()}
+    said = [f"{key}: RMS error {x:.3f} after {s.horizon} rows, of the mean {y:.3f}" for key, (x, y) in last.items()]
+    return results, ", ".join(said)
+
+
+def study_noise(subject: Subject) -> tuple[Results, str]:
+    results: Results = {"records": noise.measure(subject.recorder, subject.by_kind)}
+    noise.draw(results, subject.settings.out / "noise.png")
+    return results, _at_worst(results["records"], lambda r: f"entropy {r['entropy_change']:+.2f} nats")
+
+
+def study_probe(subject: Subject) -> tuple[Results, str]:
+    results: Results = {"records": probe.measure(subject.recorder, subject.by_kind)}
+    probe.draw(results, subject.settings.out / "probe.png")
+    (subject.settings.out / "probe.md").write_text(probe.table(results["records"]))
+    return results, _at_worst(
+        results["records"], lambda r: f"R squared {r['trained_median']:.2f}, untrained {r['untrained_median']:.2f}"
+    )
+
+
+def study_marginal(subject: Subject) -> tuple[Results, str]:
+    s = subject.settings
+    records = marginal.measure(subject.agent, subject.by_kind, s.episodes, s.seed, s.particles)
+    results: Results = {"particles": s.particles, "records": records}
+    marginal.draw(results, s.out / "marginal.png")
+    return results, _at_worst(records, lambda r: f"return {r['gain']:+.1f} +- {r['gain_interval']:.1f}")
+
+
+STUDIES: dict[str, Callable[[Subject], tuple[Results, str]]] = {
+    "prediction": study_prediction,
+    "noise": study_noise,
+    "probe": study_probe,
+    "marginal": study_marginal,
+}
+
+
+def _at_worst(records: Sequence[Results], say: Callable[[Results], str]) -> str:
+    """What is to be said of the highest level of each kind."""
+    worst = {record["kind"]: record for record in records}  # levels rise: the last one stays
+    return "; ".join(f"{kind}@{record['level']:g}: {say(record)}" for kind, record in worst.items())
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def run_studies(subject: Subject, names: Sequence[str], console: Console) -> list[str]:
+    """Run studies one after the other; returns the names of those that the agent or task does not admit.
+
+    Raises:
+        UserError: of the only study that was asked for.
+    """
+    skipped = []
+    for name in names:
+        start = time.perf_counter()
+        try:
+            with console.status(f"{name} ..."):
+                results, line = STUDIES[name](subject)
+        except UserError as error:
+            if len(names) == 1:
+                raise
+            skipped.append(name)
+            console.print(f"{name}: skipped: {error}")
+            continue
+        path = subject.settings.out / f"{name}.json"
+        path.write_text(json.dumps(_plain(results), indent=1, allow_nan=False) + "\n")
+        console.print(f"{name}: {line} ({time.perf_counter() - start:.0f} s)")
+    return skipped
+
+
+def _plain(value: Any) -> Any:
+    """NaN as null: JSON knows no NaN."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def make_subject(options: argparse.Namespace) -> Subject:
+    """Load the run and check what was asked for.
+
+    Raises:
+        UserError: a bad run folder, corruption or number.
+    """
+    for name, least in (("episodes", 1), ("rows", 0), ("seed", 0), ("context", 1), ("horizon", 1), ("particles", 1)):
+        if getattr(options, name) < least:
+            raise UserError(f"--{name} {getattr(options, name)}: expected {least} or more")
+    agent, config = load_agent(options.run_dir, options.checkpoint, options.device)
+    by_kind = conditions(config, options.corruption, options.level)
+    values = {name: getattr(options, name) for name in Settings._fields}
+    settings = Settings(**{**values, "out": options.out or options.run_dir / "inside"})
+    try:
+        settings.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write to {settings.out} ({error.strerror}); choose another --out") from error
+    recorder = Recorder(agent, config, settings.seed, settings.episodes, settings.rows)
+    return Subject(agent, recorder, by_kind, settings)
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options; argparse exits with code 2 for bad ones."""
+    parser = argparse.ArgumentParser(prog="python -m worldrl.inside", description=(__doc__ or "").split("\n\n")[1])
+    add = parser.add_argument
+    add("run_dir", type=Path, metavar="RUN_DIR", help="a folder that train.py wrote")
+    add("--study", choices=[*STUDIES, "all"], default="all", help="default all")
+    add("--out", type=Path, metavar="DIR", help="where to (default RUN_DIR/inside)")
+    add("--corruption", nargs="+", default=["gaussian", "missing"], metavar="NAME", help="default gaussian missing")
+    add("--level", nargs="+", type=float, default=[0.05, 0.2], help="levels beside 0 (default 0.05 0.2)")
+    add("--episodes", type=int, default=6, help="how many (default 6)")
+    add("--rows", type=int, default=0, help="cut recorded episodes after so many rows (default 0: whole)")
+    add("--seed", type=int, default=1000, help="of the episodes, not of the run (default 1000)")
+    add("--context", type=int, default=5, help="rows that are seen before a prediction (default 5)")
+    add("--horizon", type=int, default=45, help="rows that are predicted (default 45)")
+    add("--particles", type=int, default=8, help="paths beside the single one in the marginal study (default 8)")
+    add("--checkpoint", choices=CHECKPOINTS, default="last", help="default last")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code: 0, or 2 for bad input."""
+    options = parse_args(argv)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    try:
+        subject = make_subject(options)
+        names = list(STUDIES) if options.study == "all" else [options.study]
+        if len(run_studies(subject, names, console)) == len(names):
+            raise UserError("no study could be made of this run: see above")
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    console.print(f"in {subject.settings.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
