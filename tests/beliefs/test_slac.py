@@ -260,6 +260,16 @@ def test_surprise_is_the_divergence_of_every_row(make_batch) -> None:
     torch.testing.assert_close(model.surprise(batch).mean(), metrics["belief/kl"])
 
 
+def test_background_is_added_to_every_image() -> None:
+    model = SLAC(replace(SMALL, background=True), PIXEL_SPEC)
+    decoder, feat = model.decoders["pixels"], torch.randn(2, model.feat_dim)
+    before = decoder(feat)
+    with torch.no_grad():
+        decoder.background += 1.0
+    torch.testing.assert_close(decoder(feat), before + 1.0)
+    assert SLAC(SMALL, PIXEL_SPEC).decoders["pixels"].background is None
+
+
 def test_decode_gives_observations() -> None:
     model = SLAC(SMALL, BOTH_SPEC)
     obs = model.decode(torch.randn(2, 3, model.feat_dim))

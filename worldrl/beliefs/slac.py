@@ -92,6 +92,7 @@ class SLAC(nn.Module):
         z2: int = 256
         units: int = 256  # of every Gaussian network
         depth: int = 32  # CNN channels; features are 8 x depth
+        background: bool = False  # learn a constant image beside the decoder: for small ones
         vector_units: int = 256  # width of encoders and decoders of state vectors
         vector_layers: int = 2
         decoder_std: float = 0.31622777  # sqrt(0.1); in the published curves the best of five per task
@@ -138,7 +139,7 @@ class SLAC(nn.Module):
         self.embed_dim = 0
         for key in self.pixel_keys:
             self.encoders[key] = SameEncoder(c.depth)
-            self.decoders[key] = SameDecoder(self.feat_dim, c.depth)
+            self.decoders[key] = SameDecoder(self.feat_dim, c.depth, c.background)
             self.embed_dim += 8 * c.depth
         for key in self.vector_keys:
             size = spec.obs[key].shape[0]

@@ -115,10 +115,12 @@ class SameDecoder(nn.Module):
     """SLAC's mirror image: 4 x 4 from a point, then kernels 3, 3, 3, 5 with stride 2, 1-4-8-16-32-64.
 
     (N, F) -> (N, 12, 32, 32) blocks of the mean image. Leaky ReLU after every layer, the last one included.
+    ``background`` adds a learned constant image, as in ``ImageDecoder``.
     """
 
-    def __init__(self, inputs: int, depth: int = 32) -> None:
+    def __init__(self, inputs: int, depth: int = 32, background: bool = False) -> None:
         super().__init__()
+        self.background = nn.Parameter(torch.zeros(BLOCK_CHANNELS, 32, 32)) if background else None
         self.convs = nn.ModuleList([nn.ConvTranspose2d(inputs, 8 * depth, 4)])
         channels = [8 * depth, 4 * depth, 2 * depth, depth, 3]
         kernels = [3, 3, 3, 5]
@@ -131,7 +133,8 @@ class SameDecoder(nn.Module):
         x = leaky_relu(transposed_from_point(feat, *first))
         for w, b in middle:
             x = leaky_relu(F.conv_transpose2d(x, _channels_last(w), b, stride=2, padding=1, output_padding=1))
-        return leaky_relu(transposed_to_blocks(x, F.pad(weight, (0, 1, 0, 1)), bias, padding=1))
+        blocks = leaky_relu(transposed_to_blocks(x, F.pad(weight, (0, 1, 0, 1)), bias, padding=1))
+        return blocks if self.background is None else blocks + self.background
 
 
 def block_kernel(weight: Tensor) -> Tensor:
