@@ -16,6 +16,9 @@ BELIEFS: dict[str, str] = {
 }
 HEADS: dict[str, str] = {
     "sac": "worldrl.heads.sac:SAC",
+    "td3": "worldrl.heads.td3:TD3",
+    "ddpg": "worldrl.heads.ddpg:DDPG",
+    "pmoe": "worldrl.heads.pmoe:PMOE",
     "dreamer": "worldrl.heads.dreamer:Dreamer",
     "smac": "worldrl.heads.smac:SMAC",
     "slac": "worldrl.heads.slac:SLAC",
@@ -23,6 +26,8 @@ HEADS: dict[str, str] = {
 OWN_POLICY = "own"
 POLICIES: dict[str, str] = {
     OWN_POLICY: "worldrl.policies:Own",
+    "flow": "worldrl.policies.flow:Flow",
+    "mixture": "worldrl.policies.mixture:Mixture",
 }
 ALIASES: dict[str, dict[str, str]] = {"belief": {}, "head": {"latent_sac": "sac"}, "policy": {}}
 AGENTS: dict[str, dict[str, str]] = {
@@ -31,6 +36,11 @@ AGENTS: dict[str, dict[str, str]] = {
     "dreamer": {"belief": "rssm", "head": "dreamer"},
     "slac": {"belief": "slac", "head": "slac"},
     "sac": {"belief": "identity", "head": "sac"},
+    "td3": {"belief": "identity", "head": "td3"},
+    "ddpg": {"belief": "identity", "head": "ddpg"},
+    "flow_sac": {"belief": "identity", "head": "sac", "policy": "flow"},
+    "moe_sac": {"belief": "identity", "head": "sac", "policy": "mixture"},
+    "pmoe_sac": {"belief": "identity", "head": "pmoe"},
 }
 PARTS: dict[str, dict[str, str]] = {"belief": BELIEFS, "head": HEADS, "policy": POLICIES}
 DEFAULTS: dict[str, str] = {"policy": OWN_POLICY}  # parts that an agent need not name
