@@ -40,9 +40,7 @@ class Coupling(nn.Module):
         return torch.cat([kept, (image - shift) * (-scale).exp()], -1), scale.sum(-1)
 
     def _scale_and_shift(self, kept: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        lead = torch.broadcast_shapes(kept.shape[:-1], x.shape[:-1])
-        both = torch.cat([x.expand(*lead, -1), kept.expand(*lead, -1)], -1)
-        raw, shift = self.net(both).float().chunk(2, -1)
+        raw, shift = self.net(torch.cat([x.expand(*kept.shape[:-1], -1), kept], -1)).float().chunk(2, -1)
         return self.max_log_scale * torch.tanh(raw / self.max_log_scale), shift
 
 
@@ -79,7 +77,7 @@ class Flow(nn.Module):
         )
 
     def transform(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """z (..., A), x (..., F) -> the value before tanh (..., A), log |d pre_tanh / dz| (...)."""
+        """z (..., A), x (..., F) -> the value before tanh (..., A), log |d pre_tanh / dz| (...); only x broadcasts."""
         total = z.new_zeros(z.shape[:-1])
         for block in self.blocks:
             z, log_det = block(z, x)
@@ -95,7 +93,8 @@ class Flow(nn.Module):
 
     def log_prob(self, pre_tanh: Tensor, x: Tensor) -> Tensor:
         """log density of a = tanh(pre_tanh) given x; leading axes broadcast."""
-        z = pre_tanh
+        lead = torch.broadcast_shapes(pre_tanh.shape[:-1], x.shape[:-1])
+        z = pre_tanh.expand(*lead, -1)
         total = -tanh_log_det(pre_tanh).sum(-1)
         for block in reversed(self.blocks):
             z, log_det = block.inverse(z, x)
