@@ -146,10 +146,10 @@ def test_masked_pairs_reach_no_loss(make_batch) -> None:
 
 def test_the_original_critic_meets_the_action_in_its_second_layer() -> None:
     q = LateActionQ(5, 2)
-    assert [tuple(m.weight.shape) for m in q.linears] == [(400, 5), (300, 402), (1, 300)]
+    assert [tuple(m.weight.shape) for m in q.children()] == [(400, 5), (300, 402), (1, 300)]
     feat, action = torch.randn(6, 5), torch.randn(6, 2, requires_grad=True)
-    hidden = torch.relu(q.linears[1](torch.cat([torch.relu(q.linears[0](feat)), action], -1)))
-    torch.testing.assert_close(q(feat, action), q.linears[2](hidden).squeeze(-1)[None])
+    hidden = torch.relu(q.second(torch.cat([torch.relu(q.first(feat)), action], -1)))
+    torch.testing.assert_close(q(feat, action), q.last(hidden).squeeze(-1)[None])
     frozen = q(feat, action, frozen=True)
     assert torch.equal(frozen, q(feat, action))
     grads = torch.autograd.grad(frozen.sum(), [action, *q.parameters()], allow_unused=True)

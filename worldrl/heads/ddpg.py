@@ -27,19 +27,21 @@ class LateActionQ(nn.Module):
     def __init__(self, feat_dim: int, action_dim: int) -> None:
         super().__init__()
         first, second = ORIGINAL_UNITS
-        self.linears = nn.ModuleList(
-            [nn.Linear(feat_dim, first), nn.Linear(first + action_dim, second), nn.Linear(second, 1)]
-        )
+        self.first = nn.Linear(feat_dim, first)
+        self.second = nn.Linear(first + action_dim, second)
+        self.last = nn.Linear(second, 1)
 
     def forward(self, feat: Tensor, action: Tensor, frozen: bool = False) -> Tensor:
         """feat (..., F), action (..., A) -> (1, ...) float32; ``frozen`` takes the parameters for constants."""
-        (w1, b1), (w2, b2), (w3, b3) = (
-            (m.weight.detach(), m.bias.detach()) if frozen else (m.weight, m.bias) for m in self.linears
-        )
-        x = F.relu(F.linear(feat, w1, b1))
-        x = F.relu(F.linear(torch.cat([x, action], -1), w2, b2))
+        x = F.relu(apply(self.first, feat, frozen))
+        x = F.relu(apply(self.second, torch.cat([x, action], -1), frozen))
         with torch.autocast(x.device.type, enabled=False):  # the last layer is float32, as of all critics here
-            return F.linear(x.float(), w3, b3).squeeze(-1)[None]
+            return apply(self.last, x.float(), frozen).squeeze(-1)[None]
+
+
+def apply(layer: nn.Linear, x: Tensor, frozen: bool) -> Tensor:
+    """The layer; ``frozen``: with its parameters as constants."""
+    return F.linear(x, layer.weight.detach(), layer.bias.detach()) if frozen else layer(x)
 
 
 class DDPG(TD3):

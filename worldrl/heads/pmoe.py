@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -61,7 +62,7 @@ class PMOE(SAC):
         q = self.q_pi(draw, states)  # (M, B, S)
         q_best, best = q.max(0)
         log_pi = draw.log_prob.take_along_dim(best[None], 0)[0]
-        loss = alpha * log_pi - q_best + gate_loss(draw.weight, best)
+        loss = alpha * log_pi - q_best + gate_loss(cast("Tensor", draw.weight), best)
         return masked_mean(loss, mask), log_pi
 
 

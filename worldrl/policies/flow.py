@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -96,7 +96,7 @@ class Flow(nn.Module):
         lead = torch.broadcast_shapes(pre_tanh.shape[:-1], x.shape[:-1])
         z = pre_tanh.expand(*lead, -1)
         total = -tanh_log_det(pre_tanh).sum(-1)
-        for block in reversed(self.blocks):
+        for block in reversed(cast("list[Coupling]", list(self.blocks))):
             z, log_det = block.inverse(z, x)
             total = total - log_det
         return standard_log_prob(z) + total
