@@ -192,6 +192,19 @@ def test_a_head_that_needs_imagination_is_refused_with_the_beliefs_that_have_it(
         build("identity", "dreamer", STATE_SPEC)
 
 
+def test_a_head_without_a_choice_of_policy_refuses_one() -> None:
+    message = "head=td3 has its own policy, found policy=flow; use policy=own, or a head of: sac, smac, slac$"
+    with pytest.raises(UserError, match=message):
+        build("identity", "td3+flow", STATE_SPEC)
+
+
+def test_smac_refuses_a_policy_that_only_bounds_densities(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worldrl.policies.flow.Flow.exact_density", False)
+    with pytest.raises(UserError, match="policy Flow only bounds them; use head=sac with it"):
+        build("identity", "smac+flow", STATE_SPEC)
+    build("identity", "sac+flow", STATE_SPEC)
+
+
 def test_identity_refuses_pixels() -> None:
     with pytest.raises(UserError, match=r"needs state vectors; found \['pixels'\]; use env.obs=state, or belief=rssm"):
         build("identity", "sac", PIXEL_SPEC)
