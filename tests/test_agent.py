@@ -34,22 +34,32 @@ TINY = {
     "sac": {"head.units": 32, "head.actor_layers": 2, "head.critic_layers": 2},
     "smac": {"head.units": 32, "head.actor_layers": 2, "head.critic_layers": 2, "head.num_particles": 4},
     "dreamer": {"head.units": 32, "head.actor_layers": 2, "head.value_layers": 2, "head.horizon": 5},
+    "td3": {"head.units": 32},
+    "ddpg": {"head.units": 32},
+    "pmoe": {"head.units": 32, "head.actor_layers": 2, "head.critic_layers": 2},
 }
 PAIRS = [(belief, head) for belief in ("identity", "rssm", "slac") for head in ("sac", "smac", "slac")]
 PAIRS += [("rssm", "dreamer"), ("slac", "dreamer")]
+PAIRS += [(belief, head) for belief in ("identity", "rssm", "slac") for head in ("td3", "ddpg", "pmoe")]
+PAIRS += [("identity", "sac+flow"), ("identity", "sac+mixture"), ("rssm", "smac+mixture"), ("slac", "slac+flow")]
 
 
 def build(belief: str, head: str, spec: EnvSpec, **settings: Any) -> Agent:
+    """``head`` may name a policy too: ``sac+flow``."""
+    head, _, policy = head.partition("+")
     tiny = {k: v for part, kind in ((belief, "belief."), (head, "head.")) for k, v in TINY[part].items() if kind in k}
-    values = {"belief": belief, "head": head, **tiny, "device": "cpu", **settings}
+    values = {"belief": belief, "head": head, "policy": policy or "own", **tiny, "device": "cpu", **settings}
     return Agent(config_from_dict(values), spec)
 
 
 FAST = {
-    "sac": {"head.critic_lr": 3e-3, "head.init_alpha": 0.05},
-    "smac": {"head.critic_lr": 3e-3, "head.init_alpha": 0.05},
-    "slac": {"head.critic_lr": 3e-3, "head.init_alpha": 0.05},
-    "dreamer": {"head.value_lr": 3e-3},
+    "sac": {"head.critic_lr": 3e-3, "head.init_alpha": 0.05, "head.init_std": 1.0},
+    "smac": {"head.critic_lr": 3e-3, "head.init_alpha": 0.05, "head.init_std": 1.0},
+    "slac": {"head.critic_lr": 3e-3, "head.init_alpha": 0.05, "head.init_std": 1.0},
+    "dreamer": {"head.value_lr": 3e-3, "head.init_std": 1.0},
+    "td3": {"head.critic_lr": 3e-3},
+    "ddpg": {"head.critic_lr": 3e-3},
+    "pmoe": {"head.critic_lr": 3e-3, "head.init_alpha": 0.05},
 }
 
 
@@ -195,6 +205,19 @@ def test_a_head_that_needs_imagination_is_refused_with_the_beliefs_that_have_it(
         build("identity", "dreamer", STATE_SPEC)
 
 
+def test_a_head_without_a_choice_of_policy_refuses_one() -> None:
+    message = "head=td3 has its own policy, found policy=flow; use policy=own, or a head of: sac, smac, slac$"
+    with pytest.raises(UserError, match=message):
+        build("identity", "td3+flow", STATE_SPEC)
+
+
+def test_smac_refuses_a_policy_that_only_bounds_densities(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worldrl.policies.flow.Flow.exact_density", False)
+    with pytest.raises(UserError, match="policy Flow only bounds them; use head=sac with it"):
+        build("identity", "smac+flow", STATE_SPEC)
+    build("identity", "sac+flow", STATE_SPEC)
+
+
 def test_identity_refuses_pixels() -> None:
     with pytest.raises(UserError, match=r"needs state vectors; found \['pixels'\]; use env.obs=state, or belief=rssm"):
         build("identity", "sac", PIXEL_SPEC)
@@ -227,9 +250,9 @@ def test_every_pair_learns_a_toy_within_seconds(belief: str, head: str) -> None:
     """Random play scores about 0.2 per step, standing still about 0.3, chasing about 0.85."""
     config = EnvConfig(obs="state", action_repeat=1)
     envs = make_envs(config, f"{__name__}:Chase", seed=0)
-    common = {"head.actor_lr": 3e-3, "head.gamma": 0.9, "head.init_std": 1.0}
+    common = {"head.actor_lr": 3e-3, "head.gamma": 0.9}
     fast = {"belief.lr": 3e-3} if belief != "identity" else {}
-    agent = build(belief, head, envs.spec, **common, **FAST[head], **fast)
+    agent = build(belief, head, envs.spec, **common, **FAST[head.partition("+")[0]], **fast)
     replay = Replay(envs.spec, 5_000)
     rng = np.random.default_rng(0)
     rows = with_action(envs.reset(), np.zeros((1, 1), np.float32))
@@ -242,6 +265,7 @@ def test_every_pair_learns_a_toy_within_seconds(belief: str, head: str) -> None:
             state, action, _ = agent.act(state, rows, explore=True, noise=False)
             batch = replay.sample(*((64, 2) if belief == "identity" else (16, 8)))
             agent.update(agent.next_phase(), batch)
+            agent.updates += 1
         rows = with_action(envs.step(action), action)
     trained = np.mean(run_episodes(agent, envs, 20, first=10_000).returns)
     envs.close()
