@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "config": {"errors", "registry"},
     "nn": {"types", "errors"},
     "estimators": LEARNING,
-    "policies": LEARNING,
+    "policies": LEARNING | {"estimators"},
     "beliefs": LEARNING,
     "heads": LEARNING | {"policies", "estimators"},
     "agent": LEARNING | SETTINGS,
