@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from worldrl.errors import UserError
 from worldrl.estimators.marginal import mlmc, nested
 from worldrl.nn.functional import tanh_log_det
 from worldrl.policies.latent import LatentGaussian
@@ -17,8 +18,9 @@ from worldrl.policies.latent import LatentGaussian
 N = 4000
 
 
-def build(layers: int = 1, **settings) -> LatentGaussian:
-    return LatentGaussian(3, 2, units=16, layers=layers, **{"latent": 4, "particles": 8, **settings})
+def build(layers: int = 1, activation: str = "relu", **settings) -> LatentGaussian:
+    config = LatentGaussian.Config(**{"latent": 4, "num_particles": 8, **settings})
+    return LatentGaussian(config, 3, 2, 16, layers, activation)
 
 
 def linear(**settings) -> LatentGaussian:
@@ -105,7 +107,7 @@ def test_penalty_is_the_weighted_conditional_entropy_estimate() -> None:
 
 @pytest.mark.parametrize("estimator", ["naive", "iwae", "nested", "mlmc", "mlmc_fresh"])
 def test_without_particles_the_log_prob_is_conditional_whatever_the_estimator(estimator: str) -> None:
-    policy, x = build(particles=0, estimator=estimator), torch.randn(5, 3)
+    policy, x = build(num_particles=0, estimator=estimator), torch.randn(5, 3)
     torch.manual_seed(1)
     draw = policy.sample(x)
     torch.manual_seed(1)
@@ -165,3 +167,16 @@ def test_gradient_of_a_draw_by_finite_differences(part: str, estimator: str) -> 
                 values.append(float(loss(moved)))
         slope = (values[0] - values[1]) / (2 * step)
         assert slope == pytest.approx(float((weight.grad * direction).sum()), rel=5e-3, abs=1e-3), name
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"estimator": "mlmc", "num_particles": 6}, "power of two, found 6; nearest: 4 or 8"),
+        ({"latent": 0}, r"policy\.latent: found 0, expected 1 or more"),
+        ({"num_particles": -1}, r"policy\.num_particles: found -1, expected 0 or more"),
+    ],
+)
+def test_refusals(settings: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        LatentGaussian.Config(**settings)

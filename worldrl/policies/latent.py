@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldrl.errors import UserError
 from worldrl.estimators.marginal import ESTIMATORS, independent_draws
 from worldrl.nn.functional import inverse_softplus, log_mean_exp
 from worldrl.nn.mlp import MLP
@@ -17,36 +21,40 @@ class LatentGaussian(nn.Module):
     """pi(a | x) = E_{s ~ q(s | x)} pi(a | s): q a diagonal Gaussian, pi(. | s) a tanh-Gaussian that sees s alone.
 
     An action comes from s_0; its log-probability is an estimate from s_0 and K more draws of q, reparameterised through
-    all of them, so that q and pi(. | s) learn from whatever uses a draw.
-
-    Args:
-        latent: dimensions of s.
-        particles: K; with none of them the log-probability is log pi(a | s_0), which makes no marginal.
-        estimator: ``nested`` (eq. 11), ``mlmc`` (eq. 12), or another of ``estimators.marginal`` with a fixed number of
-            draws.
-        conditional_penalty: w; the actor's loss gets beta E[H(pi(. | s))] with beta = alpha w (eq. 26).
+    all of them, so that q and pi(. | s) learn from whatever uses a draw. With K = 0 it is log pi(a | s_0).
     """
+
+    @dataclass(frozen=True)
+    class Config:
+        latent: int = 16  # dimensions of s; the paper takes 8, 16 or 32 by task
+        num_particles: int = 16  # K; the same
+        estimator: Literal["naive", "iwae", "nested", "mlmc", "mlmc_fresh"] = "nested"  # eq. 12 is mlmc
+        conditional_penalty: float = 0.0  # w: the actor's loss gets beta E H(pi(. | s)), beta = alpha w (eq. 26)
+        std: Literal["softplus", "log"] = "log"  # of pi(. | s)
+        init_std: float = 5.0  # for softplus
+
+        def __post_init__(self) -> None:
+            independent_draws(self.estimator, self.num_particles)
+            for key, least in (("latent", 1), ("num_particles", 0)):
+                if getattr(self, key) < least:
+                    raise UserError(f"policy.{key}: found {getattr(self, key)}, expected {least} or more")
+
+    exact_density: ClassVar[bool] = False
 
     def __init__(
         self,
+        config: LatentGaussian.Config,
         inputs: int,
         action_dim: int,
         units: int,
         layers: int,
-        activation: str = "relu",
-        std: str = "log",
-        init_std: float = 5.0,
-        latent: int = 16,
-        particles: int = 16,
-        estimator: str = "nested",
-        conditional_penalty: float = 0.0,
+        activation: str,
     ) -> None:
         super().__init__()
-        self.encoder = MLP(inputs, units, layers, 2 * latent, activation)
-        self.decoder = TanhGaussian(latent, action_dim, units, layers, activation, std, init_std)
-        self.particles = independent_draws(estimator, particles)
-        self.estimator = estimator
-        self.conditional_penalty = conditional_penalty
+        c = self.config = config
+        self.particles = independent_draws(c.estimator, c.num_particles)
+        self.encoder = MLP(inputs, units, layers, 2 * c.latent, activation)
+        self.decoder = TanhGaussian(c.latent, action_dim, units, layers, activation, c.std, c.init_std)
 
     def q(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (..., F) -> mean, std (..., L) of q(s | x), float32; the std starts near one and stays above 1e-4."""
@@ -70,8 +78,8 @@ class LatentGaussian(nn.Module):
     def sample(self, x: Tensor) -> Draw:
         """x (..., F) -> one draw, action (1, ..., A), with the estimated marginal log-probability."""
         draw, log_probs = self.conditionals(x, self.particles)
-        marginal = ESTIMATORS[self.estimator](log_probs)
-        return draw._replace(log_prob=marginal[None], penalty=-self.conditional_penalty * log_probs[0])
+        marginal = ESTIMATORS[self.config.estimator](log_probs)
+        return draw._replace(log_prob=marginal[None], penalty=-self.config.conditional_penalty * log_probs[0])
 
     def log_prob(self, pre_tanh: Tensor, x: Tensor) -> Tensor:
         """Lower bound, in expectation, on log pi(a | x) of a given action: log-mean-exp over K + 1 fresh draws of s.
