@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from worldrl.registry import AGENTS, ALIASES, BELIEFS, HEADS
+from worldrl.registry import AGENTS, ALIASES, PARTS
 
 ROOT = Path(__file__).resolve().parents[1] / "worldrl"
 
@@ -154,6 +154,6 @@ def test_learning_code_neither_synchronises_nor_names_a_device(module: str) -> N
 
 
 def test_only_the_registry_knows_algorithms_by_name() -> None:
-    names = {*AGENTS, *BELIEFS, *HEADS, *ALIASES["belief"], *ALIASES["head"]}
+    names = {*AGENTS, *(name for table in (*PARTS.values(), *ALIASES.values()) for name in table)}
     found = {module for module, tree in MODULES.items() if names & set(compared_texts(tree))}
     assert found <= {"worldrl.registry"}

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 Obs = dict[str, Tensor]  # "pixels": (..., 64, 64, 3) uint8; vectors such as "state": (..., D) float32
@@ -94,6 +95,13 @@ class Draw(NamedTuple):
     weight: Tensor | float = 1.0  # (M, ...) sums to one over M
     penalty: Tensor | float = 0.0  # (...) the actor loss gets alpha times it, e.g. the term of SMAC eq. 26
 
+    def one(self) -> Tensor:
+        """(..., A): the action of one component, drawn by its weight."""
+        if not isinstance(self.weight, Tensor):
+            return self.action[0]
+        race = torch.empty_like(self.weight).exponential_() / self.weight  # the first to arrive wins by its weight
+        return self.action.take_along_dim(race.argmin(0, keepdim=True)[..., None], 0)[0]
+
 
 class Needs(NamedTuple):
     """What a head asks of its belief and of the training loop."""
@@ -161,6 +169,12 @@ class Decodes(Protocol):
 
 
 class Policy(Protocol):
+    """What a head acts by. A class that ``policy=`` names has a ``Config`` and is built as ``MakePolicy`` says."""
+
+    exact_density: ClassVar[bool]  # log_prob is the density of a given action, and not a bound on it
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
     def sample(self, x: Tensor) -> Draw: ...
 
     def log_prob(self, pre_tanh: Tensor, x: Tensor) -> Tensor:
@@ -168,6 +182,10 @@ class Policy(Protocol):
         ...
 
     def mode(self, x: Tensor) -> Tensor: ...
+
+
+# (inputs, action_dim, units, layers, activation) -> policy: the settings that every policy takes from its head.
+MakePolicy = Callable[[int, int, int, int, str], Policy]
 
 
 class Head(Module, Protocol):

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ from worldrl.nn.functional import masked_mean
 from worldrl.nn.mlp import TwinQ
 from worldrl.nn.optim import Optimizer, polyak
 from worldrl.policies.tanh_gaussian import TanhGaussian
-from worldrl.types import Batch, Belief, BeliefModel, Draw, Metrics, Needs
+from worldrl.types import Batch, Belief, BeliefModel, Draw, MakePolicy, Metrics, Needs
 
 
 class Transition(NamedTuple):
@@ -74,14 +75,20 @@ class SAC(nn.Module):
     config: SAC.Config
     compiled: ClassVar[tuple[str, ...]] = ("td_target", "critic_loss", "actor_loss")  # methods worth compiling
 
-    def __init__(self, config: SAC.Config, feat_dim: int, context_dim: int, action_dim: int) -> None:
+    def __init__(
+        self,
+        config: SAC.Config,
+        feat_dim: int,
+        context_dim: int,
+        action_dim: int,
+        policy: MakePolicy | None = None,
+    ) -> None:
         super().__init__()
         c = self.config = config
         self.needs = Needs(actor_input=c.actor_input)
         inputs = context_dim if c.actor_input == "context" else feat_dim
-        self.policy = TanhGaussian(
-            inputs, action_dim, c.units, c.actor_layers, c.activation, std=c.policy_std, init_std=c.init_std
-        )
+        policy = policy or partial(TanhGaussian, std=c.policy_std, init_std=c.init_std)
+        self.policy = policy(inputs, action_dim, c.units, c.actor_layers, c.activation)
         self.critic = TwinQ(feat_dim, action_dim, c.units, c.critic_layers, c.activation, c.critic_init)
         self.target = deepcopy(self.critic).requires_grad_(False)
         self.log_alpha = nn.Parameter(torch.tensor(config.init_alpha).log())
@@ -100,7 +107,7 @@ class SAC(nn.Module):
         """(B, A): a sample, or the mode; with particles in the belief, the mean of the modes over all paths."""
         x = self.actor_input(belief)
         if explore:
-            return self.policy.sample(x).action[0]
+            return self.policy.sample(x).one()
         if len(belief.particles) == 0 or self.needs.actor_input == "context":
             return self.policy.mode(x)
         return self.policy.mode(torch.cat([x[None], belief.particles])).mean(0)
