@@ -37,6 +37,7 @@ TINY = {
 }
 PAIRS = [(belief, head) for belief in ("identity", "rssm", "slac") for head in ("sac", "smac", "slac")]
 PAIRS += [("rssm", "dreamer"), ("slac", "dreamer")]
+LEARNERS = [(belief, head, "own") for belief, head in PAIRS] + [(b, "sac", "latent") for b in ("identity", "rssm")]
 
 
 def build(belief: str, head: str, spec: EnvSpec, **settings: Any) -> Agent:
@@ -209,14 +210,14 @@ def test_noise_keeps_actions_in_range_and_is_off_when_asked() -> None:
     assert np.ptp(agent.act({}, rows, explore=False)[1], axis=0).max() == 0.0
 
 
-@pytest.mark.parametrize(("belief", "head"), PAIRS)
-def test_every_pair_learns_a_toy_within_seconds(belief: str, head: str) -> None:
+@pytest.mark.parametrize(("belief", "head", "policy"), LEARNERS)
+def test_every_pair_learns_a_toy_within_seconds(belief: str, head: str, policy: str) -> None:
     """Random play scores about 0.2 per step, standing still about 0.3, chasing about 0.85."""
     config = EnvConfig(obs="state", action_repeat=1)
     envs = make_envs(config, f"{__name__}:Chase", seed=0)
     common = {"head.actor_lr": 3e-3, "head.gamma": 0.9, "head.init_std": 1.0}
     fast = {"belief.lr": 3e-3} if belief != "identity" else {}
-    agent = build(belief, head, envs.spec, **common, **FAST[head], **fast)
+    agent = build(belief, head, envs.spec, **common, **FAST[head], **fast, policy=policy)
     replay = Replay(envs.spec, 5_000)
     rng = np.random.default_rng(0)
     rows = with_action(envs.reset(), np.zeros((1, 1), np.float32))

@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "training": RUNNING,
     "bench": RUNNING | {"nn"},
     "report": {"errors", "evaluation"},
+    "studies": RUNNING | {"nn", "policies", "estimators"},
     "cli": RUNNING,
     "__init__": {"cli"},
 }

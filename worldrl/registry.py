@@ -23,6 +23,7 @@ HEADS: dict[str, str] = {
 OWN_POLICY = "own"
 POLICIES: dict[str, str] = {
     OWN_POLICY: "worldrl.policies:Own",
+    "latent": "worldrl.policies.latent:LatentGaussian",
 }
 ALIASES: dict[str, dict[str, str]] = {"belief": {}, "head": {"latent_sac": "sac"}, "policy": {}}
 AGENTS: dict[str, dict[str, str]] = {
@@ -31,6 +32,7 @@ AGENTS: dict[str, dict[str, str]] = {
     "dreamer": {"belief": "rssm", "head": "dreamer"},
     "slac": {"belief": "slac", "head": "slac"},
     "sac": {"belief": "identity", "head": "sac"},
+    "smac_state": {"belief": "identity", "head": "sac", "policy": "latent"},
 }
 PARTS: dict[str, dict[str, str]] = {"belief": BELIEFS, "head": HEADS, "policy": POLICIES}
 DEFAULTS: dict[str, str] = {"policy": OWN_POLICY}  # parts that an agent need not name

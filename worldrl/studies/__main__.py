@@ -43,7 +43,7 @@ def make_parser() -> argparse.ArgumentParser:
     noises = studies.add_parser("variance", help="noise of the entropy estimate and of its gradient")
     noises.add_argument("--repeats", type=int, default=100, metavar="N", help="gradients (default 100)")
     for each in (modes, entropies, noises):
-        each.add_argument("--steps", type=int, default=3000, metavar="N", help="updates on the bandit (default 3000)")
+        each.add_argument("--steps", type=int, default=1500, metavar="N", help="updates on the bandit (default 1500)")
         each.add_argument("--out", type=Path, default=Path("studies"), metavar="FOLDER", help="default studies")
     return parser
 

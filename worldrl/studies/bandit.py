@@ -19,7 +19,7 @@ from worldrl.registry import OWN_POLICY, load_class, settings_of
 from worldrl.types import Policy
 
 CENTRES = ((-0.5, -0.5), (-0.5, 0.5), (0.5, -0.5), (0.5, 0.5))
-STD = 0.1
+STD = 0.15
 ENTROPY = math.log(4) + 2 * (math.log(STD) + LOG_SQRT_2PI + 0.5)  # nats, of the best policy: its modes hardly overlap
 NEAR = 3 * STD  # an action this near to a centre belongs to its mode
 LEAST = 0.1  # of all actions: what a mode must hold to count as found
@@ -43,7 +43,7 @@ def modes_found(action: Tensor) -> int:
     return int((masses(action) >= LEAST).sum())
 
 
-def make_policy(name: str, units: int = 64, **settings: Any) -> Policy:
+def make_policy(name: str, units: int = 32, **settings: Any) -> Policy:
     """A small policy of two ReLU layers for the bandit's only state; ``own`` is SAC's tanh-Gaussian."""
     if name == OWN_POLICY:
         return TanhGaussian(1, 2, units, 2, "relu", std="log")
@@ -57,7 +57,7 @@ def state(batch: int) -> Tensor:
     return torch.ones(batch, 1)
 
 
-def train(policy: Policy, steps: int, batch: int = 128, lr: float = 1e-3) -> Iterator[float]:
+def train(policy: Policy, steps: int, batch: int = 64, lr: float = 3e-3) -> Iterator[float]:
     """Minimise E[log pi(a) - r(a)], SAC's actor loss at temperature one, with the true reward for the critic.
 
     Yields:
