@@ -29,21 +29,31 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; see --help")
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found '{text}', expected a whole number above 0")
+    return int(text)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The options of the command."""
     parser = _Parser(prog="python -m worldrl.studies", description="Studies of entropy estimators and policies.")
     studies = parser.add_subparsers(dest="study", required=True, parser_class=_Parser)
     modes = studies.add_parser("bandit", help="which policies find all four best actions?")
     modes.add_argument("--policy", nargs="+", default=known_parts("policy"), metavar="NAME", help="default: all")
-    modes.add_argument("--seeds", type=int, default=10, metavar="N", help="default 10")
+    modes.add_argument("--seeds", type=_count, default=10, metavar="N", help="default 10")
     entropies = studies.add_parser("entropy", help="estimates of the marginal entropy against the truth")
     entropies.add_argument("run_dirs", nargs="*", type=Path, metavar="RUN_DIR", help="default: train on the bandit")
-    entropies.add_argument("--states", type=int, default=16, metavar="N", help="of an episode (default 16)")
-    entropies.add_argument("--pool", type=int, metavar="N", help="latents for the truth (1e5, of a world model 2000)")
+    entropies.add_argument("--states", type=_count, default=16, metavar="N", help="of an episode (default 16)")
+    entropies.add_argument(
+        "--pool", type=_count, metavar="N", help="latents for the truth (1e5, of a world model 2000)"
+    )
     noises = studies.add_parser("variance", help="noise of the entropy estimate and of its gradient")
-    noises.add_argument("--repeats", type=int, default=100, metavar="N", help="gradients (default 100)")
+    noises.add_argument("--repeats", type=_count, default=100, metavar="N", help="gradients (default 100)")
     for each in (modes, entropies, noises):
-        each.add_argument("--steps", type=int, default=1500, metavar="N", help="updates on the bandit (default 1500)")
+        each.add_argument(
+            "--steps", type=_count, default=1500, metavar="N", help="updates on the bandit (default 1500)"
+        )
         each.add_argument("--out", type=Path, default=Path("studies"), metavar="FOLDER", help="default studies")
     return parser
 
@@ -79,14 +89,15 @@ def run_entropy(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
     return {run: {"truth": truth._asdict(), "estimates": estimates} for run, (truth, estimates) in runs.items()}
 
 
-def training_curve(estimator: str, steps: int, every: int = 50) -> dict[str, list[float]]:
+def training_curve(estimator: str, steps: int) -> dict[str, list[float]]:
     """A latent-variable policy that maximises this estimate of its entropy on the bandit, and the truth meanwhile."""
     torch.manual_seed(1)
+    every = max(1, steps // 30)
     policy = cast("LatentGaussian", bandit.make_policy(LATENT, estimator=estimator, num_particles=32))
     curve: dict[str, list[float]] = {"step": [], "estimate": [], "truth": []}
     for step, value in enumerate(bandit.train(policy, steps), start=1):
         if step % every == 0:
-            truth, _ = entropy.study([entropy.latent_pool(policy, bandit.state(1)[0], 10_000)], [1], n=256)
+            truth, _ = entropy.study([entropy.latent_pool(policy, bandit.state(1)[0], 10_000)], [1], n=128)
             for key, x in (("step", float(step)), ("estimate", value), ("truth", truth.lower)):
                 curve[key].append(x)
     return curve
