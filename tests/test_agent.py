@@ -42,6 +42,7 @@ PAIRS = [(belief, head) for belief in ("identity", "rssm", "slac") for head in (
 PAIRS += [("rssm", "dreamer"), ("slac", "dreamer")]
 PAIRS += [(belief, head) for belief in ("identity", "rssm", "slac") for head in ("td3", "ddpg", "pmoe")]
 PAIRS += [("identity", "sac+flow"), ("identity", "sac+mixture"), ("rssm", "smac+mixture"), ("slac", "slac+flow")]
+PAIRS += [("identity", "sac+latent"), ("rssm", "sac+latent")]
 
 
 def build(belief: str, head: str, spec: EnvSpec, **settings: Any) -> Agent:

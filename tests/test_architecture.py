@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "config": {"errors", "registry"},
     "nn": {"types", "errors"},
     "estimators": LEARNING,
-    "policies": LEARNING,
+    "policies": LEARNING | {"estimators"},
     "beliefs": LEARNING,
     "heads": LEARNING | {"policies", "estimators"},
     "agent": LEARNING | SETTINGS,
@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "doctor": RUNNING | {"nn", "bench"},
     "inside": RUNNING | {"inference"},
     "report": {"errors", "evaluation"},
+    "studies": RUNNING | {"nn", "policies", "estimators"},
     "cli": RUNNING,
     "__init__": {"cli", "inference"},
 }

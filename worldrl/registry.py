@@ -28,6 +28,7 @@ POLICIES: dict[str, str] = {
     OWN_POLICY: "worldrl.policies:Own",
     "flow": "worldrl.policies.flow:Flow",
     "mixture": "worldrl.policies.mixture:Mixture",
+    "latent": "worldrl.policies.latent:LatentGaussian",
 }
 ALIASES: dict[str, dict[str, str]] = {"belief": {}, "head": {"latent_sac": "sac"}, "policy": {}}
 AGENTS: dict[str, dict[str, str]] = {
@@ -41,6 +42,7 @@ AGENTS: dict[str, dict[str, str]] = {
     "flow_sac": {"belief": "identity", "head": "sac", "policy": "flow"},
     "moe_sac": {"belief": "identity", "head": "sac", "policy": "mixture"},
     "pmoe_sac": {"belief": "identity", "head": "pmoe"},
+    "smac_state": {"belief": "identity", "head": "sac", "policy": "latent"},
 }
 PARTS: dict[str, dict[str, str]] = {"belief": BELIEFS, "head": HEADS, "policy": POLICIES}
 DEFAULTS: dict[str, str] = {"policy": OWN_POLICY}  # parts that an agent need not name
