@@ -12,7 +12,7 @@ import pytest
 from tests.toy_runs import SLAC, SMALL, STATE_SAC, make_run
 from worldrl.errors import UserError
 from worldrl.evaluation import marginal, noise, prediction, probe
-from worldrl.evaluation.recording import Episode, Filtered, Recorder, conditions
+from worldrl.evaluation.recording import Episode, Filtered, Recorder, conditions, filter_rows
 from worldrl.inference import load_agent
 from worldrl.inside import main
 
@@ -71,6 +71,9 @@ def test_filtering_is_what_the_acting_belief_was(state_run: Path) -> None:
     np.testing.assert_array_equal(first.feat, second.feat)
     assert first.feat.shape == (ROWS, 12)
     assert first.entropy.shape == (ROWS,)
+    means = [filter_rows(recorder.agent, recorder.played()[0], seed, deterministic=True).feat for seed in (5, 6)]
+    np.testing.assert_array_equal(*means)  # no draw is left in it
+    assert not np.array_equal(filter_rows(recorder.agent, recorder.played()[0], 6).feat, first.feat)
 
 
 def test_any_number_among_the_corruption_settings_is_a_kind(state_run: Path) -> None:

@@ -17,7 +17,7 @@ from scipy import stats
 
 from worldrl.agent import Agent
 from worldrl.cli import eval_main, train
-from worldrl.config import Config, load_config
+from worldrl.config import Config, config_from_dict, load_config
 from worldrl.envs import episode_seed, make_envs
 from worldrl.envs.corruption import Noise
 from worldrl.envs.stream import EVAL
@@ -166,20 +166,33 @@ def play(trained: tuple[Agent, Config], num_envs: int, jobs: list[Job] = JOBS, *
         return [tuple(p) for p in play_grid(agent, envs, jobs, **kwargs)]
 
 
+SMALL_SLAC = {"belief.z1": 4, "belief.z2": 8, "belief.units": 8, "belief.depth": 1, "belief.vector_units": 8}
+PARTS = {
+    "smac": {key: value for key, value in SETTINGS.items() if key.startswith(("belief", "head"))},
+    "dreamer": {"head": "dreamer", "head.units": 8, "head.mode_samples": 5, "belief.deter": 8, "belief.depth": 1},
+    "slac": {"belief": "slac", "head": "slac", "head.units": 8, **SMALL_SLAC},
+}
+
+
 @pytest.mark.parametrize("explore", [False, True])
-def test_episodes_do_not_depend_on_the_layout(trained: tuple[Agent, Config], explore: bool) -> None:
+@pytest.mark.parametrize("parts", PARTS)
+def test_episodes_do_not_depend_on_the_layout(parts: str, explore: bool) -> None:
     """On any number of environments, in any order, alone or among others; only rounding may differ."""
-    torch.manual_seed(1)
-    expected = play(trained, 1, explore=explore)
-    assert len({p[1] for p in expected}) == len(JOBS)  # every episode of every cell is another one
+    plain = {key: value for key, value in SETTINGS.items() if not key.startswith(("belief", "head"))}
+    config = config_from_dict({**plain, **PARTS[parts]})
+    envs = make_envs(config.env, config.task, 1)
+    untrained = Agent(config, envs.spec), config
+    envs.close()
+    expected = play(untrained, 1, explore=explore)
+    assert len({p[1] for p in expected}) > len(JOBS) / 2  # cells differ, not starts alone
     for num_envs in (2, 5, 40):
         torch.manual_seed(num_envs)  # torch's own generator plays no part
-        for found, one in zip(play(trained, num_envs, explore=explore), expected, strict=True):
+        for found, one in zip(play(untrained, num_envs, explore=explore), expected, strict=True):
             assert found == (one[0], pytest.approx(one[1], abs=1e-4), one[2])
-    assert play(trained, 5, explore=explore) == play(trained, 5, explore=explore)
-    backwards = play(trained, 3, JOBS[::-1], explore=explore)
+    assert play(untrained, 5, explore=explore) == play(untrained, 5, explore=explore)
+    backwards = play(untrained, 3, JOBS[::-1], explore=explore)
     assert [p[1] for p in backwards[::-1]] == pytest.approx([p[1] for p in expected], abs=1e-4)
-    alone = play(trained, 1, [JOBS[7]], explore=explore)
+    alone = play(untrained, 1, [JOBS[7]], explore=explore)
     assert alone[0][1] == pytest.approx(expected[7][1], abs=1e-4)
 
 
@@ -217,19 +230,31 @@ def test_cells_share_starts_and_draws(trained: tuple[Agent, Config]) -> None:
 
 def test_rows_draw_from_their_own_generators() -> None:
     def draws(seeds: list[int]) -> list[torch.Tensor]:
-        n = len(seeds)
+        """Batch first, of the three rows with these seeds."""
         with OwnDraws([torch.Generator().manual_seed(seed) for seed in seeds]):
-            like = torch.randn_like(torch.zeros(n, 2, 3, dtype=torch.float64))
-            return [like, torch.randn(n, 4), torch.randn(n, device="cpu"), torch.randn(n + 1, 2), torch.zeros(n)]
+            return [
+                torch.randn_like(torch.zeros(3, 2, 3, dtype=torch.float64)),
+                torch.randn_like(torch.zeros(3, 3, 3)),
+                torch.randn(3, 4),
+                torch.randn(3, device="cpu"),
+                torch.randn(2, 3, 4).transpose(0, 1),
+                torch.randn(3, 3, 3).transpose(0, 1),
+            ]
 
-    torch.manual_seed(0)
-    a, b = draws([1, 2, 3]), draws([3, 5, 1])
-    for x, y in zip(a[:3], b[:3], strict=True):
+    for x, y in zip(draws([1, 2, 3]), draws([3, 5, 1]), strict=True):
         torch.testing.assert_close(x[[0, 2]], y[[2, 0]], rtol=0, atol=0)
         assert (x[1] != y[1]).all()
-    assert a[0].dtype == torch.float64
-    assert a[3].shape == (4, 2)
-    assert (a[3] != b[3]).all()  # another size: torch's own generator
+    assert draws([1, 2, 3])[0].dtype == torch.float64
+
+
+def test_draws_of_no_row_are_torchs_own() -> None:
+    def draws() -> list[torch.Tensor]:
+        torch.manual_seed(0)
+        return [torch.randn(4, 3), torch.randn(()), torch.rand(3)]
+
+    with OwnDraws([torch.Generator() for _ in range(3)]):
+        found = draws()
+    torch.testing.assert_close(found, draws(), rtol=0, atol=0)
 
 
 # --- files ------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 Ridge regression in closed form, fitted on every other episode and scored on the rest by R squared, per coordinate and
 per corruption: how much of the truth can be read off linearly *where the agent sees that badly*. The penalty is the one
 that predicts best when each fitting episode in turn is left out. The same probe on the same model with fresh weights is
-the baseline: what a random recurrent network would have kept.
+the baseline: what a random network, which also hears of every action, keeps. Features are those of the posterior mean:
+the posterior draws of an untrained model are mostly noise, and would make a baseline that is beaten for nothing.
 """
 
 from __future__ import annotations
@@ -104,7 +105,7 @@ def measure(recorder: Recorder, by_kind: Mapping[str, Sequence[Condition]]) -> l
         episodes = recorder.under(condition.config)
         record: dict[str, Any] = {"kind": condition.kind, "level": condition.level}
         for name, agent in (("trained", recorder.agent), ("untrained", baseline)):
-            values = score(episodes, recorder.filtered(condition.config, agent))
+            values = score(episodes, recorder.filtered(condition.config, agent, deterministic=True))
             record[name] = dict(zip(episodes[0].truth, values.tolist(), strict=True))
             record[f"{name}_median"] = float(np.nanmedian(values))
         records.append(record)

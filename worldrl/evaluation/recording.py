@@ -50,7 +50,7 @@ class Episode(NamedTuple):
 class Filtered(NamedTuple):
     """What a belief model makes of the T rows of an episode."""
 
-    feat: np.ndarray  # (T, F) a posterior draw
+    feat: np.ndarray  # (T, F) a posterior draw, or mean
     entropy: np.ndarray  # (T,) nats
 
 
@@ -107,9 +107,9 @@ class Recorder:
                 self._known[key] = [self._record(stream, i, repeated) for i, repeated in enumerate(actions)]
         return self._known[key]
 
-    def filtered(self, config: Config, agent: Agent | None = None) -> list[Filtered]:
+    def filtered(self, config: Config, agent: Agent | None = None, deterministic: bool = False) -> list[Filtered]:
         """What the agent (or another one) makes of them under the corruption of ``config``, step by step."""
-        return [filter_rows(agent or self.agent, episode, self.seed) for episode in self.under(config)]
+        return [filter_rows(agent or self.agent, episode, self.seed, deterministic) for episode in self.under(config)]
 
     def _record(self, stream: RowStream, number: int, actions: np.ndarray | None) -> Episode:
         policy, limit = TrainedPolicy(self.agent), self._rows if actions is None else len(actions)
@@ -125,12 +125,13 @@ class Recorder:
                 row = stream.step(action)[0]
 
 
-def filter_rows(agent: Agent, episode: Episode, seed: int) -> Filtered:
+def filter_rows(agent: Agent, episode: Episode, seed: int, deterministic: bool = False) -> Filtered:
     """Run the belief over an episode as in acting; the same seed draws the same noise whatever is seen."""
     policy, beliefs = TrainedPolicy(agent), []
     with own_randomness(seed, episode.number):
         for t, action in enumerate(episode.action):
-            policy.act({key: value[t] for key, value in episode.obs.items()}, prev_action=action)
+            obs = {key: value[t] for key, value in episode.obs.items()}
+            policy.act(obs, prev_action=action, deterministic=deterministic)
             beliefs.append((policy.belief.feat.cpu().numpy(), float(policy.belief.entropy)))
     feat, entropy = zip(*beliefs, strict=True)
     return Filtered(np.stack(feat), np.array(entropy))

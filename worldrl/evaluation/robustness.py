@@ -229,8 +229,10 @@ def make_clean_envs(config: EnvConfig, task: str, n: int, trained: EnvSpec) -> I
 class OwnDraws(TorchFunctionMode):
     """Inside the block every row of a batch draws its normal noise from its own one of the ``generators``.
 
-    That holds for ``torch.randn_like(x)`` and ``torch.randn(n, ...)`` whose first axis is the batch, as in acting;
-    other draws come from torch's default generator. Numbers are drawn on the host: they are the same on every device.
+    The batch is known by its size n. ``torch.randn_like(x)`` is noise on rows that lead, (n, ...); ``torch.randn(...)``
+    adds axes of its own before them, (M, n, A), so that there the last fitting axis counts; the features, the very last
+    axis, are never taken for the batch. Draws without such an axis come from torch's default generator. Numbers are
+    drawn on the host: they are the same on every device.
     """
 
     def __init__(self, generators: Sequence[torch.Generator]) -> None:
@@ -239,15 +241,19 @@ class OwnDraws(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is torch.randn_like and len(args[0]) == len(self.generators):
-            return self._draw(args[0].shape[1:]).to(args[0])
-        if func is torch.randn and args[:1] == (len(self.generators),):
-            return self._draw(args[1:]).to(kwargs.get("device"), kwargs.get("dtype"))
+        if func is torch.randn_like and (axes := self._batch_axes(args[0].shape)):
+            return self._draw(args[0].shape, axes[0]).to(args[0])
+        if func is torch.randn and (axes := self._batch_axes(args)):
+            return self._draw(args, axes[-1]).to(kwargs.get("device"), kwargs.get("dtype"))
         return func(*args, **kwargs)
 
-    def _draw(self, shape: Sequence[int]) -> Tensor:
-        """(n, *shape)"""
-        return torch.stack([torch.randn(tuple(shape), generator=generator) for generator in self.generators])
+    def _batch_axes(self, shape: Sequence[int]) -> list[int]:
+        return [axis for axis in range(max(1, len(shape) - 1)) if shape[axis : axis + 1] == (len(self.generators),)]
+
+    def _draw(self, shape: Sequence[int], axis: int) -> Tensor:
+        """Noise of this shape, every row along ``axis`` by its own generator."""
+        one = (*shape[:axis], *shape[axis + 1 :])
+        return torch.stack([torch.randn(one, generator=generator) for generator in self.generators], axis)
 
 
 class _Seat:

@@ -178,8 +178,12 @@ class Trainer:
 
     def pretrain(self) -> None:
         """The model-only updates, once and all at one frame; they may take hours, so they are logged and saved too."""
+        updates = self.config.schedule.pretrain - self.pretrained
+        if updates > 0 and self._may_learn():
+            self.progress.say(f"pretraining the model: {updates:,} updates before training goes on")
         while self.pretrained < self.config.schedule.pretrain and self._may_learn() and not self.stop_signal:
             self.learn()
+            self.progress.update(self.frames, *self._shown_returns(), self.timer.shares())
             if self.pretrained % PRETRAIN_LOG == 0:
                 self.log()
             if self.save_clock():
