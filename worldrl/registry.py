@@ -19,6 +19,9 @@ HEADS: dict[str, str] = {
     "dreamer": "worldrl.heads.dreamer:Dreamer",
     "smac": "worldrl.heads.smac:SMAC",
     "slac": "worldrl.heads.slac:SLAC",
+    "value_sac": "worldrl.heads.value_sac:ValueSAC",
+    "miracle": "worldrl.heads.miracle:MIRACLE",
+    "virel": "worldrl.heads.virel:VIREL",
 }
 ALIASES: dict[str, dict[str, str]] = {"belief": {}, "head": {"latent_sac": "sac"}}
 AGENTS: dict[str, dict[str, str]] = {
@@ -27,6 +30,11 @@ AGENTS: dict[str, dict[str, str]] = {
     "dreamer": {"belief": "rssm", "head": "dreamer"},
     "slac": {"belief": "slac", "head": "slac"},
     "sac": {"belief": "identity", "head": "sac"},
+    "miracle": {"belief": "identity", "head": "miracle"},
+    "virel": {"belief": "identity", "head": "virel"},
+    "virel_beta": {"belief": "identity", "head": "virel"},
+    "virel1": {"belief": "identity", "head": "virel"},
+    "virel2": {"belief": "identity", "head": "virel"},
 }
 PARTS: dict[str, dict[str, str]] = {"belief": BELIEFS, "head": HEADS}
 
