@@ -31,6 +31,7 @@ MAY_IMPORT = {
     "data": {"types", "errors"},
     "evaluation": RUNNING,
     "training": RUNNING,
+    "tabular": {"errors"},
     "bench": RUNNING | {"nn"},
     "report": {"errors", "evaluation"},
     "cli": RUNNING,

@@ -72,6 +72,7 @@ class MarginalPolicy(nn.Module):
         pre_tanh = torch.atanh(action.clamp(-LARGEST, LARGEST))
         return tanh_log_det(pre_tanh).sum(-1) - self._bound(pre_tanh)
 
+    @torch.no_grad()
     def sample(self, n: int) -> Tensor:
         """(n, A): actions of the marginal."""
         device = next(self.parameters()).device
