@@ -176,6 +176,10 @@ def test_resumed_from_the_very_first_checkpoint_is_the_same_run(tmp_path: Path) 
         ({"belief.burn_in": 5}, "replay.length=6: the belief keeps 5 rows to itself, expected 7 or more"),
         ({"belief": "identity", "head": "sac", "schedule.pretrain": 3}, "this belief has nothing to learn"),
         ({"belief": "identity", "head": "sac", "schedule.model_every": 2}, "model_every=2: this belief has nothing to"),
+        (
+            {"head": "virel", "head.temperature": "residual"},
+            "replay.capacity=400: the head draws 4096 more transitions",
+        ),
     ],
 )
 def test_what_only_the_agent_can_judge_is_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:

@@ -395,6 +395,11 @@ def _check_fits(config: Config, agent: Agent) -> None:
     lost, length = agent.model.lost_rows, config.replay.length
     if length < lost + 2:
         raise UserError(f"replay.length={length}: the belief keeps {lost} rows to itself, expected {lost + 2} or more")
+    capacity, beside = config.replay.capacity, agent.head.needs.td_batch
+    if beside >= capacity:
+        raise UserError(
+            f"replay.capacity={capacity}: the head draws {beside} more transitions, expected more than that"
+        )
     if config.schedule.pretrain and "model" not in agent.optimizers:
         raise UserError(f"schedule.pretrain={config.schedule.pretrain}: this belief has nothing to learn, expected 0")
     every = config.schedule.model_every
