@@ -33,6 +33,7 @@ MAY_IMPORT = {
     "evaluation": RUNNING | {"inference"},
     "training": RUNNING,
     "inference": {"agent", "training", "types", *SETTINGS},
+    "tabular": {"errors"},
     "bench": RUNNING | {"nn"},
     "doctor": RUNNING | {"nn", "bench"},
     "inside": RUNNING | {"inference"},

@@ -14,7 +14,7 @@ from worldrl.errors import UserError
 from worldrl.nn.optim import Optimizer
 from worldrl.nn.precision import Precision, choose_device, choose_precision
 from worldrl.registry import BELIEFS, HEADS, OWN_POLICY, load_class, settings_of, takes_policy
-from worldrl.types import Batch, Belief, BeliefModel, EnvSpec, Head, Imagines, MakePolicy, Metrics, Obs, State
+from worldrl.types import Batch, Belief, BeliefModel, EnvSpec, Extra, Head, Imagines, MakePolicy, Metrics, Obs, State
 
 MODEL_ONLY = "model"  # the phase that trains the belief model alone
 HEAD_ONLY = "/head_only"  # ends the names of phases that train the head alone
@@ -95,8 +95,10 @@ class Agent:
         due = self.model_every > 0 and self.updates % self.model_every == 0
         return self.head.phase(self.updates) + ("" if due else HEAD_ONLY)
 
-    def update(self, phase: str, batch: Batch) -> Metrics:
+    def update(self, phase: str, batch: Batch, extra: Extra | None = None) -> Metrics:
         """One gradient update on a (B, T) slice: all draws, then the model's step if it is due, then the head's.
+
+        ``extra`` is what the head's needs ask for beside the slice (``Replay.sample_extra``).
 
         Contains no host synchronisation and no branch on data, so it can be captured as it is; for the same reason it
         leaves ``updates`` to its caller (``training.speed.make_update``), and counts on the device for the latch.
@@ -114,7 +116,7 @@ class Agent:
                 metrics.update({f"loss/{name}": loss.detach() for name, loss in losses.items()})
             if phase != MODEL_ONLY:
                 rows = batch.drop_rows(self.model.lost_rows)
-                metrics.update(self.head.update(head_phase, rows, belief, self.model))
+                metrics.update(self.head.update(head_phase, rows, belief, self.model, extra))
         self.counter.add_(1)
         self._latch(phase, metrics)
         return metrics

@@ -40,8 +40,8 @@ from worldrl.config import (
 from worldrl.data.replay import Replay
 from worldrl.errors import UserError
 from worldrl.nn.precision import choose_device
-from worldrl.training.speed import make_update
-from worldrl.types import Batch, EnvSpec, Metrics, ObsSpec
+from worldrl.training.speed import Update, make_update
+from worldrl.types import Batch, EnvSpec, Extra, ObsSpec
 
 if TYPE_CHECKING:
     from worldrl.training.loop import Trainer
@@ -87,6 +87,8 @@ CASES: dict[str, Case] = {
     "dreamer": Case(PIXEL_SPEC, {"name": "rssm", "reward_units": 400}, {"name": "dreamer"}),
     "slac": Case(PIXEL_SPEC, {"name": "slac"}, {"name": "slac"}, (256, 9)),
     "sac": Case(STATE_SPEC, {"name": "identity"}, STATE_HEAD, STATE_BATCH),
+    "miracle": Case(STATE_SPEC, {"name": "identity"}, {"name": "miracle"}, STATE_BATCH),
+    "virel_beta": Case(STATE_SPEC, {"name": "identity"}, {"name": "virel", "temperature": "residual"}, (128, 2)),
 }
 
 
@@ -158,9 +160,9 @@ def make_agent(case: Case, mode: Mode, device: torch.device) -> Agent:
     return Agent(config, case.spec)
 
 
-def make_batch(spec: EnvSpec, batch: int, length: int, device: torch.device) -> Batch:
+def make_batch(spec: EnvSpec, batch: int, length: int, device: torch.device, seed: int = 1) -> Batch:
     """Random rows, the same on every device."""
-    rng = torch.Generator().manual_seed(1)
+    rng = torch.Generator().manual_seed(seed)
     lead = (batch, length)
     obs = {
         key: torch.randint(0, 256, (*lead, *o.shape), dtype=torch.uint8, generator=rng)
@@ -173,10 +175,22 @@ def make_batch(spec: EnvSpec, batch: int, length: int, device: torch.device) -> 
     return Batch({k: v.to(device) for k, v in obs.items()}, *(x.to(device) for x in (action, reward, zeros, zeros)))
 
 
-def first_losses(agent: Agent, update: Callable[[str, Batch], Metrics], batch: Batch) -> list[dict[str, float]]:
+def make_extra(agent: Agent, length: int) -> Extra:
+    """Random rows in place of those that the training loop draws beside the slice."""
+    needs, extra = agent.head.needs, {}
+    if needs.td_batch:
+        windows = needs.td_windows(length - agent.model.lost_rows)
+        extra["td"] = make_batch(agent.spec, windows, length, agent.device, seed=2)
+    if needs.recent_batch:
+        extra["recent"] = make_batch(agent.spec._replace(obs={}), needs.recent_batch, 1, agent.device, seed=3)
+    return extra
+
+
+def first_losses(agent: Agent, update: Update, batch: Batch) -> list[dict[str, float]]:
     """The losses of the first updates, from a fixed seed."""
+    extra = make_extra(agent, batch.reward.shape[1])
     torch.manual_seed(2)
-    records = [update(agent.next_phase(), batch) for _ in range(CHECKED_UPDATES)]
+    records = [update(agent.next_phase(), batch, extra) for _ in range(CHECKED_UPDATES)]
     return [{name: float(x) for name, x in record.items() if name.startswith("loss/")} for record in records]
 
 
@@ -193,8 +207,9 @@ def largest_difference(losses: list[dict[str, float]], reference: list[dict[str,
 def count_flops(case: Case, batch: Batch, device: torch.device) -> int:
     """Arithmetic of one eager update in matrix products and convolutions, as executed."""
     agent = make_agent(case, REFERENCE, device)
+    extra = make_extra(agent, batch.reward.shape[1])
     with FlopCounterMode(display=False) as counter:
-        agent.update(agent.next_phase(), batch)
+        agent.update(agent.next_phase(), batch, extra)
     return int(counter.get_total_flops())
 
 
@@ -225,10 +240,9 @@ def bench_case(
     return result
 
 
-def _time_updates(
-    agent: Agent, update: Callable[[str, Batch], Metrics], batch: Batch, device: torch.device, repeats: int
-) -> float:
-    return milliseconds(lambda: update(agent.next_phase(), batch), device, repeats)
+def _time_updates(agent: Agent, update: Update, batch: Batch, device: torch.device, repeats: int) -> float:
+    extra = make_extra(agent, batch.reward.shape[1])
+    return milliseconds(lambda: update(agent.next_phase(), batch, extra), device, repeats)
 
 
 # --- Stable-Baselines3, if it is there --------------------------------------------------------------------------------
@@ -259,7 +273,7 @@ def bench_sb3(device: torch.device, repeats: int) -> Results:
     return {"ms": {name: statistics.median(values) for name, values in times.items()}, "speed_up": ratio}
 
 
-def _repeat(update: Callable[[str, Batch], Metrics], batch: Batch) -> Callable[[int], None]:
+def _repeat(update: Update, batch: Batch) -> Callable[[int], None]:
     def run(n: int) -> None:
         for _ in range(n):
             update("update", batch)

@@ -22,6 +22,9 @@ HEADS: dict[str, str] = {
     "dreamer": "worldrl.heads.dreamer:Dreamer",
     "smac": "worldrl.heads.smac:SMAC",
     "slac": "worldrl.heads.slac:SLAC",
+    "value_sac": "worldrl.heads.value_sac:ValueSAC",
+    "miracle": "worldrl.heads.miracle:MIRACLE",
+    "virel": "worldrl.heads.virel:VIREL",
 }
 OWN_POLICY = "own"
 POLICIES: dict[str, str] = {
@@ -43,6 +46,11 @@ AGENTS: dict[str, dict[str, str]] = {
     "moe_sac": {"belief": "identity", "head": "sac", "policy": "mixture"},
     "pmoe_sac": {"belief": "identity", "head": "pmoe"},
     "smac_state": {"belief": "identity", "head": "sac", "policy": "latent"},
+    "miracle": {"belief": "identity", "head": "miracle"},
+    "virel": {"belief": "identity", "head": "virel"},
+    "virel_beta": {"belief": "identity", "head": "virel"},
+    "virel1": {"belief": "identity", "head": "virel"},
+    "virel2": {"belief": "identity", "head": "virel"},
 }
 PARTS: dict[str, dict[str, str]] = {"belief": BELIEFS, "head": HEADS, "policy": POLICIES}
 DEFAULTS: dict[str, str] = {"policy": OWN_POLICY}  # parts that an agent need not name

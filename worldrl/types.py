@@ -68,6 +68,9 @@ class Batch(NamedTuple):
         return Batch({k: v[which] for k, v in self.obs.items()}, *(x[which] for x in self[1:]))
 
 
+Extra = dict[str, Batch]  # what a head needs beside its slice: "td" (N, T) windows, "recent" (N, 1) rows without obs
+
+
 class Belief(NamedTuple):
     """What a belief model knows: detached tensors, nothing else. While acting the axis ``T`` is missing."""
 
@@ -108,9 +111,14 @@ class Needs(NamedTuple):
 
     particles: int = 0
     imagine: bool = False
-    td_batch: int = 0
-    recent_actions: int = 0
     actor_input: str = "feat"  # or "context"
+    td_batch: int = 0  # transitions beside the slice, redrawn for every update: Extra["td"]
+    recent_batch: int = 0  # rows drawn for every update from the newest recent_actions ones: Extra["recent"]
+    recent_actions: int = 0
+
+    def td_windows(self, rows: int) -> int:
+        """How many windows of ``rows`` rows that the belief serves hold ``td_batch`` transitions."""
+        return -(-self.td_batch // (rows - 1))
 
 
 class Module(Protocol):
@@ -214,5 +222,5 @@ class Head(Module, Protocol):
         ...
 
     def update(
-        self, phase: str, batch: Batch, belief: Belief, model: BeliefModel, extra: dict[str, Any] | None = None
+        self, phase: str, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra | None = None
     ) -> Metrics: ...
