@@ -102,7 +102,10 @@ class Draw(NamedTuple):
         """(..., A): the action of one component, drawn by its weight."""
         if not isinstance(self.weight, Tensor):
             return self.action[0]
-        race = torch.empty_like(self.weight).exponential_() / self.weight  # the first to arrive wins by its weight
+        # The first to arrive wins by its weight. Two squared normals make an exponential time; like all noise here they
+        # come from randn, which the robustness grid can draw from a generator per row.
+        noise = torch.randn(*self.weight.shape, 2, device=self.weight.device)
+        race = noise.square().sum(-1) / self.weight
         return self.action.take_along_dim(race.argmin(0, keepdim=True)[..., None], 0)[0]
 
 
@@ -186,19 +189,26 @@ class Decodes(Protocol):
 
 
 class Policy(Protocol):
-    """What a head acts by. A class that ``policy=`` names has a ``Config`` and is built as ``MakePolicy`` says."""
+    """What a head acts by: a ``torch.nn.Module`` that a head builds as ``MakePolicy`` says.
+
+    A class that ``policy=`` names has a ``Config``; its constructor gets an instance of it before those arguments.
+    """
 
     exact_density: ClassVar[bool]  # log_prob is the density of a given action, and not a bound on it
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
-    def sample(self, x: Tensor) -> Draw: ...
+    def sample(self, x: Tensor) -> Draw:
+        """x (..., F) -> reparameterised draws, noise from torch's own ``randn``."""
+        ...
 
     def log_prob(self, pre_tanh: Tensor, x: Tensor) -> Tensor:
         """(...) log density of ``tanh(pre_tanh)``; both arguments broadcast."""
         ...
 
-    def mode(self, x: Tensor) -> Tensor: ...
+    def mode(self, x: Tensor) -> Tensor:
+        """(..., A): the deterministic action, in [-1, 1]."""
+        ...
 
 
 # (inputs, action_dim, units, layers, activation) -> policy: the settings that every policy takes from its head.

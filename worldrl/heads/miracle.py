@@ -22,7 +22,7 @@ from worldrl.heads.value_sac import Judged, ValueSAC
 from worldrl.nn.functional import masked_mean
 from worldrl.nn.optim import Optimizer
 from worldrl.policies.marginal import Fit, MarginalPolicy
-from worldrl.types import Batch, Belief, BeliefModel, Draw, Extra, Metrics
+from worldrl.types import Batch, Belief, BeliefModel, Draw, Extra, MakePolicy, Metrics
 
 
 class MIRACLE(ValueSAC):
@@ -50,8 +50,15 @@ class MIRACLE(ValueSAC):
 
     config: MIRACLE.Config
 
-    def __init__(self, config: MIRACLE.Config, feat_dim: int, context_dim: int, action_dim: int) -> None:
-        super().__init__(config, feat_dim, context_dim, action_dim)
+    def __init__(
+        self,
+        config: MIRACLE.Config,
+        feat_dim: int,
+        context_dim: int,
+        action_dim: int,
+        policy: MakePolicy | None = None,
+    ) -> None:
+        super().__init__(config, feat_dim, context_dim, action_dim, policy)
         c = config
         if c.marginal_actions:
             self.needs = self.needs._replace(recent_batch=c.marginal_batch, recent_actions=c.marginal_actions)

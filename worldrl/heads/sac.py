@@ -14,7 +14,7 @@ from __future__ import annotations
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +23,7 @@ from worldrl.nn.functional import masked_mean
 from worldrl.nn.mlp import TwinQ
 from worldrl.nn.optim import Optimizer, polyak
 from worldrl.policies.tanh_gaussian import TanhGaussian
-from worldrl.types import Batch, Belief, BeliefModel, Draw, MakePolicy, Metrics, Needs
+from worldrl.types import Batch, Belief, BeliefModel, Draw, Extra, MakePolicy, Metrics, Needs
 
 
 class Transition(NamedTuple):
@@ -119,7 +119,7 @@ class SAC(nn.Module):
         return self.needs.particles
 
     def update(
-        self, phase: str, batch: Batch, belief: Belief, model: BeliefModel, extra: dict[str, Any] | None = None
+        self, phase: str, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra | None = None
     ) -> Metrics:
         """One step on critic, actor and temperature, in this order; then the target critics follow."""
         alpha = self.log_alpha.exp().detach()

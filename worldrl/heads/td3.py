@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from worldrl.nn.functional import masked_mean
 from worldrl.nn.mlp import TwinQ
 from worldrl.nn.optim import Optimizer, polyak
 from worldrl.policies.deterministic import Deterministic
-from worldrl.types import Batch, Belief, BeliefModel, Metrics, Needs
+from worldrl.types import Batch, Belief, BeliefModel, Extra, Metrics, Needs
 
 
 class TD3(nn.Module):
@@ -90,7 +90,7 @@ class TD3(nn.Module):
         return self.needs.particles
 
     def update(
-        self, phase: str, batch: Batch, belief: Belief, model: BeliefModel, extra: dict[str, Any] | None = None
+        self, phase: str, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra | None = None
     ) -> Metrics:
         """One step on the critics; in the phase ``update`` one on the actor too, and then all targets follow."""
         tr = transitions(batch, belief.feat[None])

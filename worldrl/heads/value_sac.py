@@ -24,7 +24,7 @@ from worldrl.heads.sac import SAC, ActorStates, Transition, transitions
 from worldrl.nn.functional import masked_mean
 from worldrl.nn.mlp import ScalarMLP
 from worldrl.nn.optim import Optimizer, polyak
-from worldrl.types import Batch, Belief, BeliefModel, Draw, Extra, Metrics
+from worldrl.types import Batch, Belief, BeliefModel, Draw, Extra, MakePolicy, Metrics
 
 
 class Values(nn.Module):
@@ -69,9 +69,15 @@ class ValueSAC(SAC):
     compiled: ClassVar[tuple[str, ...]] = ("td_target", "critic_loss")
 
     def __init__(
-        self, config: ValueSAC.Config, feat_dim: int, context_dim: int, action_dim: int, values: int = 1
+        self,
+        config: ValueSAC.Config,
+        feat_dim: int,
+        context_dim: int,
+        action_dim: int,
+        policy: MakePolicy | None = None,
+        values: int = 1,
     ) -> None:
-        super().__init__(config, feat_dim, context_dim, action_dim)
+        super().__init__(config, feat_dim, context_dim, action_dim, policy)
         c = config
         self.value = Values(feat_dim, c.units, c.critic_layers, c.activation, values)
         self.target = deepcopy(self.value).requires_grad_(False)

@@ -26,7 +26,7 @@ from worldrl.heads.value_sac import Judged, ValueSAC
 from worldrl.nn.functional import masked_mean
 from worldrl.nn.mlp import TwinQ
 from worldrl.nn.optim import Optimizer
-from worldrl.types import BeliefModel, Extra, Metrics
+from worldrl.types import BeliefModel, Extra, MakePolicy, Metrics
 
 
 class VIREL(ValueSAC):
@@ -57,9 +57,16 @@ class VIREL(ValueSAC):
 
     config: VIREL.Config
 
-    def __init__(self, config: VIREL.Config, feat_dim: int, context_dim: int, action_dim: int) -> None:
+    def __init__(
+        self,
+        config: VIREL.Config,
+        feat_dim: int,
+        context_dim: int,
+        action_dim: int,
+        policy: MakePolicy | None = None,
+    ) -> None:
         c = config
-        super().__init__(c, feat_dim, context_dim, action_dim, values=2 if c.critics == "hard_and_soft" else 1)
+        super().__init__(c, feat_dim, context_dim, action_dim, policy, values=2 if c.critics == "hard_and_soft" else 1)
         if c.critics == "hard":
             self.critic = TwinQ(feat_dim, action_dim, c.units, c.critic_layers, c.activation, c.critic_init, n=1)
             self.optimizers["critic"] = Optimizer(self.critic.parameters(), c.critic_lr, c.grad_clip)
