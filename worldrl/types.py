@@ -106,7 +106,8 @@ class Draw(NamedTuple):
         # come from randn, which the robustness grid can draw from a generator per row.
         noise = torch.randn(*self.weight.shape, 2, device=self.weight.device)
         race = noise.square().sum(-1) / self.weight
-        return self.action.take_along_dim(race.argmin(0, keepdim=True)[..., None], 0)[0]
+        first = race.argmin(0, keepdim=True)[..., None]
+        return self.action.gather(0, first.expand_as(self.action[:1]))[0]
 
 
 class Needs(NamedTuple):

@@ -69,7 +69,7 @@ class Mixture(nn.Module):
         """(..., A): tanh of the mean of the heaviest component."""
         stats = self.stats(x)
         heaviest = stats.log_weight.argmax(-1)[..., None, None]
-        return torch.tanh(stats.mean.take_along_dim(heaviest, -2).squeeze(-2))
+        return torch.tanh(stats.mean.gather(-2, heaviest.expand_as(stats.mean[..., :1, :])).squeeze(-2))
 
 
 def stratified(stats: Components) -> Tensor:

@@ -84,5 +84,5 @@ class TanhGaussian(nn.Module):
         if self.mode_samples == 0:
             return torch.tanh(mean)
         draws = self._draws(mean, std, torch.randn(self.mode_samples, *mean.shape, device=mean.device))
-        best = draws.log_prob.argmax(0, keepdim=True)
-        return draws.action.take_along_dim(best[..., None], 0)[0]
+        best = draws.log_prob.argmax(0, keepdim=True)[..., None]
+        return draws.action.gather(0, best.expand_as(draws.action[:1]))[0]
