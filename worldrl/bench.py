@@ -15,9 +15,10 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -40,6 +41,7 @@ from worldrl.config import (
 from worldrl.data.replay import Replay
 from worldrl.errors import UserError
 from worldrl.nn.precision import choose_device
+from worldrl.registry import OWN_POLICY
 from worldrl.training.speed import Update, make_update
 from worldrl.types import Batch, EnvSpec, Extra, ObsSpec
 
@@ -65,17 +67,27 @@ STATE_HEAD = {
     "policy_std": "log",
     "grad_clip": 0.0,
 }
+WIDE_HEAD = {**STATE_HEAD, "units": 400}  # of the SMAC paper's baselines
 
 Results = dict[str, Any]
 
 
 class Case(NamedTuple):
-    """An agent at its paper's sizes, and its batch where that is no matter of choice."""
+    """An agent at its paper's sizes, and its batch where that is no matter of choice.
+
+    ``cycle``: updates until the head's phases repeat; figures are means over them.
+    """
 
     spec: EnvSpec
     belief: dict[str, Any]
     head: dict[str, Any]
     batch: tuple[int, int] | None = None
+    policy: Mapping[str, Any] = MappingProxyType({"name": OWN_POLICY})
+    cycle: int = 1
+
+
+def _on_states(head: Mapping[str, Any], policy: str = OWN_POLICY, batch: int = STATE_BATCH[0], **more: Any) -> Case:
+    return Case(STATE_SPEC, {"name": "identity"}, dict(head), (batch, 2), {"name": policy}, **more)
 
 
 CASES: dict[str, Case] = {
@@ -86,9 +98,16 @@ CASES: dict[str, Case] = {
     ),
     "dreamer": Case(PIXEL_SPEC, {"name": "rssm", "reward_units": 400}, {"name": "dreamer"}),
     "slac": Case(PIXEL_SPEC, {"name": "slac"}, {"name": "slac"}, (256, 9)),
-    "sac": Case(STATE_SPEC, {"name": "identity"}, STATE_HEAD, STATE_BATCH),
-    "miracle": Case(STATE_SPEC, {"name": "identity"}, {"name": "miracle"}, STATE_BATCH),
-    "virel_beta": Case(STATE_SPEC, {"name": "identity"}, {"name": "virel", "temperature": "residual"}, (128, 2)),
+    "sac": _on_states(STATE_HEAD),
+    "td3": _on_states({"name": "td3"}, cycle=2),
+    "ddpg": _on_states({"name": "ddpg"}),
+    "flow_sac": _on_states(WIDE_HEAD, "flow"),
+    "moe_sac": _on_states(WIDE_HEAD, "mixture"),
+    "pmoe_sac": _on_states({**WIDE_HEAD, "name": "pmoe"}),
+    "smac_state": _on_states(STATE_HEAD, "latent"),
+    "value_sac": _on_states({"name": "value_sac"}),
+    "miracle": _on_states({"name": "miracle"}),
+    "virel_beta": _on_states({"name": "virel", "temperature": "residual"}, batch=128),
 }
 
 
@@ -156,7 +175,14 @@ def _matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
 def make_agent(case: Case, mode: Mode, device: torch.device) -> Agent:
     """An agent with the same weights in every mode."""
     torch.manual_seed(0)
-    config = Config(belief=case.belief, head=case.head, device=str(device), precision=mode.precision, speed=mode.speed)
+    config = Config(
+        belief=case.belief,
+        head=case.head,
+        policy=dict(case.policy),
+        device=str(device),
+        precision=mode.precision,
+        speed=mode.speed,
+    )
     return Agent(config, case.spec)
 
 
@@ -207,10 +233,11 @@ def largest_difference(losses: list[dict[str, float]], reference: list[dict[str,
 def count_flops(case: Case, batch: Batch, device: torch.device) -> int:
     """Arithmetic of one eager update in matrix products and convolutions, as executed."""
     agent = make_agent(case, REFERENCE, device)
-    extra = make_extra(agent, batch.reward.shape[1])
+    update, extra = make_update(agent, "eager"), make_extra(agent, batch.reward.shape[1])
     with FlopCounterMode(display=False) as counter:
-        agent.update(agent.next_phase(), batch, extra)
-    return int(counter.get_total_flops())
+        for _ in range(case.cycle):
+            update(agent.next_phase(), batch, extra)
+    return int(counter.get_total_flops()) // case.cycle
 
 
 def bench_case(
@@ -227,7 +254,7 @@ def bench_case(
         update = make_update(agent, mode.speed)
         losses = first_losses(agent, update, data)
         reference = reference or losses
-        ms = _time_updates(agent, update, data, device, repeats)
+        ms = _time_updates(agent, update, data, case.cycle, repeats)
         rate = flops / ms / 1e6
         difference = largest_difference(losses, reference)
         result["modes"][str(mode)] = {
@@ -240,9 +267,14 @@ def bench_case(
     return result
 
 
-def _time_updates(agent: Agent, update: Update, batch: Batch, device: torch.device, repeats: int) -> float:
+def _time_updates(agent: Agent, update: Update, batch: Batch, cycle: int, repeats: int) -> float:
     extra = make_extra(agent, batch.reward.shape[1])
-    return milliseconds(lambda: update(agent.next_phase(), batch, extra), device, repeats)
+
+    def run() -> None:
+        for _ in range(cycle):
+            update(agent.next_phase(), batch, extra)
+
+    return milliseconds(run, agent.device, repeats) / cycle
 
 
 # --- Stable-Baselines3, if it is there --------------------------------------------------------------------------------
