@@ -250,6 +250,7 @@ def bench_case(
     result: Results = {"agent": name, "batch": [batch, length], "gflop": flops / 1e9, "modes": {}}
     reference: list[dict[str, float]] = []
     for mode in modes(device):
+        torch.compiler.reset()  # else agents before this one count against torch's limit of compilations
         agent = make_agent(case, mode, device)
         update = make_update(agent, mode.speed)
         losses = first_losses(agent, update, data)
