@@ -47,7 +47,7 @@ PAIRS += [("rssm", "dreamer"), ("slac", "dreamer")]
 PAIRS += [(belief, head) for belief in ("identity", "rssm", "slac") for head in ("td3", "ddpg", "pmoe")]
 PAIRS += [(belief, head) for belief in ("identity", "rssm") for head in ("value_sac", "miracle", "virel")]
 PAIRS += [("identity", "sac+flow"), ("identity", "sac+mixture"), ("rssm", "smac+mixture"), ("slac", "slac+flow")]
-PAIRS += [("identity", "sac+latent"), ("rssm", "sac+latent")]
+PAIRS += [("identity", "sac+latent"), ("rssm", "sac+latent"), ("identity", "miracle+mixture"), ("slac", "virel+flow")]
 BETA = {"head.temperature": "residual"}
 VIRELS = {"virel_beta": BETA, "virel1": {"head.critics": "two_hard"}, "virel2": {"head.critics": "hard_and_soft"}}
 
@@ -229,7 +229,8 @@ def test_a_head_that_needs_imagination_is_refused_with_the_beliefs_that_have_it(
 
 
 def test_a_head_without_a_choice_of_policy_refuses_one() -> None:
-    message = "head=td3 has its own policy, found policy=flow; use policy=own, or a head of: sac, smac, slac$"
+    able = "sac, smac, slac, value_sac, miracle, virel"
+    message = f"head=td3 has its own policy, found policy=flow; use policy=own, or a head of: {able}$"
     with pytest.raises(UserError, match=message):
         build("identity", "td3+flow", STATE_SPEC)
 
