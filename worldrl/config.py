@@ -106,7 +106,7 @@ class Config:
     """One run. ``belief``, ``head`` and ``policy`` hold ``name`` and the fields of that class's own ``Config``."""
 
     task: str = "walker_walk"
-    agent: str = "smac"  # a label; belief and head say what it is
+    agent: str = "smac"  # a label; its parts say what it is
     seed: int = 1
     frames: int = 1_000_000
     init_from: str = ""  # a run folder: start with its trained belief model
