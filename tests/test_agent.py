@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gymnasium
@@ -16,7 +17,7 @@ from worldrl.data.replay import Replay
 from worldrl.envs import make_envs
 from worldrl.errors import UserError
 from worldrl.evaluation.episodes import run_episodes, with_action
-from worldrl.types import EnvSpec
+from worldrl.types import Batch, EnvSpec, Extra
 
 TINY = {
     "rssm": {"belief.stoch": 4, "belief.deter": 16, "belief.hidden": 16, "belief.depth": 2, "belief.vector_units": 16},
@@ -34,22 +35,48 @@ TINY = {
     "sac": {"head.units": 32, "head.actor_layers": 2, "head.critic_layers": 2},
     "smac": {"head.units": 32, "head.actor_layers": 2, "head.critic_layers": 2, "head.num_particles": 4},
     "dreamer": {"head.units": 32, "head.actor_layers": 2, "head.value_layers": 2, "head.horizon": 5},
+    "td3": {"head.units": 32},
+    "ddpg": {"head.units": 32},
+    "pmoe": {"head.units": 32, "head.actor_layers": 2, "head.critic_layers": 2},
+    "value_sac": {"head.units": 32},
+    "miracle": {"head.units": 32, "head.marginal_samples": 4, "head.marginal_batch": 32},
+    "virel": {"head.units": 32, "head.residual_batch": 64},
 }
 PAIRS = [(belief, head) for belief in ("identity", "rssm", "slac") for head in ("sac", "smac", "slac")]
 PAIRS += [("rssm", "dreamer"), ("slac", "dreamer")]
+PAIRS += [(belief, head) for belief in ("identity", "rssm", "slac") for head in ("td3", "ddpg", "pmoe")]
+PAIRS += [(belief, head) for belief in ("identity", "rssm") for head in ("value_sac", "miracle", "virel")]
+PAIRS += [("identity", "sac+flow"), ("identity", "sac+mixture"), ("rssm", "smac+mixture"), ("slac", "slac+flow")]
+PAIRS += [("identity", "sac+latent"), ("rssm", "sac+latent"), ("identity", "miracle+mixture"), ("slac", "virel+flow")]
+BETA = {"head.temperature": "residual"}
+VIRELS = {"virel_beta": BETA, "virel1": {"head.critics": "two_hard"}, "virel2": {"head.critics": "hard_and_soft"}}
 
 
 def build(belief: str, head: str, spec: EnvSpec, **settings: Any) -> Agent:
+    """``head`` may name a policy too: ``sac+flow``."""
+    head, _, policy = head.partition("+")
     tiny = {k: v for part, kind in ((belief, "belief."), (head, "head.")) for k, v in TINY[part].items() if kind in k}
-    values = {"belief": belief, "head": head, **tiny, "device": "cpu", **settings}
+    values = {"belief": belief, "head": head, "policy": policy or "own", **tiny, "device": "cpu", **settings}
     return Agent(config_from_dict(values), spec)
 
 
+def make_extra(agent: Agent, make_batch: Callable[..., Batch]) -> Extra:
+    """Random rows for what the head needs beside its slice; one of them a first row."""
+    recent = make_batch(agent.spec._replace(obs={}), b=8, t=1, border=0)
+    return {"td": make_batch(agent.spec, b=3, border=1), "recent": recent}
+
+
 FAST = {
-    "sac": {"head.critic_lr": 3e-3, "head.init_alpha": 0.05},
-    "smac": {"head.critic_lr": 3e-3, "head.init_alpha": 0.05},
-    "slac": {"head.critic_lr": 3e-3, "head.init_alpha": 0.05},
-    "dreamer": {"head.value_lr": 3e-3},
+    "sac": {"head.critic_lr": 3e-3, "head.init_alpha": 0.05, "head.init_std": 1.0},
+    "smac": {"head.critic_lr": 3e-3, "head.init_alpha": 0.05, "head.init_std": 1.0},
+    "slac": {"head.critic_lr": 3e-3, "head.init_alpha": 0.05, "head.init_std": 1.0},
+    "dreamer": {"head.value_lr": 3e-3, "head.init_std": 1.0},
+    "td3": {"head.critic_lr": 3e-3},
+    "ddpg": {"head.critic_lr": 3e-3},
+    "pmoe": {"head.critic_lr": 3e-3, "head.init_alpha": 0.05},
+    "value_sac": {"head.critic_lr": 3e-3, "head.reward_scale": 20.0, "head.tau": 0.02},
+    "miracle": {"head.critic_lr": 3e-3, "head.reward_scale": 20.0, "head.tau": 0.02, "head.marginal_lr": 3e-3},
+    "virel": {"head.critic_lr": 3e-3, "head.init_alpha": 0.05, "head.tau": 0.02},
 }
 
 
@@ -74,11 +101,17 @@ class Chase(gymnasium.Env):
         return np.array([self.point, self.target], np.float32)
 
 
-@pytest.mark.parametrize(("belief", "head"), PAIRS)
-def test_every_pair_updates_acts_saves_and_loads(belief: str, head: str, make_batch) -> None:
+@pytest.mark.parametrize(
+    ("belief", "head", "settings"),
+    [(*pair, {}) for pair in PAIRS]
+    + [(belief, "virel", settings) for belief in ("identity", "rssm") for settings in VIRELS.values()],
+)
+def test_every_pair_updates_acts_saves_and_loads(
+    belief: str, head: str, settings: dict[str, Any], make_batch: Callable[..., Batch]
+) -> None:
     spec = STATE_SPEC if belief == "identity" else BOTH_SPEC
-    agent = build(belief, head, spec)
-    metrics = agent.update(agent.next_phase(), make_batch(spec, border=2))
+    agent = build(belief, head, spec, **settings)
+    metrics = agent.update(agent.next_phase(), make_batch(spec, border=2), make_extra(agent, make_batch))
     assert all(value.dim() == 0 and torch.isfinite(value) for value in metrics.values())
     rows = {k: np.zeros((3, *o.shape), o.dtype) for k, o in spec.obs.items()}
     rows |= {"action": np.zeros((3, 2), np.float32), "is_first": np.ones(3, np.float32)}
@@ -87,15 +120,15 @@ def test_every_pair_updates_acts_saves_and_loads(belief: str, head: str, make_ba
     assert action.dtype == np.float32
     assert np.abs(action).max() <= 1
     assert not belief_now.feat.requires_grad
-    other = build(belief, head, spec, seed=7)
+    other = build(belief, head, spec, seed=7, **settings)
     other.load_state_dict(agent.state_dict())
     for a, b in zip(agent.head.parameters(), other.head.parameters(), strict=True):
         assert torch.equal(a, b)
-    batch = make_batch(spec)
+    batch, extra = make_batch(spec), make_extra(agent, make_batch)
     after = []
     for one in (agent, other):
         torch.manual_seed(4)
-        after.append(one.update(one.next_phase(), batch))
+        after.append(one.update(one.next_phase(), batch, extra))
     assert all(torch.equal(after[0][key], after[1][key]) for key in after[0])
 
 
@@ -195,6 +228,20 @@ def test_a_head_that_needs_imagination_is_refused_with_the_beliefs_that_have_it(
         build("identity", "dreamer", STATE_SPEC)
 
 
+def test_a_head_without_a_choice_of_policy_refuses_one() -> None:
+    able = "sac, smac, slac, value_sac, miracle, virel"
+    message = f"head=td3 has its own policy, found policy=flow; use policy=own, or a head of: {able}$"
+    with pytest.raises(UserError, match=message):
+        build("identity", "td3+flow", STATE_SPEC)
+
+
+def test_smac_refuses_a_policy_that_only_bounds_densities(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worldrl.policies.flow.Flow.exact_density", False)
+    with pytest.raises(UserError, match="policy Flow only bounds them; use head=sac with it"):
+        build("identity", "smac+flow", STATE_SPEC)
+    build("identity", "sac+flow", STATE_SPEC)
+
+
 def test_identity_refuses_pixels() -> None:
     with pytest.raises(UserError, match=r"needs state vectors; found \['pixels'\]; use env.obs=state, or belief=rssm"):
         build("identity", "sac", PIXEL_SPEC)
@@ -222,26 +269,35 @@ def test_noise_keeps_actions_in_range_and_is_off_when_asked() -> None:
     assert np.ptp(agent.act({}, rows, explore=False)[1], axis=0).max() == 0.0
 
 
-@pytest.mark.parametrize(("belief", "head"), PAIRS)
-def test_every_pair_learns_a_toy_within_seconds(belief: str, head: str) -> None:
+# Every head learns from states, which takes seconds; on a world model, those that ask different things of it.
+LEARNERS = [(*pair, {}) for pair in PAIRS if pair[0] == "identity"]
+LEARNERS += [("identity", "virel", settings) for settings in VIRELS.values()]
+LEARNERS += [("rssm", head, {}) for head in ("sac", "smac", "dreamer", "td3", "miracle", "smac+mixture")]
+LEARNERS += [("slac", head, {}) for head in ("slac", "dreamer")]
+
+
+@pytest.mark.parametrize(("belief", "head", "settings"), LEARNERS)
+def test_agents_learn_a_toy_within_seconds(belief: str, head: str, settings: dict[str, Any]) -> None:
     """Random play scores about 0.2 per step, standing still about 0.3, chasing about 0.85."""
     config = EnvConfig(obs="state", action_repeat=1)
     envs = make_envs(config, f"{__name__}:Chase", seed=0)
-    common = {"head.actor_lr": 3e-3, "head.gamma": 0.9, "head.init_std": 1.0}
-    fast = {"belief.lr": 3e-3} if belief != "identity" else {}
-    agent = build(belief, head, envs.spec, **common, **FAST[head], **fast)
+    common = {"head.actor_lr": 3e-3, "head.gamma": 0.9}
+    windows, length, steps, fast = (64, 2, 900, {}) if belief == "identity" else (8, 8, 800, {"belief.lr": 3e-3})
+    agent = build(belief, head, envs.spec, **common, **FAST[head.partition("+")[0]], **fast, **settings)
     replay = Replay(envs.spec, 5_000)
     rng = np.random.default_rng(0)
     rows = with_action(envs.reset(), np.zeros((1, 1), np.float32))
     state = agent.initial(1)
-    for step in range(900):
+    for step in range(steps):
         replay.add(rows)
         if step < 300:
             action = rng.uniform(-1, 1, (1, 1)).astype(np.float32)
         else:
             state, action, _ = agent.act(state, rows, explore=True, noise=False)
-            batch = replay.sample(*((64, 2) if belief == "identity" else (16, 8)))
-            agent.update(agent.next_phase(), batch)
+            batch = replay.sample(windows, length)
+            extra = replay.sample_extra(agent.head.needs, length, agent.model.lost_rows)
+            agent.update(agent.next_phase(), batch, extra)
+            agent.updates += 1
         rows = with_action(envs.step(action), action)
     trained = np.mean(run_episodes(agent, envs, 20, first=10_000).returns)
     envs.close()

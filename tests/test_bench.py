@@ -24,6 +24,18 @@ def test_flops_agree_with_the_arithmetic() -> None:
     assert found == pytest.approx(2 * 256 * (target + critic_loss + actor_loss), rel=0.02)
 
 
+@pytest.mark.parametrize("name", [name for name, case in bench.CASES.items() if case.spec is bench.STATE_SPEC])
+def test_agents_on_states_repeat_their_losses(name: str) -> None:
+    """What ``agrees`` rests on; and their phases repeat after a cycle."""
+    case = bench.CASES[name]
+    batch = bench.make_batch(case.spec, 4, 2, CPU)
+    agents = [bench.make_agent(case, bench.REFERENCE, CPU) for _ in range(2)]
+    first, again = (bench.first_losses(agent, bench.make_update(agent, "eager"), batch) for agent in agents)
+    assert bench.largest_difference(first, again) == 0.0
+    assert len({agents[0].head.phase(n) for n in range(6)}) == case.cycle
+    assert bench.count_flops(case, batch, CPU) > 0
+
+
 @pytest.mark.slow
 def test_flops_of_pixel_agents_agree_with_the_published_arithmetic() -> None:
     """Latent-SAC 0.61 TFLOP per 2,500 rows; SMAC with 32 particles at most 1.36; Dreamer 0.94.

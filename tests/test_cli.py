@@ -20,7 +20,7 @@ from worldrl.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ROOT / "configs"
-TOY_HEAD, TOY_BELIEF = "tests.test_config:ToyHead", "tests.test_config:ToyBelief"
+TOY_HEAD, TOY_BELIEF, TOY_POLICY = (f"tests.test_config:Toy{part}" for part in ("Head", "Belief", "Policy"))
 
 
 def settings(text: str) -> Config:
@@ -30,6 +30,12 @@ def settings(text: str) -> Config:
 
 def parts(config: Config) -> tuple[str, str, str]:
     return config.agent, config.belief["name"], config.head["name"]
+
+
+def policy(text: str) -> tuple[str, str]:
+    """Label and policy of a command line."""
+    config = settings(text)
+    return config.agent, config.policy["name"]
 
 
 @pytest.fixture
@@ -68,6 +74,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
 @pytest.mark.parametrize("agent", known_agents())
 def test_agent_files_agree_with_the_registry(agent: str) -> None:
     assert parts(settings(f"agent={agent}")) == (agent, AGENTS[agent]["belief"], AGENTS[agent]["head"])
+    assert policy(f"agent={agent}") == (agent, AGENTS[agent].get("policy", "own"))
     assert set(preset_names(PRESETS, "agent")) == set(known_agents())
 
 
@@ -137,6 +144,12 @@ def test_a_part_in_the_arguments_beats_agent_and_experiment() -> None:
     assert parts(settings("agent=latent_sac head=latent_sac")) == ("latent_sac", "rssm", "sac")
     assert parts(settings("agent=sac head=smac")) == ("smac@identity", "identity", "smac")
     assert settings("head.critic_lr=1e-2").head["critic_lr"] == 0.01
+
+
+def test_a_policy_is_a_part() -> None:
+    assert policy("agent=smac head=sac") == ("sac@rssm", "own")
+    assert policy(f"agent=smac policy={TOY_POLICY}") == ("smac@rssm+ToyPolicy", TOY_POLICY)
+    assert settings(f"agent=sac policy={TOY_POLICY} policy.width=3").policy == {"name": TOY_POLICY, "width": 3}
 
 
 def test_a_swapped_part_takes_the_settings_that_it_inherits_and_no_others() -> None:

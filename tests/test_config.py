@@ -18,7 +18,7 @@ from worldrl.config import (
     save_config,
 )
 from worldrl.errors import UserError
-from worldrl.registry import AGENTS, agent_label, canonical, known_agents, load_class, settings_of, shared_fields
+from worldrl.registry import AGENTS, PARTS, agent_label, canonical, known_agents, load_class, settings_of, shared_fields
 
 
 class ToyHead:
@@ -43,11 +43,17 @@ class ToyBelief:
         size: int = 4
 
 
+class ToyPolicy:
+    @dataclass(frozen=True)
+    class Config:
+        width: int = 2
+
+
 class NoSettings:
     """A class that forgot its Config."""
 
 
-HEAD, BELIEF = f"{__name__}:ToyHead", f"{__name__}:ToyBelief"
+HEAD, BELIEF, POLICY = (f"{__name__}:Toy{part}" for part in ("Head", "Belief", "Policy"))
 
 
 def toy(**head: Any) -> dict[str, Any]:
@@ -72,7 +78,7 @@ def test_defaults_are_the_dataclasses() -> None:
 def test_an_agent_brings_its_parts(agent: str) -> None:
     config = config_from_dict({"agent": agent})
     assert config.agent == agent
-    assert {"belief": config.belief["name"], "head": config.head["name"]} == AGENTS[agent]
+    assert {kind: getattr(config, kind)["name"] for kind in PARTS} == {"policy": "own", **AGENTS[agent]}
 
 
 def test_nested_and_dotted_settings_are_the_same() -> None:
@@ -98,6 +104,9 @@ def test_values_take_the_annotated_type() -> None:
         ({"agent": "smca"}, ["unknown agent 'smca'", "smac"]),
         ({"head": "sacc"}, ["unknown head 'sacc'", "sac"]),
         ({"belief": "rsm"}, ["unknown belief 'rsm'", "rssm"]),
+        ({"policy": "owm"}, ["unknown policy 'owm'", "own"]),
+        ({"policy.width": 1}, ["unknown key 'policy.width'"]),
+        ({"policy": POLICY, "policy.width": "1"}, ["policy.width: found '1'"]),
         ({"head": "no_such_package.mod:Head"}, ["cannot import 'no_such_package.mod'"]),
         ({"head": "worldrl.heads.sac:SACC"}, ["'SACC'", "SAC"]),
         ({"head": f"{__name__}:NoSettings"}, ["no Config"]),
@@ -160,6 +169,9 @@ def test_labels() -> None:
     pair = AGENTS["smac"]
     assert agent_label("smac", pair, "rssm", "smac") == "smac"
     assert agent_label("smac", pair, "rssm", "sac") == "sac@rssm"
+    assert agent_label("smac", pair, "rssm", "smac", POLICY) == "smac@rssm+ToyPolicy"
+    assert agent_label("mine", {**pair, "policy": POLICY}, "rssm", "smac", POLICY) == "mine"
+    assert agent_label("mine", {**pair, "policy": POLICY}, "rssm", "smac") == "smac@rssm"
     assert config_from_dict({"agent": "smac", "head": HEAD}).agent == "ToyHead@rssm"
     assert config_from_dict({"head": "latent_sac"}).agent == "sac@rssm"
     assert config_from_dict({**toy(), "agent": "mine"}).agent == "mine"

@@ -18,7 +18,7 @@ from worldrl.errors import UserError
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 
-EXAMPLES = ["leaky_belief.py", "my_head.py", "point.py", "tiny_head.py"]
+EXAMPLES = ["leaky_belief.py", "my_head.py", "point.py", "steady_noise.py", "tiny_head.py"]
 
 
 def fenced(document: Path, language: str) -> list[str]:
@@ -36,7 +36,7 @@ def train_commands() -> Iterator[str]:
 
 @pytest.fixture
 def saved_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The documents' own environment, heads and belief, saved under the names that they give them."""
+    """The documents' own environment, heads, belief and policy, saved under the names that they give them."""
     text = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/extending.md"))
     for name, code in re.findall(r"`(\w+\.py)`[^`]*(?:`[^`\n]+`[^`]*)*?```python\n(.*?)```", text, re.DOTALL):
         (tmp_path / name).write_text(code, encoding="utf-8")
@@ -66,7 +66,7 @@ def test_the_environment_of_the_readme_runs() -> None:
 
 
 @pytest.mark.usefixtures("saved_examples")
-def test_the_head_and_the_belief_of_the_documents_pass_the_checks() -> None:
+def test_the_parts_of_the_documents_pass_the_checks() -> None:
     (code,) = (block for block in fenced(ROOT / "docs" / "extending.md", "python") if "check_head(" in block)
     exec(code, {})
 
@@ -77,4 +77,5 @@ def test_links_lead_somewhere(document: Path) -> None:
         path, _, heading = target.partition("#")
         linked = document.parent / path
         assert linked.is_file()
-        assert not heading or re.search(rf"^#+ {heading}$", linked.read_text(encoding="utf-8"), re.I | re.MULTILINE)
+        words = heading.replace("-", "[ -]")
+        assert not heading or re.search(rf"^#+ {words}$", linked.read_text(encoding="utf-8"), re.I | re.MULTILINE)

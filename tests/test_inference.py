@@ -203,9 +203,18 @@ def test_best_is_the_best_checkpoint(tmp_path: Path) -> None:
     assert worldrl.load(run, device="cpu").agent.updates == 0
 
 
-@pytest.mark.parametrize("run", ["both", "slac", "states"])
+OTHERS = ["dreamer", "td3", "miracle", "sac+flow", "sac+mixture", "sac+latent"]
+
+
+@pytest.mark.parametrize("run", ["both", "slac", "states", *OTHERS])
 def test_an_exported_program_acts_alike(run: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
-    policy = worldrl.load(request.getfixturevalue(run), device="cpu")
+    if run not in OTHERS:
+        folder = request.getfixturevalue(run)
+    else:
+        head, _, chosen = run.partition("+")
+        settings = STATE_SAC | ({"belief": "rssm", "belief.deter": 8} if head == "dreamer" else {})
+        folder = make_run(tmp_path / "run", settings, head=head, policy=chosen or "own")
+    policy = worldrl.load(folder, device="cpu")
     program = torch.export.load(policy.export(tmp_path / "deep" / "step.pt2"))
     step, state = program.module(), policy.agent.initial(3)
     previous = torch.zeros(3, 1)
@@ -213,7 +222,9 @@ def test_an_exported_program_acts_alike(run: str, request: pytest.FixtureRequest
         obs = {key: value for key, value in observations(3, t).items() if key in policy.spec.obs}
         first = torch.tensor([t == 0, t == 0, t != 1]).float()
         tensors = {key: torch.from_numpy(value) for key, value in obs.items()}
+        torch.manual_seed(t)  # Dreamer's deterministic action is the densest of many draws
         state, previous = step(state, tensors, previous * (1 - first)[:, None], first)
+        torch.manual_seed(t)
         np.testing.assert_allclose(previous, policy.act(obs, first, deterministic=True), atol=1e-6)
 
 
@@ -250,6 +261,17 @@ def test_an_exported_program_can_draw_and_leaves_the_agent_as_it_was(both: Path,
     assert state["stoch"].shape == (2, 3, 4)
     torch.testing.assert_close(state["stoch"], wanted["stoch"])
     torch.testing.assert_close(action, policy.agent.head.act(belief, explore=True))
+
+
+@pytest.mark.parametrize("chosen", ["flow", "mixture", "latent"])
+def test_an_exported_program_draws_from_a_chosen_policy(chosen: str, tmp_path: Path) -> None:
+    policy = worldrl.load(make_run(tmp_path / "run", STATE_SAC, policy=chosen), device="cpu")
+    program = torch.export.load(policy.export(tmp_path / "step.pt2", explore=True)).module()
+    obs = observations(7)["state"]
+    torch.manual_seed(1)
+    _, action = program({}, {"state": torch.from_numpy(obs)}, torch.zeros(7, 1), torch.ones(7))
+    torch.manual_seed(1)
+    np.testing.assert_allclose(action, policy.act(obs, explore=True), atol=1e-6)
 
 
 def test_loading_and_acting_import_no_simulator(pixels: Path) -> None:

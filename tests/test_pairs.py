@@ -1,8 +1,9 @@
-"""Every head on every belief: the table of docs/architecture.md says what happens, and each agent's settings agree."""
+"""Every head on every belief and with every policy: the tables of docs/architecture.md say what happens."""
 
 from __future__ import annotations
 
 import re
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,13 @@ from tests.conftest import PIXEL_SPEC, STATE_SPEC
 from worldrl.agent import Agent
 from worldrl.cli import compose
 from worldrl.errors import UserError
-from worldrl.registry import AGENTS, BELIEFS, HEADS
+from worldrl.registry import AGENTS, BELIEFS, HEADS, POLICIES
 from worldrl.training import loop
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ROOT / "configs"
 PAIRS = [(belief, head) for head in HEADS for belief in BELIEFS]
+CHOICES = [(policy, head) for head in HEADS for policy in POLICIES]
 TINY: dict[str, dict[str, Any]] = {
     "identity": {},
     "rssm": {"belief.deter": 8, "belief.hidden": 8, "belief.depth": 2, "belief.reward_units": 8},
@@ -25,34 +27,59 @@ TINY: dict[str, dict[str, Any]] = {
 }
 
 
-def table() -> dict[tuple[str, str], str]:
-    """(belief, head) -> what docs/architecture.md says of the pair."""
-    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    beliefs = re.findall(r"`belief=(\w+)`", next(line for line in text.splitlines() if line.startswith("| head |")))
-    rows = re.findall(r"^\| `head=(\w+)` \|(.*)\|$", text, re.MULTILINE)
-    return {(b, head): cell.strip() for head, row in rows for b, cell in zip(beliefs, row.split("|"), strict=True)}
+def table(kind: str) -> dict[tuple[str, str], str]:
+    """(belief or policy, head) -> what docs/architecture.md says of the two; ``kind`` is what the columns are."""
+    lines = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"| head | `{kind}="))
+    columns = re.findall(rf"`{kind}=(\w+)`", lines[start])
+    rows = (line.strip("|").split("|") for line in takewhile(lambda line: line.startswith("|"), lines[start + 2 :]))
+    return {
+        (column, re.sub(r"[ `]|head=", "", head)): cell.strip()
+        for head, *cells in rows
+        for column, cell in zip(columns, cells, strict=True)
+    }
 
 
-def test_the_table_has_every_pair_and_every_agent() -> None:
-    cells = table()
-    assert set(cells) == set(PAIRS)
-    named = {re.sub(r".*`agent=(\w+)`", r"\1", cell): pair for pair, cell in cells.items() if "`agent=" in cell}
-    assert named == {agent: (parts["belief"], parts["head"]) for agent, parts in AGENTS.items()}
+def named(kind: str) -> dict[str, tuple[str, str]]:
+    """Agent -> its place in a table."""
+    return {agent: pair for pair, cell in table(kind).items() for agent in re.findall(r"`agent=(\w+)`", cell)}
+
+
+def refusal(arguments: dict[str, Any]) -> str:
+    """The message, or nothing where the agent can be trained."""
+    try:
+        config = compose({"head.units": 8, "device": "cpu", **arguments}, PRESETS)
+        spec = PIXEL_SPEC if config.env.obs == "pixels" else STATE_SPEC
+        loop._check_fits(config, Agent(config, spec))
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def test_the_tables_have_every_pair_and_every_agent() -> None:
+    assert set(table("belief")) == set(PAIRS)
+    assert set(table("policy")) == set(CHOICES)
+    plain = {agent: (parts["belief"], parts["head"]) for agent, parts in AGENTS.items() if "policy" not in parts}
+    assert named("belief") == plain
+    chosen = {agent: (parts["policy"], parts["head"]) for agent, parts in AGENTS.items() if "policy" in parts}
+    assert named("policy") == chosen
 
 
 @pytest.mark.parametrize(("belief", "head"), PAIRS)
-def test_the_table_says_what_is_refused(belief: str, head: str) -> None:
+def test_the_table_says_which_belief_is_refused(belief: str, head: str) -> None:
     """Under the settings of every agent; only the notes below the table add to what a pair is refused for."""
     for agent in AGENTS:
-        arguments = {"agent": agent, "belief": belief, "head": head, "head.units": 8, "device": "cpu", **TINY[belief]}
-        config = compose(arguments, PRESETS)
-        spec = PIXEL_SPEC if config.env.obs == "pixels" else STATE_SPEC
+        config = compose({"agent": agent}, PRESETS)
         for_vectors = belief == "identity" and config.env.obs == "pixels"
         too_short = belief == "slac" and config.replay.length < 9
-        expected = table()[belief, head].startswith("refused") or for_vectors or too_short
-        try:
-            loop._check_fits(config, Agent(config, spec))
-            refusal = ""
-        except UserError as error:
-            refusal = str(error)
-        assert bool(refusal) == expected, (agent, refusal)
+        other_policy = table("policy")[config.policy["name"], head].startswith("refused")
+        expected = table("belief")[belief, head].startswith("refused") or for_vectors or too_short or other_policy
+        found = refusal({"agent": agent, "belief": belief, "head": head, **TINY[belief]})
+        assert bool(found) == expected, (agent, found)
+
+
+@pytest.mark.parametrize(("policy", "head"), CHOICES)
+def test_the_table_says_which_policy_is_refused(policy: str, head: str) -> None:
+    found = refusal({"agent": "latent_sac", "head": head, "policy": policy, **TINY["rssm"]})
+    assert bool(found) == table("policy")[policy, head].startswith("refused"), found
+    assert not found or f"policy={policy}" in found or "only bounds them" in found

@@ -13,15 +13,27 @@ from torch import nn
 from worldrl.beliefs.identity import Identity
 from worldrl.beliefs.rssm import RSSM
 from worldrl.errors import UserError
+from worldrl.heads.miracle import MIRACLE
 from worldrl.heads.sac import SAC
-from worldrl.registry import BELIEFS, HEADS
-from worldrl.testing import check_belief, check_head
+from worldrl.nn.functional import normal_log_prob, tanh_log_det
+from worldrl.registry import BELIEFS, HEADS, OWN_POLICY, POLICIES
+from worldrl.testing import check_belief, check_head, check_policy
+from worldrl.types import Draw
 
 SMALL_HEADS: dict[str, list[dict[str, Any]]] = {
     "sac": [{"units": 8}, {"units": 8, "actor_input": "context", "tune_alpha": False}],
     "smac": [{"units": 8, "num_particles": 4}, {"units": 8, "num_particles": 4, "estimator": "roulette"}],
     "slac": [{"units": 8}],
     "dreamer": [{"units": 8, "horizon": 3, "mode_samples": 3}],
+    "td3": [{"units": 8}],
+    "ddpg": [{"units": 8}, {"networks": "original", "critic_l2": 0.01}],
+    "pmoe": [{"units": 8}],
+    "value_sac": [{"units": 8, "tune_alpha": True}],
+    "miracle": [{"units": 8, "marginal_batch": 4}, {"units": 8, "marginal_fit": "vae", "marginal_actions": 0}],
+    "virel": [
+        {"units": 8, "temperature": "residual", "residual_batch": 7, "critics": "hard_and_soft"},
+        {"units": 8, "temperature": "residual", "residual_batch": 0, "critics": "two_hard"},
+    ],
 }
 SMALL_BELIEFS: dict[str, list[dict[str, Any]]] = {
     "identity": [{}],
@@ -39,6 +51,11 @@ SMALL_BELIEFS: dict[str, list[dict[str, Any]]] = {
     ],
     "slac": [{"z1": 3, "z2": 5, "units": 6, "depth": 2, "vector_units": 6, "history": 3, "model_batch": 2}],
 }
+SMALL_POLICIES: dict[str, dict[str, Any]] = {
+    "flow": {"blocks": 3},
+    "mixture": {"components": 4},
+    "latent": {"num_particles": 4, "conditional_penalty": 0.1},
+}
 HEAD_CASES = [(name, settings) for name in HEADS for settings in SMALL_HEADS[name]]
 BELIEF_CASES = [(name, settings) for name in BELIEFS for settings in SMALL_BELIEFS[name]]
 
@@ -53,6 +70,11 @@ def test_shipped_heads_pass(name: str, settings: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("name", "settings"), BELIEF_CASES)
 def test_shipped_beliefs_pass(name: str, settings: dict[str, Any]) -> None:
     check_belief(name, **settings)
+
+
+@pytest.mark.parametrize("name", [name for name in POLICIES if name != OWN_POLICY])
+def test_shipped_policies_pass(name: str) -> None:
+    check_policy(name, **SMALL_POLICIES[name])
 
 
 # --- heads with one mistake each --------------------------------------------------------------------------------------
@@ -208,6 +230,17 @@ class CrossesBorders(Updates):
         return {**metrics, "loss/x": batch.reward.mean()}
 
 
+class FitsFirstRows(MIRACLE):
+    def marginal_loss(self, recent: Any) -> Any:
+        return self.marginal.loss(recent.action).mean()
+
+
+class WritesIntoExtra(MIRACLE):
+    def marginal_loss(self, recent: Any) -> Any:
+        recent.action.mul_(0.9)
+        return super().marginal_loss(recent)
+
+
 class Idle(Head):
     def update(self, *args: Any) -> Any:
         return {"loss/x": torch.zeros(())}
@@ -242,9 +275,11 @@ HEAD_MISTAKES = [
     (Synchronises, r"update\('update'\) reads values on the host \(__bool__\)"),
     (Masks, r"update\('update'\) indexes with a boolean mask"),
     (TrainsTheModel, "leaves gradients in the belief model"),
-    (WritesIntoTheBatch, "changes its batch, its belief or the model in place"),
+    (WritesIntoTheBatch, "changes its batch, extra, belief or model in place"),
     (OtherNoise, "another loss/x from the same seed, expected noise from torch's own generator only"),
-    (CrossesBorders, "loss/x depends on the reward of a first row, expected that pair to be masked"),
+    (CrossesBorders, "loss/x depends on reward or action of a first row, expected that pair to be masked"),
+    (FitsFirstRows, "loss/marginal depends on reward or action of a first row"),
+    (WritesIntoExtra, "changes its batch, extra, belief or model in place"),
     (Idle, "changes no parameter in phases update"),
     (HiddenState, "loss/x differs after saving and loading, expected all state in parameters and buffers"),
 ]
@@ -254,6 +289,137 @@ HEAD_MISTAKES = [
 def test_a_head_with_one_mistake(cls: type, message: str) -> None:
     with pytest.raises(UserError, match=message) as refused:
         check_head(cls, **({} if cls in (Plain, Thawed, NoDefault) else {"units": 8}))
+    assert "\n" not in str(refused.value)
+
+
+# --- policies with one mistake each -----------------------------------------------------------------------------------
+
+
+class Policy(nn.Module):
+    """A tanh-Gaussian whose standard deviation is the same in all states."""
+
+    @dataclass(frozen=True)
+    class Config:
+        std: float = 0.3
+
+    exact_density = True
+
+    def __init__(self, config: Any, inputs: int, action_dim: int, units: int, layers: int, activation: str) -> None:
+        super().__init__()
+        self.mean = nn.Linear(inputs, action_dim)
+        self.log_std = nn.Parameter(torch.full((action_dim,), config.std).log())
+
+    def sample(self, x: Any) -> Draw:
+        mean = self.mean(x)
+        pre_tanh = (mean + self.log_std.exp() * torch.randn_like(mean))[None]
+        return self.spoil(Draw(pre_tanh.tanh(), pre_tanh, Policy.log_prob(self, pre_tanh, x)))
+
+    def spoil(self, draw: Draw) -> Any:
+        return draw
+
+    def log_prob(self, pre_tanh: Any, x: Any) -> Any:
+        return normal_log_prob(pre_tanh, self.mean(x), self.log_std.exp()) - tanh_log_det(pre_tanh).sum(-1)
+
+    def mode(self, x: Any) -> Any:
+        return self.mean(x).tanh()
+
+
+class NoDensityKind(Policy):
+    exact_density = None  # type: ignore[assignment]
+
+
+class BareAction(Policy):
+    def spoil(self, draw: Draw) -> Any:
+        return draw.action
+
+
+class NoDrawAxis(Policy):
+    def spoil(self, draw: Draw) -> Any:
+        return draw._replace(action=draw.action[0])
+
+
+class OtherPreTanh(Policy):
+    def spoil(self, draw: Draw) -> Any:
+        return draw._replace(pre_tanh=draw.pre_tanh + 1)
+
+
+class TwoUnweighted(Policy):
+    def spoil(self, draw: Draw) -> Any:
+        return Draw(*(torch.cat([x, x]) for x in draw[:3]))
+
+
+class HeavyWeights(Policy):
+    def spoil(self, draw: Draw) -> Any:
+        return draw._replace(weight=2 * torch.ones_like(draw.log_prob))
+
+
+class LongPenalty(Policy):
+    def spoil(self, draw: Draw) -> Any:
+        return draw._replace(penalty=draw.log_prob)
+
+
+class Unlearnable(Policy):
+    def spoil(self, draw: Draw) -> Any:
+        return draw._replace(action=draw.action.detach())
+
+
+class WideMode(Policy):
+    def mode(self, x: Any) -> Any:
+        return 3 * super().mode(x).sign()
+
+
+class OtherDensity(Policy):
+    def log_prob(self, pre_tanh: Any, x: Any) -> Any:
+        return super().log_prob(pre_tanh, x) + 0.1
+
+
+class NoJacobian(Policy):
+    def spoil(self, draw: Draw) -> Any:
+        return draw._replace(log_prob=draw.log_prob + tanh_log_det(draw.pre_tanh).sum(-1))
+
+    def log_prob(self, pre_tanh: Any, x: Any) -> Any:
+        return super().log_prob(pre_tanh, x) + tanh_log_det(pre_tanh).sum(-1)
+
+
+class RaggedDensity(Policy):
+    def log_prob(self, pre_tanh: Any, x: Any) -> Any:
+        return super().log_prob(pre_tanh, x).sum()
+
+
+class UnsavedNoise(Policy):
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.shift = torch.rand(())
+
+    def sample(self, x: Any) -> Draw:
+        return super().sample(x + self.shift)
+
+    def log_prob(self, pre_tanh: Any, x: Any) -> Any:
+        return super().log_prob(pre_tanh, x + self.shift)
+
+
+POLICY_MISTAKES = [
+    (NoDensityKind, "found exact_density = None, expected True, or False if log_prob is a bound"),
+    (BareAction, r"sample\(x\) with x of shape \(3, 6\) gives Tensor, expected a Draw"),
+    (NoDrawAxis, r"gives action of shape \(3, 2\), expected \(3, 3, 2\)"),
+    (OtherPreTanh, "gives an action that is not tanh of its pre_tanh"),
+    (TwoUnweighted, "gives 2 draws without a weight"),
+    (HeavyWeights, "gives weights that do not sum to one over the 1 draws"),
+    (LongPenalty, r"gives penalty of shape \(1, 3\), expected \(3,\)"),
+    (Unlearnable, "gives action without a gradient to its parameters"),
+    (WideMode, r"mode\(x\) gives 3, expected actions in \[-1, 1\]"),
+    (OtherDensity, "differs from the log_prob of sample at the same pre_tanh"),
+    (NoJacobian, r"the density of actions integrates to 0\.\d+, expected 1"),
+    (RaggedDensity, r"gives a tensor of shape \(\), expected \(2, 1, 3\)"),
+    (UnsavedNoise, "sample differs after saving and loading"),
+]
+
+
+@pytest.mark.parametrize(("cls", "message"), POLICY_MISTAKES, ids=[cls.__name__ for cls, _ in POLICY_MISTAKES])
+def test_a_policy_with_one_mistake(cls: type, message: str) -> None:
+    check_policy(Policy)
+    with pytest.raises(UserError, match=message) as refused:
+        check_policy(cls)
     assert "\n" not in str(refused.value)
 
 

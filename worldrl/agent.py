@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ from worldrl.config import Config
 from worldrl.errors import UserError
 from worldrl.nn.optim import Optimizer
 from worldrl.nn.precision import Precision, choose_device, choose_precision
-from worldrl.registry import BELIEFS, load_class, settings_of
-from worldrl.types import Batch, Belief, BeliefModel, EnvSpec, Head, Imagines, Metrics, Obs, State
+from worldrl.registry import BELIEFS, HEADS, OWN_POLICY, load_class, settings_of, takes_policy
+from worldrl.types import Batch, Belief, BeliefModel, EnvSpec, Extra, Head, Imagines, MakePolicy, Metrics, Obs, State
 
 MODEL_ONLY = "model"  # the phase that trains the belief model alone
 HEAD_ONLY = "/head_only"  # ends the names of phases that train the head alone
@@ -40,7 +41,7 @@ class Agent:
         with torch.device(self.device):
             self.model: BeliefModel = _build("belief", config.belief, spec)
             dims = (self.model.feat_dim, self.model.context_dim, spec.action_dim)
-            self.head: Head = _build("head", config.head, *dims)
+            self.head: Head = _build("head", config.head, *dims, **_chosen_policy(config))
         check_pair(self.model, self.head)
         self.optimizers = _optimizers(self.model if self.model_every else None, self.head, self.precision)
         self.counter = torch.zeros((), dtype=torch.int64, device=self.device)  # updates, on the device
@@ -94,8 +95,10 @@ class Agent:
         due = self.model_every > 0 and self.updates % self.model_every == 0
         return self.head.phase(self.updates) + ("" if due else HEAD_ONLY)
 
-    def update(self, phase: str, batch: Batch) -> Metrics:
+    def update(self, phase: str, batch: Batch, extra: Extra | None = None) -> Metrics:
         """One gradient update on a (B, T) slice: all draws, then the model's step if it is due, then the head's.
+
+        ``extra`` is what the head's needs ask for beside the slice (``Replay.sample_extra``).
 
         Contains no host synchronisation and no branch on data, so it can be captured as it is; for the same reason it
         leaves ``updates`` to its caller (``training.speed.make_update``), and counts on the device for the latch.
@@ -113,7 +116,7 @@ class Agent:
                 metrics.update({f"loss/{name}": loss.detach() for name, loss in losses.items()})
             if phase != MODEL_ONLY:
                 rows = batch.drop_rows(self.model.lost_rows)
-                metrics.update(self.head.update(head_phase, rows, belief, self.model))
+                metrics.update(self.head.update(head_phase, rows, belief, self.model, extra))
         self.counter.add_(1)
         self._latch(phase, metrics)
         return metrics
@@ -193,8 +196,19 @@ def _has(cls: type, ability: Any) -> bool:
     return all(callable(getattr(cls, name, None)) for name in vars(ability) if not name.startswith("_"))
 
 
-def _build(kind: str, settings: dict[str, Any], *args: Any) -> Any:
-    return load_class(kind, settings["name"])(settings_of(kind, settings), *args)
+def _build(kind: str, settings: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
+    return load_class(kind, settings["name"])(settings_of(kind, settings), *args, **kwargs)
+
+
+def _chosen_policy(config: Config) -> dict[str, MakePolicy]:
+    """What the head's constructor gets beside its usual arguments: nothing, or what builds the chosen policy."""
+    head, policy = config.head["name"], config.policy["name"]
+    if policy == OWN_POLICY:
+        return {}
+    if not takes_policy(head):
+        able = ", ".join(filter(takes_policy, HEADS))
+        raise UserError(f"head={head} has its own policy, found policy={policy}; use policy=own, or a head of: {able}")
+    return {"policy": partial(_build, "policy", config.policy)}
 
 
 def _optimizers(model: BeliefModel | None, head: Head, precision: Precision) -> dict[str, Optimizer]:

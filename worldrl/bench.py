@@ -15,9 +15,10 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -40,8 +41,9 @@ from worldrl.config import (
 from worldrl.data.replay import Replay
 from worldrl.errors import UserError
 from worldrl.nn.precision import choose_device
-from worldrl.training.speed import make_update
-from worldrl.types import Batch, EnvSpec, Metrics, ObsSpec
+from worldrl.registry import OWN_POLICY
+from worldrl.training.speed import Update, make_update
+from worldrl.types import Batch, EnvSpec, Extra, ObsSpec
 
 if TYPE_CHECKING:
     from worldrl.training.loop import Trainer
@@ -65,17 +67,27 @@ STATE_HEAD = {
     "policy_std": "log",
     "grad_clip": 0.0,
 }
+WIDE_HEAD = {**STATE_HEAD, "units": 400}  # of the SMAC paper's baselines
 
 Results = dict[str, Any]
 
 
 class Case(NamedTuple):
-    """An agent at its paper's sizes, and its batch where that is no matter of choice."""
+    """An agent at its paper's sizes, and its batch where that is no matter of choice.
+
+    ``cycle``: updates until the head's phases repeat; figures are means over them.
+    """
 
     spec: EnvSpec
     belief: dict[str, Any]
     head: dict[str, Any]
     batch: tuple[int, int] | None = None
+    policy: Mapping[str, Any] = MappingProxyType({"name": OWN_POLICY})
+    cycle: int = 1
+
+
+def _on_states(head: Mapping[str, Any], policy: str = OWN_POLICY, batch: int = STATE_BATCH[0], **more: Any) -> Case:
+    return Case(STATE_SPEC, {"name": "identity"}, dict(head), (batch, 2), {"name": policy}, **more)
 
 
 CASES: dict[str, Case] = {
@@ -86,7 +98,16 @@ CASES: dict[str, Case] = {
     ),
     "dreamer": Case(PIXEL_SPEC, {"name": "rssm", "reward_units": 400}, {"name": "dreamer"}),
     "slac": Case(PIXEL_SPEC, {"name": "slac"}, {"name": "slac"}, (256, 9)),
-    "sac": Case(STATE_SPEC, {"name": "identity"}, STATE_HEAD, STATE_BATCH),
+    "sac": _on_states(STATE_HEAD),
+    "td3": _on_states({"name": "td3"}, cycle=2),
+    "ddpg": _on_states({"name": "ddpg"}),
+    "flow_sac": _on_states(WIDE_HEAD, "flow"),
+    "moe_sac": _on_states(WIDE_HEAD, "mixture"),
+    "pmoe_sac": _on_states({**WIDE_HEAD, "name": "pmoe"}),
+    "smac_state": _on_states(STATE_HEAD, "latent"),
+    "value_sac": _on_states({"name": "value_sac"}),
+    "miracle": _on_states({"name": "miracle"}),
+    "virel_beta": _on_states({"name": "virel", "temperature": "residual"}, batch=128),
 }
 
 
@@ -154,13 +175,20 @@ def _matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
 def make_agent(case: Case, mode: Mode, device: torch.device) -> Agent:
     """An agent with the same weights in every mode."""
     torch.manual_seed(0)
-    config = Config(belief=case.belief, head=case.head, device=str(device), precision=mode.precision, speed=mode.speed)
+    config = Config(
+        belief=case.belief,
+        head=case.head,
+        policy=dict(case.policy),
+        device=str(device),
+        precision=mode.precision,
+        speed=mode.speed,
+    )
     return Agent(config, case.spec)
 
 
-def make_batch(spec: EnvSpec, batch: int, length: int, device: torch.device) -> Batch:
+def make_batch(spec: EnvSpec, batch: int, length: int, device: torch.device, seed: int = 1) -> Batch:
     """Random rows, the same on every device."""
-    rng = torch.Generator().manual_seed(1)
+    rng = torch.Generator().manual_seed(seed)
     lead = (batch, length)
     obs = {
         key: torch.randint(0, 256, (*lead, *o.shape), dtype=torch.uint8, generator=rng)
@@ -173,10 +201,22 @@ def make_batch(spec: EnvSpec, batch: int, length: int, device: torch.device) -> 
     return Batch({k: v.to(device) for k, v in obs.items()}, *(x.to(device) for x in (action, reward, zeros, zeros)))
 
 
-def first_losses(agent: Agent, update: Callable[[str, Batch], Metrics], batch: Batch) -> list[dict[str, float]]:
+def make_extra(agent: Agent, length: int) -> Extra:
+    """Random rows in place of those that the training loop draws beside the slice."""
+    needs, extra = agent.head.needs, {}
+    if needs.td_batch:
+        windows = needs.td_windows(length - agent.model.lost_rows)
+        extra["td"] = make_batch(agent.spec, windows, length, agent.device, seed=2)
+    if needs.recent_batch:
+        extra["recent"] = make_batch(agent.spec._replace(obs={}), needs.recent_batch, 1, agent.device, seed=3)
+    return extra
+
+
+def first_losses(agent: Agent, update: Update, batch: Batch) -> list[dict[str, float]]:
     """The losses of the first updates, from a fixed seed."""
+    extra = make_extra(agent, batch.reward.shape[1])
     torch.manual_seed(2)
-    records = [update(agent.next_phase(), batch) for _ in range(CHECKED_UPDATES)]
+    records = [update(agent.next_phase(), batch, extra) for _ in range(CHECKED_UPDATES)]
     return [{name: float(x) for name, x in record.items() if name.startswith("loss/")} for record in records]
 
 
@@ -193,9 +233,11 @@ def largest_difference(losses: list[dict[str, float]], reference: list[dict[str,
 def count_flops(case: Case, batch: Batch, device: torch.device) -> int:
     """Arithmetic of one eager update in matrix products and convolutions, as executed."""
     agent = make_agent(case, REFERENCE, device)
+    update, extra = make_update(agent, "eager"), make_extra(agent, batch.reward.shape[1])
     with FlopCounterMode(display=False) as counter:
-        agent.update(agent.next_phase(), batch)
-    return int(counter.get_total_flops())
+        for _ in range(case.cycle):
+            update(agent.next_phase(), batch, extra)
+    return int(counter.get_total_flops()) // case.cycle
 
 
 def bench_case(
@@ -208,11 +250,12 @@ def bench_case(
     result: Results = {"agent": name, "batch": [batch, length], "gflop": flops / 1e9, "modes": {}}
     reference: list[dict[str, float]] = []
     for mode in modes(device):
+        torch.compiler.reset()  # else agents before this one count against torch's limit of compilations
         agent = make_agent(case, mode, device)
         update = make_update(agent, mode.speed)
         losses = first_losses(agent, update, data)
         reference = reference or losses
-        ms = _time_updates(agent, update, data, device, repeats)
+        ms = _time_updates(agent, update, data, case.cycle, repeats)
         rate = flops / ms / 1e6
         difference = largest_difference(losses, reference)
         result["modes"][str(mode)] = {
@@ -225,10 +268,14 @@ def bench_case(
     return result
 
 
-def _time_updates(
-    agent: Agent, update: Callable[[str, Batch], Metrics], batch: Batch, device: torch.device, repeats: int
-) -> float:
-    return milliseconds(lambda: update(agent.next_phase(), batch), device, repeats)
+def _time_updates(agent: Agent, update: Update, batch: Batch, cycle: int, repeats: int) -> float:
+    extra = make_extra(agent, batch.reward.shape[1])
+
+    def run() -> None:
+        for _ in range(cycle):
+            update(agent.next_phase(), batch, extra)
+
+    return milliseconds(run, agent.device, repeats) / cycle
 
 
 # --- Stable-Baselines3, if it is there --------------------------------------------------------------------------------
@@ -259,7 +306,7 @@ def bench_sb3(device: torch.device, repeats: int) -> Results:
     return {"ms": {name: statistics.median(values) for name, values in times.items()}, "speed_up": ratio}
 
 
-def _repeat(update: Callable[[str, Batch], Metrics], batch: Batch) -> Callable[[int], None]:
+def _repeat(update: Update, batch: Batch) -> Callable[[int], None]:
     def run(n: int) -> None:
         for _ in range(n):
             update("update", batch)

@@ -52,7 +52,7 @@ from worldrl.config import (
     world_of,
 )
 from worldrl.errors import UserError, unknown
-from worldrl.registry import PARTS, agent_label, canonical, known_parts, shared_fields
+from worldrl.registry import DEFAULTS, PARTS, agent_label, canonical, known_parts, shared_fields
 
 __all__ = ["compose", "config_to_dict", "eval_main", "load_config", "save_config", "train", "train_main"]
 
@@ -72,9 +72,10 @@ def compose(arguments: Mapping[str, Any], presets: Path) -> Config:
     """The settings of one run from its arguments and the presets that they name.
 
     Layers, each over the one before: dataclass defaults, ``train.yaml``, the ``env`` preset, the ``agent``, the
-    ``experiment``, the arguments. Choices (agent, env, belief, head) are made first: an argument beats an experiment,
-    an experiment beats the agent it runs on, and an agent named in the arguments brings its own choices along. Where a
-    preset's head or belief is not the one chosen, its ``head.*`` or ``belief.*`` count as far as both inherit them.
+    ``experiment``, the arguments. Choices (agent, env, belief, head, policy) are made first: an argument beats an
+    experiment, an experiment beats the agent it runs on, and an agent named in the arguments brings its own choices
+    along. Where a preset's part is not the one chosen, its settings for that part (``head.*``) count as far as both
+    inherit them.
     With ``init_from`` the task, the environment and the belief are those of that run, and only the arguments beat them.
 
     Raises:
@@ -83,14 +84,14 @@ def compose(arguments: Mapping[str, Any], presets: Path) -> Config:
     arguments = {key: value for key, value in arguments.items() if key != "sweep"}  # it names a folder
     base, experiment = _base(presets), _preset(presets, "experiment", arguments.get("experiment"))
     name = _first("agent", arguments, experiment, base)
-    agent = _preset(presets, "agent", name)
+    agent = _agent(presets, name)
     middle = (agent, experiment) if "agent" in arguments else (experiment, agent)
     order = (arguments, *middle, base)
     init_from = _first("init_from", *order, {"init_from": ""})
     world = world_of(init_from) if init_from else {}
     env = _preset(presets, "env", _first("env", *order))
     parts = {kind: canonical(kind, _first(kind, arguments, world, *order)) for kind in PARTS}
-    meant = {**_preset(presets, "agent", experiment.get("agent")), **experiment}
+    meant = {**_agent(presets, experiment.get("agent")), **experiment}
     values: Arguments = {}
     for where, layer, intended in (
         ("configs/train.yaml: ", base, base),
@@ -127,7 +128,7 @@ def resolve_task(task: Any) -> Any:
 
 
 def _settings_for(layer: Mapping[str, Any], intended: Mapping[str, Any], parts: Mapping[str, str]) -> Arguments:
-    """A layer's plain settings, without those that mean nothing to the belief or head that was chosen instead."""
+    """A layer's plain settings, without those that mean nothing to a part that was chosen instead."""
     settings = {key: value for key, value in layer.items() if key not in (*GROUPS, *PARTS)}
     for kind, chosen in parts.items():
         if kind not in intended or canonical(kind, intended[kind]) == chosen:
@@ -159,6 +160,12 @@ def _preset(presets: Path, group: str, name: Any) -> Arguments:
     if name not in names:
         raise unknown(group, str(name), names)
     return _read(presets / group / f"{name}.yaml")
+
+
+def _agent(presets: Path, name: Any) -> Arguments:
+    """An agent's preset with the parts that it does not name; nothing for ``null``."""
+    preset = _preset(presets, "agent", name)
+    return {**DEFAULTS, **preset} if preset else preset
 
 
 def preset_names(presets: Path, group: str) -> list[str]:
@@ -301,7 +308,7 @@ def resumed(arguments: Mapping[str, Any]) -> Config:
     run_dir = Path(_first("resume", arguments))
     changes = _changes(arguments)
     stored = load_config(run_dir)
-    check_keys(changes, known_keys({"belief": stored.belief["name"], "head": stored.head["name"]}) | set(GROUPS))
+    check_keys(changes, known_keys({kind: getattr(stored, kind)["name"] for kind in PARTS}) | set(GROUPS))
     for key in changes:
         if not may_change(key):
             raise UserError(
@@ -495,6 +502,7 @@ Train a world-model agent.   python train.py [-m] key=value ...
   experiment=NAME    {_and(preset_names(presets, "experiment"))}
   head=NAME          {_and(known_parts("head"))} or my_pkg.mod:MyHead, with head.FIELD=VALUE
   belief=NAME        {_and(known_parts("belief"))} or my_pkg.mod:MyBelief, with belief.FIELD=VALUE
+  policy=NAME        {_and(known_parts("policy"))} or my_pkg.mod:MyPolicy, with policy.FIELD=VALUE
   seed=1  frames=1e6  device=auto  precision=auto  speed=eager|compile|capture
   env.num_envs=1  env.action_repeat=2  env.render.quality=full|fast
   replay.batch=50  replay.length=50  schedule.prefill=10000  eval.every=10000

@@ -20,7 +20,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from worldrl.errors import UserError, unknown
-from worldrl.registry import AGENTS, PARTS, agent_label, canonical, load_class
+from worldrl.registry import AGENTS, DEFAULTS, OWN_POLICY, PARTS, agent_label, canonical, load_class
 
 
 @dataclass(frozen=True)
@@ -103,16 +103,17 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """One run. ``belief`` and ``head`` hold ``name`` and the fields of that class's own ``Config`` dataclass."""
+    """One run. ``belief``, ``head`` and ``policy`` hold ``name`` and the fields of that class's own ``Config``."""
 
     task: str = "walker_walk"
-    agent: str = "smac"  # a label; belief and head say what it is
+    agent: str = "smac"  # a label; its parts say what it is
     seed: int = 1
     frames: int = 1_000_000
     init_from: str = ""  # a run folder: start with its trained belief model
     init_from_checkpoint: str = "last"  # last | best
     belief: dict[str, Any] = field(default_factory=lambda: {"name": "rssm"})
     head: dict[str, Any] = field(default_factory=lambda: {"name": "smac"})
+    policy: dict[str, Any] = field(default_factory=lambda: {"name": OWN_POLICY})
     env: EnvConfig = field(default_factory=EnvConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -321,8 +322,8 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def config_from_dict(settings: Mapping[str, Any]) -> Config:
     """Checked settings from nested or dotted ones; what is missing takes its default.
 
-    ``agent`` alone brings its belief and head. ``belief`` and ``head`` may be a name or a dict with ``name``; their
-    other fields are those of that class's own ``Config``, and all of them are filled in.
+    ``agent`` alone brings its belief, head and policy. Each of them may be a name or a dict with ``name``; its other
+    fields are those of that class's own ``Config``, and all of them are filled in.
 
     Raises:
         UserError: one line for an unknown key (with the nearest ones), a wrong type or a wrong value.
@@ -346,7 +347,7 @@ def config_to_dict(config: Config) -> dict[str, Any]:
 
 
 def known_keys(parts: Mapping[str, str]) -> set[str]:
-    """Every dotted key of a run whose belief and head are ``parts``."""
+    """Every dotted key of a run that is made of ``parts``."""
     return {*_leaves(Config), *_part_leaves(parts), *PARTS}
 
 
@@ -369,19 +370,19 @@ def _nearest_first(key: str, valid: set[str]) -> set[str]:
 
 
 def _agent_and_parts(flat: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
-    """The label and the registered names of belief and head."""
+    """The label and the registered names of the parts."""
     agent = _typed("agent", flat.get("agent", "smac"), str)
-    pair = AGENTS.get(agent, AGENTS["smac"])
+    usual = {**DEFAULTS, **AGENTS.get(agent, AGENTS["smac"])}
     if agent not in AGENTS and not {"belief", "head"} <= set(flat):
         raise unknown("agent", agent, AGENTS)
-    parts = {kind: canonical(kind, _typed(kind, flat.get(kind, pair[kind]), str)) for kind in PARTS}
+    parts = {kind: canonical(kind, _typed(kind, flat.get(kind, usual[kind]), str)) for kind in PARTS}
     if agent in AGENTS or "agent" not in flat:
-        agent = agent_label(agent, pair, **parts)
+        agent = agent_label(agent, usual, **parts)
     return agent, parts
 
 
 def _leaves(cls: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> (type, default) of a dataclass and those inside it; belief and head are left out."""
+    """Dotted key -> (type, default) of a dataclass and those inside it; the parts are left out."""
     hints = typing.get_type_hints(cls)
     found: dict[str, tuple[Any, Any]] = {}
     for item in dataclasses.fields(cls):
@@ -409,7 +410,7 @@ def _part_leaves(parts: Mapping[str, str]) -> dict[str, tuple[Any, Any]]:
 
 
 def _part_dicts(values: Mapping[str, Any], parts: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """``{"belief": {"name": ..., ...}, "head": {...}}``, each accepted by its class's own ``Config``."""
+    """``{"belief": {"name": ..., ...}, "head": {...}, ...}``, each accepted by its class's own ``Config``."""
     found = {}
     for kind, name in parts.items():
         cls = load_class(kind, name).Config

@@ -1,4 +1,4 @@
-"""The only place that knows algorithms by name: names to classes, and agents to pairs of parts."""
+"""The only place that knows algorithms by name: names to classes, and agents to their parts."""
 
 from __future__ import annotations
 
@@ -16,19 +16,44 @@ BELIEFS: dict[str, str] = {
 }
 HEADS: dict[str, str] = {
     "sac": "worldrl.heads.sac:SAC",
+    "td3": "worldrl.heads.td3:TD3",
+    "ddpg": "worldrl.heads.ddpg:DDPG",
+    "pmoe": "worldrl.heads.pmoe:PMOE",
     "dreamer": "worldrl.heads.dreamer:Dreamer",
     "smac": "worldrl.heads.smac:SMAC",
     "slac": "worldrl.heads.slac:SLAC",
+    "value_sac": "worldrl.heads.value_sac:ValueSAC",
+    "miracle": "worldrl.heads.miracle:MIRACLE",
+    "virel": "worldrl.heads.virel:VIREL",
 }
-ALIASES: dict[str, dict[str, str]] = {"belief": {}, "head": {"latent_sac": "sac"}}
+OWN_POLICY = "own"
+POLICIES: dict[str, str] = {
+    OWN_POLICY: "worldrl.policies:Own",
+    "flow": "worldrl.policies.flow:Flow",
+    "mixture": "worldrl.policies.mixture:Mixture",
+    "latent": "worldrl.policies.latent:LatentGaussian",
+}
+ALIASES: dict[str, dict[str, str]] = {"belief": {}, "head": {"latent_sac": "sac"}, "policy": {}}
 AGENTS: dict[str, dict[str, str]] = {
     "smac": {"belief": "rssm", "head": "smac"},
     "latent_sac": {"belief": "rssm", "head": "sac"},
     "dreamer": {"belief": "rssm", "head": "dreamer"},
     "slac": {"belief": "slac", "head": "slac"},
     "sac": {"belief": "identity", "head": "sac"},
+    "td3": {"belief": "identity", "head": "td3"},
+    "ddpg": {"belief": "identity", "head": "ddpg"},
+    "flow_sac": {"belief": "identity", "head": "sac", "policy": "flow"},
+    "moe_sac": {"belief": "identity", "head": "sac", "policy": "mixture"},
+    "pmoe_sac": {"belief": "identity", "head": "pmoe"},
+    "smac_state": {"belief": "identity", "head": "sac", "policy": "latent"},
+    "miracle": {"belief": "identity", "head": "miracle"},
+    "virel": {"belief": "identity", "head": "virel"},
+    "virel_beta": {"belief": "identity", "head": "virel"},
+    "virel1": {"belief": "identity", "head": "virel"},
+    "virel2": {"belief": "identity", "head": "virel"},
 }
-PARTS: dict[str, dict[str, str]] = {"belief": BELIEFS, "head": HEADS}
+PARTS: dict[str, dict[str, str]] = {"belief": BELIEFS, "head": HEADS, "policy": POLICIES}
+DEFAULTS: dict[str, str] = {"policy": OWN_POLICY}  # parts that an agent need not name
 
 
 def known_agents() -> list[str]:
@@ -37,7 +62,7 @@ def known_agents() -> list[str]:
 
 
 def known_parts(kind: str) -> list[str]:
-    """Names that ``belief=`` or ``head=`` accepts, besides a user's own ``module:Class``."""
+    """Names that ``belief=``, ``head=`` or ``policy=`` accepts, besides a user's own ``module:Class``."""
     return sorted({*PARTS[kind], *ALIASES[kind]})
 
 
@@ -45,7 +70,7 @@ def canonical(kind: str, name: str) -> str:
     """The one name of a part: aliases and the full path of a registered class become its registered name.
 
     Args:
-        kind: ``"belief"`` or ``"head"``.
+        kind: ``"belief"``, ``"head"`` or ``"policy"``.
         name: a registered name, an alias or ``"module:Class"`` (returned as it is).
 
     Raises:
@@ -103,11 +128,20 @@ def shared_fields(kind: str, name: str, other: str) -> set[str]:
     return {field for base in bases if base in others for field in getattr(base, "__dataclass_fields__", ())}
 
 
-def agent_label(agent: str, pair: Mapping[str, str], belief: str, head: str) -> str:
-    """``agent`` when its parts are the ones of ``pair``, else ``head@belief``; a user's own class goes by its name."""
-    if (canonical("belief", pair["belief"]), canonical("head", pair["head"])) == (belief, head):
+def takes_policy(head: str) -> bool:
+    """Whether the head lets ``policy=`` choose: its constructor has a parameter of that name."""
+    return "policy" in inspect.signature(load_class("head", head)).parameters
+
+
+def agent_label(agent: str, usual: Mapping[str, str], belief: str, head: str, policy: str = OWN_POLICY) -> str:
+    """``agent`` when its parts are the ``usual`` ones, else ``head@belief`` or ``head@belief+policy``.
+
+    A user's own class goes by its name.
+    """
+    parts = {"belief": belief, "head": head, "policy": policy}
+    if all(canonical(kind, {**DEFAULTS, **usual}[kind]) == name for kind, name in parts.items()):
         return agent
-    return f"{_short(head)}@{_short(belief)}"
+    return f"{_short(head)}@{_short(belief)}" + (f"+{_short(policy)}" if policy != OWN_POLICY else "")
 
 
 def _short(name: str) -> str:

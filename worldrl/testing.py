@@ -1,8 +1,9 @@
-"""Is a class of your own a head, or a belief, that the package can run?
+"""Is a class of your own a head, a belief or a policy that the package can run?
 
-``check_head`` and ``check_belief`` do for the contract of ``worldrl/types.py`` what Gymnasium's checker does for
-environments: they build the class on tiny inputs, use it as the agent does, and raise ``UserError`` with one line that
-names the first rule it breaks. They cannot see whether its equations are right.
+``check_head``, ``check_belief`` and ``check_policy`` do for the contract of ``worldrl/types.py`` what Gymnasium's
+checker does for environments: they build the class on tiny inputs, use it as the agent does, and raise ``UserError``
+with one line that names the first rule it breaks. They cannot see whether its equations are right, but for the density
+of a policy.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from worldrl.agent import HEAD_ONLY, MODEL_ONLY, check_pair
 from worldrl.errors import UserError
+from worldrl.nn.functional import tanh_log_det
 from worldrl.nn.optim import Optimizer
 from worldrl.registry import check_class, load_class
 from worldrl.types import (
@@ -27,7 +29,9 @@ from worldrl.types import (
     Belief,
     BeliefModel,
     Decodes,
+    Draw,
     EnvSpec,
+    Extra,
     Imagines,
     Metrics,
     Needs,
@@ -41,6 +45,8 @@ BATCH, ACTIONS, PARTICLES, HORIZON = 3, 2, 2, 3
 FEAT, CONTEXT = 6, 5  # of the toy belief: not the same, so that a head that takes one for the other fails
 NOT_THEIRS = (__file__, str(Path(torch.__file__).parent))  # where an error of the user's code may surface
 UPDATES = 16  # numbers of updates whose phases are tried
+UNITS, LAYERS, ACTIVATION = 8, 2, "elu"  # what a head tells its policy
+GRID, REACH = 200, 8.0  # points per action dimension, and standard deviations either way, to integrate a density over
 VECTORS, PIXELS = {"state": ObsSpec((5,), "float32")}, {"pixels": ObsSpec((64, 64, 3), "uint8")}
 SPECS = (
     EnvSpec("toy", VECTORS, ACTIONS, terminates=True),
@@ -103,6 +109,30 @@ def check_belief(belief: type | str, **settings: Any) -> None:
             _check_model(name, make, spec)
     if len(refusals) == len(SPECS):
         raise UserError(f"{name}: found that it refuses vectors, images and both, expected one of them: {refusals[0]}")
+
+
+def check_policy(policy: type | str, **settings: Any) -> None:
+    """Check a policy class, or the one behind a name or ``"module:Class"``, with these settings of its ``Config``.
+
+    Raises:
+        UserError: what is wrong, in one line.
+    """
+    cls, name, config = _load("policy", policy, settings)
+    given = f"config, {FEAT}, {ACTIONS}, {UNITS}, {LAYERS}, '{ACTIVATION}'"
+
+    def make(seed: int = 0) -> Any:
+        with _doing(f"{name}: __init__({given})"):
+            torch.manual_seed(seed)
+            return cls(config, FEAT, ACTIONS, UNITS, LAYERS, ACTIVATION)
+
+    with torch.random.fork_rng(devices=[]):
+        exact = getattr(make(), "exact_density", None)
+        right = isinstance(exact, bool)
+        _ensure(right, f"{name}: found exact_density = {exact!r}, expected True, or False if log_prob is a bound")
+        for lead in ((BATCH,), (2, BATCH, 4)):
+            _check_draws(name, make(), lead)
+        _check_density(name, make())
+        _check_policy_saves(name, make)
 
 
 # --- words ------------------------------------------------------------------------------------------------------------
@@ -204,7 +234,7 @@ def _check_metrics(where: str, metrics: Any) -> None:
 
 
 class _ToyModel(nn.Module):
-    """A belief that can imagine and decode; its filter is not used."""
+    """A belief that can imagine and decode; its filter gives noise, and has nothing to learn."""
 
     feat_dim, context_dim, lost_rows = FEAT, CONTEXT, 0
 
@@ -215,6 +245,9 @@ class _ToyModel(nn.Module):
             nn.Linear(FEAT, 1),
             nn.Linear(FEAT, 5),
         )
+
+    def observe(self, batch: Batch, particles: int, learn: bool = True) -> tuple[Belief, Metrics, Metrics]:
+        return _toy_belief(tuple(batch.reward.shape), particles), {}, {}
 
     def imagine(self, feat: Tensor, actor: Callable[[Tensor], Tensor], horizon: int) -> Rollout:
         feats, actions = [feat], []
@@ -228,9 +261,9 @@ class _ToyModel(nn.Module):
         return {"state": self.decoder(feat)}
 
 
-def _slice(spec: EnvSpec, rows: int) -> Batch:
-    """A random (BATCH, rows) slice; in window 0 an episode ends and another begins where there is room."""
-    lead = (BATCH, rows)
+def _slice(spec: EnvSpec, rows: int, windows: int = BATCH) -> Batch:
+    """A random (windows, rows) slice; in window 0 an episode ends and another begins where there is room."""
+    lead = (windows, rows)
     obs = {
         key: torch.randint(256, (*lead, *o.shape), dtype=torch.uint8)
         if o.dtype == "uint8"
@@ -243,6 +276,17 @@ def _slice(spec: EnvSpec, rows: int) -> Batch:
         is_terminal[0, -3], is_first[0, -2] = 1.0, 1.0
         action[0, -2], reward[0, -2] = 0.0, 0.0
     return Batch(obs, action, reward, is_first, is_terminal)
+
+
+def _beside(needs: Needs, rows: int) -> Extra:
+    """What the loop draws for the head beside its slice (``Replay.sample_extra``); one recent row is a first row."""
+    extra: Extra = {}
+    if needs.td_batch:
+        extra["td"] = _slice(SPECS[0], rows, needs.td_windows(rows))
+    if needs.recent_batch:
+        recent = extra["recent"] = _slice(SPECS[0]._replace(obs={}), 1, needs.recent_batch)
+        recent.is_first[0], recent.action[0], recent.reward[0] = 1.0, 0.0, 0.0
+    return extra
 
 
 def _toy_belief(lead: tuple[int, ...], particles: int) -> Belief:
@@ -297,17 +341,32 @@ def _check_actions(name: str, head: Any) -> None:
             _ensure(inside, f"{where} gives {float(action.abs().max()):g}, expected actions in [-1, 1]")
 
 
-def _update(name: str, head: Any, phase: str, batch: Batch, belief: Belief, model: nn.Module) -> Metrics:
+class _Inputs(NamedTuple):
+    """What ``update`` takes beside the phase."""
+
+    batch: Batch
+    belief: Belief
+    model: _ToyModel
+    extra: Extra
+
+    def tensors(self) -> list[Tensor]:
+        batches = (self.batch, *self.extra.values())
+        rows = [x for batch in batches for x in (*batch.obs.values(), *batch[1:])]
+        return [*rows, *self.belief, *self.model.parameters()]
+
+
+def _update(name: str, head: Any, phase: str, inputs: _Inputs) -> Metrics:
     """One update with the noise of a fixed seed."""
     torch.manual_seed(2)
     where = f"{name}: update('{phase}')"
     with _doing(where), _NoSync(where):
-        return head.update(phase, batch, belief, model)
+        return head.update(phase, *inputs)
 
 
-def _inputs(head: Any, phase: str, rows: int) -> tuple[Batch, Belief, _ToyModel]:
+def _inputs(head: Any, phase: str, rows: int) -> _Inputs:
     torch.manual_seed(1)
-    return _slice(SPECS[0], rows), _toy_belief((BATCH, rows), head.particles(phase)), _ToyModel()
+    batch, belief = _slice(SPECS[0], rows), _toy_belief((BATCH, rows), head.particles(phase))
+    return _Inputs(batch, belief, _ToyModel(), _beside(head.needs, rows))
 
 
 def _check_update(name: str, make: Make, phase: str) -> None:
@@ -315,26 +374,28 @@ def _check_update(name: str, make: Make, phase: str) -> None:
     where = f"{name}: update('{phase}')"
     for rows in (6, 2):
         head = make()
-        batch, belief, model = _inputs(head, phase, rows)
-        given = [*batch.obs.values(), *batch[1:], *belief, *model.parameters()]
-        before = [x.detach().clone() for x in given]
-        metrics = _update(name, head, phase, batch, belief, model)
+        inputs = _inputs(head, phase, rows)
+        before = [x.detach().clone() for x in inputs.tensors()]
+        metrics = _update(name, head, phase, inputs)
         _check_metrics(where, metrics)
         _ensure(
             any(key.startswith("loss/") for key in metrics), f"{where} gives {sorted(metrics)}, expected loss/<name>"
         )
-        left = any(param.grad is not None for param in model.parameters())
+        left = any(param.grad is not None for param in inputs.model.parameters())
         _ensure(not left, f"{where} leaves gradients in the belief model, expected them for the head's parameters only")
-        _ensure(not _changed(before, given), f"{where} changes its batch, its belief or the model in place")
-    batch, belief, model = _inputs(make(), phase, 6)
-    first, again = (_update(name, make(), phase, batch, belief, model) for _ in range(2))
+        changed = _changed(before, inputs.tensors())
+        _ensure(not changed, f"{where} changes its batch, extra, belief or model in place")
+    inputs = _inputs(make(), phase, 6)
+    first, again = (_update(name, make(), phase, inputs) for _ in range(2))
     key = _first_difference(first, again)
     _ensure(
         key is None, f"{where} gives another {key} from the same seed, expected noise from torch's own generator only"
     )
-    batch.reward[0, -2] = 50.0  # on arriving in the first row of an episode
-    key = _first_difference(first, _update(name, make(), phase, batch, belief, model))
-    _ensure(key is None, f"{where}: {key} depends on the reward of a first row, expected that pair to be masked")
+    for batch in (inputs.batch, *inputs.extra.values()):  # what led to a first row belongs to the episode before
+        batch.reward.add_(50.0 * batch.is_first)
+        batch.action.add_(0.5 * batch.is_first[..., None])
+    key = _first_difference(first, _update(name, make(), phase, inputs))
+    _ensure(key is None, f"{where}: {key} depends on reward or action of a first row, expected that pair to be masked")
 
 
 def _first_difference(a: Metrics, b: Metrics) -> str | None:
@@ -344,7 +405,7 @@ def _first_difference(a: Metrics, b: Metrics) -> str | None:
 def _check_head_learns(name: str, head: Any, phases: Sequence[str]) -> None:
     before = [param.detach().clone() for param in head.parameters()]
     for phase in phases:
-        _update(name, head, phase, *_inputs(head, phase, 6))
+        _update(name, head, phase, _inputs(head, phase, 6))
     changed = _changed(before, list(head.parameters()))
     _ensure(changed, f"{name}: update changes no parameter in phases {', '.join(phases)}, expected optimisers to step")
 
@@ -352,16 +413,107 @@ def _check_head_learns(name: str, head: Any, phases: Sequence[str]) -> None:
 def _check_head_saves(name: str, make: Make, phases: Sequence[str]) -> None:
     head, other = make(), make()
     for phase in phases:
-        _update(name, head, phase, *_inputs(head, phase, 6))
+        _update(name, head, phase, _inputs(head, phase, 6))
     with _doing(f"{name}: load_state_dict(state_dict())"):
         other.load_state_dict(head.state_dict())
         for key, optimizer in head.optimizers.items():
             other.optimizers[key].load_state_dict(optimizer.state_dict())
     inputs = _inputs(head, phases[0], 6)
-    key = _first_difference(*(_update(name, one, phases[0], *inputs) for one in (head, other)))
+    key = _first_difference(*(_update(name, one, phases[0], inputs) for one in (head, other)))
     _ensure(
         key is None, f"{name}: {key} differs after saving and loading, expected all state in parameters and buffers"
     )
+
+
+# --- policies ---------------------------------------------------------------------------------------------------------
+
+
+def _sample(name: str, policy: Any, x: Tensor) -> Draw:
+    """``sample`` with the noise of a fixed seed."""
+    torch.manual_seed(2)
+    where = f"{name}: sample(x) with x of shape {tuple(x.shape)}"
+    with _doing(where), _NoSync(where):
+        draw = policy.sample(x)
+    _ensure(isinstance(draw, Draw), f"{where} gives {type(draw).__name__}, expected a Draw")
+    return draw
+
+
+def _expect(what: str, value: Any, shape: tuple[int, ...]) -> None:
+    found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+    _ensure(found == shape, f"{what} of shape {found}, expected {shape}")
+    _ensure(bool(value.isfinite().all()), f"{what} that is not finite")
+
+
+def _in_range(what: str, action: Tensor) -> None:
+    largest = float(action.detach().abs().max())
+    _ensure(largest <= 1.0, f"{what} {largest:g}, expected actions in [-1, 1]")
+
+
+def _check_draws(name: str, policy: Any, lead: tuple[int, ...]) -> None:
+    """Shapes, ranges, weights and gradients of draws in the states ``x`` (*lead, F)."""
+    torch.manual_seed(1)
+    x = torch.randn(*lead, FEAT)
+    draw, where = _sample(name, policy, x), f"{name}: sample(x) with x of shape {(*lead, FEAT)} gives"
+    m = len(draw.action)
+    _expect(f"{where} action", draw.action, (m, *lead, ACTIONS))
+    _expect(f"{where} pre_tanh", draw.pre_tanh, (m, *lead, ACTIONS))
+    _expect(f"{where} log_prob", draw.log_prob, (m, *lead))
+    _in_range(f"{where} an action of", draw.action)
+    told = f"{where} an action that is not tanh of its pre_tanh"
+    _ensure(torch.allclose(draw.action, draw.pre_tanh.tanh(), atol=1e-5), told)
+    if isinstance(draw.weight, Tensor):
+        _expect(f"{where} weight", draw.weight, (m, *lead))
+        ones = torch.allclose(draw.weight.sum(0), torch.ones(lead), atol=1e-4)
+        _ensure(ones and bool((draw.weight >= 0).all()), f"{where} weights that do not sum to one over the {m} draws")
+    else:
+        _ensure(m == 1, f"{where} {m} draws without a weight, expected one draw, or weights that sum to one")
+    if isinstance(draw.penalty, Tensor):
+        _expect(f"{where} penalty", draw.penalty, lead)
+    for key, value in (("action", draw.action), ("log_prob", draw.log_prob)):
+        learns = value.requires_grad
+        _ensure(learns, f"{where} {key} without a gradient to its parameters, expected reparameterised draws")
+    _ensure(_same(draw.action, _sample(name, policy, x).action), f"{where} other actions from the same seed")
+    with _doing(f"{name}: mode(x)"), _NoSync(f"{name}: mode(x)"):
+        mode = policy.mode(x)
+    _expect(f"{name}: mode(x) gives an action", mode, (*lead, ACTIONS))
+    _in_range(f"{name}: mode(x) gives", mode)
+
+
+@torch.no_grad()
+def _check_density(name: str, policy: Any) -> None:
+    """``log_prob`` broadcasts; where it is exact it agrees with that of ``sample`` and integrates to one."""
+    torch.manual_seed(1)
+    x = torch.randn(PARTICLES, 1, BATCH, FEAT)  # the first of them made the draws, (M, B, A)
+    draw, where = _sample(name, policy, x[0, 0]), f"{name}: log_prob(pre_tanh, x)"
+    with _doing(where), _NoSync(where):
+        densities = policy.log_prob(draw.pre_tanh, x)
+    lead = torch.broadcast_shapes(draw.pre_tanh.shape[:-1], x.shape[:-1])
+    _expect(f"{where} with {tuple(draw.pre_tanh.shape)} and {tuple(x.shape)} gives a tensor", densities, tuple(lead))
+    if not policy.exact_density:
+        return
+    same = torch.allclose(densities[0], draw.log_prob, rtol=1e-3, atol=1e-3)
+    _ensure(same, f"{where} differs from the log_prob of sample at the same pre_tanh")
+    mass = _mass(name, policy, x[0, 0, 0])
+    _ensure(abs(mass - 1.0) < 0.05, f"{where}: the density of actions integrates to {mass:.3f}, expected 1")
+
+
+def _mass(name: str, policy: Any, x: Tensor) -> float:
+    """Integral of the density of actions in the state ``x`` (F,), over a grid about the draws."""
+    draws = _sample(name, policy, x.expand(1000, FEAT)).pre_tanh.flatten(0, -2)
+    std, center = (stat.double() for stat in torch.std_mean(draws, 0))
+    axes = [c + REACH * s * torch.linspace(-1, 1, GRID, dtype=torch.float64) for c, s in zip(center, std, strict=True)]
+    points = torch.cartesian_prod(*axes).float()
+    log_density = policy.log_prob(points, x) + tanh_log_det(points).sum(-1)
+    return float(log_density.double().exp().sum() * (2 * REACH * std / (GRID - 1)).prod())
+
+
+def _check_policy_saves(name: str, make: Make) -> None:
+    policy, other = make(0), make(1)
+    with _doing(f"{name}: load_state_dict(state_dict())"):
+        other.load_state_dict(policy.state_dict())
+    ours, theirs = (_sample(name, one, torch.ones(BATCH, FEAT)).action for one in (policy, other))
+    told = f"{name}: sample differs after saving and loading, expected all state in parameters and buffers"
+    _ensure(_same(ours, theirs), told)
 
 
 # --- beliefs ----------------------------------------------------------------------------------------------------------

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
+import torch
 from torch import Tensor, nn
 
 Obs = dict[str, Tensor]  # "pixels": (..., 64, 64, 3) uint8; vectors such as "state": (..., D) float32
@@ -67,6 +68,9 @@ class Batch(NamedTuple):
         return Batch({k: v[which] for k, v in self.obs.items()}, *(x[which] for x in self[1:]))
 
 
+Extra = dict[str, Batch]  # what a head needs beside its slice: "td" (N, T) windows, "recent" (N, 1) rows without obs
+
+
 class Belief(NamedTuple):
     """What a belief model knows: detached tensors, nothing else. While acting the axis ``T`` is missing."""
 
@@ -94,15 +98,31 @@ class Draw(NamedTuple):
     weight: Tensor | float = 1.0  # (M, ...) sums to one over M
     penalty: Tensor | float = 0.0  # (...) the actor loss gets alpha times it, e.g. the term of SMAC eq. 26
 
+    def one(self) -> Tensor:
+        """(..., A): the action of one component, drawn by its weight."""
+        if not isinstance(self.weight, Tensor):
+            return self.action[0]
+        # The first to arrive wins by its weight. Two squared normals make an exponential time; like all noise here they
+        # come from randn, which the robustness grid can draw from a generator per row.
+        noise = torch.randn(*self.weight.shape, 2, device=self.weight.device)
+        race = noise.square().sum(-1) / self.weight
+        first = race.argmin(0, keepdim=True)[..., None]
+        return self.action.gather(0, first.expand_as(self.action[:1]))[0]
+
 
 class Needs(NamedTuple):
     """What a head asks of its belief and of the training loop."""
 
     particles: int = 0
     imagine: bool = False
-    td_batch: int = 0
-    recent_actions: int = 0
     actor_input: str = "feat"  # or "context"
+    td_batch: int = 0  # transitions beside the slice, redrawn for every update: Extra["td"]
+    recent_batch: int = 0  # rows drawn for every update from the newest recent_actions ones: Extra["recent"]
+    recent_actions: int = 0
+
+    def td_windows(self, rows: int) -> int:
+        """How many windows of ``rows`` rows that the belief serves hold ``td_batch`` transitions."""
+        return -(-self.td_batch // (rows - 1))
 
 
 class Module(Protocol):
@@ -170,13 +190,30 @@ class Decodes(Protocol):
 
 
 class Policy(Protocol):
-    def sample(self, x: Tensor) -> Draw: ...
+    """What a head acts by: a ``torch.nn.Module`` that a head builds as ``MakePolicy`` says.
+
+    A class that ``policy=`` names has a ``Config``; its constructor gets an instance of it before those arguments.
+    """
+
+    exact_density: ClassVar[bool]  # log_prob is the density of a given action, and not a bound on it
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def sample(self, x: Tensor) -> Draw:
+        """x (..., F) -> reparameterised draws, noise from torch's own ``randn``."""
+        ...
 
     def log_prob(self, pre_tanh: Tensor, x: Tensor) -> Tensor:
         """(...) log density of ``tanh(pre_tanh)``; both arguments broadcast."""
         ...
 
-    def mode(self, x: Tensor) -> Tensor: ...
+    def mode(self, x: Tensor) -> Tensor:
+        """(..., A): the deterministic action, in [-1, 1]."""
+        ...
+
+
+# (inputs, action_dim, units, layers, activation) -> policy: the settings that every policy takes from its head.
+MakePolicy = Callable[[int, int, int, int, str], Policy]
 
 
 class Head(Module, Protocol):
@@ -196,5 +233,5 @@ class Head(Module, Protocol):
         ...
 
     def update(
-        self, phase: str, batch: Batch, belief: Belief, model: BeliefModel, extra: dict[str, Any] | None = None
+        self, phase: str, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra | None = None
     ) -> Metrics: ...

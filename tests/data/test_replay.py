@@ -14,7 +14,7 @@ from scipy import stats
 from worldrl.data import replay as module
 from worldrl.data.replay import Replay, choose_replay_device, nbytes, prune
 from worldrl.errors import UserError
-from worldrl.types import Batch, EnvSpec, ObsSpec
+from worldrl.types import Batch, EnvSpec, Needs, ObsSpec
 
 SPEC = EnvSpec("toy", {"pixels": ObsSpec((4, 4, 3), "uint8"), "state": ObsSpec((5,), "float32")}, action_dim=2)
 COLUMNS = ("pixels", "state", "action", "reward", "is_first", "is_terminal")
@@ -72,6 +72,57 @@ def test_windows_are_the_rows_that_were_added(num_envs: int, ticks: int) -> None
         assert got.dtype == (np.uint8 if name == "pixels" else np.float32)
         np.testing.assert_array_equal(got, plain(history, starts, envs, 6, name))
     assert_same(replay.window(starts, envs, 6), batch)
+
+
+def test_a_head_without_needs_changes_no_draw() -> None:
+    plain, asked = (Replay(SPEC, 60, num_envs=3, seed=4) for _ in range(2))
+    for replay in (plain, asked):
+        fill(replay, 0, 20)
+    assert asked.sample_extra(Needs(particles=8), 6) == {}
+    assert_same(plain.sample(9, 6), asked.sample(9, 6))
+
+
+@pytest.mark.parametrize("ticks", [9, 30])  # before and after wrap-around
+def test_recent_rows_are_the_newest_and_bring_no_observations(ticks: int) -> None:
+    replay = Replay(SPEC, 60, num_envs=3)
+    history = [make_rows(tick, 3) for tick in range(ticks)]
+    for rows in history:
+        replay.add(rows)
+    batch = replay.sample_extra(Needs(recent_batch=400, recent_actions=10), 6)["recent"]
+    assert batch.obs == {}
+    assert batch.action.shape == (400, 1, 2)
+    tick, env = np.divmod(batch.reward[:, 0].numpy().astype(int), 100)
+    assert set(tick) == set(range(ticks - 4, ticks))  # ten rows are four ticks of three, rounded up
+    assert set(env) == {0, 1, 2}
+    for name in ("action", "is_first", "is_terminal"):
+        expected = np.stack([history[t][name][e] for t, e in zip(tick, env, strict=True)])
+        np.testing.assert_array_equal(getattr(batch, name)[:, 0].numpy(), expected)
+    everything = replay.sample_extra(Needs(recent_batch=400, recent_actions=10_000), 6)["recent"]
+    assert everything.reward.min() // 100 == max(0, ticks - 20)
+
+
+def test_transitions_beside_the_slice_wait_until_there_are_enough() -> None:
+    replay, needs = Replay(SPEC, 100), Needs(td_batch=40)
+    fill(replay, 0, 40)
+    assert replay.sample_extra(needs, 6) == {}
+    fill(replay, 40, 41)
+    assert replay.sample_extra(needs, 6)["td"].reward.shape == (8, 6)
+    assert replay.sample_extra(needs, 2)["td"].reward.shape == (40, 2)
+    assert replay.sample_extra(needs, 6, lost_rows=2)["td"].reward.shape == (14, 6)
+    assert not replay.recent, "draws beside the slice are no batches of updates"
+
+
+def test_extra_draws_go_on_where_a_saved_replay_stopped(tmp_path: Path) -> None:
+    needs = Needs(td_batch=20, recent_batch=16, recent_actions=30)
+    replay, other = Replay(SPEC, 60, num_envs=3, seed=4), Replay(SPEC, 60, num_envs=3)
+    fill(replay, 0, 30)
+    replay.sample_extra(needs, 6)
+    other.load_chunks(tmp_path, replay.save_chunks(tmp_path))
+    for _ in range(3):
+        assert_same(replay.sample(5, 6), other.sample(5, 6))
+        one, two = (r.sample_extra(needs, 6) for r in (replay, other))
+        assert_same(one["td"], two["td"])
+        assert torch.equal(one["recent"].action, two["recent"].action)
 
 
 @pytest.mark.parametrize("ticks", [16, 40])

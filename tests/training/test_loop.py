@@ -140,6 +140,26 @@ def test_two_n_is_n_and_n_more(tmp_path: Path) -> None:
     assert records(tmp_path / "whole") == records(tmp_path / "halves")
 
 
+@pytest.mark.parametrize(
+    "head",
+    [
+        {"head": "miracle", "head.marginal_actions": 100, "head.marginal_batch": 8, "head.marginal_samples": 3},
+        {"head": "virel", "head.temperature": "residual", "head.residual_batch": 180},
+    ],
+    ids=["recent actions", "transitions"],
+)
+def test_what_is_drawn_beside_the_slice_goes_on_exactly(tmp_path: Path, head: dict[str, Any]) -> None:
+    """At the first half's end, 250 rows, the second head already has its own transitions; it began without them."""
+    own = {key: value for key, value in STATE.items() if not key.startswith("head")}
+    settings = {**own, **head, "head.units": 16, "eval.every": 0, "log.every": 200}
+    train({**settings, "frames": 2_800}, tmp_path / "whole")
+    train({**settings, "frames": 2_000}, tmp_path / "halves")
+    resume(tmp_path / "halves", {"frames": 2_800})
+    assert records(tmp_path / "whole") == records(tmp_path / "halves")
+    residual = [r["policy/residual"] for r in records(tmp_path / "whole") if "policy/residual" in r]
+    assert not residual or (residual[0] == 1.0 and residual[-1] != 1.0)
+
+
 def test_resumed_from_the_very_first_checkpoint_is_the_same_run(tmp_path: Path) -> None:
     train({**STATE, "frames": 2_500}, tmp_path / "whole")
     trainer = make_trainer({**STATE, "frames": 2_500}, tmp_path / "killed")
@@ -156,6 +176,10 @@ def test_resumed_from_the_very_first_checkpoint_is_the_same_run(tmp_path: Path) 
         ({"belief.burn_in": 5}, "replay.length=6: the belief keeps 5 rows to itself, expected 7 or more"),
         ({"belief": "identity", "head": "sac", "schedule.pretrain": 3}, "this belief has nothing to learn"),
         ({"belief": "identity", "head": "sac", "schedule.model_every": 2}, "model_every=2: this belief has nothing to"),
+        (
+            {"head": "virel", "head.temperature": "residual"},
+            "replay.capacity=400: the head draws 4096 more transitions",
+        ),
     ],
 )
 def test_what_only_the_agent_can_judge_is_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:

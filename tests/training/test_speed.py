@@ -12,15 +12,19 @@ from tests.conftest import PIXEL_SPEC, STATE_SPEC
 from worldrl.agent import MODEL_ONLY, Agent
 from worldrl.config import Config
 from worldrl.errors import UserError
-from worldrl.training.speed import _Snapshot, compile_parts, make_update
-from worldrl.types import Batch, EnvSpec, Metrics
+from worldrl.training.speed import Update, _flatten, _Snapshot, _unflatten, compile_parts, make_update
+from worldrl.types import Batch, EnvSpec, Extra
 
 SAC = {"name": "sac", "units": 32, "actor_layers": 2, "critic_layers": 2, "activation": "relu", "policy_std": "log"}
 SMAC = {"name": "smac", "units": 16, "actor_layers": 2, "critic_layers": 2, "num_particles": 4}
 DREAMER = {"name": "dreamer", "units": 16, "actor_layers": 2, "value_layers": 2, "horizon": 4}
 RSSM = {"name": "rssm", "stoch": 4, "deter": 8, "hidden": 8, "depth": 2, "reward_units": 8}
 SLAC = {"name": "slac", "z1": 4, "z2": 8, "units": 8, "depth": 2, "history": 3, "model_batch": 2}
+MIRACLE = {"name": "miracle", "units": 16, "marginal_samples": 3, "marginal_batch": 8}
+VIREL = {"name": "virel", "units": 16, "temperature": "residual", "residual_batch": 12}
 PAIRS = {
+    "miracle@identity": (STATE_SPEC, {"name": "identity"}, MIRACLE),
+    "virel@rssm": (STATE_SPEC, {**RSSM, "vector_units": 16}, VIREL),
     "sac@identity": (STATE_SPEC, {"name": "identity"}, SAC),
     "smac@rssm": (STATE_SPEC, {**RSSM, "vector_units": 16}, SMAC),
     "smac@rssm pixels": (PIXEL_SPEC, RSSM, SMAC),
@@ -35,10 +39,15 @@ def build(pair: str, device: str = "cpu", precision: str = "fp32") -> Agent:
     return Agent(Config(belief=belief, head=head, device=device, precision=precision), spec)
 
 
-def losses(run: Callable[[str, Batch], Metrics], batches: list[Batch], phase: str = "update") -> list[dict[str, Any]]:
+def extra_of(batch: Batch) -> Extra:
+    """As the loop gives it to the heads that need it; others leave it alone."""
+    return {"td": batch.windows(slice(2)), "recent": batch.drop_rows(batch.reward.shape[1] - 1)._replace(obs={})}
+
+
+def losses(run: Update, batches: list[Batch], phase: str = "update") -> list[dict[str, Any]]:
     """Of consecutive updates from one seed."""
     torch.manual_seed(1)
-    records = [run(phase, batch) for batch in batches]
+    records = [run(phase, batch, extra_of(batch)) for batch in batches]
     return [{name: x.item() for name, x in record.items() if name.startswith("loss/")} for record in records]
 
 
@@ -57,7 +66,7 @@ def _fresh_compiler() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_fresh_compiler")
-@pytest.mark.parametrize("pair", ["sac@identity", "smac@rssm"])
+@pytest.mark.parametrize("pair", ["sac@identity", "smac@rssm", "miracle@identity"])
 def test_compiled_equals_eager(pair: str, make_batch: Callable[..., Batch]) -> None:
     batches = [make_batch(PAIRS[pair][0], border=2) for _ in range(4)]
     eager, compiled = build(pair), build(pair)
@@ -82,16 +91,27 @@ def test_capture_needs_a_gpu() -> None:
         make_update(build("sac@identity"), "capture")
 
 
+def test_batches_are_taken_apart_and_put_together(make_batch: Callable[..., Batch]) -> None:
+    batch = make_batch(STATE_SPEC)
+    batches = {"": batch, **extra_of(batch)}
+    again = _unflatten(batches, _flatten(batches))
+    assert again.keys() == batches.keys()
+    for one, other in zip(again.values(), batches.values(), strict=True):
+        assert one.obs.keys() == other.obs.keys()
+        assert all(x is y for x, y in zip(one.obs.values(), other.obs.values(), strict=True))
+        assert all(x is y for x, y in zip(one[1:], other[1:], strict=True))
+
+
 @pytest.mark.parametrize("pair", list(PAIRS))
 def test_a_snapshot_undoes_updates(pair: str, make_batch: Callable[..., Batch]) -> None:
     """The warm-up before a capture must leave no trace: the same updates follow."""
     agent, batches = build(pair), [make_batch(PAIRS[pair][0]) for _ in range(2)]
-    agent.update("update", batches[0])  # Adam's moments are not zero, something is latched
+    agent.update("update", batches[0], extra_of(batches[0]))  # Adam's moments are not zero, something is latched
     torch.manual_seed(5)
     snapshot = _Snapshot(agent)
-    first = [x for batch in batches for x in agent.update("update", batch).values()]
+    first = [x for batch in batches for x in agent.update("update", batch, extra_of(batch)).values()]
     snapshot.restore()
-    second = [x for batch in batches for x in agent.update("update", batch).values()]
+    second = [x for batch in batches for x in agent.update("update", batch, extra_of(batch)).values()]
     assert torch.equal(torch.stack(first), torch.stack(second))
     assert agent.counter == 3
 

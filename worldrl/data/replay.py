@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from worldrl.errors import UserError
-from worldrl.types import Batch, EnvSpec
+from worldrl.types import Batch, EnvSpec, Extra, Needs
 
 GIB = 2**30
 CHUNK_BYTES = 2**28  # bounds the memory that reading a chunk takes
@@ -130,13 +130,30 @@ class Replay:
         Raises:
             ValueError: Fewer than ``length`` ticks are held.
         """
-        windows = self._next - self._first - length + 1
-        if windows < 1:
-            raise ValueError(f"a window of {length} rows needs {length} ticks, the replay holds {windows + length - 1}")
-        offsets, envs = np.divmod(self._rng.integers(windows * self.num_envs, size=batch), self.num_envs)
-        draw = Draw(self._first + offsets, envs, length)
+        draw = self._draw(batch, length, self._first)
         self.recent.append(draw)
         return self._gather(draw, to)
+
+    def sample_extra(self, needs: Needs, length: int, lost_rows: int = 0, to: torch.device | None = None) -> Extra:
+        """Draw what a head needs beside its slice, by the same generator; nothing for a head without such needs.
+
+        Args:
+            needs: ``td_batch`` asks for ``"td"``: windows with so many transitions, or as few more as whole windows
+                allow; left out until the replay holds more rows than that. ``recent_batch`` asks for ``"recent"``: so
+                many rows (N, 1) of the ``recent_actions`` newest ones, without observations.
+            length: ``T`` of the windows.
+            lost_rows: leading rows of a window that the belief does not serve.
+            to: Device of the result, as in ``sample``.
+        """
+        extra: Extra = {}
+        if 0 < needs.td_batch < len(self):
+            draw = self._draw(needs.td_windows(length - lost_rows), length, self._first)
+            extra["td"] = self._gather(draw, to)
+        if needs.recent_batch:
+            newest = self._next - -(-needs.recent_actions // self.num_envs)
+            draw = self._draw(needs.recent_batch, 1, max(self._first, newest))
+            extra["recent"] = self._gather(draw, to, obs=False)
+        return extra
 
     def window(
         self, starts: NDArray[np.int64], envs: NDArray[np.int64], length: int, to: torch.device | None = None
@@ -211,10 +228,18 @@ class Replay:
         self._folder, self._files = folder, [dict(file) for file in manifest["files"]]
         self._rng.bit_generator.state = manifest["rng"]
 
+    def _draw(self, batch: int, length: int, first: int) -> Draw:
+        """Windows of the ticks from ``first`` on, uniform over all of them."""
+        windows = self._next - first - length + 1
+        if windows < 1:
+            raise ValueError(f"a window of {length} rows needs {length} ticks, the replay holds {windows + length - 1}")
+        offsets, envs = np.divmod(self._rng.integers(windows * self.num_envs, size=batch), self.num_envs)
+        return Draw(first + offsets, envs, length)
+
     def _put(self, target: Tensor, source: NDArray[Any]) -> None:
         target.copy_(_upload(torch.from_numpy(source), self.device), non_blocking=True)
 
-    def _gather(self, draw: Draw, to: torch.device | None) -> Batch:
+    def _gather(self, draw: Draw, to: torch.device | None, obs: bool = True) -> Batch:
         ticks = draw.starts[:, None] + np.arange(draw.length)
         flat = (ticks % self.ticks * self.num_envs + draw.envs[:, None]).ravel()
         index = _upload(torch.from_numpy(flat), self.device)
@@ -224,9 +249,10 @@ class Replay:
             name: column.view(*lead, *shape)
             for (name, shape), column in zip(self._shapes.items(), columns, strict=True)
         }
-        for name, stored in self._bytes.items():
+        for name, stored in self._bytes.items() if obs else ():
             rows[name] = _select(stored, index, to).view(*lead, *self.spec.obs[name].shape)
-        return Batch({key: rows[key] for key in self.spec.obs}, *(rows[name] for name in Batch._fields[1:]))
+        keys = self.spec.obs if obs else ()
+        return Batch({key: rows[key] for key in keys}, *(rows[name] for name in Batch._fields[1:]))
 
     def _pieces(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """Cut a range of ticks where the ring wraps and where a file would get too big."""

@@ -100,7 +100,7 @@ def _level(k: int) -> int:
     level = k.bit_length() - 1
     if 2**level != k:
         near = f"{2**level} or {2 ** (level + 1)}"
-        raise UserError(f"head.num_particles: multi-level estimators need a power of two, found {k}; nearest: {near}")
+        raise UserError(f"num_particles: multi-level estimators need a power of two, found {k}; nearest: {near}")
     return level
 
 

@@ -15,7 +15,7 @@ The published programs differ in which reward is G_t's first and in which state 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, cast
+from typing import Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +24,7 @@ from worldrl.errors import UserError
 from worldrl.nn.mlp import ScalarMLP
 from worldrl.nn.optim import Optimizer
 from worldrl.policies.tanh_gaussian import TanhGaussian
-from worldrl.types import Batch, Belief, BeliefModel, Imagines, Metrics, Needs, Rollout
+from worldrl.types import Batch, Belief, BeliefModel, Extra, Imagines, Metrics, Needs, Rollout
 
 ReturnForm = Literal["tf2", "tf1", "pytorch"]
 
@@ -140,7 +140,7 @@ class Dreamer(nn.Module):
         return self.needs.particles
 
     def update(
-        self, phase: str, batch: Batch, belief: Belief, model: BeliefModel, extra: dict[str, Any] | None = None
+        self, phase: str, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra | None = None
     ) -> Metrics:
         """One step on actor and value from one dream; both losses are built before either step, as published.
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal, NamedTuple
+from functools import partial
+from typing import ClassVar, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,7 @@ from worldrl.nn.functional import masked_mean
 from worldrl.nn.mlp import TwinQ
 from worldrl.nn.optim import Optimizer, polyak
 from worldrl.policies.tanh_gaussian import TanhGaussian
-from worldrl.types import Batch, Belief, BeliefModel, Draw, Metrics, Needs
+from worldrl.types import Batch, Belief, BeliefModel, Draw, Extra, MakePolicy, Metrics, Needs
 
 
 class Transition(NamedTuple):
@@ -74,16 +75,22 @@ class SAC(nn.Module):
     config: SAC.Config
     compiled: ClassVar[tuple[str, ...]] = ("td_target", "critic_loss", "actor_loss")  # methods worth compiling
 
-    def __init__(self, config: SAC.Config, feat_dim: int, context_dim: int, action_dim: int) -> None:
+    def __init__(
+        self,
+        config: SAC.Config,
+        feat_dim: int,
+        context_dim: int,
+        action_dim: int,
+        policy: MakePolicy | None = None,
+    ) -> None:
         super().__init__()
         c = self.config = config
         self.needs = Needs(actor_input=c.actor_input)
         inputs = context_dim if c.actor_input == "context" else feat_dim
-        self.policy = TanhGaussian(
-            inputs, action_dim, c.units, c.actor_layers, c.activation, std=c.policy_std, init_std=c.init_std
-        )
+        policy = policy or partial(TanhGaussian, std=c.policy_std, init_std=c.init_std)
+        self.policy = policy(inputs, action_dim, c.units, c.actor_layers, c.activation)
         self.critic = TwinQ(feat_dim, action_dim, c.units, c.critic_layers, c.activation, c.critic_init)
-        self.target = deepcopy(self.critic).requires_grad_(False)
+        self.target: nn.Module = deepcopy(self.critic).requires_grad_(False)
         self.log_alpha = nn.Parameter(torch.tensor(config.init_alpha).log())
         self.target_entropy = -config.target_entropy_scale * action_dim
         self.optimizers = {
@@ -100,7 +107,7 @@ class SAC(nn.Module):
         """(B, A): a sample, or the mode; with particles in the belief, the mean of the modes over all paths."""
         x = self.actor_input(belief)
         if explore:
-            return self.policy.sample(x).action[0]
+            return self.policy.sample(x).one()
         if len(belief.particles) == 0 or self.needs.actor_input == "context":
             return self.policy.mode(x)
         return self.policy.mode(torch.cat([x[None], belief.particles])).mean(0)
@@ -112,7 +119,7 @@ class SAC(nn.Module):
         return self.needs.particles
 
     def update(
-        self, phase: str, batch: Batch, belief: Belief, model: BeliefModel, extra: dict[str, Any] | None = None
+        self, phase: str, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra | None = None
     ) -> Metrics:
         """One step on critic, actor and temperature, in this order; then the target critics follow."""
         alpha = self.log_alpha.exp().detach()

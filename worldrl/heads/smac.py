@@ -21,7 +21,7 @@ from torch import Tensor
 from worldrl.errors import UserError
 from worldrl.estimators.marginal import ESTIMATORS, draw_level, independent_draws, marginal_q
 from worldrl.heads.sac import SAC, ActorStates
-from worldrl.types import Belief, Draw
+from worldrl.types import Belief, Draw, MakePolicy
 
 
 class SMAC(SAC):
@@ -47,8 +47,20 @@ class SMAC(SAC):
 
     config: SMAC.Config
 
-    def __init__(self, config: SMAC.Config, feat_dim: int, context_dim: int, action_dim: int) -> None:
-        super().__init__(config, feat_dim, context_dim, action_dim)
+    def __init__(
+        self,
+        config: SMAC.Config,
+        feat_dim: int,
+        context_dim: int,
+        action_dim: int,
+        policy: MakePolicy | None = None,
+    ) -> None:
+        super().__init__(config, feat_dim, context_dim, action_dim, policy)
+        if not self.policy.exact_density:
+            raise UserError(
+                f"head=smac marginalises densities of given actions; policy {type(self.policy).__name__} only bounds "
+                f"them; use head=sac with it, or head=smac with policy=own"
+            )
         self.needs = self.needs._replace(particles=independent_draws(config.estimator, config.num_particles))
 
     def phase(self, n: int) -> str:

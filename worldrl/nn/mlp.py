@@ -22,14 +22,16 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 class MLP(nn.Module):
-    """``layers`` hidden layers of ``units`` and a linear output, PyTorch's default initialisation.
+    """``layers`` hidden layers of ``units`` (or of one size each) and a linear output, PyTorch's initialisation.
 
     (..., inputs) -> (..., outputs)
     """
 
-    def __init__(self, inputs: int, units: int, layers: int, outputs: int, activation: str = "elu") -> None:
+    def __init__(
+        self, inputs: int, units: int | tuple[int, ...], layers: int, outputs: int, activation: str = "elu"
+    ) -> None:
         super().__init__()
-        sizes = [inputs, *([units] * layers), outputs]
+        sizes = [inputs, *([units] * layers if isinstance(units, int) else units), outputs]
         self.linears = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
         self.activation = ACTIVATIONS[activation]
 

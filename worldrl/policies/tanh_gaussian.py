@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,6 +11,11 @@ from torch import Tensor, nn
 from worldrl.nn.functional import inverse_softplus, normal_log_prob, standard_log_prob, tanh_log_det
 from worldrl.nn.mlp import MLP
 from worldrl.types import Draw
+
+
+def bounded_std(raw: Tensor) -> Tensor:
+    """sigma > 0 from a raw output, log sigma bounded smoothly to [-5, 2] as CleanRL and pytorch_sac do."""
+    return torch.exp(-5.0 + 3.5 * (torch.tanh(raw) + 1.0))
 
 
 class TanhGaussian(nn.Module):
@@ -19,10 +26,12 @@ class TanhGaussian(nn.Module):
     - ``std="softplus"`` (Dreamer, SMAC): mu = 5 tanh(m / 5), sigma = softplus(s + c) + 1e-4 with c chosen so that
       s = 0 gives ``init_std``. Public PyTorch ports miss a parenthesis: their c = 4.0 starts at sigma = 4.018, which is
       ``init_std=4.018`` here.
-    - ``std="log"`` (SAC): mu = m, log sigma = s, bounded smoothly to [-5, 2] as CleanRL and pytorch_sac do.
+    - ``std="log"`` (SAC): mu = m, sigma = ``bounded_std(s)``.
 
     ``mode_samples`` above zero makes the mode the densest of so many draws, as Dreamer's TF2 program evaluates.
     """
+
+    exact_density: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -46,7 +55,7 @@ class TanhGaussian(nn.Module):
         mean, raw = self.net(x).float().chunk(2, -1)
         if self.std == "softplus":
             return 5.0 * torch.tanh(mean / 5.0), F.softplus(raw + self.offset) + 1e-4
-        return mean, torch.exp(-5.0 + 3.5 * (torch.tanh(raw) + 1.0))
+        return mean, bounded_std(raw)
 
     def sample(self, x: Tensor) -> Draw:
         """x (..., F) -> one reparameterised draw, action (1, ..., A)."""
@@ -75,5 +84,5 @@ class TanhGaussian(nn.Module):
         if self.mode_samples == 0:
             return torch.tanh(mean)
         draws = self._draws(mean, std, torch.randn(self.mode_samples, *mean.shape, device=mean.device))
-        best = draws.log_prob.argmax(0, keepdim=True)
-        return draws.action.take_along_dim(best[..., None], 0)[0]
+        best = draws.log_prob.argmax(0, keepdim=True)[..., None]
+        return draws.action.gather(0, best.expand_as(draws.action[:1]))[0]

@@ -38,7 +38,7 @@ from worldrl.training.clocks import Every, Ratio, Seconds, Timer
 from worldrl.training.logging import Logger, Meter, Progress
 from worldrl.training.speed import make_update
 from worldrl.training.transfer import encode_spec, load_model
-from worldrl.types import State
+from worldrl.types import Needs, State
 
 PRETRAIN_LOG = 1_000  # updates
 
@@ -192,11 +192,15 @@ class Trainer:
     def learn(self) -> None:
         """Sample and update once."""
         with self.timer["sample"]:
-            batch = self.replay.sample(self.config.replay.batch, self.config.replay.length, self.agent.device)
+            replay, agent = self.config.replay, self.agent
+            batch = self.replay.sample(replay.batch, replay.length, agent.device)
+            model_only = self.pretrained < self.config.schedule.pretrain
+            needs = Needs() if model_only else agent.head.needs
+            extra = self.replay.sample_extra(needs, replay.length, agent.model.lost_rows, agent.device)
         with self.timer["update"]:
-            phase = self.agent.next_phase(model_only=self.pretrained < self.config.schedule.pretrain)
-            self.pretrained += self.pretrained < self.config.schedule.pretrain
-            self.meter.add(self.update(phase, batch))
+            phase = agent.next_phase(model_only)
+            self.pretrained += model_only
+            self.meter.add(self.update(phase, batch, extra))
 
     def _updates_due(self) -> int:
         """Updates by the schedule; the prefill's share is not made up for."""
@@ -400,6 +404,11 @@ def _check_fits(config: Config, agent: Agent) -> None:
     lost, length = agent.model.lost_rows, config.replay.length
     if length < lost + 2:
         raise UserError(f"replay.length={length}: the belief keeps {lost} rows to itself, expected {lost + 2} or more")
+    capacity, beside = config.replay.capacity, agent.head.needs.td_batch
+    if beside >= capacity:
+        raise UserError(
+            f"replay.capacity={capacity}: the head draws {beside} more transitions, expected more than that"
+        )
     if config.schedule.pretrain and "model" not in agent.optimizers:
         raise UserError(f"schedule.pretrain={config.schedule.pretrain}: this belief has nothing to learn, expected 0")
     every = config.schedule.model_every

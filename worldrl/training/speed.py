@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch._functorch.config as functorch_config
@@ -17,7 +16,7 @@ from torch import Tensor
 
 from worldrl.agent import Agent
 from worldrl.errors import UserError
-from worldrl.types import Batch, Metrics
+from worldrl.types import Batch, Extra, Metrics
 
 WARMUP_UPDATES = 3
 # The critics are constants in the actor's loss, so that only masks of their activations are kept for its backward pass;
@@ -26,7 +25,11 @@ SLOW_WHEN_COMPILED = {"cpu": ("actor_loss",)}
 M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # glibc's malloc.h
 INT_MAX = 2**31 - 1
 
-Update = Callable[[str, Batch], Metrics]
+
+class Update(Protocol):
+    """``Agent.update``, however it runs."""
+
+    def __call__(self, phase: str, batch: Batch, extra: Extra | None = None) -> Metrics: ...
 
 
 def make_update(agent: Agent, speed: str) -> Update:
@@ -41,8 +44,8 @@ def make_update(agent: Agent, speed: str) -> Update:
     """
     run = _choose(agent, speed)
 
-    def update(phase: str, batch: Batch) -> Metrics:
-        metrics = run(phase, batch)
+    def update(phase: str, batch: Batch, extra: Extra | None = None) -> Metrics:
+        metrics = run(phase, batch, extra)
         agent.updates += 1
         return metrics
 
@@ -106,7 +109,7 @@ class _Graph(NamedTuple):
 
 
 class CapturedUpdate:
-    """``Agent.update`` as CUDA graphs, one per phase and batch shapes.
+    """``Agent.update`` as CUDA graphs, one per phase, batch shapes and kinds of extra batches.
 
     A graph holds addresses, so whatever it reads or writes must stay where it is: parameters, targets and Adam's state
     are loaded and restored in place, batches are copied into static inputs, metrics are copied out. Noise comes from
@@ -118,35 +121,37 @@ class CapturedUpdate:
         self.graphs: dict[tuple[Any, ...], _Graph] = {}
         self.pool = torch.cuda.graph_pool_handle()  # shared: no graph reads what another left there
 
-    def __call__(self, phase: str, batch: Batch) -> Metrics:
-        tensors = _flatten(batch)
-        key = (phase, *(tuple(x.shape) for x in tensors))
+    def __call__(self, phase: str, batch: Batch, extra: Extra | None = None) -> Metrics:
+        batches = {"": batch, **(extra or {})}
+        tensors = _flatten(batches)
+        key = (phase, *batches, *(tuple(x.shape) for x in tensors))
         if key not in self.graphs:
-            self.graphs[key] = self._capture(phase, batch)
+            self.graphs[key] = self._capture(phase, batches)
         graph = self.graphs[key]
         torch._foreach_copy_(graph.inputs, tensors)
         graph.graph.replay()
         return dict(zip(graph.names, graph.metrics.clone().unbind(), strict=True))
 
-    def _capture(self, phase: str, batch: Batch) -> _Graph:
-        """Warm up on a snapshot that is put back, then record."""
-        inputs = [x.clone(memory_format=torch.contiguous_format) for x in _flatten(batch)]
-        static = _unflatten(batch, inputs)
-        self._warm_up(phase, static)
+    def _capture(self, phase: str, batches: Extra) -> _Graph:
+        """Warm up on a snapshot that is put back, then record. ``batches`` is the slice, under "", and the extras."""
+        inputs = [x.clone(memory_format=torch.contiguous_format) for x in _flatten(batches)]
+        static = _unflatten(batches, inputs)
+        batch = static.pop("")
+        self._warm_up(phase, batch, static)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool):
-            metrics = self.agent.update(phase, static)
+            metrics = self.agent.update(phase, batch, static)
             values = torch.stack([value.float() for value in metrics.values()])
         return _Graph(graph, inputs, list(metrics), values)
 
-    def _warm_up(self, phase: str, batch: Batch) -> None:
+    def _warm_up(self, phase: str, batch: Batch, extra: Extra) -> None:
         """Run eagerly until libraries have chosen their kernels and every lazily made tensor exists; undo it all."""
         snapshot = _Snapshot(self.agent)
         stream = torch.cuda.Stream(self.agent.device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             for _ in range(WARMUP_UPDATES):
-                self.agent.update(phase, batch)
+                self.agent.update(phase, batch, extra)
         torch.cuda.current_stream().wait_stream(stream)
         snapshot.restore()
 
@@ -180,10 +185,13 @@ def _written_tensors(agent: Agent) -> list[Tensor]:
     return tensors
 
 
-def _flatten(batch: Batch) -> list[Tensor]:
-    return [*batch.obs.values(), *batch[1:]]
+def _flatten(batches: Extra) -> list[Tensor]:
+    return [x for batch in batches.values() for x in (*batch.obs.values(), *batch[1:])]
 
 
-def _unflatten(batch: Batch, tensors: list[Tensor]) -> Batch:
-    n = len(batch.obs)
-    return Batch(dict(zip(batch.obs, tensors[:n], strict=True)), *tensors[n:])
+def _unflatten(batches: Extra, tensors: list[Tensor]) -> Extra:
+    rest = iter(tensors)
+    return {
+        name: Batch({key: next(rest) for key in batch.obs}, *(next(rest) for _ in batch[1:]))
+        for name, batch in batches.items()
+    }

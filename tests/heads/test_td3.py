@@ -1,0 +1,177 @@
+"""TD3 and DDPG against independent ones: updates, delays, smoothing noise, the original networks."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.conftest import STATE_SPEC
+from tests.heads.test_sac import PlainSAC
+from worldrl.beliefs.identity import Identity
+from worldrl.errors import UserError
+from worldrl.heads.ddpg import DDPG, LateActionQ
+from worldrl.heads.sac import transitions
+from worldrl.heads.td3 import TD3
+from worldrl.types import Batch
+
+SMALL = {"units": 16}
+
+
+def build(cls: type[TD3] = TD3, **settings) -> tuple[Identity, TD3]:
+    model = Identity(Identity.Config(), STATE_SPEC)
+    return model, cls(cls.Config(**{**SMALL, **settings}), model.feat_dim, model.context_dim, STATE_SPEC.action_dim)
+
+
+def update(model: Identity, head: TD3, n: int, batch: Batch) -> dict[str, Tensor]:
+    return head.update(head.phase(n), batch, model.observe(batch, 0)[0], model)
+
+
+class PlainTD3:
+    """Textbook TD3 on (s, a, r, s', d): own critics, losses and delays; only the starting weights are copied."""
+
+    def __init__(self, head: TD3, critics: int) -> None:
+        self.config = head.config
+        self.actor = deepcopy(head.policy.net)
+        self.critics = nn.ModuleList(PlainSAC.separate(head, j) for j in range(critics))
+        self.old_actor, self.old_critics = deepcopy(self.actor), deepcopy(self.critics)
+        self.actor_adam = torch.optim.Adam(self.actor.parameters(), lr=3e-4)
+        self.critic_adam = torch.optim.Adam(self.critics.parameters(), lr=3e-4)
+        self.count = 0
+
+    def update(self, s: Tensor, a: Tensor, r: Tensor, s2: Tensor, d: Tensor, noise: Tensor) -> None:
+        c = self.config
+        self.count += 1
+        with torch.no_grad():
+            jitter = torch.clip(noise * c.target_noise, -c.noise_clip, c.noise_clip)
+            a2 = torch.clip(torch.tanh(self.old_actor(s2)) + jitter, -1, 1)
+            q2 = torch.cat([q(torch.cat([s2, a2], -1)) for q in self.old_critics], -1).min(-1).values
+            y = r + 0.99 * (1 - d) * q2
+        mse = [nn.functional.mse_loss(q(torch.cat([s, a], -1))[:, 0], y) for q in self.critics]
+        PlainSAC.step(self.critic_adam, sum(mse))
+        if self.count % c.policy_delay:
+            return
+        PlainSAC.step(self.actor_adam, -self.critics[0](torch.cat([s, torch.tanh(self.actor(s))], -1)).mean())
+        with torch.no_grad():
+            for old, new in ((self.old_actor, self.actor), (self.old_critics, self.critics)):
+                for p, q in zip(old.parameters(), new.parameters(), strict=True):
+                    p.mul_(0.995).add_(0.005 * q)
+
+
+@pytest.mark.parametrize(("cls", "critics"), [(TD3, 2), (DDPG, 1)])
+def test_updates_are_those_of_an_independent_one(cls: type[TD3], critics: int, make_batch) -> None:
+    model, head = build(cls)
+    plain = PlainTD3(head, critics)
+    for n in range(7):
+        batch = make_batch(STATE_SPEC, b=32, t=2)
+        batch.is_terminal[3, 1] = 1.0
+        state = torch.get_rng_state()
+        noise = torch.randn(1, 32, 1, 2)[0, :, 0]
+        torch.set_rng_state(state)
+        update(model, head, n, batch)
+        s = batch.obs["state"]
+        plain.update(s[:, 0], batch.action[:, 1], batch.reward[:, 1], s[:, 1], batch.is_terminal[:, 1], noise)
+    pairs = [(head.policy.net, plain.actor), (head.target_policy.net, plain.old_actor)]
+    for ours, theirs in pairs:
+        for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+            torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
+    for ours, theirs in ((head.critic, plain.critics), (head.target, plain.old_critics)):
+        for j, critic in enumerate(theirs):
+            for k, linear in enumerate(m for m in critic if isinstance(m, nn.Linear)):
+                torch.testing.assert_close(ours.weights[k][j].T, linear.weight, rtol=1e-4, atol=1e-6)
+                torch.testing.assert_close(ours.biases[k][j, 0], linear.bias, rtol=1e-4, atol=1e-6)
+
+
+def test_actor_and_targets_move_at_every_nth_update_and_the_critics_at_each(make_batch) -> None:
+    model, head = build(policy_delay=3)
+    parts = {"critic": head.critic, "actor": head.policy, "targets": nn.ModuleList([head.target, head.target_policy])}
+    moved = []
+    for n in range(6):
+        before = {name: deepcopy(list(part.parameters())) for name, part in parts.items()}
+        metrics = update(model, head, n, make_batch(STATE_SPEC))
+        changed = {k for k, part in parts.items() if not all(map(torch.equal, before[k], part.parameters()))}
+        assert ("loss/actor" in metrics) == ("actor" in changed)
+        moved.append(changed)
+    every = {"critic", "actor", "targets"}
+    assert moved == [{"critic"}, {"critic"}, every, {"critic"}, {"critic"}, every]
+    assert {build(policy_delay=1)[1].phase(n) for n in range(4)} == {"update"}
+
+
+def test_smoothing_noise_is_clipped_and_so_is_the_action() -> None:
+    _, head = build(target_noise=2.0, noise_clip=0.3)
+    feat = torch.randn(1, 500, 1, 5)
+    mode = head.target_policy.mode(feat)
+    difference = (head.next_action(feat) - mode).abs()
+    assert difference.max() == pytest.approx(0.3, abs=1e-6)
+    assert (difference > 0.2999).float().mean() > 0.8
+    with torch.no_grad():
+        head.target_policy.net.linears[-1].bias.fill_(9.0)
+    assert head.next_action(feat).max() == 1.0
+    _, quiet = build(DDPG)
+    assert torch.equal(quiet.next_action(feat), quiet.target_policy.mode(feat))
+
+
+def test_the_actor_climbs_the_first_critic_alone(make_batch) -> None:
+    _, head = build()
+    tr = transitions(make_batch(STATE_SPEC), torch.randn(1, 4, 6, 5))
+    before = head.actor_loss(tr)
+    with torch.no_grad():
+        for weight in head.critic.weights:
+            weight[1].add_(1.0)
+    assert torch.equal(head.actor_loss(tr), before)
+
+
+def test_acting_is_deterministic_and_averages_over_paths(make_batch) -> None:
+    model, head = build()
+    belief = model.observe(make_batch(STATE_SPEC), 3)[0]
+    row = belief._replace(feat=belief.feat[:, 0], particles=torch.randn(3, 4, 5))
+    assert torch.equal(head.act(row, True), head.act(row, False))
+    expected = torch.stack([head.policy.mode(x) for x in (row.feat, *row.particles)]).mean(0)
+    torch.testing.assert_close(head.act(row, True), expected)
+
+
+def test_masked_pairs_reach_no_loss(make_batch) -> None:
+    model, head = build(target_noise=0.0)
+    losses = []
+    for reward in (0.0, 9.0):
+        torch.manual_seed(0)
+        batch = make_batch(STATE_SPEC, b=2, t=4, border=2)
+        batch.reward[0, 2] = reward
+        tr = transitions(batch, model.observe(batch, 0)[0].feat[None])
+        losses.append(head.critic_loss(tr, head.td_target(tr))[0])
+    assert losses[0] == losses[1]
+
+
+def test_the_original_critic_meets_the_action_in_its_second_layer() -> None:
+    q = LateActionQ(5, 2)
+    assert [tuple(m.weight.shape) for m in q.children()] == [(400, 5), (300, 402), (1, 300)]
+    feat, action = torch.randn(6, 5), torch.randn(6, 2, requires_grad=True)
+    hidden = torch.relu(q.second(torch.cat([torch.relu(q.first(feat)), action], -1)))
+    torch.testing.assert_close(q(feat, action), q.last(hidden).squeeze(-1)[None])
+    frozen = q(feat, action, frozen=True)
+    assert torch.equal(frozen, q(feat, action))
+    grads = torch.autograd.grad(frozen.sum(), [action, *q.parameters()], allow_unused=True)
+    assert grads[0] is not None
+    assert all(grad is None for grad in grads[1:])
+
+
+def test_the_original_ddpg_decays_its_critic_as_adams_weight_decay_does(make_batch) -> None:
+    model, head = build(DDPG, networks="original", critic_l2=1e-2, critic_lr=1e-3)
+    critic = deepcopy(head.critic)
+    adam = torch.optim.Adam(critic.parameters(), lr=1e-3, weight_decay=1e-2)
+    batch = make_batch(STATE_SPEC, b=32, t=2)
+    tr = transitions(batch, model.observe(batch, 0)[0].feat[None])
+    y = head.td_target(tr)
+    PlainSAC.step(adam, (critic(tr.feat, tr.action[None]) - y).square().mean())
+    update(model, head, 0, batch)
+    for ours, theirs in zip(head.critic.parameters(), critic.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    assert [m.out_features for m in head.policy.net.linears] == [400, 300, 2]
+
+
+@pytest.mark.parametrize("name", ["critics", "policy_delay", "target_noise", "noise_clip"])
+def test_settings_that_make_no_sense_are_refused(name: str) -> None:
+    with pytest.raises(UserError, match=rf"head\.{name}: found -1, expected"):
+        TD3.Config(**{name: -1})

@@ -1,0 +1,99 @@
+"""The studies: their truths against exact ones, and the commands end to end at the smallest sizes."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.test_agent import build
+from worldrl.config import config_from_dict
+from worldrl.envs import make_envs
+from worldrl.nn.functional import normal_entropy, tanh_log_det
+from worldrl.studies import bandit, visited
+from worldrl.studies.__main__ import main
+from worldrl.studies.entropy import Pool, draw, estimate, true_entropy
+from worldrl.studies.variance import relative_spread
+
+
+def test_truth_lies_between_its_bounds_and_the_estimators_around_it() -> None:
+    """Latents N(0, 1) and actions N(s, 0.3^2): the marginal before tanh is N(0, 1.09)."""
+    pool = Pool(torch.randn(20_000, 1), torch.full((20_000, 1), 0.3))
+    pre_tanh, s_0 = draw(pool, 2_000)
+    normal = torch.distributions.Normal(0.0, math.sqrt(1.09))
+    exact = (tanh_log_det(pre_tanh) - normal.log_prob(pre_tanh))[:, 0].double()
+    lower, upper = true_entropy(pool, pre_tanh, s_0)
+    assert lower.mean() < upper.mean()
+    assert float((lower - exact).mean()) == pytest.approx(0.0, abs=0.02)
+    assert float((upper - lower).mean()) < 2e-3
+    estimates = estimate(pool, pre_tanh, s_0, [1, 8])
+    means = {name: float(values[8].mean()) for name, values in estimates.items()}
+    assert means["nested"] < float(exact.mean()) < means["iwae"] < means["naive"]
+    assert estimates["nested"][1].mean() < means["nested"]
+
+
+def test_the_reward_of_the_bandit_is_a_log_density_with_the_stated_entropy() -> None:
+    grid = torch.linspace(-1.5, 1.5, 301, dtype=torch.float64)
+    log_p = bandit.reward(torch.cartesian_prod(grid, grid))
+    cell = float(grid[1] - grid[0]) ** 2
+    assert float(log_p.exp().sum()) * cell == pytest.approx(1.0, abs=1e-4)
+    assert float(-(log_p.exp() * log_p).sum()) * cell == pytest.approx(bandit.ENTROPY, abs=0.02)
+    assert pytest.approx(math.log(4) + float(normal_entropy(torch.full((2,), bandit.STD)))) == bandit.ENTROPY
+
+
+def test_a_mode_is_found_where_a_tenth_of_the_actions_is_near_its_centre() -> None:
+    centres = torch.tensor(bandit.CENTRES)
+    action = centres.repeat_interleave(torch.tensor([70, 12, 9, 9]), 0) + 0.01
+    assert bandit.masses(action).tolist() == pytest.approx([0.70, 0.12, 0.09, 0.09])
+    assert bandit.modes_found(action) == 2
+
+
+def test_relative_spread_of_a_known_gradient() -> None:
+    samples = torch.tensor([3.0, 4.0], dtype=torch.float64) + 0.5 * torch.randn(200_000, 2, dtype=torch.float64)
+    assert relative_spread(samples) == pytest.approx(math.sqrt(0.5) / 5.0, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (["bandit", "--policy", "own", "latent", "--seeds", "2", "--steps", "2"], "modes_found"),
+        (["entropy", "--steps", "2"], "training"),
+        (["variance", "--steps", "2", "--repeats", "2"], "nested"),
+    ],
+    ids=lambda x: x[0] if isinstance(x, list) else x,
+)
+def test_each_command_writes_a_picture_and_its_numbers(arguments: list[str], key: str, tmp_path: Path) -> None:
+    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    assert (tmp_path / f"{arguments[0]}.png").stat().st_size > 10_000
+    numbers = json.loads((tmp_path / f"{arguments[0]}.json").read_text())
+    assert key in numbers
+    assert numbers["settings"]["study"] == arguments[0]
+
+
+@pytest.mark.parametrize(("belief", "policy"), [("identity", "latent"), ("rssm", "own")])
+def test_trained_agents_are_studied_in_the_states_that_they_visit(
+    belief: str, policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The latents are the policy's own, or the paths of the belief; the agent is handed over, not loaded."""
+    task = "tests.test_agent:Chase"
+    config = config_from_dict({"task": task, "env.obs": "state", "env.action_repeat": 1})
+    envs = make_envs(config.env, task, seed=0)
+    agent = build(belief, "sac", envs.spec, policy=policy)
+    envs.close()
+    monkeypatch.setattr(visited, "load_agent", lambda run_dir: (agent, config))
+    assert main(["entropy", "some_run", "--states", "2", "--pool", "50", "--out", str(tmp_path)]) == 0
+    found = json.loads((tmp_path / "entropy.json").read_text())["some_run"]
+    assert found["truth"]["lower"] <= found["truth"]["upper"] + 0.01
+    assert set(found["estimates"]) == {"naive", "iwae", "nested", "mlmc"}
+
+
+def test_wrong_use_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["bandit", "--policy", "lattent", "--out", str(tmp_path)]) == 2
+    assert "unknown policy 'lattent'" in capsys.readouterr().err
+    assert main(["bandit", "--seeds", "0"]) == 2
+    assert "found '0', expected a whole number above 0" in capsys.readouterr().err
+    assert main(["nothing"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1

@@ -1,0 +1,70 @@
+"""DDPG (Lillicrap et al., ICLR 2016, arXiv 1509.02971): TD3 with one critic, without delay and smoothing.
+
+The defaults are the settings that the authors of TD3 re-tuned. The original ones are ``experiment=paper_ddpg``; their
+networks, ``networks=original``, have hidden layers of 400 and 300 units and a critic that meets the action in its
+second layer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldrl.heads.sac import Transition
+from worldrl.heads.td3 import TD3
+from worldrl.policies.deterministic import Deterministic
+
+ORIGINAL_UNITS = (400, 300)
+
+
+class LateActionQ(nn.Module):
+    """Q(s, a) whose second layer is the first to see the action; 400 and 300 ReLUs."""
+
+    def __init__(self, feat_dim: int, action_dim: int) -> None:
+        super().__init__()
+        first, second = ORIGINAL_UNITS
+        self.first = nn.Linear(feat_dim, first)
+        self.second = nn.Linear(first + action_dim, second)
+        self.last = nn.Linear(second, 1)
+
+    def forward(self, feat: Tensor, action: Tensor, frozen: bool = False) -> Tensor:
+        """feat (..., F), action (..., A) -> (1, ...) float32; ``frozen`` takes the parameters for constants."""
+        x = F.relu(apply(self.first, feat, frozen))
+        x = F.relu(apply(self.second, torch.cat([x, action], -1), frozen))
+        with torch.autocast(x.device.type, enabled=False):  # the last layer is float32, as of all critics here
+            return apply(self.last, x.float(), frozen).squeeze(-1)[None]
+
+
+def apply(layer: nn.Linear, x: Tensor, frozen: bool) -> Tensor:
+    """The layer; ``frozen``: with its parameters as constants."""
+    return F.linear(x, layer.weight.detach(), layer.bias.detach()) if frozen else layer(x)
+
+
+class DDPG(TD3):
+    """The head of DDPG."""
+
+    @dataclass(frozen=True)
+    class Config(TD3.Config):
+        critics: int = 1
+        policy_delay: int = 1
+        target_noise: float = 0.0
+        critic_l2: float = 0.0  # weight decay as a gradient: half of it times the squared norm joins the critic's loss
+        networks: Literal["plain", "original"] = "plain"  # original: 400 and 300 ReLUs, whatever units and layers say
+
+    config: DDPG.Config
+
+    def networks(self, feat_dim: int, action_dim: int) -> tuple[Deterministic, nn.Module]:
+        if self.config.networks == "plain":
+            return super().networks(feat_dim, action_dim)
+        return Deterministic(feat_dim, action_dim, ORIGINAL_UNITS, 2, "relu"), LateActionQ(feat_dim, action_dim)
+
+    def critic_loss(self, tr: Transition, y: Tensor) -> tuple[Tensor, Tensor]:
+        """TD3's, with the L2 term; also the mean Q for the log."""
+        loss, q = super().critic_loss(tr, y)
+        if self.config.critic_l2 > 0:
+            loss = loss + 0.5 * self.config.critic_l2 * sum(p.square().sum() for p in self.critic.parameters())
+        return loss, q

@@ -1,0 +1,99 @@
+"""Mutual-information regularised actor-critic (Leibfried and Grau-Moya, CoRL 2019, arXiv 1909.05950), section 4.
+
+Soft actor-critic whose policy is measured against its own marginal over states and not against the uniform density. It
+so maximises reward under a cost for the mutual information of states and actions. With the reward scaled by beta:
+
+    L_Q   = sum_j E (Q_j(s, a) - beta r - gamma (1 - d) V'(s'))^2                                     (eq. 21)
+    L_V   = E (V(s) - [min_j Q_j(s, a) - log pi(a | s) + log m(a)])^2             a ~ pi(. | s)       (eq. 22)
+    L_pi  = E [log pi(a | s) - log m(a) - min_j Q_j(s, a)]                        m constant          (eq. 20)
+    L_m   = -E log m(a)                                                           a of recent rows
+
+The marginal policy m is ``policies.marginal``. With a constant m this is ``value_sac``, the paper's SAC baseline.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from worldrl.errors import UserError
+from worldrl.heads.value_sac import Judged, ValueSAC
+from worldrl.nn.functional import masked_mean
+from worldrl.nn.optim import Optimizer
+from worldrl.policies.marginal import Fit, MarginalPolicy
+from worldrl.types import Batch, Belief, BeliefModel, Draw, Extra, MakePolicy, Metrics
+
+
+class MIRACLE(ValueSAC):
+    """The head of MIRACLE. Defaults are the published ones; the replay of recent actions is that of its walkers."""
+
+    @dataclass(frozen=True)
+    class Config(ValueSAC.Config):
+        tau: float = 0.01
+        reward_scale: float = 10.0  # beta
+        marginal_fit: Fit = "likelihood"  # single: the text read literally; vae: with a recognition model (appendix F)
+        marginal_samples: int = 20  # N
+        marginal_shared: bool = False  # one set of samples for the whole batch: cheaper, noisier
+        marginal_lr: float = 3e-4
+        marginal_batch: int = 256
+        marginal_actions: int = 50_000  # fit to so many newest rows; 0: to the update's own batch
+        marginal_log_var: tuple[float, float] = (-10.0, 0.5)  # of its components before tanh
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            for name, least in (("marginal_samples", 1), ("marginal_batch", 1), ("marginal_actions", 0)):
+                if (found := getattr(self, name)) < least:
+                    raise UserError(f"head.{name}: found {found}, expected {least} or more")
+            if self.marginal_log_var[0] >= self.marginal_log_var[1]:
+                raise UserError(f"head.marginal_log_var: found {self.marginal_log_var}, expected [low, high] in order")
+
+    config: MIRACLE.Config
+
+    def __init__(
+        self,
+        config: MIRACLE.Config,
+        feat_dim: int,
+        context_dim: int,
+        action_dim: int,
+        policy: MakePolicy | None = None,
+    ) -> None:
+        super().__init__(config, feat_dim, context_dim, action_dim, policy)
+        c = config
+        if c.marginal_actions:
+            self.needs = self.needs._replace(recent_batch=c.marginal_batch, recent_actions=c.marginal_actions)
+        self.marginal = MarginalPolicy(
+            action_dim,
+            c.units,
+            c.actor_layers,
+            c.marginal_samples,
+            c.marginal_fit,
+            c.marginal_log_var,
+            c.marginal_shared,
+        )
+        self.optimizers["marginal"] = Optimizer(self.marginal.parameters(), c.marginal_lr, c.grad_clip)
+
+    def update(
+        self, phase: str, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra | None = None
+    ) -> Metrics:
+        """The steps of ``ValueSAC`` against the marginal policy as it is, then one step of the marginal policy."""
+        metrics = super().update(phase, batch, belief, model, extra)
+        recent = (extra or {})["recent"] if self.config.marginal_actions else batch.drop_rows(1)
+        loss = self.marginal_loss(recent)
+        norm = self.optimizers["marginal"].step(loss)
+        return metrics | {"loss/marginal": loss.detach(), "opt/marginal/grad_norm": norm}
+
+    # --- the equations ------------------------------------------------------------------------------------------------
+
+    def excess(self, draw: Draw) -> Tensor:
+        """log pi(a | s) - log m(a) (M, B, S); m is a constant, its argument is not."""
+        return draw.log_prob - self.marginal.log_prob(draw.pre_tanh)
+
+    def marginal_loss(self, recent: Batch) -> Tensor:
+        """-E log m(a) over rows that an action led to."""
+        return masked_mean(self.marginal.loss(recent.action), 1.0 - recent.is_first)
+
+    def describe(self, judged: Judged, mask: Tensor) -> Metrics:
+        """Also E [log pi(a | s) - log m(a)]: the mutual information of state and action where m is the marginal."""
+        information = (judged.draw.weight * judged.excess).sum(0)
+        return super().describe(judged, mask) | {"policy/information": masked_mean(information, mask).detach()}

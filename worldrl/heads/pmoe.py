@@ -1,0 +1,72 @@
+"""Probabilistic mixture-of-experts SAC (Ren et al. 2021, arXiv 2104.09122), the biased baseline of the SMAC paper.
+
+The policy is a mixture of M tanh-Gaussian experts with gate w(s). Every expert draws an action, and b is the one whose
+action the critics value most:
+
+    L_pi   = E [alpha log pi_b(a_b | s) - min_j Q_j(s, a_b)]      b = argmax_m min_j Q_j(s, a_m)
+    L_gate = mean_m E (w_m(s) - [m = b])^2
+    y      = r + gamma (1 - d) E_{m ~ w(s')} [min_j Q'_j(s', a'_m) - alpha log pi_m(a'_m | s')]
+
+Each log-density is that of the expert alone, and neither loss is the gradient of the mixture's objective: that one is
+``head=sac policy=mixture``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from worldrl.errors import UserError
+from worldrl.heads.sac import SAC, ActorStates
+from worldrl.nn.functional import masked_mean, normal_log_prob, tanh_log_det
+from worldrl.policies.mixture import Mixture, stratified, weights
+from worldrl.types import Draw
+
+
+class Experts(Mixture):
+    """The mixture, but ``sample`` gives each draw the density under its own expert."""
+
+    def sample(self, x: Tensor) -> Draw:
+        """x (..., F) -> a reparameterised draw of every expert, action (M, ..., A)."""
+        stats = self.stats(x)
+        pre_tanh = stratified(stats)
+        own = normal_log_prob(pre_tanh, stats.mean.movedim(-2, 0), stats.std.movedim(-2, 0))
+        return Draw(torch.tanh(pre_tanh), pre_tanh, own - tanh_log_det(pre_tanh).sum(-1), weights(stats))
+
+
+class PMOE(SAC):
+    """The head of PMOE-SAC; sizes and rates are those of ``agent=sac``."""
+
+    @dataclass(frozen=True)
+    class Config(SAC.Config):
+        experts: int = 5  # M; the SMAC paper takes 5 and 10
+
+        def __post_init__(self) -> None:
+            if self.experts < 1:
+                raise UserError(f"head.experts: found {self.experts}, expected 1 or more")
+
+    config: PMOE.Config
+    policy: Experts
+
+    def __init__(self, config: PMOE.Config, feat_dim: int, context_dim: int, action_dim: int) -> None:
+        make = partial(Experts, Mixture.Config(config.experts))
+        super().__init__(config, feat_dim, context_dim, action_dim, make)
+
+    def actor_loss(self, states: ActorStates, mask: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+        """L_pi + L_gate, and log pi_b (B, S)."""
+        draw = self.policy.sample(states.inputs)  # (M, B, S, A)
+        q = self.q_pi(draw, states)  # (M, B, S)
+        q_best, best = q.max(0)
+        log_pi = draw.log_prob.take_along_dim(best[None], 0)[0]
+        loss = alpha * log_pi - q_best + gate_loss(cast("Tensor", draw.weight), best)
+        return masked_mean(loss, mask), log_pi
+
+
+def gate_loss(weight: Tensor, best: Tensor) -> Tensor:
+    """mean_m (w_m - [m = b])^2; (M, ...) and (...) -> (...)."""
+    chosen = torch.arange(len(weight), device=best.device).reshape(-1, *([1] * best.dim())) == best
+    return (weight - chosen.to(weight.dtype)).square().mean(0)

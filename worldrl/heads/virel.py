@@ -1,0 +1,116 @@
+"""VIREL (Fellows, Mahajan, Rudner and Whiteson, NeurIPS 2019, arXiv 1811.01132), appendix H.
+
+The critic is hard: no entropy enters it, so that the policy becomes deterministic where the critic is right. Only the
+actor is softened, by a temperature alpha that is constant (*virel*) or follows the Bellman residual (*beta*):
+
+    L_V   = E (V(s) - Q(s, a))^2                                                  a ~ pi(. | s)
+    L_Q   = E (Q(s, a) - c r - gamma (1 - d) V'(s'))^2                            c = reward_scale
+    L_pi  = E [alpha log pi(a | s) - Q(s, a)]                                     the same a, reparameterised
+    alpha = lambda eps,  eps = E (c r + gamma (1 - d) V(s') - Q(s, a))^2          *beta*, on transitions of its own
+
+*virel1* has two hard critics. *virel2* has a hard one Q_h and a soft one Q_s with a soft value network V_s of its own,
+whose target is Q_s(s, a) - alpha log pi(a | s). Both use the smaller Q in L_pi and as the target of the hard V.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from worldrl.errors import UserError
+from worldrl.heads.sac import Transition, transitions
+from worldrl.heads.value_sac import Judged, ValueSAC
+from worldrl.nn.functional import masked_mean
+from worldrl.nn.mlp import TwinQ
+from worldrl.nn.optim import Optimizer
+from worldrl.types import BeliefModel, Extra, MakePolicy, Metrics
+
+
+class VIREL(ValueSAC):
+    """The head of VIREL. Defaults are those of *virel* in the paper's experiments on Gym's second MuJoCo tasks."""
+
+    @dataclass(frozen=True)
+    class Config(ValueSAC.Config):
+        units: int = 300
+        tau: float = 0.001
+        critics: Literal["hard", "two_hard", "hard_and_soft"] = "hard"  # virel and beta, virel1, virel2
+        soft_reward_scale: float = 1.0  # times reward_scale: the soft critic's, to bring both means of Q together
+        temperature: Literal["fixed", "residual"] = "fixed"  # fixed: init_alpha; residual: beta
+        residual_scale: float = 4e-3  # lambda, about (1 - gamma) / (average reward)
+        residual_batch: int = 4096  # transitions; 0: the update's own
+        residual_value: Literal["online", "target"] = "online"  # V(s') in eps: the program's, or that of algorithm 2
+        residual_limits: tuple[float, float] = (1e-4, 10.0)  # of lambda eps
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.temperature == "residual" and self.tune_alpha:
+                raise UserError("head.temperature=residual sets alpha; use it with head.tune_alpha=false")
+            if not 0 < self.residual_limits[0] <= self.residual_limits[1]:
+                raise UserError(f"head.residual_limits: found {self.residual_limits}, expected [low, high] above 0")
+            if self.residual_batch < 0:
+                raise UserError(f"head.residual_batch: found {self.residual_batch}, expected 0 or more")
+            if self.soft_reward_scale <= 0 or self.residual_scale <= 0:
+                raise UserError("head.soft_reward_scale and head.residual_scale: expected more than 0")
+
+    config: VIREL.Config
+
+    def __init__(
+        self,
+        config: VIREL.Config,
+        feat_dim: int,
+        context_dim: int,
+        action_dim: int,
+        policy: MakePolicy | None = None,
+    ) -> None:
+        c = config
+        super().__init__(c, feat_dim, context_dim, action_dim, policy, values=2 if c.critics == "hard_and_soft" else 1)
+        if c.critics == "hard":
+            self.critic = TwinQ(feat_dim, action_dim, c.units, c.critic_layers, c.activation, c.critic_init, n=1)
+            self.optimizers["critic"] = Optimizer(self.critic.parameters(), c.critic_lr, c.grad_clip)
+        if c.temperature == "residual":
+            self.needs = self.needs._replace(td_batch=c.residual_batch)
+
+    # --- the equations ------------------------------------------------------------------------------------------------
+
+    def value_targets(self, judged: Judged, alpha: Tensor) -> Tensor:
+        """min_j Q_j(s, a) of the hard V; then Q_s(s, a) - alpha log pi(a | s) of the soft one; (1 or 2, M, B, S)."""
+        hard = judged.q.amin(0)
+        if self.config.critics != "hard_and_soft":
+            return hard[None]
+        return torch.stack([hard, judged.q[1] - alpha * judged.excess])
+
+    def rewards(self, tr: Transition) -> Tensor:
+        """c r, times the soft critic's own scale in the second entry; broadcasts against (n, P, B, S)."""
+        reward = super().rewards(tr)
+        if self.config.critics != "hard_and_soft":
+            return reward
+        return torch.stack([reward, self.config.soft_reward_scale * reward])[:, None]
+
+    def temperature(self, tr: Transition, model: BeliefModel, extra: Extra) -> tuple[Tensor, Metrics]:
+        """init_alpha, or lambda eps within its limits; eps = 1 until the replay has transitions enough for it."""
+        c = self.config
+        if c.temperature == "fixed":
+            return super().temperature(tr, model, extra)
+        if c.residual_batch == 0:
+            residual = self.residual(tr)
+        elif "td" in extra:
+            residual = self.residual(self.td_transitions(model, extra))
+        else:
+            residual = torch.ones_like(self.log_alpha.detach())
+        return (c.residual_scale * residual).clamp(*c.residual_limits), {"policy/residual": residual}
+
+    @torch.no_grad()
+    def td_transitions(self, model: BeliefModel, extra: Extra) -> Transition:
+        """The transitions beside the slice, filtered by the belief as it is now."""
+        belief, _, _ = model.observe(extra["td"], 0, learn=False)
+        return transitions(extra["td"].drop_rows(model.lost_rows), belief.feat[None])
+
+    @torch.no_grad()
+    def residual(self, tr: Transition) -> Tensor:
+        """eps, 0-d: the mean squared Bellman residual, over all critics where there are two."""
+        backup = self.backup(tr, self.value if self.config.residual_value == "online" else self.target)
+        error = backup - self.critic(tr.feat, tr.action.expand(*tr.feat.shape[:-1], -1))
+        return masked_mean(error.square(), tr.mask)

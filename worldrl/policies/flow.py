@@ -1,0 +1,106 @@
+"""A RealNVP policy (Dinh et al. 2017; Haarnoja et al. 2018): "Flow2" and "Flow4" of the SMAC paper."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, cast
+
+import torch
+from torch import Tensor, nn
+
+from worldrl.errors import UserError
+from worldrl.nn.functional import standard_log_prob, tanh_log_det
+from worldrl.nn.mlp import MLP
+from worldrl.types import Draw
+
+
+class Coupling(nn.Module):
+    """(kept, moved) -> (moved exp(s) + t, kept), with s and t functions of (x, kept); |s| is below ``max_log_scale``.
+
+    The parts change places, so that the next block moves what this one kept.
+    """
+
+    def __init__(
+        self, inputs: int, kept: int, moved: int, units: int, layers: int, activation: str, max_log_scale: float
+    ) -> None:
+        super().__init__()
+        self.net = MLP(inputs + kept, units, layers, 2 * moved, activation)
+        self.kept, self.moved, self.max_log_scale = kept, moved, max_log_scale
+
+    def forward(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """z (..., A), x (..., F) -> the image (..., A), log |det| (...)."""
+        kept, moved = z.split([self.kept, self.moved], -1)
+        scale, shift = self._scale_and_shift(kept, x)
+        return torch.cat([moved * scale.exp() + shift, kept], -1), scale.sum(-1)
+
+    def inverse(self, u: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """u (..., A), x (..., F) -> z with ``forward(z, x)`` = u, and the log |det| of forward there."""
+        image, kept = u.split([self.moved, self.kept], -1)
+        scale, shift = self._scale_and_shift(kept, x)
+        return torch.cat([kept, (image - shift) * (-scale).exp()], -1), scale.sum(-1)
+
+    def _scale_and_shift(self, kept: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        raw, shift = self.net(torch.cat([x.expand(*kept.shape[:-1], -1), kept], -1)).float().chunk(2, -1)
+        return self.max_log_scale * torch.tanh(raw / self.max_log_scale), shift
+
+
+class Flow(nn.Module):
+    """a = tanh(f_n(... f_1(z))), z ~ N(0, I), f_i couplings whose networks are as large as SAC's actor each.
+
+    An action of one dimension has no second half to depend on: every block then moves it given x alone, and the policy
+    is a tanh-Gaussian.
+    """
+
+    @dataclass(frozen=True)
+    class Config:
+        blocks: int = 2
+        max_log_scale: float = 3.0  # of each block, either way; unbounded scales diverge
+
+        def __post_init__(self) -> None:
+            if self.blocks < 2:
+                raise UserError(f"policy.blocks: found {self.blocks}, expected 2 or more: one moves half of an action")
+            if self.max_log_scale <= 0:
+                raise UserError(f"policy.max_log_scale: found {self.max_log_scale}, expected more than 0")
+
+    exact_density: ClassVar[bool] = True
+
+    def __init__(
+        self, config: Flow.Config, inputs: int, action_dim: int, units: int, layers: int, activation: str
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.action_dim = action_dim
+        moved = [action_dim - action_dim // 2, max(action_dim // 2, 1)]  # in turns
+        self.blocks = nn.ModuleList(
+            Coupling(inputs, action_dim - n, n, units, layers, activation, config.max_log_scale)
+            for n in (moved[i % 2] for i in range(config.blocks))
+        )
+
+    def transform(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """z (..., A), x (..., F) -> the value before tanh (..., A), log |d pre_tanh / dz| (...); only x broadcasts."""
+        total = z.new_zeros(z.shape[:-1])
+        for block in self.blocks:
+            z, log_det = block(z, x)
+            total = total + log_det
+        return z, total
+
+    def sample(self, x: Tensor) -> Draw:
+        """x (..., F) -> one reparameterised draw, action (1, ..., A)."""
+        z = torch.randn(1, *x.shape[:-1], self.action_dim, device=x.device)
+        pre_tanh, log_det = self.transform(z, x)
+        log_prob = standard_log_prob(z) - log_det - tanh_log_det(pre_tanh).sum(-1)
+        return Draw(torch.tanh(pre_tanh), pre_tanh, log_prob)
+
+    def log_prob(self, pre_tanh: Tensor, x: Tensor) -> Tensor:
+        """log density of a = tanh(pre_tanh) given x; leading axes broadcast."""
+        lead = torch.broadcast_shapes(pre_tanh.shape[:-1], x.shape[:-1])
+        z = pre_tanh.expand(*lead, -1)
+        total = -tanh_log_det(pre_tanh).sum(-1)
+        for block in reversed(cast("list[Coupling]", list(self.blocks))):
+            z, log_det = block.inverse(z, x)
+            total = total - log_det
+        return standard_log_prob(z) + total
+
+    def mode(self, x: Tensor) -> Tensor:
+        """(..., A): the image of z = 0, as the deterministic action."""
+        return torch.tanh(self.transform(x.new_zeros(*x.shape[:-1], self.action_dim), x)[0])

@@ -1,0 +1,96 @@
+"""The latent-variable policy of SMAC without a world model (Zhang et al., ICLR 2023, arXiv 2210.00999, eq. 5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worldrl.errors import UserError
+from worldrl.estimators.marginal import ESTIMATORS, independent_draws
+from worldrl.nn.functional import inverse_softplus, log_mean_exp
+from worldrl.nn.mlp import MLP
+from worldrl.policies.tanh_gaussian import TanhGaussian
+from worldrl.types import Draw
+
+
+class LatentGaussian(nn.Module):
+    """pi(a | x) = E_{s ~ q(s | x)} pi(a | s): q a diagonal Gaussian, pi(. | s) a tanh-Gaussian that sees s alone.
+
+    An action comes from s_0; its log-probability is an estimate from s_0 and K more draws of q, reparameterised through
+    all of them, so that q and pi(. | s) learn from whatever uses a draw. With K = 0 it is log pi(a | s_0).
+    """
+
+    @dataclass(frozen=True)
+    class Config:
+        latent: int = 16  # dimensions of s; the paper takes 8, 16 or 32 by task
+        num_particles: int = 16  # K; the same
+        estimator: Literal["naive", "iwae", "nested", "mlmc", "mlmc_fresh"] = "nested"  # eq. 12 is mlmc
+        conditional_penalty: float = 0.0  # w: the actor's loss gets beta E H(pi(. | s)), beta = alpha w (eq. 26)
+        std: Literal["softplus", "log"] = "log"  # of pi(. | s)
+        init_std: float = 5.0  # for softplus
+
+        def __post_init__(self) -> None:
+            independent_draws(self.estimator, self.num_particles)
+            for key, least in (("latent", 1), ("num_particles", 0)):
+                if getattr(self, key) < least:
+                    raise UserError(f"policy.{key}: found {getattr(self, key)}, expected {least} or more")
+
+    exact_density: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        config: LatentGaussian.Config,
+        inputs: int,
+        action_dim: int,
+        units: int,
+        layers: int,
+        activation: str,
+    ) -> None:
+        super().__init__()
+        c = self.config = config
+        self.particles = independent_draws(c.estimator, c.num_particles)
+        self.encoder = MLP(inputs, units, layers, 2 * c.latent, activation)
+        self.decoder = TanhGaussian(c.latent, action_dim, units, layers, activation, c.std, c.init_std)
+
+    def q(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (..., F) -> mean, std (..., L) of q(s | x), float32; the std starts near one and stays above 1e-4."""
+        mean, raw = self.encoder(x).float().chunk(2, -1)
+        return mean, F.softplus(raw + inverse_softplus(1.0)) + 1e-4
+
+    def latents(self, x: Tensor, n: int) -> Tensor:
+        """x (..., F) -> ``n`` independent draws of s, (n, ..., L)."""
+        mean, std = self.q(x)
+        return mean + std * torch.randn(n, *mean.shape, dtype=mean.dtype, device=mean.device)
+
+    def conditionals(self, x: Tensor, k: int) -> tuple[Draw, Tensor]:
+        """x (..., F) -> one draw from s_0, conditional on it, and log pi(a | s_0..s_k) (k + 1, ...).
+
+        Every density is evaluated at the draw's own pre-tanh value.
+        """
+        s = self.latents(x, 1 + k)
+        draw = self.decoder.sample(s[0])
+        return draw, torch.cat([draw.log_prob, self.decoder.log_prob(draw.pre_tanh, s[1:])])
+
+    def sample(self, x: Tensor) -> Draw:
+        """x (..., F) -> one draw, action (1, ..., A), with the estimated marginal log-probability."""
+        draw, log_probs = self.conditionals(x, self.particles)
+        marginal = ESTIMATORS[self.config.estimator](log_probs)
+        return draw._replace(log_prob=marginal[None], penalty=-self.config.conditional_penalty * log_probs[0])
+
+    def log_prob(self, pre_tanh: Tensor, x: Tensor) -> Tensor:
+        """Lower bound, in expectation, on log pi(a | x) of a given action: log-mean-exp over K + 1 fresh draws of s.
+
+        An action from elsewhere has no s_0, and without it the estimate falls short: the bound rises to the truth
+        with K. ``pre_tanh`` (..., A) and ``x`` (..., F) broadcast.
+        """
+        axes = max(pre_tanh.dim(), x.dim())
+        x = x.reshape(*([1] * (axes - x.dim())), *x.shape)  # so that the new axis of s comes before all others
+        return log_mean_exp(self.decoder.log_prob(pre_tanh, self.latents(x, 1 + self.particles)))
+
+    def mode(self, x: Tensor) -> Tensor:
+        """(..., A): the decoder's mode at the mean of q, SAC's convention carried over; the paper gives none."""
+        return self.decoder.mode(self.q(x)[0])

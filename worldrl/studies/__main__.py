@@ -1,0 +1,141 @@
+"""``python -m worldrl.studies bandit | entropy [RUN_DIR...] | variance``: a picture, and its numbers as JSON."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+import torch
+
+from worldrl.errors import UserError
+from worldrl.policies.latent import LatentGaussian
+from worldrl.registry import known_parts
+from worldrl.studies import bandit, entropy, plots, variance
+from worldrl.studies.visited import run_pools
+
+LATENT = "latent"
+PARTICLES = (1, 2, 4, 8, 16, 32)
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line instead of a usage block."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found '{text}', expected a whole number above 0")
+    return int(text)
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    parser = _Parser(prog="python -m worldrl.studies", description="Studies of entropy estimators and policies.")
+    studies = parser.add_subparsers(dest="study", required=True, parser_class=_Parser)
+    modes = studies.add_parser("bandit", help="which policies find all four best actions?")
+    modes.add_argument("--policy", nargs="+", default=known_parts("policy"), metavar="NAME", help="default: all")
+    modes.add_argument("--seeds", type=_count, default=10, metavar="N", help="default 10")
+    entropies = studies.add_parser("entropy", help="estimates of the marginal entropy against the truth")
+    entropies.add_argument("run_dirs", nargs="*", type=Path, metavar="RUN_DIR", help="default: train on the bandit")
+    entropies.add_argument("--states", type=_count, default=16, metavar="N", help="of an episode (default 16)")
+    entropies.add_argument(
+        "--pool", type=_count, metavar="N", help="latents for the truth (1e5, of a world model 2000)"
+    )
+    noises = studies.add_parser("variance", help="noise of the entropy estimate and of its gradient")
+    noises.add_argument("--repeats", type=_count, default=100, metavar="N", help="gradients (default 100)")
+    for each in (modes, entropies, noises):
+        each.add_argument(
+            "--steps", type=_count, default=1500, metavar="N", help="updates on the bandit (default 1500)"
+        )
+        each.add_argument("--out", type=Path, default=Path("studies"), metavar="FOLDER", help="default studies")
+    return parser
+
+
+def run_bandit(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
+    """Train each policy on the bandit with seeds 1..N and count the modes that it found."""
+    samples, found = {}, {}
+    for name in options.policy:
+        policies = [bandit.trained(name, seed, options.steps) for seed in range(1, options.seeds + 1)]
+        each = [bandit.actions(policy, 4000) for policy in policies]
+        samples[name], found[name] = each[0], [bandit.modes_found(action) for action in each]
+        print(f"{name:8s} modes found, by seed: {' '.join(map(str, found[name]))}")
+    plots.draw_bandit(picture, samples, found)
+    return {"modes_found": found}
+
+
+def run_entropy(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
+    """Estimates along the training on the bandit, or in the states of trained agents."""
+    if not options.run_dirs:
+        curves = {name: training_curve(name, options.steps) for name in entropy.COMPARED}
+        for name, curve in curves.items():
+            print(f"{name:8s} last estimate {curve['estimate'][-1]:.4g}, truth {curve['truth'][-1]:.4g}")
+        plots.draw_training(picture, curves)
+        return {"training": curves}
+    runs = {
+        str(run): entropy.study(run_pools(run, options.states, options.pool), PARTICLES) for run in options.run_dirs
+    }
+    for name, (truth, estimates) in runs.items():
+        print(f"{name}: truth {truth.lower:.4g} to {truth.upper:.4g} nats")
+        for estimator, values in estimates.items():
+            print(f"  {estimator:8s}" + "  ".join(f"K={k}: {value:.4g}" for k, value in values.items()))
+    plots.draw_estimates(picture, runs)
+    return {run: {"truth": truth._asdict(), "estimates": estimates} for run, (truth, estimates) in runs.items()}
+
+
+def training_curve(estimator: str, steps: int) -> dict[str, list[float]]:
+    """A latent-variable policy that maximises this estimate of its entropy on the bandit, and the truth meanwhile."""
+    torch.manual_seed(1)
+    every = max(1, steps // 30)
+    policy = cast("LatentGaussian", bandit.make_policy(LATENT, estimator=estimator, num_particles=32))
+    curve: dict[str, list[float]] = {"step": [], "estimate": [], "truth": []}
+    for step, value in enumerate(bandit.train(policy, steps), start=1):
+        if step % every == 0:
+            truth, _ = entropy.study([entropy.latent_pool(policy, bandit.state(1)[0], 10_000)], [1], n=128)
+            for key, x in (("step", float(step)), ("estimate", value), ("truth", truth.lower)):
+                curve[key].append(x)
+    return curve
+
+
+def run_variance(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
+    """The noise of each estimator at a latent-variable policy that was trained on the bandit."""
+    policy = cast("LatentGaussian", bandit.trained(LATENT, 1, options.steps))
+    x = bandit.state(64)
+    noises = {
+        name: {k: variance.noise(policy, x, name, k, options.repeats) for k in PARTICLES} for name in variance.COMPARED
+    }
+    for name, values in noises.items():
+        for k, (value, std, gradient, draws) in values.items():
+            print(f"{name:10s} K={k:<3d} draws={draws:<3d} entropy {value:.3f}  std {std:.3f}  gradient {gradient:.3f}")
+    plots.draw_noise(picture, noises)
+    return {name: {k: noise._asdict() for k, noise in values.items()} for name, values in noises.items()}
+
+
+STUDIES = {"bandit": run_bandit, "entropy": run_entropy, "variance": run_variance}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """All of ``python -m worldrl.studies``. Returns the exit code: 0, or 2 after one line about wrong use."""
+    try:
+        options = make_parser().parse_args(argv)
+        options.out.mkdir(parents=True, exist_ok=True)
+        picture, numbers = (options.out / f"{options.study}.{suffix}" for suffix in ("png", "json"))
+        result = STUDIES[options.study](options, picture)
+        settings = {key: str(value) for key, value in vars(options).items()}
+        machine = {"machine": platform.machine(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+        numbers.write_text(json.dumps({"settings": settings, "on": machine, **result}, indent=2) + "\n")
+        print(f"written: {picture}, {numbers}")
+    except UserError as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""The states that a trained agent visits, and the latents that it believes in there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from worldrl.agent import Agent
+from worldrl.config import EnvConfig
+from worldrl.envs import make_envs
+from worldrl.errors import UserError
+from worldrl.evaluation.episodes import own_randomness, with_action
+from worldrl.evaluation.run import load_agent
+from worldrl.policies.latent import LatentGaussian
+from worldrl.policies.tanh_gaussian import TanhGaussian
+from worldrl.studies.entropy import Pool, belief_pool, latent_pool
+from worldrl.types import Belief
+
+EVERY = 5  # agent steps from one state to the next
+DRAWN, FILTERED = 100_000, 2_000  # latents of a state: draws are cheap, paths of a belief are filtered from the start
+
+
+def beliefs(
+    agent: Agent, env: EnvConfig, task: str, states: int, particles: int = 0, seed: int = 1000
+) -> Iterator[Belief]:
+    """What the agent believes at every fifth step of an episode in which it explores, for one environment."""
+    envs = make_envs(env, task, seed, num_envs=1, training=False)
+    try:
+        state = agent.initial(1, particles)
+        rows = with_action(envs.reset(), np.zeros((1, agent.spec.action_dim), np.float32))
+        for step in range(states * EVERY):
+            state, action, belief = agent.act(state, rows, explore=True, noise=False)
+            if step % EVERY == 0:
+                yield belief
+            rows = with_action(envs.step(action), action)
+            if rows["is_last"][0]:
+                return
+    finally:
+        envs.close()
+
+
+def run_pools(run_dir: Path, states: int, size: int | None = None, seed: int = 1000) -> list[Pool]:
+    """Pools of ``size`` latents for the states of an episode of this run's agent.
+
+    The latents are the policy's own where it has some (by default 100,000 draws); else they are filtered paths of the
+    belief, as SMAC's are (by default 2,000).
+
+    Raises:
+        UserError: the run cannot be loaded, or its policy is neither a latent-variable one nor a tanh-Gaussian.
+    """
+    agent, config = load_agent(run_dir)
+    head: Any = agent.head
+    own = isinstance(head.policy, LatentGaussian)
+    size = size or (DRAWN if own else FILTERED)
+    if not own and not isinstance(head.policy, TanhGaussian):
+        raise UserError(
+            f"{run_dir}: found the policy {type(head.policy).__name__}, expected one with latents: "
+            f"policy=latent, or a tanh-Gaussian on a belief"
+        )
+    with own_randomness(seed), torch.no_grad():
+        visited = beliefs(agent, config.env, config.task, states, 0 if own else size, seed)
+        if own:
+            return [latent_pool(head.policy, head.actor_input(belief)[0], size) for belief in visited]
+        return [belief_pool(head.policy, belief.particles[:, 0]) for belief in visited]

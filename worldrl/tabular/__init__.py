@@ -1,0 +1,1 @@
+"""Exact methods on small Markov decision processes."""
