@@ -371,11 +371,13 @@ def _resume(run_dir: Path, changes: Arguments) -> None:
 
 def train_or_go_on(config: Config, run_dir: Path) -> None:
     """One run of a named sweep: train it, resume it where it has begun, leave it alone where it has finished."""
+    from worldrl.training import loop
     from worldrl.training.checkpoint import Checkpoints
 
     frames = Checkpoints(run_dir).frames()
     if frames is None:
-        shutil.rmtree(run_dir, ignore_errors=True)  # killed before its first checkpoint: nothing to go on from
+        with loop.sole_use(run_dir):
+            shutil.rmtree(run_dir)  # killed before its first checkpoint: nothing to go on from
         train(config, run_dir)
     elif frames < config.frames:
         _resume(run_dir, {key: value for key, value in flatten(config_to_dict(config)).items() if may_change(key)})

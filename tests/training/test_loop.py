@@ -130,6 +130,24 @@ def test_killed_at_random_moments_and_resumed_is_the_same_run(tmp_path: Path, se
     assert_same_run(whole, killed)
 
 
+def test_a_folder_that_another_process_trains_in_is_refused_and_left_alone(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train({**STATE, "frames": 1_000}, run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "lock"}
+    code = "import sys; from pathlib import Path; from worldrl.training.loop import sole_use\n"
+    code += "with sole_use(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+    holder = subprocess.Popen([sys.executable, "-c", code, str(run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    with holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(UserError, match="run is in use by another training process; wait for it, or stop it"):
+            resume(run, {"frames": 2_000})
+        holder.kill()
+    assert before == {path: path.read_bytes() for path in before}
+    resume(run, {"frames": 1_500})
+    assert (Checkpoints(run).frames() or 0) >= 1_500
+
+
 def test_two_n_is_n_and_n_more(tmp_path: Path) -> None:
     """Also where the first half ends between two logs: the means of its last, short window are logged at its end."""
     settings = {**STATE, "log.every": 700}

@@ -10,7 +10,7 @@ import json
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 from worldrl.agent import Agent
 from worldrl.config import Config, config_to_dict, load_config, save_config
@@ -49,20 +50,36 @@ class Stopped(SystemExit):
 
 def train(config: Config, run_dir: Path) -> None:
     """Train one agent in a new run folder."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    save_config(config, run_dir)
-    _run(Trainer(config, run_dir, None))
+    with sole_use(run_dir):
+        save_config(config, run_dir)
+        _run(Trainer(config, run_dir, None))
 
 
 def resume(run_dir: Path, overrides: dict[str, Any] | None = None) -> None:
     """Continue a run from its last complete checkpoint; ``overrides`` are dotted keys that may change."""
     config = load_config(run_dir, **(overrides or {}))
-    checkpoints = Checkpoints(run_dir)
-    folder = checkpoints.find()
-    saved = checkpoints.load(folder, "cpu")
-    trainer = Trainer(config, run_dir, {**saved, "folder": folder})
-    save_config(config, run_dir)
-    _run(trainer)
+    with sole_use(run_dir):
+        checkpoints = Checkpoints(run_dir)
+        folder = checkpoints.find()
+        saved = checkpoints.load(folder, "cpu")
+        trainer = Trainer(config, run_dir, {**saved, "folder": folder})
+        save_config(config, run_dir)
+        _run(trainer)
+
+
+@contextmanager
+def sole_use(run_dir: Path) -> Iterator[None]:
+    """Keep other processes from training in a folder, which is made if need be; the lock ends with the process.
+
+    Raises:
+        UserError: another process trains in it.
+    """
+    run_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(run_dir / "lock", blocking=False):
+            yield
+    except Timeout:
+        raise UserError(f"{run_dir} is in use by another training process; wait for it, or stop it") from None
 
 
 def _run(trainer: Trainer) -> None:
