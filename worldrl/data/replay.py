@@ -36,7 +36,7 @@ GPU_HEADROOM = 2.5  # the agent, its activations and the captured graphs need ro
 Rows = Mapping[str, NDArray[Any]]
 
 
-class Draw(NamedTuple):
+class Windows(NamedTuple):
     """Where the windows of one batch began."""
 
     starts: NDArray[np.int64]  # (B,) absolute tick of the first row
@@ -84,7 +84,7 @@ class Replay:
 
         self._first = self._next = 0  # the ticks held are first <= tick < next
         self._rng = np.random.Generator(np.random.PCG64(seed))
-        self.recent: deque[Draw] = deque(maxlen=RECENT)
+        self.recent: deque[Windows] = deque(maxlen=RECENT)
 
         self._folder: Path | None = None
         self._files: list[dict[str, Any]] = []
@@ -130,9 +130,9 @@ class Replay:
         Raises:
             ValueError: Fewer than ``length`` ticks are held.
         """
-        draw = self._draw(batch, length, self._first)
-        self.recent.append(draw)
-        return self._gather(draw, to)
+        windows = self._draw(batch, length, self._first)
+        self.recent.append(windows)
+        return self._gather(windows, to)
 
     def sample_extra(self, needs: Needs, length: int, lost_rows: int = 0, to: torch.device | None = None) -> Extra:
         """Draw what a head needs beside its slice, by the same generator; nothing for a head without such needs.
@@ -147,12 +147,12 @@ class Replay:
         """
         extra: Extra = {}
         if 0 < needs.td_batch < len(self):
-            draw = self._draw(needs.td_windows(length - lost_rows), length, self._first)
-            extra["td"] = self._gather(draw, to)
+            windows = self._draw(needs.td_windows(length - lost_rows), length, self._first)
+            extra["td"] = self._gather(windows, to)
         if needs.recent_batch:
             newest = self._next - -(-needs.recent_actions // self.num_envs)
-            draw = self._draw(needs.recent_batch, 1, max(self._first, newest))
-            extra["recent"] = self._gather(draw, to, obs=False)
+            windows = self._draw(needs.recent_batch, 1, max(self._first, newest))
+            extra["recent"] = self._gather(windows, to, obs=False)
         return extra
 
     def window(
@@ -171,7 +171,7 @@ class Replay:
             )
         if envs.min() < 0 or envs.max() >= self.num_envs:
             raise ValueError(f"environments {envs.min()} to {envs.max()}; the replay has {self.num_envs}")
-        return self._gather(Draw(starts, envs, length), to)
+        return self._gather(Windows(starts, envs, length), to)
 
     def save_chunks(self, folder: str | Path) -> dict[str, Any]:
         """Write the ticks added since the last call as new, immutable files.
@@ -228,22 +228,22 @@ class Replay:
         self._folder, self._files = folder, [dict(file) for file in manifest["files"]]
         self._rng.bit_generator.state = manifest["rng"]
 
-    def _draw(self, batch: int, length: int, first: int) -> Draw:
+    def _draw(self, batch: int, length: int, first: int) -> Windows:
         """Windows of the ticks from ``first`` on, uniform over all of them."""
         windows = self._next - first - length + 1
         if windows < 1:
             raise ValueError(f"a window of {length} rows needs {length} ticks, the replay holds {windows + length - 1}")
         offsets, envs = np.divmod(self._rng.integers(windows * self.num_envs, size=batch), self.num_envs)
-        return Draw(first + offsets, envs, length)
+        return Windows(first + offsets, envs, length)
 
     def _put(self, target: Tensor, source: NDArray[Any]) -> None:
         target.copy_(_upload(torch.from_numpy(source), self.device), non_blocking=True)
 
-    def _gather(self, draw: Draw, to: torch.device | None, obs: bool = True) -> Batch:
-        ticks = draw.starts[:, None] + np.arange(draw.length)
-        flat = (ticks % self.ticks * self.num_envs + draw.envs[:, None]).ravel()
+    def _gather(self, windows: Windows, to: torch.device | None, obs: bool = True) -> Batch:
+        ticks = windows.starts[:, None] + np.arange(windows.length)
+        flat = (ticks % self.ticks * self.num_envs + windows.envs[:, None]).ravel()
         index = _upload(torch.from_numpy(flat), self.device)
-        lead = (len(draw.starts), draw.length)
+        lead = (len(windows.starts), windows.length)
         columns = _select(self._floats, index, to).view(*lead, -1).split(self._widths, dim=-1)
         rows = {
             name: column.view(*lead, *shape)

@@ -60,7 +60,7 @@ class SAC(nn.Module):
         activation: Literal["elu", "relu", "silu", "tanh"] = "elu"
         critic_init: Literal["orthogonal", "default"] = "orthogonal"  # as in the SMAC release
         policy_std: Literal["softplus", "log"] = "softplus"  # Dreamer and SMAC, or SAC on states
-        init_std: float = 5.0  # 4.018 is what public PyTorch ports start with, by a slip
+        init_std: float = 5.0  # of softplus; 4.018 is what public PyTorch ports start with, by a slip
         actor_lr: float = 3e-4
         critic_lr: float = 3e-4
         alpha_lr: float = 3e-4
