@@ -182,6 +182,10 @@ LEVELS: dict[str, tuple[float, str]] = {  # of each kind of corruption: the larg
     "group_dropout": (1.0, "a share of the rows"),
     "stuck": (1.0, "a share of the rows"),
 }
+# Settings of beliefs, heads and policies, by the field's usual names; any other count is 0 or more.
+SIZES = ("units", "hidden", "stoch", "deter", "depth", "z1", "z2", "reward_units", "vector_units", "latent", "critics")
+SHARES = ("gamma", "lam", "tau")
+ABOVE_ZERO = ("init_std", "init_alpha", "min_std", "adam_eps")
 IMAGE_SIZE = 64
 MAX_SEED = 2**32 - 1
 
@@ -206,10 +210,24 @@ def _check_range(key: str, value: Any) -> None:
     group, _, name = key.rpartition(".")
     if group == "env.corruption" and name in LEVELS:
         check_level(key, name, value)
+    if group in PARTS:
+        _check_part_range(key, name, value)
     if key == "seed" and value > MAX_SEED:
         raise _wrong(key, value, f"at most {MAX_SEED}")
     if key == "env.render.size" and value != IMAGE_SIZE:
         raise _wrong(key, value, f"{IMAGE_SIZE}: the networks are built for {IMAGE_SIZE} x {IMAGE_SIZE} images only")
+
+
+def _check_part_range(key: str, name: str, value: Any) -> None:
+    """The same for a setting of a part."""
+    if isinstance(value, int) and value < (least := int(name in SIZES)):
+        raise _wrong(key, value, f"{least} or more")
+    if name in SHARES and not 0 <= value <= 1:
+        raise _wrong(key, value, "a number in [0, 1]")
+    if name in ABOVE_ZERO and value <= 0:
+        raise _wrong(key, value, "more than 0")
+    if (name == "lr" or name.endswith("_lr")) and value < 0:
+        raise _wrong(key, value, "0 or more")
 
 
 def check_level(key: str, corruption: str, level: float) -> None:
