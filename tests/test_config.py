@@ -137,7 +137,7 @@ def test_values_take_the_annotated_type() -> None:
         (toy(units=[3, "a"]), ["head.units[1]"]),
         (toy(mode="fats"), ["'fats'", "fast"]),
         (toy(limit="x"), ["head.limit"]),
-        (toy(lr=-1.0), ["lr -1.0: expected more than 0"]),
+        (toy(lr=0.0), ["lr 0.0: expected more than 0"]),
     ],
 )
 def test_mistakes_are_told_in_one_line(settings: dict[str, Any], words: list[str]) -> None:
