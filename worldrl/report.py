@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 
 from worldrl.errors import UserError, unknown
 from worldrl.evaluation.curves import Run, check_overlap, read_runs, task_name, unlabelled_differences
+from worldrl.evaluation.grids import draw_grids, grid_rows, read_grids
 from worldrl.evaluation.plots import Line, Panels, draw, picture_formats
 from worldrl.evaluation.statistics import Estimate
 from worldrl.evaluation.tables import (
@@ -174,7 +175,9 @@ def to_text(metric: str, tables: Mapping[str, Sequence[Row]], notes: Sequence[st
     return "\n\n".join(parts) + "\n"
 
 
-def write(out: Path, text: str, tables: Mapping[str, Sequence[Row]]) -> tuple[Path, list[Path]]:
+def write(
+    out: Path, text: str, tables: Mapping[str, Sequence[Row]], picture: str = "curves.png"
+) -> tuple[Path, list[Path]]:
     """Write Markdown and CSV; returns the place for the picture, and the files written.
 
     ``out`` is a folder, which gets ``curves.png``, ``report.md``, ``agents.csv``, ...; or a picture ``x.png``, which
@@ -187,7 +190,7 @@ def write(out: Path, text: str, tables: Mapping[str, Sequence[Row]]) -> tuple[Pa
     paths = [folder / f"{prefix}{name}" for name in texts]
     for path, content in zip(paths, texts.values(), strict=True):
         path.write_text(content, encoding="utf-8")
-    return out if is_picture else out / "curves.png", paths
+    return out if is_picture else out / picture, paths
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -250,6 +253,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="a folder, or a picture such as x.png (default report)",
     )
+    add("--robustness", action="store_true", help="compare robustness grids (eval.py --corruption) in place of curves")
     add("--metric", default=METRIC, metavar="KEY", help=f"any key of metrics.jsonl (default {METRIC})")
     add("--frames", type=_positive, metavar="N", help="compare at N frames; shorter runs are left out")
     add("--smooth", type=_positive, metavar="N", help="mean over the last N frames, for training returns")
@@ -267,8 +271,30 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def robustness_report(options: argparse.Namespace) -> str:
+    """The same for robustness grids in place of learning curves."""
+    for name in ("frames", "smooth", "label", "random", "baseline", "normalise"):
+        if getattr(options, name):
+            raise UserError(f"--{name} is for learning curves; --robustness goes with --out alone")
+    grids = read_grids(options.run_dirs)
+    rows = grid_rows(grids)
+    text = f"# return under noise\n\n{to_markdown(rows)}\n"
+    try:
+        picture, paths = write(options.out, text, {"robustness": rows}, "robustness.png")
+        draw_grids(picture, grids)
+    except OSError as error:
+        raise _unwritable(options.out, error) from error
+    return f"{text}\nwritten: {', '.join(map(str, [picture, *paths]))}"
+
+
+def _unwritable(out: Path, error: OSError) -> UserError:
+    return UserError(f"cannot write to {out}: {error.strerror}; --out takes a folder, or a picture such as x.png")
+
+
 def report(options: argparse.Namespace) -> str:
     """Read, compare, write; returns what to print."""
+    if options.robustness:
+        return robustness_report(options)
     runs, notes = read_runs(options.run_dirs, options.metric)
     if options.smooth:
         runs = [run._replace(curve=run.curve.smoothed(options.smooth)) for run in runs]
@@ -285,9 +311,7 @@ def report(options: argparse.Namespace) -> str:
         picture, paths = write(options.out, text, tables)
         draw(picture, _panels(groups), _axis(options), lines, _estimates(tables))
     except OSError as error:
-        raise UserError(
-            f"cannot write to {options.out}: {error.strerror}; --out takes a folder, or a picture such as x.png"
-        ) from error
+        raise _unwritable(options.out, error) from error
     return f"{text}\nwritten: {', '.join(map(str, [picture, *paths]))}"
 
 

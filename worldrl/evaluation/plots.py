@@ -93,7 +93,7 @@ def draw(
     from matplotlib.figure import Figure
 
     agents = list(dict.fromkeys(agent for panel in panels.values() for agent in panel))
-    looks = {agent: _look(i) for i, agent in enumerate(agents)}
+    looks = looks_of(agents)
     number = len(panels) + bool(aggregate)
     rows = math.ceil(number / COLUMNS)
     columns = math.ceil(number / rows)
@@ -114,12 +114,16 @@ def draw(
         if number == 1:
             _label_ends(cells[0, 0], names, looks)
         else:
-            _legend(figure, _seeds(panels), looks)
+            legend(figure, _seeds(panels), looks)
         figure.savefig(path)
 
 
-def _look(i: int) -> Look:
-    return {"color": COLOURS[i % 8], "marker": MARKERS[i % 8], "linestyle": DASHES[i // 8 % len(DASHES)]}
+def looks_of(agents: Iterable[str]) -> dict[str, Look]:
+    """How each agent is drawn, in the order of their names' first appearance."""
+    return {
+        agent: {"color": COLOURS[i % 8], "marker": MARKERS[i % 8], "linestyle": DASHES[i // 8 % len(DASHES)]}
+        for i, agent in enumerate(dict.fromkeys(agents))
+    }
 
 
 def _seeds(panels: Panels) -> dict[str, str]:
@@ -166,6 +170,16 @@ def _draw_agent(axes: Any, agent: str, curves: Sequence[Curve], look: Look, fain
     return mean[[0, -1]]
 
 
+def draw_band(axes: Any, x: Sequence[float], values: ArrayLike, look: Look) -> None:
+    """The mean of ``values`` (runs, len(x)) with its 95 % interval, and each run faintly."""
+    values = np.asarray(values, float)
+    mean, half = mean_interval(values)
+    for run in values if len(values) > 1 else ():
+        axes.plot(x, run, color=look["color"], alpha=0.3, linewidth=0.6)
+    axes.fill_between(x, mean - half, mean + half, color=look["color"], alpha=0.14, linewidth=0)
+    axes.plot(x, mean, linewidth=1.6, markersize=4, **look)
+
+
 def _draw_line(axes: Any, line: Line, ends: np.ndarray) -> None:
     """A baseline, with its name at the side where the curves' ``ends`` (agents, 2) are farther from it."""
     left, right = np.abs(ends - line.value).min(0)
@@ -203,7 +217,7 @@ def spread(heights: Sequence[float], gap: float, top: float = 1.0) -> list[float
     return [float(height) for height in placed[np.argsort(order)]]
 
 
-def _legend(figure: Any, seeds: Mapping[str, str], looks: Mapping[str, Look]) -> None:
+def legend(figure: Any, seeds: Mapping[str, str], looks: Mapping[str, Look]) -> None:
     """Below all panels; how many seeds there are is said once if all agents have the same number."""
     from matplotlib.lines import Line2D
 
