@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from worldrl.errors import UserError
-from worldrl.evaluation.plots import PANEL, draw_band, legend, looks_of, picture
+from worldrl.evaluation.plots import PANEL, draw_band, legend, limits, looks_of, picture
 from worldrl.evaluation.statistics import mean_and_deviation
 from worldrl.evaluation.tables import Row
 
@@ -121,7 +121,7 @@ def draw_grids(path: Path, grids: Sequence[Grid]) -> None:
                 axes.set_title(f"{task}: {kind}")
             for axes in line[len(kinds[task]) :]:
                 axes.remove()
-            line[0].set_ylabel("return")
+            line[0].set(ylabel="return", ylim=limits(list(g.cells.values()) for same in agents.values() for g in same))
         runs = {agent: {len(agents[agent]) for agents in groups.values() if agent in agents} for agent in looks}
         counts = {agent: f"{'-'.join(map(str, sorted(n)))} run{'s' * (max(n) > 1)}" for agent, n in runs.items()}
         legend(figure, counts, looks)
@@ -141,4 +141,3 @@ def _draw_kind(
         draw_band(axes, levels, [[grid.cells[cell] for cell in cells] for grid in grids], looks[agent])
     axes.set_xlabel("level")
     axes.grid(axis="y")
-    axes.set_ylim(bottom=min(0.0, axes.dataLim.y0))

@@ -151,7 +151,7 @@ def _draw_panel(
     ends = np.stack([_draw_agent(axes, agent, curves, looks[agent], faint) for agent, curves in panel.items()])
     for line in lines:
         _draw_line(axes, line, ends)
-    axes.set_ylim(_limits([*(c.values for curves in panel.values() for c in curves), [line.value for line in lines]]))
+    axes.set_ylim(limits([*(c.values for curves in panel.values() for c in curves), [line.value for line in lines]]))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.grid(axis="y")
     axes.margins(x=0.02)
@@ -189,7 +189,7 @@ def _draw_line(axes: Any, line: Line, ends: np.ndarray) -> None:
     axes.annotate(f"{line.name} {line.value:.4g}", (x, line.value), (0, 1), color=PALE, fontsize="small", **place)
 
 
-def _limits(values: Iterable[ArrayLike]) -> tuple[float, float]:
+def limits(values: Iterable[ArrayLike]) -> tuple[float, float]:
     """The range of the seeds and baselines, not of the intervals: two seeds would widen those beyond all reading."""
     every = np.concatenate([np.asarray(x, float) for x in values])
     low, high = float(every.min()), float(every.max())
