@@ -183,6 +183,23 @@ def test_plain_lines_every_half_minute() -> None:
     progress.close()
 
 
+def test_pretraining_has_a_line_of_its_own_and_no_part_in_the_speed() -> None:
+    out, clock = io.StringIO(), FakeClock()
+    progress = Progress(10_000, file=out, clock=clock)
+    clock.now = 10.0
+    progress.update(1_000)
+    for update in range(1, 802):  # from 10.25 s to 210.25 s
+        clock.now += 0.25
+        progress.pretrain(update, 1_601)
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "pretraining 1/1,601 updates  0.0 updates/s  left -:--:--"
+    assert lines[-1] == "pretraining 721/1,601 updates  4.0 updates/s  left 0:03:40"
+    assert len(lines) == 7
+    clock.now += 30.0  # 40 s without the pretraining, and the quarter of a second before its first update
+    progress.update(4_025)
+    assert out.getvalue().splitlines()[7:] == ["frames 4,025/10,000  100 frames/s  left 0:01:00"]
+
+
 def test_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "150")
     monkeypatch.setenv("TERM", "xterm")

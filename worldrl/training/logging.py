@@ -202,6 +202,7 @@ class Progress:
         self._clock = clock
         self._total, self._start, self._enabled = total, start, enabled
         self._began = self._shown = clock()
+        self._pretraining: tuple[int, float, float] | None = None  # first call: updates and time; time of the last one
         self._returns: dict[str, float] = {}
         self._bar: Bar | None = None
         if enabled and self._console.is_terminal:
@@ -223,16 +224,21 @@ class Progress:
         for name, value in (("return", episode_return), ("eval", eval_return)):
             if value is not None:
                 self._returns[name] = value
+        if self._due():
+            self._show(self._text(frames, shares or {}), frames)
+
+    def pretrain(self, updates: int, total: int) -> None:
+        """Tell how many of the model-only updates are done. Their time does not count in frames/s."""
         now = self._clock()
-        if not self._enabled or now - self._shown < (INTERVAL if self._bar is None else REFRESH):
-            return
-        self._shown = now
-        text = self._text(frames, shares or {})
-        with self._guarded():
-            if self._bar is None:
-                self._print(text)
-            else:
-                self._bar.update(self._bar.task_ids[0], completed=frames, description=text, refresh=True)
+        if self._pretraining is None:
+            self._shown = -math.inf  # said at once, for the first update may be long in coming
+        first, began, before = self._pretraining or (updates, now, now)
+        self._pretraining = (first, began, now)
+        self._began += now - before
+        speed = (updates - first) / max(now - began, 1e-9)
+        if self._due():
+            left = _left(total - updates, speed)
+            self._show(f"pretraining {updates:,}/{total:,} updates  {speed:.1f} updates/s  left {left}")
 
     def say(self, line: str) -> None:
         """Print a line, above the bar if there is one."""
@@ -246,15 +252,28 @@ class Progress:
             with self._guarded():
                 bar.stop()
 
+    def _due(self) -> bool:
+        now = self._clock()
+        if not self._enabled or now - self._shown < (INTERVAL if self._bar is None else REFRESH):
+            return False
+        self._shown = now
+        return True
+
+    def _show(self, text: str, frames: int | None = None) -> None:
+        with self._guarded():
+            if self._bar is None:
+                self._print(text)
+            else:
+                self._bar.update(self._bar.task_ids[0], completed=frames, description=text, refresh=True)
+
     def _print(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
     def _text(self, frames: int, shares: Mapping[str, float]) -> str:
         speed = (frames - self._start) / max(self._clock() - self._began, 1e-9)
-        left = "-:--:--" if speed <= 0 else str(timedelta(seconds=round(max(0, self._total - frames) / speed)))
         parts = [f"frames {frames:,}/{self._total:,}"]
         parts += [f"{name} {value:.1f}" for name, value in self._returns.items()]
-        parts += [f"{speed:.0f} frames/s", f"left {left}"]
+        parts += [f"{speed:.0f} frames/s", f"left {_left(self._total - frames, speed)}"]
         parts += [" ".join(f"{name} {100 * share:.0f}%" for name, share in shares.items())] if shares else []
         return "  ".join(parts)
 
@@ -265,6 +284,11 @@ class Progress:
         except (OSError, ValueError):  # the terminal or the pipe has gone; ValueError: its file object is closed
             self._enabled, self._bar = False, None
             self._console = Console(quiet=True)
+
+
+def _left(rest: float, speed: float) -> str:
+    """h:mm:ss that ``rest`` takes."""
+    return "-:--:--" if speed <= 0 else str(timedelta(seconds=round(max(0.0, rest) / speed)))
 
 
 def _check_metrics(path: Path, offset: int) -> None:

@@ -7,11 +7,13 @@ frames and a run of N frames, killed and resumed for N more, are the same run.
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -51,8 +53,9 @@ class Stopped(SystemExit):
 def train(config: Config, run_dir: Path) -> None:
     """Train one agent in a new run folder."""
     with sole_use(run_dir):
+        trainer = Trainer(config, run_dir, None)  # refuses what only the finished agent can judge
         save_config(config, run_dir)
-        _run(Trainer(config, run_dir, None))
+        _run(trainer)
 
 
 def resume(run_dir: Path, overrides: dict[str, Any] | None = None) -> None:
@@ -75,11 +78,16 @@ def sole_use(run_dir: Path) -> Iterator[None]:
         UserError: another process trains in it.
     """
     run_dir.mkdir(parents=True, exist_ok=True)
+    lock = run_dir / "lock"
     try:
-        with FileLock(run_dir / "lock", blocking=False):
+        with FileLock(lock, blocking=False):
             yield
     except Timeout:
         raise UserError(f"{run_dir} is in use by another training process; wait for it, or stop it") from None
+    except UserError:
+        if list(run_dir.iterdir()) in ([], [lock]):
+            shutil.rmtree(run_dir)  # refused before anything was written
+        raise
 
 
 def _run(trainer: Trainer) -> None:
@@ -195,12 +203,9 @@ class Trainer:
 
     def pretrain(self) -> None:
         """The model-only updates, once and all at one frame; they may take hours, so they are logged and saved too."""
-        updates = self.config.schedule.pretrain - self.pretrained
-        if updates > 0 and self._may_learn():
-            self.progress.say(f"pretraining the model: {updates:,} updates before training goes on")
         while self.pretrained < self.config.schedule.pretrain and self._may_learn() and not self.stop_signal:
             self.learn()
-            self.progress.update(self.frames, *self._shown_returns(), self.timer.shares())
+            self.progress.pretrain(self.pretrained, self.config.schedule.pretrain)
             if self.pretrained % PRETRAIN_LOG == 0:
                 self.log()
             if self.save_clock():
@@ -388,6 +393,8 @@ class Trainer:
 
     def _on_signal(self, number: int) -> None:
         self.stop_signal = number
+        with suppress(OSError):  # written past Python's buffers, which the signal may have interrupted
+            os.write(2, b"\nstopping after the step or evaluation in progress; Ctrl-C again stops at once, unsaved\n")
 
     def _resume_command(self) -> str:
         return f"python train.py resume={self.run_dir}"
