@@ -55,7 +55,7 @@ def run_pools(run_dir: Path, states: int, size: int | None = None, seed: int = 1
     """
     agent, config = load_agent(run_dir)
     head: Any = agent.head
-    policy = getattr(head, "policy", None)
+    policy: Any = getattr(head, "policy", None)
     own = isinstance(policy, LatentGaussian)
     size = size or (DRAWN if own else FILTERED)
     if size < 2:
