@@ -16,7 +16,7 @@ from worldrl.nn.functional import log_mean_exp, normal_kl, normal_log_prob, stan
 from worldrl.nn.mlp import MLP
 
 Fit = Literal["likelihood", "single", "vae"]
-LARGEST = 1.0 - 2.0**-24  # the float32 next to one, which itself has no finite pre-tanh value
+LARGEST = 1.0 - 2.0**-24  # the float32 next to one; one itself has no finite pre-tanh value
 
 
 class MarginalPolicy(nn.Module):
