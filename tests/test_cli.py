@@ -111,6 +111,21 @@ def test_paper_settings_of_slac() -> None:
     assert config.schedule.pretrain == 100_000
 
 
+@pytest.mark.parametrize(
+    ("agent", "published"),
+    [
+        ("virel", (300, 0.001, 128, 128)),
+        ("virel_beta", (300, 0.001, 128, 128)),
+        ("virel1", (256, 0.005, 256, 1_000)),
+        ("virel2", (256, 0.005, 256, 1_000)),
+    ],
+)
+def test_paper_settings_of_virel(agent: str, published: tuple[float, ...]) -> None:
+    """Appendix I.1: its own values on Gym's second MuJoCo tasks, those of the first SAC's program on the first."""
+    found = settings(f"agent={agent}")
+    assert (found.head["units"], found.head["tau"], found.replay.batch, found.schedule.prefill) == published
+
+
 @pytest.mark.parametrize("noise", ["gaussian", "missing"])
 @pytest.mark.parametrize("agent", ["smac", "latent_sac"])
 def test_table_1_is_the_papers_agent_with_noise_on_all_its_images(noise: str, agent: str) -> None:

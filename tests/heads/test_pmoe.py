@@ -53,10 +53,30 @@ def test_actor_loss_is_that_of_the_best_expert(head: PMOE, make_batch) -> None:
     torch.testing.assert_close(loss, torch.stack(total).mean())
 
 
+def test_the_best_expert_alone_learns_from_the_objective_and_the_gate_from_its_own_loss(head: PMOE, make_batch) -> None:
+    """One state: the bias of the last layer is what the network puts out, M logits, M means and M raw stds."""
+    belief = Identity(Identity.Config(), STATE_SPEC).observe(make_batch(STATE_SPEC, b=1, t=2), 0)[0]
+    states, alpha, bias = head.actor_states(belief), torch.tensor(0.3), head.policy.net.linears[-1].bias
+    torch.manual_seed(1)
+    draw = head.policy.sample(states.inputs)
+    best = head.q_pi(draw, states).argmax(0)
+    (gate_grad,) = torch.autograd.grad(gate_loss(draw.weight, best).mean(), bias)
+    torch.manual_seed(1)
+    (grad,) = torch.autograd.grad(head.actor_loss(states, torch.ones(1, 1), alpha)[0], bias)
+    logits, mean, raw = grad.split([3, 6, 6])
+    assert logits.abs().min() > 0
+    torch.testing.assert_close(logits, gate_grad[:3])
+    assert not gate_grad[3:].any()
+    for part in (mean, raw):
+        moved = part.unflatten(0, (3, 2)).abs() > 0
+        assert torch.equal(moved, (torch.arange(3) == best.item())[:, None].expand(3, 2))
+
+
 def test_the_target_is_the_expectation_over_the_gate(head: PMOE, make_batch) -> None:
     from worldrl.heads.sac import transitions
 
     batch = make_batch(STATE_SPEC, b=3, t=2)
+    batch.is_terminal[1, 1] = 1.0
     belief = Identity(Identity.Config(), STATE_SPEC).observe(batch, 0)[0]
     tr, alpha = transitions(batch, belief.feat[None]), torch.tensor(0.3)
     torch.manual_seed(1)
@@ -64,7 +84,8 @@ def test_the_target_is_the_expectation_over_the_gate(head: PMOE, make_batch) -> 
     torch.manual_seed(1)
     draw = head.policy.sample(tr.next_feat)
     values = head.target(tr.next_feat, draw.action).amin(0) - alpha * draw.log_prob
-    torch.testing.assert_close(y, tr.reward + 0.99 * (draw.weight * values).sum(0))
+    live = torch.tensor([[1.0], [0.0], [1.0]])
+    torch.testing.assert_close(y, tr.reward + 0.99 * live * (draw.weight * values).sum(0))
 
 
 def test_no_experts_are_refused() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import Any
 
 import pytest
 import torch
@@ -175,3 +176,16 @@ def test_the_original_ddpg_decays_its_critic_as_adams_weight_decay_does(make_bat
 def test_settings_that_make_no_sense_are_refused(name: str) -> None:
     with pytest.raises(UserError, match=rf"head\.{name}: found -1, expected"):
         TD3.Config(**{name: -1})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"networks": "original", "critics": 2}, "head.networks=original has one critic, found head.critics=2"),
+        ({"critic_l2": -0.1}, "head.critic_l2: found -0.1, expected 0 or more"),
+        ({"critics": 0}, "head.critics: found 0, expected 1 or more"),
+    ],
+)
+def test_settings_of_ddpg_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        DDPG.Config(**settings)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +15,7 @@ from tests.test_agent import build
 from worldrl.config import config_from_dict
 from worldrl.envs import make_envs
 from worldrl.nn.functional import normal_entropy, tanh_log_det
-from worldrl.studies import bandit, visited
+from worldrl.studies import bandit, variance, visited
 from worldrl.studies.__main__ import main
 from worldrl.studies.entropy import Pool, draw, estimate, true_entropy
 from worldrl.studies.variance import relative_spread
@@ -35,13 +37,27 @@ def test_truth_lies_between_its_bounds_and_the_estimators_around_it() -> None:
     assert estimates["nested"][1].mean() < means["nested"]
 
 
-def test_the_reward_of_the_bandit_is_a_log_density_with_the_stated_entropy() -> None:
+def test_the_upper_bound_holds_where_the_pool_is_sparse() -> None:
+    """Between 2,000 latents in six dimensions there is nothing: without s_0 the density is next to none."""
+    pool = Pool(torch.randn(2_000, 6), torch.full((2_000, 6), 0.02))
+    pre_tanh, s_0 = draw(pool, 40)
+    _, upper = true_entropy(pool, pre_tanh, s_0)
+    for u, own, found in zip(pre_tanh.double(), s_0, upper, strict=True):
+        others = torch.arange(2_000) != own
+        normal = torch.distributions.Normal(pool.mean[others].double(), 0.02)
+        expected = math.log(1_999) - normal.log_prob(u).sum(-1).logsumexp(0) + tanh_log_det(u).sum()
+        assert float(found) == pytest.approx(float(expected), rel=1e-4)
+    assert float(upper.mean()) > 100.0
+
+
+def test_the_reward_of_the_bandit_is_a_log_density() -> None:
+    """Of four Gaussians, whose entropy is known as far as they hardly overlap."""
     grid = torch.linspace(-1.5, 1.5, 301, dtype=torch.float64)
     log_p = bandit.reward(torch.cartesian_prod(grid, grid))
     cell = float(grid[1] - grid[0]) ** 2
     assert float(log_p.exp().sum()) * cell == pytest.approx(1.0, abs=1e-4)
-    assert float(-(log_p.exp() * log_p).sum()) * cell == pytest.approx(bandit.ENTROPY, abs=0.02)
-    assert pytest.approx(math.log(4) + float(normal_entropy(torch.full((2,), bandit.STD)))) == bandit.ENTROPY
+    expected = math.log(4) + float(normal_entropy(torch.full((2,), bandit.STD)))
+    assert float(-(log_p.exp() * log_p).sum()) * cell == pytest.approx(expected, abs=0.02)
 
 
 def test_a_mode_is_found_where_a_tenth_of_the_actions_is_near_its_centre() -> None:
@@ -54,6 +70,21 @@ def test_a_mode_is_found_where_a_tenth_of_the_actions_is_near_its_centre() -> No
 def test_relative_spread_of_a_known_gradient() -> None:
     samples = torch.tensor([3.0, 4.0], dtype=torch.float64) + 0.5 * torch.randn(200_000, 2, dtype=torch.float64)
     assert relative_spread(samples) == pytest.approx(math.sqrt(0.5) / 5.0, rel=0.01)
+
+
+def test_a_spread_whose_signal_the_samples_do_not_show_is_no_number() -> None:
+    assert math.isnan(relative_spread(torch.tensor([[-1.0, 2.0], [1.0, -2.0]])))
+
+
+def test_an_unresolved_gradient_is_said_and_null_in_the_numbers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(variance, "relative_spread", lambda samples: math.nan)
+    assert main(["variance", "--steps", "2", "--repeats", "2", "--out", str(tmp_path)]) == 0
+    assert "not resolved by 2 repeats" in capsys.readouterr().out
+    text = (tmp_path / "variance.json").read_text()
+    assert "NaN" not in text
+    assert json.loads(text)["nested"]["1"]["gradient"] is None
 
 
 @pytest.mark.parametrize(
@@ -73,21 +104,69 @@ def test_each_command_writes_a_picture_and_its_numbers(arguments: list[str], key
     assert numbers["settings"]["study"] == arguments[0]
 
 
-@pytest.mark.parametrize(("belief", "policy"), [("identity", "latent"), ("rssm", "own")])
+Study = Callable[..., int]
+
+
+@pytest.fixture
+def study_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
+    """Runs ``entropy`` on a fresh agent, which is handed over and not loaded; returns the exit code."""
+
+    def run(belief: str, head: str, pool: int = 50, bare: bool = False, **settings: Any) -> int:
+        task = "tests.test_agent:Chase"
+        config = config_from_dict({"task": task, "env.obs": "state", "env.action_repeat": 1})
+        envs = make_envs(config.env, task, seed=0)
+        agent = build(belief, head, envs.spec, **settings)
+        envs.close()
+        if bare:
+            del agent.head.policy  # as a head of one's own may have none
+        monkeypatch.setattr(visited, "load_agent", lambda run_dir: (agent, config))
+        return main(["entropy", "some_run", "--states", "2", "--pool", str(pool), "--out", str(tmp_path)])
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("belief", "head", "settings"),
+    [
+        ("identity", "sac+latent", {}),
+        ("rssm", "sac+latent", {"head.actor_input": "context"}),
+        ("rssm", "sac", {}),
+        ("rssm", "dreamer", {}),
+    ],
+)
 def test_trained_agents_are_studied_in_the_states_that_they_visit(
-    belief: str, policy: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    belief: str, head: str, settings: dict[str, Any], study_agent: Study, tmp_path: Path
 ) -> None:
-    """The latents are the policy's own, or the paths of the belief; the agent is handed over, not loaded."""
-    task = "tests.test_agent:Chase"
-    config = config_from_dict({"task": task, "env.obs": "state", "env.action_repeat": 1})
-    envs = make_envs(config.env, task, seed=0)
-    agent = build(belief, "sac", envs.spec, policy=policy)
-    envs.close()
-    monkeypatch.setattr(visited, "load_agent", lambda run_dir: (agent, config))
-    assert main(["entropy", "some_run", "--states", "2", "--pool", "50", "--out", str(tmp_path)]) == 0
+    """The latents are the policy's own, or the paths of the belief."""
+    assert study_agent(belief, head, **settings) == 0
     found = json.loads((tmp_path / "entropy.json").read_text())["some_run"]
     assert found["truth"]["lower"] <= found["truth"]["upper"] + 0.01
     assert set(found["estimates"]) == {"naive", "iwae", "nested", "mlmc"}
+
+
+@pytest.mark.parametrize(
+    ("belief", "head", "settings", "message"),
+    [
+        ("identity", "sac", {}, "found head SAC with policy TanhGaussian, actor_input=feat, on belief Identity"),
+        ("rssm", "slac", {}, "found head SLAC with policy TanhGaussian, actor_input=context, on belief RSSM"),
+        ("rssm", "td3", {}, "found head TD3 with policy Deterministic"),
+        ("rssm", "sac+mixture", {}, "found head SAC with policy Mixture"),
+        ("identity", "sac", {"bare": True}, "found head SAC with policy NoneType"),
+        ("rssm", "sac", {"pool": 1}, "--pool: found 1, expected 2 or more"),
+    ],
+)
+def test_agents_without_latents_are_refused_in_one_line(
+    belief: str,
+    head: str,
+    settings: dict[str, Any],
+    message: str,
+    study_agent: Study,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert study_agent(belief, head, **settings) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
 
 
 def test_wrong_use_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -44,6 +44,13 @@ def test_the_mode_is_wrong_above_the_threshold_and_only_there(k: int, gamma: flo
     assert max_entropy_probability(k, 0.999 * c, gamma) < 0.5 < max_entropy_probability(k, 1.001 * c, gamma)
 
 
+@pytest.mark.parametrize("c", [1e-3, 1e3])
+def test_extreme_temperatures_do_not_overflow(c: float) -> None:
+    expected = 1 / (1 + 10**-0.99 * math.exp(1e-3)) if c > 1 else 0.0
+    assert max_entropy_probability(10, c, 0.99) == pytest.approx(expected, rel=1e-12)
+    assert main(["--temperatures", str(c)]) == 0
+
+
 def test_the_threshold_of_ten_actions() -> None:
     assert threshold(10, 0.99) == pytest.approx(0.4387, abs=1e-4)
 

@@ -196,7 +196,17 @@ def test_resumed_from_the_very_first_checkpoint_is_the_same_run(tmp_path: Path) 
         ({"belief": "identity", "head": "sac", "schedule.model_every": 2}, "model_every=2: this belief has nothing to"),
         (
             {"head": "virel", "head.temperature": "residual"},
-            "replay.capacity=400: the head draws 4096 more transitions",
+            "replay.capacity=400 keeps 400 rows at env.num_envs=1: the head draws 4096 transitions beside its slice",
+        ),
+        (  # a ring of whole ticks keeps fewer rows than its capacity
+            {
+                "head": "virel",
+                "head.temperature": "residual",
+                "head.residual_batch": 99,
+                "replay.capacity": 100,
+                "env.num_envs": 3,
+            },
+            "replay.capacity=100 keeps 99 rows at env.num_envs=3: the head draws 99 transitions beside its slice",
         ),
     ],
 )
@@ -287,6 +297,21 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
         report = json.loads((tmp_path / "run" / "non_finite.json").read_text())
         batch = trainer.replay.window(*(report["window"][key] for key in ("starts", "envs", "length")))
         assert batch.reward.shape == (4, 6)
+        assert report["draws_not_kept"] == []
+    finally:
+        trainer.close()
+
+
+def test_the_report_of_a_loss_that_is_not_finite_says_which_draws_it_lacks(tmp_path: Path) -> None:
+    virel = {"belief": "identity", "head": "virel", "head.temperature": "residual", "head.residual_batch": 64}
+    common = {key: value for key, value in STATE.items() if not key.startswith(("belief", "head"))}
+    trainer = make_trainer({**common, **virel, "head.units": 16, "eval.every": 0}, tmp_path / "run")
+    try:
+        with torch.no_grad():
+            next(trainer.agent.head.value.parameters()).fill_(float("nan"))
+        with pytest.raises(UserError, match=r"at update 1; .*; what was drawn beside it, td, is not kept\)"):
+            trainer.run()
+        assert json.loads((tmp_path / "run" / "non_finite.json").read_text())["draws_not_kept"] == ["td"]
     finally:
         trainer.close()
 

@@ -82,6 +82,7 @@ class SAC(nn.Module):
         context_dim: int,
         action_dim: int,
         policy: MakePolicy | None = None,
+        critics: int = 2,
     ) -> None:
         super().__init__()
         c = self.config = config
@@ -89,7 +90,7 @@ class SAC(nn.Module):
         inputs = context_dim if c.actor_input == "context" else feat_dim
         policy = policy or partial(TanhGaussian, std=c.policy_std, init_std=c.init_std)
         self.policy = policy(inputs, action_dim, c.units, c.actor_layers, c.activation)
-        self.critic = TwinQ(feat_dim, action_dim, c.units, c.critic_layers, c.activation, c.critic_init)
+        self.critic = TwinQ(feat_dim, action_dim, c.units, c.critic_layers, c.activation, c.critic_init, critics)
         self.target: nn.Module = deepcopy(self.critic).requires_grad_(False)
         self.log_alpha = nn.Parameter(torch.tensor(config.init_alpha).log())
         self.target_entropy = -config.target_entropy_scale * action_dim

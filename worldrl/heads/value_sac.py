@@ -75,9 +75,10 @@ class ValueSAC(SAC):
         context_dim: int,
         action_dim: int,
         policy: MakePolicy | None = None,
+        critics: int = 2,
         values: int = 1,
     ) -> None:
-        super().__init__(config, feat_dim, context_dim, action_dim, policy)
+        super().__init__(config, feat_dim, context_dim, action_dim, policy, critics)
         c = config
         self.value = Values(feat_dim, c.units, c.critic_layers, c.activation, values)
         self.target = deepcopy(self.value).requires_grad_(False)

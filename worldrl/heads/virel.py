@@ -24,8 +24,6 @@ from worldrl.errors import UserError
 from worldrl.heads.sac import Transition, transitions
 from worldrl.heads.value_sac import Judged, ValueSAC
 from worldrl.nn.functional import masked_mean
-from worldrl.nn.mlp import TwinQ
-from worldrl.nn.optim import Optimizer
 from worldrl.types import BeliefModel, Extra, MakePolicy, Metrics
 
 
@@ -66,10 +64,8 @@ class VIREL(ValueSAC):
         policy: MakePolicy | None = None,
     ) -> None:
         c = config
-        super().__init__(c, feat_dim, context_dim, action_dim, policy, values=2 if c.critics == "hard_and_soft" else 1)
-        if c.critics == "hard":
-            self.critic = TwinQ(feat_dim, action_dim, c.units, c.critic_layers, c.activation, c.critic_init, n=1)
-            self.optimizers["critic"] = Optimizer(self.critic.parameters(), c.critic_lr, c.grad_clip)
+        critics, values = {"hard": (1, 1), "two_hard": (2, 1), "hard_and_soft": (2, 2)}[c.critics]
+        super().__init__(c, feat_dim, context_dim, action_dim, policy, critics, values)
         if c.temperature == "residual":
             self.needs = self.needs._replace(td_batch=c.residual_batch)
 

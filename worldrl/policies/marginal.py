@@ -16,7 +16,7 @@ from worldrl.nn.functional import log_mean_exp, normal_kl, normal_log_prob, stan
 from worldrl.nn.mlp import MLP
 
 Fit = Literal["likelihood", "single", "vae"]
-LARGEST = 1.0 - 1e-6  # an action beyond it has no finite pre-tanh value in float32
+LARGEST = 1.0 - 2.0**-24  # the float32 next to one; one itself has no finite pre-tanh value
 
 
 class MarginalPolicy(nn.Module):
@@ -71,13 +71,6 @@ class MarginalPolicy(nn.Module):
         """What ``fit`` minimises for each action in [-1, 1], (..., A) -> (...), as a density of the action."""
         pre_tanh = torch.atanh(action.clamp(-LARGEST, LARGEST))
         return tanh_log_det(pre_tanh).sum(-1) - self._bound(pre_tanh)
-
-    @torch.no_grad()
-    def sample(self, n: int) -> Tensor:
-        """(n, A): actions of the marginal."""
-        device = next(self.parameters()).device
-        mean, std = self._stats(self.decoder, torch.randn(n, self.action_dim, device=device))
-        return torch.tanh(mean + std * torch.randn_like(std))
 
     def _bound(self, pre_tanh: Tensor) -> Tensor:
         """The objective of ``fit`` as a density of the pre-tanh value, (...)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import platform
 import sys
 from collections.abc import Sequence
@@ -112,9 +113,19 @@ def run_variance(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
     }
     for name, values in noises.items():
         for k, (value, std, gradient, draws) in values.items():
-            print(f"{name:10s} K={k:<3d} draws={draws:<3d} entropy {value:.3f}  std {std:.3f}  gradient {gradient:.3f}")
+            noise = f"not resolved by {options.repeats} repeats" if math.isnan(gradient) else f"{gradient:.3f}"
+            print(f"{name:10s} K={k:<3d} draws={draws:<3d} entropy {value:.3f}  std {std:.3f}  gradient {noise}")
     plots.draw_noise(picture, noises)
     return {name: {k: noise._asdict() for k, noise in values.items()} for name, values in noises.items()}
+
+
+def finite(x: Any) -> Any:
+    """``x`` with None, JSON's null, for every number in its dictionaries and lists that is not finite."""
+    if isinstance(x, dict):
+        return {key: finite(value) for key, value in x.items()}
+    if isinstance(x, list):
+        return [finite(value) for value in x]
+    return None if isinstance(x, float) and not math.isfinite(x) else x
 
 
 STUDIES = {"bandit": run_bandit, "entropy": run_entropy, "variance": run_variance}
@@ -129,7 +140,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         result = STUDIES[options.study](options, picture)
         settings = {key: str(value) for key, value in vars(options).items()}
         machine = {"machine": platform.machine(), "torch": torch.__version__, "threads": torch.get_num_threads()}
-        numbers.write_text(json.dumps({"settings": settings, "on": machine, **result}, indent=2) + "\n")
+        record = finite({"settings": settings, "on": machine, **result})
+        numbers.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
         print(f"written: {picture}, {numbers}")
     except UserError as error:
         print(" ".join(str(error).split()), file=sys.stderr)

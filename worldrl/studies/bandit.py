@@ -20,7 +20,6 @@ from worldrl.types import Policy
 
 CENTRES = ((-0.5, -0.5), (-0.5, 0.5), (0.5, -0.5), (0.5, 0.5))
 STD = 0.15
-ENTROPY = math.log(4) + 2 * (math.log(STD) + LOG_SQRT_2PI + 0.5)  # nats, of the best policy: its modes hardly overlap
 NEAR = 3 * STD  # an action this near to a centre belongs to its mode
 LEAST = 0.1  # of all actions: what a mode must hold to count as found
 

@@ -70,14 +70,13 @@ def true_entropy(pool: Pool, pre_tanh: Tensor, s_0: Tensor) -> tuple[Tensor, Ten
     """-log pi(a | h) (n,) by all latents of the pool, with s_0 (low in expectation) and without it (high)."""
     size = len(pool.mean)
     rows = max(1, CHUNK // (size * pre_tanh.shape[-1]))
-    with_s_0 = torch.cat(
-        [torch.logsumexp(normal_log_prob(u[:, None], pool.mean, pool.std), -1) for u in pre_tanh.split(rows)]
-    )
-    own = normal_log_prob(pre_tanh, pool.mean[s_0], pool.std[s_0])
-    share = (own - with_s_0).double().exp().clamp(max=1.0 - 1e-12)
-    without = with_s_0 + torch.log1p(-share)
+    with_s_0, without = [], []
+    for u, own in zip(pre_tanh.split(rows), s_0.split(rows), strict=True):
+        log_probs = normal_log_prob(u[:, None], pool.mean, pool.std)  # (rows, P)
+        with_s_0.append(torch.logsumexp(log_probs, -1))
+        without.append(torch.logsumexp(log_probs.scatter_(-1, own[:, None], -math.inf), -1))
     log_det = tanh_log_det(pre_tanh).sum(-1)
-    return log_det + math.log(size) - with_s_0, log_det + math.log(size - 1) - without
+    return log_det + math.log(size) - torch.cat(with_s_0), log_det + math.log(size - 1) - torch.cat(without)
 
 
 @torch.no_grad()

@@ -71,7 +71,7 @@ def draw_training(path: Path, curves: Mapping[str, Mapping[str, Sequence[float]]
 
 
 def draw_noise(path: Path, noises: Mapping[str, Mapping[int, Noise]]) -> None:
-    """Mean and spread of the estimates and the relative spread of their gradients, against K."""
+    """Mean and spread of the estimates and the relative spread of their gradients where resolved, against K."""
     titles = {
         "entropy": "mean estimate (nats)",
         "std": "std of one estimate (nats)",
@@ -84,7 +84,8 @@ def draw_noise(path: Path, noises: Mapping[str, Mapping[int, Noise]]) -> None:
                 ax.plot(*_points(points), color=COLOURS[i], marker=MARKERS[i], markersize=4, label=estimator)
             ax.set(title=title, xlabel="particles K")
             ax.set_xscale("log", base=2)
-        axes[-1].set_yscale("log")
+        if not all(np.isnan(noise.gradient) for values in noises.values() for noise in values.values()):
+            axes[-1].set_yscale("log")
         axes[0].legend(frameon=False, fontsize="small")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -18,7 +19,7 @@ class Noise(NamedTuple):
 
     entropy: float  # nats, the mean estimate
     std: float  # nats, of the estimate from a single draw
-    gradient: float  # of the batch's gradient: sqrt(E |g - E g|^2) / |E g|
+    gradient: float  # of the batch's gradient: sqrt(E |g - E g|^2) / |E g|, if it can be told
     draws: int  # latents per action beside s_0
 
 
@@ -41,7 +42,10 @@ def noise(policy: LatentGaussian, x: Tensor, estimator: str, k: int, repeats: in
 
 
 def relative_spread(samples: Tensor) -> float:
-    """sqrt(E |g - E g|^2) / |E g| of samples (R, N), both without the bias of a finite R."""
+    """sqrt(E |g - E g|^2) / |E g| of samples (R, N), both without the bias of a finite R.
+
+    Not a number where that estimate of |E g|^2 is not above zero: so few samples do not tell the signal from noise.
+    """
     spread = samples.var(0).sum()
     signal = samples.mean(0).square().sum() - spread / len(samples)
-    return float((spread / signal.clamp(min=1e-300)).sqrt())
+    return float((spread / signal).sqrt()) if signal > 0 else math.nan

@@ -50,19 +50,27 @@ def run_pools(run_dir: Path, states: int, size: int | None = None, seed: int = 1
     belief, as SMAC's are (by default 2,000).
 
     Raises:
-        UserError: the run cannot be loaded, or its policy is neither a latent-variable one nor a tanh-Gaussian.
+        UserError: the run cannot be loaded, a pool is too small, or the agent has no latents: its policy is neither a
+            latent-variable one nor a tanh-Gaussian that acts on the state of a belief with particles.
     """
     agent, config = load_agent(run_dir)
     head: Any = agent.head
-    own = isinstance(head.policy, LatentGaussian)
+    policy: Any = getattr(head, "policy", None)
+    own = isinstance(policy, LatentGaussian)
     size = size or (DRAWN if own else FILTERED)
-    if not own and not isinstance(head.policy, TanhGaussian):
-        raise UserError(
-            f"{run_dir}: found the policy {type(head.policy).__name__}, expected one with latents: "
-            f"policy=latent, or a tanh-Gaussian on a belief"
-        )
+    if size < 2:
+        raise UserError(f"--pool: found {size}, expected 2 or more: the truth is also taken without one of the latents")
+    refusal = UserError(
+        f"{run_dir}: found head {type(head).__name__} with policy {type(policy).__name__}, "
+        f"actor_input={head.needs.actor_input}, on belief {type(agent.model).__name__}; expected policy=latent, or a "
+        f"tanh-Gaussian with actor_input=feat on a belief with particles, such as rssm"
+    )
+    if not own and not (isinstance(policy, TanhGaussian) and head.needs.actor_input == "feat"):
+        raise refusal
     with own_randomness(seed), torch.no_grad():
-        visited = beliefs(agent, config.env, config.task, states, 0 if own else size, seed)
+        visited = list(beliefs(agent, config.env, config.task, states, 0 if own else size, seed))
         if own:
-            return [latent_pool(head.policy, head.actor_input(belief)[0], size) for belief in visited]
-        return [belief_pool(head.policy, belief.particles[:, 0]) for belief in visited]
+            return [latent_pool(policy, head.actor_input(belief)[0], size) for belief in visited]
+        if not len(visited[0].particles):
+            raise refusal
+        return [belief_pool(policy, belief.particles[:, 0]) for belief in visited]

@@ -67,7 +67,8 @@ def boltzmann(q: Array, temperature: float) -> Array:
 
 def max_entropy_probability(k: int, temperature: float, gamma: float) -> float:
     """p(a1 given s0) of the best maximum-entropy policy, in closed form."""
-    return 1.0 / (1.0 + math.exp(1.0 / temperature - gamma * math.log(k)))
+    x = gamma * math.log(k) - 1.0 / temperature
+    return math.exp(min(x, 0.0)) / (1.0 + math.exp(-abs(x)))  # no exponent above zero, so that nothing overflows
 
 
 def threshold(k: int, gamma: float) -> float:

@@ -383,12 +383,16 @@ class Trainer:
         back = self.agent.updates - update + 1
         draws = self.replay.recent
         draw = draws[-back] if 0 < back <= len(draws) else None
-        report = {"loss": name, "update": update, "window": None if draw is None else _jsonable(draw._asdict())}
+        needs = self.agent.head.needs
+        lost = [key for key, n in (("td", needs.td_batch), ("recent", needs.recent_batch)) if n]
+        window = None if draw is None else _jsonable(draw._asdict())
+        report = {"loss": name, "update": update, "window": window, "draws_not_kept": lost}
+        beside = f"; what was drawn beside it, {', '.join(lost)}, is not kept" if lost else ""
         path.write_text(json.dumps(report) + "\n")
         last = self.checkpoints.latest()
         raise UserError(
-            f"{name} was not finite at update {update}; training stopped; the batch is named in {path} "
-            f"(Replay.window rebuilds it); last good checkpoint: {last or 'none yet'}"
+            f"{name} was not finite at update {update}; training stopped; the slice is named in {path} "
+            f"(Replay.window rebuilds it{beside}); last good checkpoint: {last or 'none yet'}"
         )
 
     def _on_signal(self, number: int) -> None:
@@ -428,10 +432,12 @@ def _check_fits(config: Config, agent: Agent) -> None:
     lost, length = agent.model.lost_rows, config.replay.length
     if length < lost + 2:
         raise UserError(f"replay.length={length}: the belief keeps {lost} rows to itself, expected {lost + 2} or more")
-    capacity, beside = config.replay.capacity, agent.head.needs.td_batch
-    if beside >= capacity:
+    capacity, envs, beside = config.replay.capacity, config.env.num_envs, agent.head.needs.td_batch
+    rows = capacity // envs * envs
+    if 0 < rows <= beside:  # the replay itself refuses to have none
         raise UserError(
-            f"replay.capacity={capacity}: the head draws {beside} more transitions, expected more than that"
+            f"replay.capacity={capacity} keeps {rows} rows at env.num_envs={envs}: the head draws {beside} transitions "
+            f"beside its slice, expected more rows than that"
         )
     if config.schedule.pretrain and "model" not in agent.optimizers:
         raise UserError(f"schedule.pretrain={config.schedule.pretrain}: this belief has nothing to learn, expected 0")
