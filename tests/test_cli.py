@@ -405,3 +405,9 @@ def test_eval_mistakes(
     assert out == ""
     assert len(err.splitlines()) == 1
     assert words in err
+
+
+def test_blanks_around_the_sign_are_told(refused: Callable[[str], str]) -> None:
+    with pytest.raises(UserError, match="found 'agent = smac', expected no blanks around =: agent=smac"):
+        read_command_line(["agent = smac"])
+    assert "unknown option '--agent'; expected -m, " in refused("--agent smac")

@@ -208,7 +208,7 @@ def read_command_line(argv: Sequence[str]) -> CommandLine:
         elif text == "job" and i and argv[i - 1] == "--cfg":
             continue
         elif text.startswith("-"):
-            raise unknown("option", text, options)
+            raise UserError(f"unknown option '{text}'; expected {_and(options)}, or key=value such as task=walker_walk")
         elif text.startswith(("hydra.", "hydra/", "+hydra", "++hydra", "~hydra")):
             own_to_hydra.append(text)
         else:
@@ -220,6 +220,9 @@ def read_command_line(argv: Sequence[str]) -> CommandLine:
 def _read_override(text: str) -> Override:
     if "=" not in text:
         raise UserError(f"found '{text}', expected key=value such as task=walker_walk; see --help")
+    key, value = text.split("=", 1)
+    if key.rstrip() != key or value.lstrip() != value:
+        raise UserError(f"found '{text}', expected no blanks around =: {key.rstrip()}={value.lstrip()}")
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException as error:

@@ -16,6 +16,7 @@ class UserError(Exception):
 def unknown(kind: str, found: str, valid: Iterable[str]) -> UserError:
     """The error for a name that does not exist, with the nearest names that do."""
     names = sorted(valid)
-    near = difflib.get_close_matches(found, names, n=3, cutoff=0.5) or names
-    hint = ", ".join(near[:12]) + (", ..." if len(near) > 12 else "")
-    return UserError(f"unknown {kind} '{found}'; did you mean: {hint}?")
+    near = difflib.get_close_matches(found, names, n=3, cutoff=0.5)
+    if near:
+        return UserError(f"unknown {kind} '{found}'; did you mean: {', '.join(near)}?")
+    return UserError(f"unknown {kind} '{found}'; expected one of: {', '.join(names[:12])}{', ...' * (len(names) > 12)}")

@@ -113,7 +113,8 @@ def _import(kind: str, name: str, module_name: str) -> Any:
         return importlib.import_module(module_name)
     except Exception as error:  # a user's module may fail in any way while it is imported
         reason = f"{type(error).__name__}: {error}"
-        raise UserError(f"cannot import '{module_name}' for {kind}={name} ({reason}); expected module:Class") from error
+        cure = "put its folder on PYTHONPATH" if isinstance(error, ModuleNotFoundError) else "expected module:Class"
+        raise UserError(f"cannot import '{module_name}' for {kind}={name} ({reason}); {cure}") from error
 
 
 def settings_of(kind: str, part: Mapping[str, Any]) -> Any:

@@ -249,6 +249,15 @@ def test_damaged_files_are_named(tmp_path: Path, name: str) -> None:
         checkpoints.load(path)
 
 
+def test_beside_a_damaged_checkpoint_the_best_one_is_pointed_to(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save_best(10, 3.5, {"n": 1})
+    last = checkpoints.save(20, {"n": 2})
+    (last / "state.pt").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"state.pt has 1 bytes, .*; best-000000010 is there too: eval.py --checkpoint"):
+        checkpoints.load(last)
+
+
 def test_damaged_replay_file_is_named(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     path = checkpoints.save(10, {}, filled(5))

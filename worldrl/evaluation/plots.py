@@ -155,6 +155,9 @@ def _draw_panel(
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.grid(axis="y")
     axes.margins(x=0.02)
+    reach = {float(curve.frames[i]) for curves in panel.values() for curve in curves for i in (0, -1)}
+    if len(reach) == 1:  # a single evaluation
+        axes.set_xlim(0.0, max(1.0, 1.02 * reach.pop()))
 
 
 def _draw_agent(axes: Any, agent: str, curves: Sequence[Curve], look: Look, faint: float) -> np.ndarray:

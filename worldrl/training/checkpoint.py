@@ -135,9 +135,20 @@ class Checkpoints:
             UserError: Half-written, another format, or a missing or damaged file (named). Nothing is changed on disk.
         """
         path = Path(path)
-        verify(path)
+        try:
+            verify(path)
+        except UserError as error:
+            raise UserError(f"{error}{self._way_out(path)}") from error
         state = torch.load(path / "state.pt", map_location=device, weights_only=True)
         return decode(state)
+
+    def _way_out(self, path: Path) -> str:
+        """What is left to a user whose checkpoint ``path`` cannot be read."""
+        best = self.best()
+        if best is None or best == path:
+            return ""
+        ways = "eval.py --checkpoint best, or a new run with init_from=RUN_DIR init_from_checkpoint=best"
+        return f"; {best.name} is there too: {ways}"
 
     def load_replay(self, path: str | Path, replay: Replay) -> bool:
         """Fill ``replay`` from a checkpoint; False if that one was saved without.
