@@ -146,7 +146,7 @@ def make_subject(options: argparse.Namespace) -> Subject:
         if getattr(options, name) < least:
             raise UserError(f"--{name} {getattr(options, name)}: expected {least} or more")
     agent, config = load_agent(options.run_dir, options.checkpoint, options.device)
-    by_kind = conditions(config, options.corruption, options.level)
+    by_kind = conditions(config, options.corruption, options.level, options.burst_length)
     values = {name: getattr(options, name) for name in Settings._fields}
     settings = Settings(**{**values, "out": options.out or options.run_dir / "inside"})
     try:
@@ -166,6 +166,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--out", type=Path, metavar="DIR", help="where to (default RUN_DIR/inside)")
     add("--corruption", nargs="+", default=["gaussian", "missing"], metavar="NAME", help="default gaussian missing")
     add("--level", nargs="+", type=float, default=[0.05, 0.2], help="levels beside 0 (default 0.05 0.2)")
+    add("--burst-length", type=int, metavar="ROWS", help="of --corruption bursts (default: the run's own, 10 if unset)")
     add("--episodes", type=int, default=6, help="how many (default 6)")
     add("--rows", type=int, default=0, help="cut recorded episodes after so many rows (default 0: whole)")
     add("--seed", type=int, default=1000, help="of the episodes, not of the run (default 1000)")

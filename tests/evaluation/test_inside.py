@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tests.toy_runs import SLAC, SMALL, STATE_SAC, make_run
+from worldrl.config import config_from_dict
 from worldrl.errors import UserError
 from worldrl.evaluation import marginal, noise, prediction, probe
 from worldrl.evaluation.recording import Episode, Filtered, Recorder, conditions, filter_rows
@@ -89,6 +90,15 @@ def test_any_number_among_the_corruption_settings_is_a_kind(state_run: Path) -> 
     ):
         with pytest.raises(UserError, match=words):
             conditions(config, [kind], [level])
+
+
+def test_bursts_have_the_length_asked_for() -> None:
+    config = config_from_dict({"task": "cartpole_balance", "agent": "sac", "env.obs": "state"})
+    for asked, length in ((None, config.env.corruption.burst_length), (3, 3)):
+        found = conditions(config, ["bursts"], [0.3], asked)["bursts"]
+        assert [(c.level, c.config.env.corruption.burst_length) for c in found] == [(0.0, length), (0.3, length)]
+    with pytest.raises(UserError, match=r"env.corruption.burst_length: found 0, expected 1 or more"):
+        conditions(config, ["bursts"], [0.3], 0)
 
 
 # --- prediction -------------------------------------------------------------------------------------------------------

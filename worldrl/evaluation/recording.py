@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,8 +62,10 @@ class Condition(NamedTuple):
     config: Config
 
 
-def conditions(config: Config, kinds: Sequence[str], levels: Sequence[float]) -> dict[str, list[Condition]]:
-    """By kind, level 0 and each level asked for, in rising order.
+def conditions(
+    config: Config, kinds: Sequence[str], levels: Sequence[float], burst_length: int | None = None
+) -> dict[str, list[Condition]]:
+    """By kind, level 0 and each level asked for, in rising order; bursts of ``burst_length`` rows, or the run's own.
 
     Any number among the settings ``env.corruption`` is a kind; the others stay those of the run, and count even where
     they were meant for training alone.
@@ -71,11 +73,13 @@ def conditions(config: Config, kinds: Sequence[str], levels: Sequence[float]) ->
     Raises:
         UserError: an unknown kind (with the nearest), or a level outside its range.
     """
-    return {kind: [_condition(config, kind, level) for level in sorted({0.0, *levels})] for kind in kinds}
-
-
-def _condition(config: Config, kind: str, level: float) -> Condition:
     settings = flatten(config_to_dict(config))
+    if burst_length is not None:
+        settings["env.corruption.burst_length"] = burst_length
+    return {kind: [_condition(settings, kind, level) for level in sorted({0.0, *levels})] for kind in kinds}
+
+
+def _condition(settings: Mapping[str, Any], kind: str, level: float) -> Condition:
     changes = {"env.corruption.apply": "both", f"env.corruption.{kind}": level}
     return Condition(kind, level, config_from_dict({**settings, **changes}))
 
