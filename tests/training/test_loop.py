@@ -148,6 +148,13 @@ def test_a_folder_that_another_process_trains_in_is_refused_and_left_alone(tmp_p
     assert (Checkpoints(run).frames() or 0) >= 1_500
 
 
+def test_a_run_that_is_refused_leaves_no_folder(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with pytest.raises(UserError, match=r"schedule.pretrain=5: this belief has nothing to learn"):
+        train({"agent": "sac", "task": "cartpole_swingup", "env.obs": "state", "schedule.pretrain": 5}, run)
+    assert not run.exists()
+
+
 def test_two_n_is_n_and_n_more(tmp_path: Path) -> None:
     """Also where the first half ends between two logs: the means of its last, short window are logged at its end."""
     settings = {**STATE, "log.every": 700}
