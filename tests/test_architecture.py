@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "report": {"errors", "evaluation"},
     "studies": RUNNING | {"nn", "policies", "estimators"},
     "cli": RUNNING,
+    "sb3": {"cli", "envs", "training", *SETTINGS},
     "__init__": {"cli", "inference"},
 }
 PURE = ("beliefs", "heads", "policies", "estimators")

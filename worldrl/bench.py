@@ -320,7 +320,7 @@ def _sb3_steps(device: torch.device) -> Callable[[int], None]:
         from stable_baselines3.common.logger import configure
     except ImportError as error:
         raise UserError(f"--sb3 needs Stable-Baselines3 ({error}); pip install stable_baselines3") from error
-    agent = SAC("MlpPolicy", _still_env(), device=str(device), buffer_size=5000)
+    agent: Any = SAC("MlpPolicy", _still_env(), device=str(device), buffer_size=5000)
     agent.set_logger(configure(None, []))
     rng = np.random.default_rng(0)
     for _ in range(5000):
