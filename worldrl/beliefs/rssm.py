@@ -52,6 +52,7 @@ class RSSM(nn.Module):
         background: bool = False  # learn a constant image beside the decoder: for small ones
         init: Literal["default", "xavier"] = "default"  # xavier: with zero bias, on all layers but the GRU
         reward_units: int = 300
+        reward_scale: float = 1.0  # weight of the reward's loss; PlaNet has 10
         vector_units: int = 200  # width of encoders and decoders of state vectors
         vector_layers: int = 2
         min_std: float = 0.1
@@ -268,7 +269,7 @@ class RSSM(nn.Module):
         flat = rearrange(feat, "b t f -> (b t) f")
         losses = {key: self._reconstruction(flat, key, targets[key]) for key in (*self.pixel_keys, *self.vector_keys)}
         reward = self.reward_head(feat).float().squeeze(-1)
-        losses["reward"] = 0.5 * (reward - batch.reward).square().mean()
+        losses["reward"] = c.reward_scale * 0.5 * (reward - batch.reward).square().mean()
         kl = self._kl(post)
         losses["kl"] = c.kl_scale * self._free_nats(kl)
         if self.continue_head is not None:

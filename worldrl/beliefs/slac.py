@@ -20,6 +20,7 @@ Only the first ``model_batch`` windows of a batch enter the loss; the others are
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -30,11 +31,12 @@ from torch import Tensor, nn
 
 from worldrl.errors import UserError
 from worldrl.nn.conv import SameDecoder, SameEncoder, to_blocks, to_images, to_pixels
-from worldrl.nn.functional import normal_entropy, normal_kl, normal_log_prob
+from worldrl.nn.functional import inverse_softplus, normal_entropy, normal_kl, normal_log_prob
 from worldrl.nn.mlp import MLP, xavier
 from worldrl.types import Batch, Belief, EnvSpec, Metrics, Obs, Rollout, State
 
 MIN_STD = 1e-5
+PLAIN_STD = math.log(2.0)  # softplus(0)
 
 
 class Gaussian(NamedTuple):
@@ -52,18 +54,22 @@ class Gaussian(NamedTuple):
 
 
 class GaussianMLP(nn.Module):
-    """N(mean, std^2) of the concatenated inputs: two layers of leaky ReLU, std = softplus + 1e-5."""
+    """N(mean, std^2) of the concatenated inputs: two layers of leaky ReLU, std = softplus + 1e-5.
 
-    def __init__(self, inputs: int, units: int, outputs: int) -> None:
+    An offset makes ``init_std`` the standard deviation where the network gives zero.
+    """
+
+    def __init__(self, inputs: int, units: int, outputs: int, init_std: float = PLAIN_STD) -> None:
         super().__init__()
         self.net = MLP(inputs, units, 2, 2 * outputs, "leaky_relu")
+        self.offset = inverse_softplus(init_std)
 
     def forward(self, *inputs: Tensor) -> Gaussian:
         """(..., D_i) each; leading axes broadcast."""
         lead = torch.broadcast_shapes(*(x.shape[:-1] for x in inputs))
         stats = self.net(torch.cat([x.expand(*lead, -1) for x in inputs], -1))
         mean, raw = stats.float().chunk(2, -1)
-        return Gaussian(mean, F.softplus(raw) + MIN_STD)
+        return Gaussian(mean, F.softplus(raw + self.offset) + MIN_STD)
 
 
 class Path(NamedTuple):
@@ -95,6 +101,7 @@ class SLAC(nn.Module):
         background: bool = False  # learn a constant image beside the decoder: for small ones
         vector_units: int = 256  # width of encoders and decoders of state vectors
         vector_layers: int = 2
+        init_std: float = PLAIN_STD  # of the latents; less noise at first is for small models and short runs
         decoder_std: float = 0.31622777  # sqrt(0.1); in the published curves the best of five per task
         history: int = 8  # rows of features that an actor on the context reads
         model_batch: int = 32  # windows of a batch that the model learns from; 0: all
@@ -123,11 +130,11 @@ class SLAC(nn.Module):
         self.pixel_keys = [key for key, obs in spec.obs.items() if obs.dtype == "uint8"]
         self._build_observation_nets(spec)
         self.context_dim = c.history * self.embed_dim + (c.history - 1) * a
-        self.z1_prior = GaussianMLP(c.z2 + a, c.units, c.z1)
-        self.z1_first = GaussianMLP(self.embed_dim, c.units, c.z1)
-        self.z1_posterior = GaussianMLP(self.embed_dim + c.z2 + a, c.units, c.z1)
-        self.z2_first = GaussianMLP(c.z1, c.units, c.z2)
-        self.z2_later = GaussianMLP(c.z1 + c.z2 + a, c.units, c.z2)
+        self.z1_prior = GaussianMLP(c.z2 + a, c.units, c.z1, c.init_std)
+        self.z1_first = GaussianMLP(self.embed_dim, c.units, c.z1, c.init_std)
+        self.z1_posterior = GaussianMLP(self.embed_dim + c.z2 + a, c.units, c.z1, c.init_std)
+        self.z2_first = GaussianMLP(c.z1, c.units, c.z2, c.init_std)
+        self.z2_later = GaussianMLP(c.z1 + c.z2 + a, c.units, c.z2, c.init_std)
         self.reward_head = GaussianMLP(2 * self.feat_dim + a, c.units, 1)
         use_continue = c.continue_predictor == "on" or (c.continue_predictor == "auto" and spec.terminates)
         self.continue_head = MLP(self.feat_dim, c.units, 2, 1, "leaky_relu") if use_continue else None
