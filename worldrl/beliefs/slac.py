@@ -103,6 +103,7 @@ class SLAC(nn.Module):
         vector_layers: int = 2
         init_std: float = PLAIN_STD  # of the latents; less noise at first is for small models and short runs
         decoder_std: float = 0.31622777  # sqrt(0.1); in the published curves the best of five per task
+        reward_scale: float = 1.0  # weight of the reward's log-density
         history: int = 8  # rows of features that an actor on the context reads
         model_batch: int = 32  # windows of a batch that the model learns from; 0: all
         continue_predictor: Literal["auto", "on", "off"] = "auto"  # auto: where the task terminates
@@ -297,7 +298,7 @@ class SLAC(nn.Module):
         losses = {key: self._reconstruction(feat, key, batch.obs[key]) for key in (*self.pixel_keys, *self.vector_keys)}
         reward = self.reward_head(feat[:, :-1], batch.action[:, 1:], feat[:, 1:])
         log_prob = normal_log_prob(batch.reward[:, 1:, None], reward.mean, reward.std)
-        losses["reward"] = -(log_prob * keep[:, 1:]).sum(1).mean()
+        losses["reward"] = -self.config.reward_scale * (log_prob * keep[:, 1:]).sum(1).mean()
         kl = self._kl(batch, path, keep)
         losses["kl"] = kl.sum(1).mean()
         if self.continue_head is not None:

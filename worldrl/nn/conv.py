@@ -115,12 +115,12 @@ class SameDecoder(nn.Module):
     """SLAC's mirror image: 4 x 4 from a point, then kernels 3, 3, 3, 5 with stride 2, 1-4-8-16-32-64.
 
     (N, F) -> (N, 12, 32, 32) blocks of the mean image. Leaky ReLU after every layer, the last one included.
-    ``background`` adds a learned constant image, as in ``ImageDecoder``.
+    ``background`` adds a learned constant image, as in ``ImageDecoder``; both start from mid-grey.
     """
 
     def __init__(self, inputs: int, depth: int = 32, background: bool = False) -> None:
         super().__init__()
-        self.background = nn.Parameter(torch.zeros(BLOCK_CHANNELS, 32, 32)) if background else None
+        self.background = nn.Parameter(torch.full((BLOCK_CHANNELS, 32, 32), 0.5)) if background else None
         self.convs = nn.ModuleList([nn.ConvTranspose2d(inputs, 8 * depth, 4)])
         channels = [8 * depth, 4 * depth, 2 * depth, depth, 3]
         kernels = [3, 3, 3, 5]
