@@ -76,15 +76,13 @@ def train(algorithm: str, config: Config, run_dir: Path, arguments: dict[str, An
     if run_dir.exists() and any(run_dir.iterdir()):
         raise UserError(f"{run_dir} is not empty; choose another folder with dir=")
     with contextlib.ExitStack() as stack:
-        envs = [Numbered(make_env(config.env, config.task, training=t), config.seed, s) for t, s in _USES]
-        for env in envs:
-            stack.callback(env.close)
-        model = _built(make, algorithm, envs[0], {"seed": config.seed, "device": "cpu", **arguments})
+        training, evaluation = (stack.enter_context(contextlib.closing(_env(config, t))) for t in (True, False))
+        model = _built(make, algorithm, training, {"seed": config.seed, "device": "cpu", **arguments})
         run_dir.mkdir(parents=True, exist_ok=True)
         _save_settings(algorithm, config, run_dir, arguments)
         logger = Logger(run_dir, config.log.tensorboard)
         stack.callback(logger.close)
-        watch = _watcher(config, envs[1], logger)
+        watch = _watcher(config, evaluation, logger)
         model.learn(total_timesteps=-(-config.frames // config.env.action_repeat), callback=watch)
         watch.evaluate()
         model.save(run_dir / MODEL_FILE)
@@ -92,7 +90,8 @@ def train(algorithm: str, config: Config, run_dir: Path, arguments: dict[str, An
     return run_dir
 
 
-_USES = ((True, TRAIN), (False, EVAL))
+def _env(config: Config, training: bool) -> Numbered:
+    return Numbered(make_env(config.env, config.task, training), config.seed, TRAIN if training else EVAL)
 
 
 def _algorithm(name: str) -> Any:
@@ -191,7 +190,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Config, Path, dict[str, Any]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code: 0, or 2 after one line about wrong use."""
+    """The command; returns the exit code: 0, 2 after one line about wrong use, 130 after Ctrl-C."""
     argv = sys.argv[1:] if argv is None else argv
     if "-h" in argv or "--help" in argv:
         print(USAGE)
@@ -203,6 +202,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("stopped; there is nothing to go on from", file=sys.stderr)
+        return 130
     return 0
 
 
