@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from worldrl.cli import compose, eval_main, help_text, preset_names, read_command_line, run_name, train, train_main
 from worldrl.config import Config, CorruptionConfig, config_from_dict, load_config, save_config
@@ -258,6 +259,22 @@ def test_help_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     text = capsys.readouterr().out
     assert text.strip() == help_text(PRESETS)
     assert all(name in text for group in ("agent", "env", "experiment") for name in preset_names(PRESETS, group))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ("agent=smac belief=identity head=dreamer env.obs=state --cfg job", "beliefs that can: rssm, slac"),
+        ("agent=smac belief=identity --cfg job", "needs state vectors"),
+        ("-m agent=td3 policy=own,flow", "head=td3 has its own policy"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused_before_anything_runs(
+    refused: Callable[[str], str], arguments: str, says: str
+) -> None:
+    noise = torch.random.get_rng_state()
+    assert says in refused(arguments)
+    assert torch.equal(torch.random.get_rng_state(), noise)
 
 
 def test_cfg_shows_the_settings(capsys: pytest.CaptureFixture[str]) -> None:

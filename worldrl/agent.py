@@ -14,9 +14,23 @@ from worldrl.errors import UserError
 from worldrl.nn.optim import Optimizer
 from worldrl.nn.precision import Precision, choose_device, choose_precision
 from worldrl.registry import BELIEFS, HEADS, OWN_POLICY, load_class, settings_of, takes_policy
-from worldrl.types import Batch, Belief, BeliefModel, EnvSpec, Extra, Head, Imagines, MakePolicy, Metrics, Obs, State
+from worldrl.types import (
+    Batch,
+    Belief,
+    BeliefModel,
+    EnvSpec,
+    Extra,
+    Head,
+    Imagines,
+    MakePolicy,
+    Metrics,
+    Obs,
+    ObsSpec,
+    State,
+)
 
 MODEL_ONLY = "model"  # the phase that trains the belief model alone
+ANY_OBS = {"pixels": ObsSpec((64, 64, 3), "uint8"), "state": ObsSpec((2,), "float32")}
 HEAD_ONLY = "/head_only"  # ends the names of phases that train the head alone
 
 
@@ -39,10 +53,7 @@ class Agent:
         self.model_every = config.schedule.model_every
         self.updates = 0
         with torch.device(self.device):
-            self.model: BeliefModel = _build("belief", config.belief, spec)
-            dims = (self.model.feat_dim, self.model.context_dim, spec.action_dim)
-            self.head: Head = _build("head", config.head, *dims, **_chosen_policy(config))
-        check_pair(self.model, self.head)
+            self.model, self.head = build_parts(config, spec)
         self.optimizers = _optimizers(self.model if self.model_every else None, self.head, self.precision)
         self.counter = torch.zeros((), dtype=torch.int64, device=self.device)  # updates, on the device
         self._bad: dict[str, Tensor] = {}  # per phase: the update at which each loss first was not finite, or -1
@@ -165,6 +176,22 @@ class Agent:
         if optimizers:
             for name, optimizer in self.optimizers.items():
                 optimizer.load_state_dict(state["optimizers"][name])
+
+
+def build_parts(config: Config, spec: EnvSpec) -> tuple[BeliefModel, Head]:
+    """The belief model and the head that goes on it. Raises UserError where they do not go together."""
+    model: BeliefModel = _build("belief", config.belief, spec)
+    dims = (model.feat_dim, model.context_dim, spec.action_dim)
+    head: Head = _build("head", config.head, *dims, **_chosen_policy(config))
+    check_pair(model, head)
+    return model, head
+
+
+def check_parts(config: Config) -> None:
+    """Refuse parts that do not go together before there is an environment: they are built once, for any task."""
+    obs = {key: ANY_OBS[key] for key in ANY_OBS if config.env.obs in (key, "both")}
+    with torch.random.fork_rng(devices=[]):
+        build_parts(config, EnvSpec(config.task, obs, action_dim=2))
 
 
 def check_pair(model: BeliefModel, head: Head) -> None:

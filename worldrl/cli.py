@@ -303,7 +303,13 @@ def check(arguments: Arguments, presets: Path, for_hydra: Sequence[str] = ()) ->
     for key in ("resume", "sweep"):
         if key in arguments and placed:
             raise UserError(f"{key}= names the run folder already; leave out hydra.run.dir and hydra.sweep")
-    return resumed(arguments) if "resume" in arguments else compose(arguments, presets)
+    if "resume" in arguments:
+        return resumed(arguments)
+    from worldrl.agent import check_parts
+
+    config = compose(arguments, presets)
+    check_parts(config)
+    return config
 
 
 def resumed(arguments: Mapping[str, Any]) -> Config:
