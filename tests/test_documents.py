@@ -74,8 +74,17 @@ def test_the_parts_of_the_documents_pass_the_checks() -> None:
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_links_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"(?<!!)\[[^]]+\]\((?!http)([^)]+)\)", document.read_text(encoding="utf-8")):
-        path, _, heading = target.partition("#")
-        linked = document.parent / path
-        assert linked.is_file()
-        words = heading.replace("-", "[ -]")
-        assert not heading or re.search(rf"^#+ {words}$", linked.read_text(encoding="utf-8"), re.I | re.MULTILINE)
+        path, _, anchor = target.partition("#")
+        linked = document.parent / path if path else document
+        assert linked.is_file(), target
+        assert not anchor or anchor in anchors(linked), target
+
+
+def anchors(document: Path) -> list[str]:
+    """What GitHub calls the headings of a document; one that comes again gets a number."""
+    found: list[str] = []
+    for heading in re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE):
+        name = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+        before = sum(re.fullmatch(rf"{re.escape(name)}(-\d+)?", other) is not None for other in found)
+        found.append(f"{name}-{before}" if before else name)
+    return found
