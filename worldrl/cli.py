@@ -284,6 +284,11 @@ def train_main(argv: Sequence[str], presets: Path) -> int:
         jobs = list(expand(line.ours))
         settings = [check(arguments, presets, line.hydra) for arguments in jobs]
         sweeps = _sweeps(jobs, settings)
+        if line.multirun or line.show:  # a single run finds out by itself
+            from worldrl.agent import check_parts
+
+            for config in settings:
+                check_parts(config)
         if line.show:
             print("---\n".join(map(to_yaml, settings)), end="")
             return 0
@@ -303,13 +308,7 @@ def check(arguments: Arguments, presets: Path, for_hydra: Sequence[str] = ()) ->
     for key in ("resume", "sweep"):
         if key in arguments and placed:
             raise UserError(f"{key}= names the run folder already; leave out hydra.run.dir and hydra.sweep")
-    if "resume" in arguments:
-        return resumed(arguments)
-    from worldrl.agent import check_parts
-
-    config = compose(arguments, presets)
-    check_parts(config)
-    return config
+    return resumed(arguments) if "resume" in arguments else compose(arguments, presets)
 
 
 def resumed(arguments: Mapping[str, Any]) -> Config:

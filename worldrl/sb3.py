@@ -9,6 +9,7 @@ begins anew.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import sys
 import time
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ import gymnasium
 import numpy as np
 from omegaconf import OmegaConf
 
-from worldrl.cli import expand, read_command_line, run_name
+from worldrl.cli import RUNS, expand, read_command_line, run_name
 from worldrl.config import CONFIG_FILE, Config, check_keys, config_from_dict, config_to_dict, known_keys
 from worldrl.envs.stream import EVAL, TRAIN, episode_seed
 from worldrl.envs.vector import make_env
@@ -28,7 +29,7 @@ from worldrl.training.logging import Logger, Progress
 
 ALGORITHMS = {"ppo": "PPO", "ddpg": "DDPG", "td3": "TD3", "sac": "SAC", "a2c": "A2C"}
 SETTINGS = "sb3."  # what comes before an argument of the algorithm
-SHARED = ("task", "seed", "frames", "env", "eval", "log")  # what of our settings has a meaning here
+SHARED = ("agent", "task", "seed", "frames", "env", "eval", "log")  # what of our settings has a meaning here
 MODEL_FILE = "model.zip"
 USAGE = f"""python -m worldrl.sb3 ALGORITHM [key=value ...]
 
@@ -79,10 +80,11 @@ def train(algorithm: str, config: Config, run_dir: Path, arguments: dict[str, An
         training, evaluation = (stack.enter_context(contextlib.closing(_env(config, t))) for t in (True, False))
         model = _built(make, algorithm, training, {"seed": config.seed, "device": "cpu", **arguments})
         run_dir.mkdir(parents=True, exist_ok=True)
-        _save_settings(algorithm, config, run_dir, arguments)
+        _save_settings(config, run_dir, arguments)
         logger = Logger(run_dir, config.log.tensorboard)
         stack.callback(logger.close)
         watch = _watcher(config, evaluation, logger)
+        stack.callback(watch.progress.close)
         model.learn(total_timesteps=-(-config.frames // config.env.action_repeat), callback=watch)
         watch.evaluate()
         model.save(run_dir / MODEL_FILE)
@@ -111,10 +113,10 @@ def _built(make: Any, name: str, env: Env, arguments: dict[str, Any]) -> Any:
         raise UserError(f"{ALGORITHMS[name]} refuses its settings: {' '.join(str(error).split())}") from error
 
 
-def _save_settings(algorithm: str, config: Config, run_dir: Path, arguments: dict[str, Any]) -> None:
+def _save_settings(config: Config, run_dir: Path, arguments: dict[str, Any]) -> None:
     """What the report reads, and what it takes to run this again."""
     stored = config_to_dict(config)
-    settings = {"agent": f"sb3_{algorithm}", **{key: stored[key] for key in SHARED}, "sb3": arguments}
+    settings = {**{key: stored[key] for key in SHARED}, "sb3": arguments}
     (run_dir / CONFIG_FILE).write_text(OmegaConf.to_yaml(OmegaConf.create(settings)), encoding="utf-8")
 
 
@@ -125,7 +127,7 @@ def _watcher(config: Config, env: Env, logger: Logger) -> Any:
     class Watch(BaseCallback):
         def __init__(self) -> None:
             super().__init__()
-            self.frames = self.total = 0
+            self.frames = 0
             self.next_evaluation = config.eval.every or float("inf")
             self.progress = Progress(config.frames, enabled=config.log.progress)
 
@@ -144,9 +146,6 @@ def _watcher(config: Config, env: Env, logger: Logger) -> Any:
                     self.evaluate()
             self.progress.update(self.frames)
             return self.frames < config.frames
-
-        def _on_training_end(self) -> None:
-            self.progress.close()
 
         def evaluate(self) -> None:
             returns = [episode_return(self.model, env) for _ in range(config.eval.episodes)]
@@ -181,12 +180,12 @@ def parse(argv: Sequence[str]) -> tuple[str, Config, Path, dict[str, Any]]:
     arguments = {key.removeprefix(SETTINGS): given.pop(key) for key in list(given) if key.startswith(SETTINGS)}
     folder = given.pop("dir", "")
     parts = {"belief": "identity", "head": "sac", "policy": "own"}
-    check_keys(given, {key for key in known_keys(parts) if key.partition(".")[0] in SHARED} | {"dir"})
+    check_keys(given, {key for key in known_keys(parts) if key.partition(".")[0] in SHARED[1:]} | {"dir"})
     config = config_from_dict({"agent": "sac", "env.obs": "state", "env.action_repeat": 1, **given})
     if config.env.obs != "state" or config.env.num_envs != 1:
         raise UserError("a baseline learns from one environment's states: expected env.obs=state and env.num_envs=1")
-    name = run_name(config).replace("/sac/", f"/sb3_{algorithm}/")
-    return algorithm, config, Path(folder or Path("runs") / name), arguments
+    config = dataclasses.replace(config, agent=f"sb3_{algorithm}")
+    return algorithm, config, Path(folder or Path(RUNS) / run_name(config)), arguments
 
 
 def main(argv: Sequence[str] | None = None) -> int:

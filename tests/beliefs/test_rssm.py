@@ -277,15 +277,18 @@ def test_surprise_is_the_divergence_of_every_row(make_batch) -> None:
     assert isinstance(model, Surprises)
 
 
-def test_kl_scale_and_background_do_what_they_say(make_batch) -> None:
+def test_scales_and_background_do_what_they_say(make_batch) -> None:
     batch = make_batch(PIXEL_SPEC)
     losses = []
-    for scale in (1.0, 0.25):
+    for kl, reward in ((1.0, 1.0), (0.25, 10.0)):
         torch.manual_seed(0)
-        model = RSSM(RSSM.Config(**{**SMALL.__dict__, "kl_scale": scale, "background": True}), PIXEL_SPEC)
+        scales = {"kl_scale": kl, "reward_scale": reward}
+        model = RSSM(RSSM.Config(**{**SMALL.__dict__, **scales, "background": True}), PIXEL_SPEC)
         torch.manual_seed(1)
-        losses.append(model.observe(batch, 0)[1]["kl"])
-    torch.testing.assert_close(losses[1], 0.25 * losses[0])
+        losses.append(model.observe(batch, 0)[1])
+    torch.testing.assert_close(losses[1]["kl"], 0.25 * losses[0]["kl"])
+    torch.testing.assert_close(losses[1]["reward"], 10.0 * losses[0]["reward"])
+    assert torch.equal(losses[1]["pixels"], losses[0]["pixels"])
     decoder, feat = model.decoders["pixels"], torch.randn(2, model.feat_dim)
     before = decoder(feat)
     with torch.no_grad():

@@ -260,9 +260,42 @@ def test_surprise_is_the_divergence_of_every_row(make_batch) -> None:
     torch.testing.assert_close(model.surprise(batch).mean(), metrics["belief/kl"])
 
 
+def test_reward_scale_weighs_the_reward_alone(make_batch) -> None:
+    batch, losses = make_batch(STATE_SPEC), []
+    for scale in (1.0, 10.0):
+        torch.manual_seed(0)
+        model = SLAC(replace(SMALL, reward_scale=scale), STATE_SPEC)
+        losses.append(model.observe(batch, 0)[1])
+    torch.testing.assert_close(losses[1]["reward"], 10.0 * losses[0]["reward"])
+    assert torch.equal(losses[1]["kl"], losses[0]["kl"])
+    assert torch.equal(losses[1]["state"], losses[0]["state"])
+
+
+@pytest.mark.parametrize("init_std", [SMALL.init_std, 0.1])
+def test_init_std_is_that_of_latents_whose_networks_give_zero_and_not_of_rewards(init_std: float) -> None:
+    model = SLAC(replace(SMALL, init_std=init_std), STATE_SPEC)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    z1, z2, action = torch.randn(1, SMALL.z1), torch.randn(1, SMALL.z2), torch.randn(1, STATE_SPEC.action_dim)
+    embed = torch.randn(1, model.embed_dim)
+    latents = (
+        model.z1_prior(z2, action),
+        model.z1_first(embed),
+        model.z1_posterior(embed, z2, action),
+        model.z2_first(z1),
+        model.z2_later(z1, z2, action),
+    )
+    for latent in latents:
+        torch.testing.assert_close(latent.std, torch.full_like(latent.std, init_std + 1e-5))
+    reward = model.reward_head(z1, z2, action, z1, z2)
+    torch.testing.assert_close(reward.std, torch.full_like(reward.std, 0.69314718 + 1e-5))
+
+
 def test_background_is_added_to_every_image() -> None:
     model = SLAC(replace(SMALL, background=True), PIXEL_SPEC)
     decoder, feat = model.decoders["pixels"], torch.randn(2, model.feat_dim)
+    assert (decoder.background == 0.5).all()  # targets are in [0, 1]
     before = decoder(feat)
     with torch.no_grad():
         decoder.background += 1.0
