@@ -11,14 +11,18 @@ from typing import Any
 import pytest
 import torch
 
+import worldrl
 from tests.test_agent import build
 from worldrl.config import config_from_dict
 from worldrl.envs import make_envs
 from worldrl.nn.functional import normal_entropy, tanh_log_det
-from worldrl.studies import bandit, variance, visited
+from worldrl.nn.mlp import MLP
+from worldrl.policies.marginal import MarginalPolicy
+from worldrl.studies import bandit, marginal, variance, visited
 from worldrl.studies.__main__ import main
 from worldrl.studies.entropy import Pool, draw, estimate, true_entropy
 from worldrl.studies.variance import relative_spread
+from worldrl.training.checkpoint import Checkpoints
 
 
 def test_truth_lies_between_its_bounds_and_the_estimators_around_it() -> None:
@@ -93,6 +97,7 @@ def test_an_unresolved_gradient_is_said_and_null_in_the_numbers(
         (["bandit", "--policy", "own", "latent", "--seeds", "2", "--steps", "2"], "modes_found"),
         (["entropy", "--steps", "2"], "training"),
         (["variance", "--steps", "2", "--repeats", "2"], "nested"),
+        (["counterexample", "--k", "10"], "wrong_action"),
     ],
     ids=lambda x: x[0] if isinstance(x, list) else x,
 )
@@ -111,7 +116,9 @@ Study = Callable[..., int]
 def study_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
     """Runs ``entropy`` on a fresh agent, which is handed over and not loaded; returns the exit code."""
 
-    def run(belief: str, head: str, pool: int = 50, bare: bool = False, **settings: Any) -> int:
+    def run(
+        belief: str, head: str, pool: int = 50, bare: bool = False, command: list[str] | None = None, **settings: Any
+    ) -> int:
         task = "tests.test_agent:Chase"
         config = config_from_dict({"task": task, "env.obs": "state", "env.action_repeat": 1})
         envs = make_envs(config.env, task, seed=0)
@@ -120,7 +127,8 @@ def study_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
         if bare:
             del agent.head.policy  # as a head of one's own may have none
         monkeypatch.setattr(visited, "load_agent", lambda run_dir: (agent, config))
-        return main(["entropy", "some_run", "--states", "2", "--pool", str(pool), "--out", str(tmp_path)])
+        command = command or ["entropy", "some_run", "--states", "2", "--pool", str(pool)]
+        return main([*command, "--out", str(tmp_path)])
 
     return run
 
@@ -172,7 +180,89 @@ def test_agents_without_latents_are_refused_in_one_line(
 def test_wrong_use_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["bandit", "--policy", "lattent", "--out", str(tmp_path)]) == 2
     assert "unknown policy 'lattent'" in capsys.readouterr().err
-    assert main(["bandit", "--seeds", "0"]) == 2
-    assert "found '0', expected a whole number above 0" in capsys.readouterr().err
+    for arguments, message in (
+        (["bandit", "--seeds", "0"], "found '0', expected a whole number above 0"),
+        (["counterexample", "--k", "1"], "found '1', expected a whole number above 1"),
+        (["counterexample", "--gamma", "x"], "found 'x', expected a number above 0 and at most 1"),
+        (["marginal", str(tmp_path / "none")], "none"),
+    ):
+        assert main([*arguments, "--out", str(tmp_path)]) == 2
+        error = capsys.readouterr().err
+        assert message in error
+        assert len(error.splitlines()) == 1
     assert main(["nothing"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_entropy_along_the_training_of_a_run(tmp_path: Path) -> None:
+    """The study trains the run on; its points are where the run stood, and the run is left where the last one is."""
+    settings: dict[str, Any] = {
+        "agent": "smac_state",
+        "task": "tests.test_agent:Chase",
+        "belief": {"name": "identity"},
+        "head": {"name": "sac", "units": 8},
+        "policy": {"name": "latent", "latent": 2, "num_particles": 2},
+        "env": {"obs": "state", "action_repeat": 1},
+        "replay": {"batch": 4, "length": 2, "capacity": 500},
+        "schedule": {"prefill": 20, "updates_per_1000_frames": 100},
+        "eval": {"every": 0},
+        "frames": 40,
+    }
+    run = worldrl.train(settings, tmp_path / "run")
+    command = ["entropy", str(run), "--until", "100", "--every", "40", "--states", "2", "--pool", "50"]
+    assert main([*command, "--out", str(tmp_path)]) == 0
+    curve = json.loads((tmp_path / "entropy.json").read_text())[str(run)]
+    assert curve["frames"] == [40, 80, 100]
+    assert all(len(curve[name]) == 3 for name in ("truth", "naive", "iwae", "nested", "mlmc"))
+    assert Checkpoints(run).frames() == 100
+    assert main(["marginal", str(run), "--out", str(tmp_path)]) == 2
+
+
+class TwoSided(MarginalPolicy):
+    """Half of its actions are near -0.5 and half near 0.5, in each of two dimensions together."""
+
+    def __init__(self) -> None:
+        super().__init__(action_dim=2, units=4, layers=1, samples=1)
+
+    def _stats(self, net: MLP, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        side = torch.where(x[..., :1] > 0, 1.0, -1.0).expand(x.shape)
+        return 0.55 * side, torch.full_like(side, 0.1)
+
+
+def test_a_marginal_policy_is_compared_with_the_actions_that_it_describes() -> None:
+    """The actions are its own: its mean log-density is minus its entropy, and one Gaussian is worse."""
+    policy = TwoSided()
+    action = policy.sample(4_000)
+    assert float((action[:, 0] > 0).float().mean()) == pytest.approx(0.5, abs=0.05)
+    assert bool((action[:, 0].sign() == action[:, 1].sign()).all())
+    found = marginal.fit(policy, action)
+    pre_tanh = torch.atanh(action.double())
+    near = torch.distributions.Normal(0.55, 0.1).log_prob(pre_tanh.abs()).sum(-1) - math.log(2)
+    expected = float((near - torch.log1p(-action.double().square()).sum(-1)).mean())
+    assert found.learned == pytest.approx(expected, abs=0.02)
+    assert found.gaussian < found.learned - 1.0
+    assert found.uniform == pytest.approx(-2 * math.log(2))
+
+
+def test_the_marginal_policy_of_a_trained_agent_is_drawn(study_agent: Study, tmp_path: Path) -> None:
+    assert study_agent("identity", "miracle", command=["marginal", "some_run", "--actions", "60"]) == 0
+    assert (tmp_path / "marginal.png").stat().st_size > 10_000
+    assert set(json.loads((tmp_path / "marginal.json").read_text())["fit"]) == {"learned", "gaussian", "uniform"}
+
+
+def test_no_action_is_counted_that_the_environment_does_not_take() -> None:
+    """At the end of an episode the stream resets itself, whatever the agent says."""
+    task = "tests.test_agent:Chase"
+    config = config_from_dict({"task": task, "env.obs": "state", "env.action_repeat": 1})
+    envs = make_envs(config.env, task, seed=0)
+    agent = build("identity", "sac", envs.spec)
+    envs.close()
+    played = visited.steps(agent, config.env, task)
+    lengths, length = [], 0
+    while len(lengths) < 3:
+        length += 1
+        if next(played)[2]:
+            lengths.append(length)
+            length = 0
+    played.close()
+    assert lengths == [20, 20, 20]

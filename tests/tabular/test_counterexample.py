@@ -11,10 +11,10 @@ from worldrl.tabular.counterexample import (
     boltzmann,
     counterexample,
     hard_q,
-    main,
     max_entropy_probability,
     soft_q,
     threshold,
+    wrong_action,
 )
 
 PUBLISHED = [((10, 0.2, 0.99), 0.06178), ((10, 0.5, 0.99), 0.56944), ((100, 0.3, 0.9), 0.69239)]
@@ -48,7 +48,7 @@ def test_the_mode_is_wrong_above_the_threshold_and_only_there(k: int, gamma: flo
 def test_extreme_temperatures_do_not_overflow(c: float) -> None:
     expected = 1 / (1 + 10**-0.99 * math.exp(1e-3)) if c > 1 else 0.0
     assert max_entropy_probability(10, c, 0.99) == pytest.approx(expected, rel=1e-12)
-    assert main(["--temperatures", str(c)]) == 0
+    assert wrong_action(10, 0.99, [c]).closed_form == [max_entropy_probability(10, c, 0.99)]
 
 
 def test_the_threshold_of_ten_actions() -> None:
@@ -75,14 +75,8 @@ def test_soft_values_become_hard_ones_without_temperature() -> None:
     np.testing.assert_allclose(soft_q(mdp, 1e-6, 0.99), hard_q(mdp, 0.99), atol=1e-4)
 
 
-def test_the_command_prints_the_table(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--temperatures", "0.2", "0.5"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert lines[-2].split() == ["0.2", "0.06178", "0.06178", "0.00669"]
-    assert lines[-1].split() == ["0.5", "0.56944*", "0.56944*", "0.11920"]
-
-
-@pytest.mark.parametrize("arguments", [["--k", "1"], ["--gamma", "2"], ["--temperatures", "0"]])
-def test_values_without_sense_are_refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(arguments) == 2
-    assert "expected" in capsys.readouterr().err
+def test_the_three_curves_of_the_study() -> None:
+    curves = wrong_action(10, 0.99, [0.2, 0.5])
+    np.testing.assert_allclose(curves.closed_form, [0.06178, 0.56944], atol=1e-5)
+    np.testing.assert_allclose(curves.soft_values, curves.closed_form)
+    np.testing.assert_allclose(curves.virel, [0.00669, 0.11920], atol=1e-5)

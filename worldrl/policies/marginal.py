@@ -57,6 +57,12 @@ class MarginalPolicy(nn.Module):
         self.log_var = log_var
         self.shared = shared
 
+    def sample(self, n: int) -> Tensor:
+        """``n`` actions (n, A) in [-1, 1]."""
+        u = torch.randn(n, self.action_dim, device=next(self.parameters()).device)
+        mean, std = self._stats(self.decoder, u)
+        return torch.tanh(mean + std * torch.randn_like(mean))
+
     def log_prob(self, pre_tanh: Tensor) -> Tensor:
         """Estimate of log pi(a) at a = tanh(pre_tanh), (..., A) -> (...); its only gradient is that of ``pre_tanh``.
 

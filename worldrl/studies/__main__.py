@@ -1,4 +1,7 @@
-"""``python -m worldrl.studies bandit | entropy [RUN_DIR...] | variance``: a picture, and its numbers as JSON."""
+"""``python -m worldrl.studies STUDY``: a picture, and its numbers as JSON.
+
+STUDY is ``bandit``, ``entropy [RUN_DIR...]``, ``variance``, ``marginal RUN_DIR`` or ``counterexample``.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ import json
 import math
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
@@ -16,8 +19,11 @@ import torch
 from worldrl.errors import UserError
 from worldrl.policies.latent import LatentGaussian
 from worldrl.registry import known_parts
-from worldrl.studies import bandit, entropy, plots, variance
-from worldrl.studies.visited import run_pools
+from worldrl.studies import bandit, entropy, marginal, plots, variance
+from worldrl.studies.visited import run_actions, run_pools
+from worldrl.tabular.counterexample import threshold, wrong_action
+from worldrl.training.checkpoint import Checkpoints
+from worldrl.training.loop import resume
 
 LATENT = "latent"
 PARTICLES = (1, 2, 4, 8, 16, 32)
@@ -36,9 +42,25 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _branches(text: str) -> int:
+    if not text.isdecimal() or int(text) < 2:
+        raise argparse.ArgumentTypeError(f"found '{text}', expected a whole number above 1")
+    return int(text)
+
+
+def _discount(text: str) -> float:
+    try:
+        gamma = float(text)
+    except ValueError:
+        gamma = math.nan
+    if not 0 < gamma <= 1:
+        raise argparse.ArgumentTypeError(f"found '{text}', expected a number above 0 and at most 1")
+    return gamma
+
+
 def make_parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    parser = _Parser(prog="python -m worldrl.studies", description="Studies of entropy estimators and policies.")
+    parser = _Parser(prog="python -m worldrl.studies", description="Small studies of estimators and policies.")
     studies = parser.add_subparsers(dest="study", required=True, parser_class=_Parser)
     modes = studies.add_parser("bandit", help="which policies find all four best actions?")
     modes.add_argument("--policy", nargs="+", default=known_parts("policy"), metavar="NAME", help="default: all")
@@ -49,12 +71,21 @@ def make_parser() -> argparse.ArgumentParser:
     entropies.add_argument(
         "--pool", type=_count, metavar="N", help="latents for the truth (1e5, of a world model 2000)"
     )
+    entropies.add_argument("--until", type=_count, metavar="FRAMES", help="train the runs on, and look as they learn")
+    entropies.add_argument("--every", type=_count, default=2_500, metavar="FRAMES", help="with --until (default 2500)")
     noises = studies.add_parser("variance", help="noise of the entropy estimate and of its gradient")
     noises.add_argument("--repeats", type=_count, default=100, metavar="N", help="gradients (default 100)")
     for each in (modes, entropies, noises):
         each.add_argument(
             "--steps", type=_count, default=1500, metavar="N", help="updates on the bandit (default 1500)"
         )
+    learned = studies.add_parser("marginal", help="MIRACLE's marginal policy against the actions that are taken")
+    learned.add_argument("run_dir", type=Path, metavar="RUN_DIR")
+    learned.add_argument("--actions", type=_count, default=5_000, metavar="N", help="of the agent (default 5000)")
+    wrong = studies.add_parser("counterexample", help="how often does maximum entropy, or VIREL, act wrongly?")
+    wrong.add_argument("--k", type=_branches, nargs="+", default=[10, 100], help="worthless actions (default 10 100)")
+    wrong.add_argument("--gamma", type=_discount, default=0.99, help="discount (default 0.99)")
+    for each in (modes, entropies, noises, learned, wrong):
         each.add_argument("--out", type=Path, default=Path("studies"), metavar="FOLDER", help="default studies")
     return parser
 
@@ -79,6 +110,8 @@ def run_entropy(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
             print(f"{name:8s} last estimate {curve['estimate'][-1]:.4g}, truth {curve['truth'][-1]:.4g}")
         plots.draw_training(picture, curves)
         return {"training": curves}
+    if options.until:
+        return along_training(options, picture)
     runs = {
         str(run): entropy.study(run_pools(run, options.states, options.pool), PARTICLES) for run in options.run_dirs
     }
@@ -88,6 +121,32 @@ def run_entropy(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
             print(f"  {estimator:8s}" + "  ".join(f"K={k}: {value:.4g}" for k, value in values.items()))
     plots.draw_estimates(picture, runs)
     return {run: {"truth": truth._asdict(), "estimates": estimates} for run, (truth, estimates) in runs.items()}
+
+
+def along_training(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
+    """Goes on with each run, and estimates the entropy of its agent every so many frames."""
+    runs = {}
+    for run in options.run_dirs:
+        curve: dict[str, list[float]] = {"frames": [], "truth": [], **{name: [] for name in entropy.COMPARED}}
+        for frames in stages(run, options.until, options.every):
+            truth, estimates = entropy.study(run_pools(run, options.states, options.pool), PARTICLES[-1:])
+            values = {name: value for name, by_k in estimates.items() for value in by_k.values()}
+            for key, value in {"frames": float(frames), "truth": truth.lower, **values}.items():
+                curve[key].append(value)
+            print(f"{run}, {frames} frames: truth {truth.lower:.4g} to {truth.upper:.4g} nats, " + _named(values))
+        runs[str(run)] = curve
+    plots.draw_along(picture, runs)
+    return runs
+
+
+def stages(run: Path, until: int, every: int) -> Iterator[int]:
+    """The frames at which a run stands: where it is, and every so many further ones, to which it is trained."""
+    while True:
+        frames = Checkpoints(run).frames() or 0
+        yield frames
+        if frames >= until:
+            return
+        resume(run, {"frames": min(until, frames + every)})
 
 
 def training_curve(estimator: str, steps: int) -> dict[str, list[float]]:
@@ -119,6 +178,36 @@ def run_variance(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
     return {name: {k: noise._asdict() for k, noise in values.items()} for name, values in noises.items()}
 
 
+def run_marginal(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
+    """How well MIRACLE's marginal policy describes what its agent does."""
+    policy, action = run_actions(options.run_dir, options.actions)
+    fit = marginal.fit(policy, action)
+    print(f"mean log-density of {len(action)} actions, nats: " + _named(fit._asdict()))
+    with torch.no_grad():
+        plots.draw_marginal(picture, action.cpu(), policy.sample(len(action)).cpu())
+    return {"fit": fit._asdict()}
+
+
+def run_counterexample(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
+    """The probability of the wrong action at each temperature: maximum entropy by two ways, and VIREL."""
+    temperatures = [0.05 * 1.1**i for i in range(50)]
+    curves = {k: wrong_action(k, options.gamma, temperatures) for k in options.k}
+    for k, curve in curves.items():
+        limit = threshold(k, options.gamma)
+        print(f"k={k}: the mode of maximum entropy is wrong above temperature {limit:.4f}; p(wrong action):")
+        for i in range(0, len(temperatures), 7):
+            print(
+                f"  temperature {temperatures[i]:<8.3g}" + _named({name: p[i] for name, p in curve._asdict().items()})
+            )
+    plots.draw_counterexample(picture, temperatures, curves, options.gamma)
+    wrong = {str(k): {"threshold": threshold(k, options.gamma), **curve._asdict()} for k, curve in curves.items()}
+    return {"temperatures": temperatures, "wrong_action": wrong}
+
+
+def _named(values: Mapping[str, float]) -> str:
+    return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
+
+
 def finite(x: Any) -> Any:
     """``x`` with None, JSON's null, for every number in its dictionaries and lists that is not finite."""
     if isinstance(x, dict):
@@ -128,7 +217,13 @@ def finite(x: Any) -> Any:
     return None if isinstance(x, float) and not math.isfinite(x) else x
 
 
-STUDIES = {"bandit": run_bandit, "entropy": run_entropy, "variance": run_variance}
+STUDIES = {
+    "bandit": run_bandit,
+    "entropy": run_entropy,
+    "variance": run_variance,
+    "marginal": run_marginal,
+    "counterexample": run_counterexample,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from worldrl.evaluation.plots import COLOURS, INK, MARKERS, PANEL, STYLE
+from worldrl.evaluation.plots import COLOURS, INK, MARKERS, PALE, PANEL, STYLE
 from worldrl.studies.bandit import CENTRES, NEAR
-from worldrl.studies.entropy import Truth
+from worldrl.studies.entropy import COMPARED, Truth
 from worldrl.studies.variance import Noise
+from worldrl.tabular.counterexample import Wrong, threshold
 
 
 @contextmanager
@@ -68,6 +69,44 @@ def draw_training(path: Path, curves: Mapping[str, Mapping[str, Sequence[float]]
         ax.set_yscale("symlog", linthresh=10)
         ax.set(xlabel="updates", ylabel="entropy (nats)", title="estimate (full) and truth (dashed)")
         ax.legend(frameon=False, fontsize="small", title="trained with")
+
+
+def draw_along(path: Path, runs: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
+    """Per run what each estimator says of its agent as it learns, and the truth."""
+    with picture(path, len(runs), 4.0) as axes:
+        for ax, (run, curve) in zip(axes, runs.items(), strict=True):
+            for i, name in enumerate(COMPARED):
+                ax.plot(curve["frames"], curve[name], color=COLOURS[i], marker=MARKERS[i], markersize=4, label=name)
+            ax.plot(curve["frames"], curve["truth"], color=INK, linestyle="--", label="truth")
+            ax.set_yscale("symlog", linthresh=10)
+            ax.set(title=run, xlabel="frames", ylabel="entropy (nats)")
+            ax.legend(frameon=False, fontsize="small")
+
+
+def draw_marginal(path: Path, taken: Tensor, drawn: Tensor) -> None:
+    """Per dimension of the actions (N, A) the agent's (filled) and those of its marginal policy (line)."""
+    bins = np.linspace(-1, 1, 41)
+    with picture(path, taken.shape[-1], 2.6) as axes:
+        for i, ax in enumerate(axes):
+            ax.hist(taken[:, i].numpy(), bins, density=True, color=COLOURS[0], alpha=0.35, label="taken")
+            ax.hist(drawn[:, i].numpy(), bins, density=True, color=COLOURS[1], histtype="step", label="marginal policy")
+            ax.set(xlabel=f"action {i + 1}", ylabel="density" if i == 0 else "")
+        axes[0].legend(frameon=False, fontsize="small")
+
+
+def draw_counterexample(path: Path, temperatures: Sequence[float], curves: Mapping[int, Wrong], gamma: float) -> None:
+    """Per number k of worthless actions the probability of the wrong action, against the temperature."""
+    with picture(path, len(curves), 4.0) as axes:
+        for ax, (k, curve) in zip(axes, curves.items(), strict=True):
+            ax.plot(temperatures, curve.closed_form, color=COLOURS[1], label="maximum entropy, closed form")
+            points = temperatures[::5], curve.soft_values[::5]
+            ax.plot(*points, "o", color=COLOURS[1], markersize=4, label="the same, soft value iteration")
+            ax.plot(temperatures, curve.virel, color=COLOURS[0], label="VIREL")
+            ax.axhline(0.5, color=PALE, linewidth=0.9, linestyle=":")
+            ax.axvline(threshold(k, gamma), color=PALE, linewidth=0.9, linestyle="--")
+            ax.set_xscale("log")
+            ax.set(title=f"k = {k}", xlabel="temperature", ylabel="p(wrong action)", ylim=(0, 1))
+        axes[0].legend(frameon=False, fontsize="small")
 
 
 def draw_noise(path: Path, noises: Mapping[str, Mapping[int, Noise]]) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from worldrl.agent import Agent
 from worldrl.config import EnvConfig
@@ -16,6 +19,7 @@ from worldrl.errors import UserError
 from worldrl.evaluation.episodes import own_randomness, with_action
 from worldrl.evaluation.run import load_agent
 from worldrl.policies.latent import LatentGaussian
+from worldrl.policies.marginal import MarginalPolicy
 from worldrl.policies.tanh_gaussian import TanhGaussian
 from worldrl.studies.entropy import Pool, belief_pool, latent_pool
 from worldrl.types import Belief
@@ -24,23 +28,52 @@ EVERY = 5  # agent steps from one state to the next
 DRAWN, FILTERED = 100_000, 2_000  # latents of a state: draws are cheap, paths of a belief are filtered from the start
 
 
+def steps(
+    agent: Agent, env: EnvConfig, task: str, particles: int = 0, seed: int = 1000
+) -> Generator[tuple[Belief, np.ndarray, bool], None, None]:
+    """Belief, action (1, A) and whether it ends the episode, step by step without end, while the agent explores."""
+    envs = make_envs(env, task, seed, num_envs=1, training=False)
+    try:
+        state, over = agent.initial(1, particles), False
+        rows = with_action(envs.reset(), np.zeros((1, agent.spec.action_dim), np.float32))
+        while True:
+            state, action, belief = agent.act(state, rows, explore=True, noise=False)
+            rows = with_action(envs.step(action), action)
+            last = bool(rows["is_last"][0])
+            if not over:  # else the environment has reset instead of taking the action
+                yield belief, action, last
+            over = last
+    finally:
+        envs.close()
+
+
 def beliefs(
     agent: Agent, env: EnvConfig, task: str, states: int, particles: int = 0, seed: int = 1000
 ) -> Iterator[Belief]:
-    """What the agent believes at every fifth step of an episode in which it explores, for one environment."""
-    envs = make_envs(env, task, seed, num_envs=1, training=False)
-    try:
-        state = agent.initial(1, particles)
-        rows = with_action(envs.reset(), np.zeros((1, agent.spec.action_dim), np.float32))
-        for step in range(states * EVERY):
-            state, action, belief = agent.act(state, rows, explore=True, noise=False)
+    """What the agent believes at every fifth step of an episode in which it explores, ``states`` times at most."""
+    with closing(steps(agent, env, task, particles, seed)) as played:
+        for step, (belief, _, last) in enumerate(played):
             if step % EVERY == 0:
                 yield belief
-            rows = with_action(envs.step(action), action)
-            if rows["is_last"][0]:
+            if last or step + 1 == states * EVERY:
                 return
-    finally:
-        envs.close()
+
+
+def run_actions(run_dir: Path, n: int, seed: int = 1000) -> tuple[MarginalPolicy, Tensor]:
+    """The marginal policy of a run's agent, and ``n`` actions (n, A) that it takes one after the other, exploring.
+
+    Raises:
+        UserError: the run cannot be loaded, or its head has learned no marginal policy.
+    """
+    agent, config = load_agent(run_dir)
+    marginal = getattr(agent.head, "marginal", None)
+    if not isinstance(marginal, MarginalPolicy):
+        raise UserError(
+            f"{run_dir}: found head {type(agent.head).__name__}, expected one with a marginal: head=miracle"
+        )
+    with own_randomness(seed), closing(steps(agent, config.env, config.task, seed=seed)) as played:
+        taken = [action for _, action, _ in islice(played, n)]
+    return marginal, torch.from_numpy(np.concatenate(taken)).to(agent.device)
 
 
 def run_pools(run_dir: Path, states: int, size: int | None = None, seed: int = 1000) -> list[Pool]:

@@ -1,4 +1,4 @@
-"""VIREL's counterexample to maximum entropy: ``python -m worldrl.tabular.counterexample``.
+"""VIREL's counterexample to maximum entropy; ``python -m worldrl.studies counterexample`` draws it.
 
 Section 2.2 of Fellows et al. (2019). In s0, action a2 pays 1 and ends all choice; a1 pays nothing and leads to a state
 with k equally worthless actions. A policy that is rewarded for its future entropy goes there with the probability
@@ -8,19 +8,14 @@ is the Boltzmann distribution of the hard Q: its mode is right at every temperat
 
 from __future__ import annotations
 
-import argparse
 import math
-import sys
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worldrl.errors import UserError
-
 Array = NDArray[np.float64]
-TEMPERATURES = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 1.0, 2.0, 5.0)
 
 
 class MDP(NamedTuple):
@@ -87,47 +82,20 @@ def _iterate(mdp: MDP, gamma: float, value_of: Callable[[Array], Array]) -> Arra
         value = found
 
 
-def table(k: int, gamma: float, temperatures: Sequence[float]) -> list[tuple[float, float, float, float]]:
-    """Rows of temperature and p(a1 given s0): maximum entropy in closed form and by soft iteration, VIREL."""
+class Wrong(NamedTuple):
+    """p(a1 given s0), the probability of the wrong action, at each temperature."""
+
+    closed_form: list[float]  # of the best maximum-entropy policy
+    soft_values: list[float]  # of the same, by soft value iteration
+    virel: list[float]
+
+
+def wrong_action(k: int, gamma: float, temperatures: Sequence[float]) -> Wrong:
+    """The three curves of the study."""
     mdp = counterexample(k)
     hard = hard_q(mdp, gamma)[0]
-    return [
-        (c, max_entropy_probability(k, c, gamma), boltzmann(soft_q(mdp, c, gamma)[0], c)[0], boltzmann(hard, c)[0])
-        for c in temperatures
-    ]
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m worldrl.tabular.counterexample",
-        description="How often does the best policy of maximum entropy take the wrong action, and how often VIREL's?",
+    return Wrong(
+        [max_entropy_probability(k, c, gamma) for c in temperatures],
+        [float(boltzmann(soft_q(mdp, c, gamma)[0], c)[0]) for c in temperatures],
+        [float(boltzmann(hard, c)[0]) for c in temperatures],
     )
-    parser.add_argument("--k", type=int, default=10, help="worthless actions behind a1 (default: 10)")
-    parser.add_argument("--gamma", type=float, default=0.99, help="discount (default: 0.99)")
-    parser.add_argument("--temperatures", type=float, nargs="+", default=list(TEMPERATURES))
-    args = parser.parse_args(argv)
-    try:
-        _check(args.k, args.gamma, args.temperatures)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    print(f"p(a1), the wrong action, with k={args.k} and gamma={args.gamma}; * where it is the mode")
-    print(f"the mode of maximum entropy is wrong above temperature {threshold(args.k, args.gamma):.4f}\n")
-    print(f"{'temperature':>11} {'closed form':>12} {'soft values':>12} {'VIREL':>12}")
-    for temperature, *probabilities in table(args.k, args.gamma, args.temperatures):
-        print(f"{temperature:>11g} " + " ".join(f"{p:>11.5f}{'*' if p > 0.5 else ' '}" for p in probabilities))
-    return 0
-
-
-def _check(k: int, gamma: float, temperatures: Sequence[float]) -> None:
-    if k < 2:
-        raise UserError(f"--k: found {k}, expected 2 or more")
-    if not 0 < gamma <= 1:
-        raise UserError(f"--gamma: found {gamma}, expected more than 0 and at most 1")
-    if min(temperatures) <= 0:
-        raise UserError(f"--temperatures: found {min(temperatures)}, expected more than 0")
-
-
-if __name__ == "__main__":
-    sys.exit(main())
