@@ -42,13 +42,17 @@ def test_flops_of_pixel_agents_agree_with_the_published_arithmetic() -> None:
 
     Of Dreamer's, 0.03 are a second evaluation of the values, which is not done here.
     """
-    gflop = {}
+    gflop, model = {}, {}
     for name in ("latent_sac", "smac", "dreamer"):
         case = bench.CASES[name]
-        gflop[name] = bench.count_flops(case, bench.make_batch(case.spec, 5, 50, CPU), CPU) / 1e9
+        batch = bench.make_batch(case.spec, 5, 50, CPU)
+        gflop[name] = bench.count_flops(case, batch, CPU) / 1e9
+        model[name] = bench.count_flops(case, batch, CPU, model_only=True) / 1e9
     assert gflop["latent_sac"] == pytest.approx(61.0, rel=0.05)
     assert 90 < gflop["smac"] <= 136
     assert gflop["dreamer"] == pytest.approx(94.2 - 3.1, rel=0.02)
+    assert model["latent_sac"] == model["smac"]  # the same model, with the same reward head
+    assert 1 - model["dreamer"] / gflop["dreamer"] == pytest.approx(0.36, abs=0.03)  # imagination, actor and value
 
 
 @pytest.mark.slow
@@ -64,6 +68,16 @@ def test_flops_of_slac_agree_with_the_arithmetic() -> None:
     found = bench.count_flops(case, bench.make_batch(case.spec, 256, 9, CPU), CPU)
     assert found == pytest.approx(2 * (learnt + 224 * 9 * encoder), rel=0.12)
     assert found > 2 * (learnt + 224 * 9 * encoder)
+
+
+def test_the_share_of_the_head_is_what_the_model_alone_leaves() -> None:
+    case = bench.CASES["latent_sac"]
+    batch = bench.make_batch(case.spec, 1, 2, CPU)
+    flops = bench.count_flops(case, batch, CPU)
+    share = bench.head_share(case, batch, CPU, repeats=1, flops=flops)
+    assert share["flops"] == 1 - bench.count_flops(case, batch, CPU, model_only=True) / flops
+    assert 0 < share["flops"] < 0.1
+    assert share["time"] < 1
 
 
 def test_differences_are_relative_and_absolute_below_one() -> None:

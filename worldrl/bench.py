@@ -230,13 +230,13 @@ def largest_difference(losses: list[dict[str, float]], reference: list[dict[str,
     return max(x if x == x else float("inf") for x in found)
 
 
-def count_flops(case: Case, batch: Batch, device: torch.device) -> int:
+def count_flops(case: Case, batch: Batch, device: torch.device, model_only: bool = False) -> int:
     """Arithmetic of one eager update in matrix products and convolutions, as executed."""
     agent = make_agent(case, REFERENCE, device)
     update, extra = make_update(agent, "eager"), make_extra(agent, batch.reward.shape[1])
     with FlopCounterMode(display=False) as counter:
         for _ in range(case.cycle):
-            update(agent.next_phase(), batch, extra)
+            update(agent.next_phase(model_only), batch, extra)
     return int(counter.get_total_flops()) // case.cycle
 
 
@@ -265,17 +265,44 @@ def bench_case(
             "loss_difference": difference,
             "agrees": difference <= TOLERANCE[mode.precision],
         }
+    if "model" in make_agent(case, REFERENCE, device).optimizers:
+        result["head_share"] = head_share(case, data, device, repeats, flops)
     return result
 
 
-def _time_updates(agent: Agent, update: Update, batch: Batch, cycle: int, repeats: int) -> float:
+def head_share(case: Case, batch: Batch, device: torch.device, repeats: int, flops: int) -> Results:
+    """What an update adds to one of the model alone: particles, imagination, actor and critic. Eager, float32.
+
+    Both updates are timed in turns; ``time`` is the median of the turns' shares, ``flops`` the share of arithmetic.
+    """
+    agent = make_agent(case, REFERENCE, device)
+    update = make_update(agent, "eager")
+
+    def once(model_only: bool) -> float:
+        return _time_updates(agent, update, batch, case.cycle, 1, warmup=0, model_only=model_only)
+
+    once(False), once(True)
+    shares = [1.0 - once(True) / once(False) for _ in range(repeats)]
+    alone = count_flops(case, batch, device, model_only=True)
+    return {"time": statistics.median(shares), "flops": 1.0 - alone / flops}
+
+
+def _time_updates(
+    agent: Agent,
+    update: Update,
+    batch: Batch,
+    cycle: int,
+    repeats: int,
+    warmup: int = WARMUP,
+    model_only: bool = False,
+) -> float:
     extra = make_extra(agent, batch.reward.shape[1])
 
     def run() -> None:
         for _ in range(cycle):
-            update(agent.next_phase(), batch, extra)
+            update(agent.next_phase(model_only), batch, extra)
 
-    return milliseconds(run, agent.device, repeats) / cycle
+    return milliseconds(run, agent.device, repeats, warmup) / cycle
 
 
 # --- Stable-Baselines3, if it is there --------------------------------------------------------------------------------
@@ -477,10 +504,15 @@ def updates_table(cases: list[Results]) -> Table:
     """One row per agent and batch, one column per mode."""
     columns = list(cases[0]["modes"])
     rows = [
-        [c["agent"], "x".join(map(str, c["batch"])), f"{c['gflop']:.1f}", *map(_cell, c["modes"].values())]
+        [c["agent"], "x".join(map(str, c["batch"])), f"{c['gflop']:.1f}", *map(_cell, c["modes"].values()), _share(c)]
         for c in cases
     ]
-    return make_table(["agent", "batch", "GFLOP", *columns], rows)
+    return make_table(["agent", "batch", "GFLOP", *columns, "head"], rows)
+
+
+def _share(case: Results) -> str:
+    share = case.get("head_share")
+    return f"{share['time']:.0%} ({share['flops']:.0%})" if share else ""
 
 
 def _cell(mode: Results) -> str:
@@ -579,7 +611,7 @@ def _show(console: Console, name: str, results: Results) -> None:
     if name.startswith("matmul"):
         print_peaks(console, results, name)
     elif name == "updates":
-        console.print("updates: ms (GFLOP/s, share of matmul; largest loss difference)")
+        console.print("updates: ms (GFLOP/s, share of matmul; largest loss difference); head: share of time (GFLOP)")
         console.print(updates_table(figures))
     elif name == "sb3":
         rows = [{"sac": key, "ms": ms, "speed-up": figures["speed_up"][key]} for key, ms in figures["ms"].items()]
