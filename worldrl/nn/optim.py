@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import torch._dynamo  # torch.optim imports it on first use; after software OpenGL is loaded that crashes (two LLVMs)
 from torch import Tensor, nn
+from torch.optim.adam import adam
 
 
 class Optimizer:
@@ -40,16 +41,21 @@ class Optimizer:
         for param in self.params:
             self.adam.state[param]["step"].zero_()
             param.grad = None
+        self._moments = [[self.adam.state[p][name] for p in self.params] for name in ("exp_avg", "exp_avg_sq", "step")]
 
     def step(self, loss: Tensor, retain_graph: bool = False) -> Tensor:
         """One step down ``loss``; returns the gradient norm before clipping, 0-d.
 
         ``retain_graph`` leaves the graph to a later loss that shares it; that one must not need these parameters.
         """
-        grads = self._gradients(loss, retain_graph)
+        traced = torch.compiler.is_compiling()  # of a whole update: gradients and Adam are then operators of its graph
+        grads = list(torch.autograd.grad(loss, self.params)) if traced else self._gradients(loss, retain_graph)
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
         if self.clip > 0:
             torch._foreach_mul_(grads, (self.clip / (norm + 1e-6)).clamp(max=1.0))
+        if traced:
+            self._trace(grads)
+            return norm
         self._apply()
         for param in self.params:
             param.grad = None
@@ -71,6 +77,29 @@ class Optimizer:
         else:  # fused Adam reads found_inf on the device: no synchronisation
             self.scaler.step(self.adam)
             self.scaler.update()
+
+    @torch.no_grad()
+    def _trace(self, grads: list[Tensor]) -> None:
+        """Adam's step in operators that a compiler can fuse, on the state that the fused kernel has."""
+        settings = self.adam.param_groups[0]
+        beta1, beta2 = settings["betas"]
+        exp_avgs, exp_avg_sqs, steps = self._moments
+        adam(
+            list(self.params),
+            grads,
+            exp_avgs,
+            exp_avg_sqs,
+            [],
+            steps,
+            foreach=False,
+            amsgrad=False,
+            beta1=beta1,
+            beta2=beta2,
+            lr=settings["lr"],
+            weight_decay=0.0,
+            eps=settings["eps"],
+            maximize=False,
+        )
 
     def state_tensors(self) -> list[Tensor]:
         """Every tensor that a step writes, but for the parameters."""

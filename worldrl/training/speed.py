@@ -1,7 +1,8 @@
 """Eager, compiled and captured updates: flags around the one function ``Agent.update``.
 
-Eager is the tested reference. ``compile`` compiles the methods that a head or belief lists in ``compiled``; ``capture``
-records the whole update (forward, backward, optimiser) as one CUDA graph per (phase, shapes) and replays it.
+Eager is the tested reference. ``compile`` compiles, on a CPU, the whole update of a head (forward, backward, Adam) and,
+on a GPU, the methods that a head or belief lists in ``compiled``. ``capture`` records the whole update of an agent as
+one CUDA graph per (phase, shapes) and replays it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import sys
 from typing import Any, NamedTuple, Protocol
 
 import torch
+import torch._dynamo.config as dynamo_config
 import torch._functorch.config as functorch_config
 from torch import Tensor
 
@@ -19,9 +21,6 @@ from worldrl.errors import UserError
 from worldrl.types import Batch, Extra, Metrics
 
 WARMUP_UPDATES = 3
-# The critics are constants in the actor's loss, so that only masks of their activations are kept for its backward pass;
-# compiled CPU code writes bools one by one.
-SLOW_WHEN_COMPILED = {"cpu": ("actor_loss",)}
 M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # glibc's malloc.h
 INT_MAX = 2**31 - 1
 
@@ -83,19 +82,23 @@ def keep_freed_memory() -> None:
 
 
 def compile_parts(agent: Agent) -> None:
-    """Replace the methods worth compiling by their compiled form.
+    """Replace what is worth compiling by its compiled form.
 
-    Random numbers stay those of the eager operators, so that a compiled run draws what an eager run draws, and the
-    checkpoint of the generator means the same in both.
+    On a CPU the many small operators of a head dominate, and one graph of its whole update fuses them; this asks for a
+    torch that can trace ``autograd.grad``. Elsewhere it is the single methods. Random numbers stay those of the eager
+    operators, so that a compiled run draws what an eager run draws, and the checkpoint of the generator means the same
+    in both.
     """
     # By default ReLU masks are kept as bools beside the activations that already hold them.
     functorch_config.ban_recompute_materialized_backward = False
-    skipped = SLOW_WHEN_COMPILED.get(agent.device.type, ())
+    whole = agent.device.type == "cpu" and hasattr(dynamo_config, "trace_autograd_ops")
+    if whole:
+        dynamo_config.trace_autograd_ops = True
     for part in (agent.model, agent.head):
-        for name in getattr(part, "compiled", ()):
-            if name not in skipped:
-                compiled = torch.compile(getattr(part, name), dynamic=False, options={"fallback_random": True})
-                setattr(part, name, compiled)
+        names = getattr(part, "compiled", ())
+        for name in ("update",) if whole and part is agent.head and names else names:
+            compiled = torch.compile(getattr(part, name), dynamic=False, options={"fallback_random": True})
+            setattr(part, name, compiled)
 
 
 # --- capturing --------------------------------------------------------------------------------------------------------
