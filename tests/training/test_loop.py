@@ -19,6 +19,7 @@ from worldrl.cli import load_config, train
 from worldrl.config import config_from_dict, save_config
 from worldrl.envs import WorkerError
 from worldrl.errors import UserError
+from worldrl.evaluation import episodes
 from worldrl.training import loop
 from worldrl.training.checkpoint import Checkpoints
 from worldrl.training.loop import Stopped, Trainer, resume
@@ -284,6 +285,52 @@ def test_a_signal_interrupts_pretraining_which_then_goes_on(tmp_path: Path, monk
     warm_up = [record for record in records(tmp_path / "whole") if "loss/kl" in record][:3]
     assert [record["updates"] for record in warm_up] == [2, 4, 6]
     assert not any("loss/critic" in record for record in warm_up)
+
+
+def test_a_signal_interrupts_an_evaluation_which_is_due_when_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {**STATE, "frames": 2_400}
+    train(settings, tmp_path / "whole")
+    trainer = make_trainer(settings, tmp_path / "stopped")
+    save_config(trainer.config, tmp_path / "stopped")
+    act, calls = trainer.agent.act, []
+
+    def act_until_the_signal(*args: Any, **options: Any) -> Any:
+        if trainer.frames >= 2_000 and options.get("noise") is False:
+            calls.append(options)
+            if len(calls) == 3:
+                trainer._on_signal(signal.SIGINT)
+        return act(*args, **options)
+
+    monkeypatch.setattr(trainer.agent, "act", act_until_the_signal)
+    with pytest.raises(Stopped):
+        trainer.run()
+    trainer.close()
+    assert len(calls) == 3
+    assert not any(r["frames"] >= 2_000 and "eval/return" in r for r in records(tmp_path / "stopped"))
+    resume(tmp_path / "stopped")
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_a_signal_in_the_first_evaluation_says_that_there_is_nothing_to_continue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = make_trainer(STATE, tmp_path / "run")
+    monkeypatch.setattr(trainer, "begin", lambda begin=trainer.begin: (trainer._on_signal(signal.SIGINT), begin()))
+    with pytest.raises(Stopped):
+        trainer.run()
+    trainer.close()
+    assert "nothing to continue from; start the run again" in capsys.readouterr().out
+    assert trainer.checkpoints.latest() is None
+
+
+def test_an_episode_without_an_end_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(episodes, "LONGEST", 300)
+    trainer = make_trainer(STATE, tmp_path / "run")
+    with pytest.raises(UserError, match=r"cartpole_\w+: found an evaluation episode without an end after 300 frames"):
+        trainer.run()
+    trainer.close()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,9 +12,16 @@ import torch
 
 from worldrl.agent import Agent
 from worldrl.envs.vector import Rows, VectorEnv
+from worldrl.errors import UserError
 from worldrl.evaluation.video import save_video
 
 VIDEO_SIZE = (256, 336)
+LONGEST_VIDEO = 4_000  # pictures, about 1 GB; the rest of an episode is not recorded
+LONGEST = 200_000  # frames of an episode; one without an end would be waited for in silence
+
+
+class Interrupted(Exception):
+    """Episodes were given up because the caller was asked to stop."""
 
 
 class Episodes(NamedTuple):
@@ -41,6 +48,7 @@ def run_episodes(
     deterministic: bool = False,
     particles: int = 0,
     record: bool = False,
+    stop: Callable[[], object] = bool,
 ) -> Episodes:
     """Play ``episodes`` episodes, numbers ``first`` and on, spread over the vector's environments.
 
@@ -49,6 +57,11 @@ def run_episodes(
         deterministic: use the posterior mean instead of a posterior draw.
         particles: act on the mean of the modes over this many more filtered paths.
         record: keep frames of environment 0's first episode.
+        stop: asked at every step whether to give up.
+
+    Raises:
+        Interrupted: ``stop`` said so.
+        UserError: an episode does not end.
     """
     n = envs.num_envs
     rows = with_action(envs.reset(first), np.zeros((n, agent.spec.action_dim), np.float32))
@@ -59,6 +72,8 @@ def run_episodes(
     returns: list[list[float]] = [[] for _ in range(n)]
     lengths: list[list[int]] = [[] for _ in range(n)]
     while any(len(r) < want for r, want in zip(returns, per_env, strict=True)):
+        if stop():
+            raise Interrupted
         state, action, _ = agent.act(state, rows, explore, deterministic, noise=False)
         rows = with_action(envs.step(action), action)
         total, length = total + rows["reward"], length + rows["frames"]
@@ -68,6 +83,11 @@ def run_episodes(
             returns[i].append(float(total[i]))
             lengths[i].append(int(length[i]))
             total[i], length[i] = 0.0, 0
+        if length.max() > LONGEST:
+            raise UserError(
+                f"{agent.spec.task}: found an evaluation episode without an end after {LONGEST:,} frames; expected one "
+                f"that terminates or is truncated, for example by gymnasium.wrappers.TimeLimit"
+            )
     return Episodes(
         [r for i in range(n) for r in returns[i][: per_env[i]]],
         [x for i in range(n) for x in lengths[i][: per_env[i]]],
@@ -83,6 +103,8 @@ class _Film:
         self.captions = ["return 0"]
 
     def add(self, total: float, length: int) -> None:
+        if len(self.frames) == LONGEST_VIDEO:
+            return
         self.frames.append(self.envs.render(*VIDEO_SIZE))
         self.captions.append(f"return {total:.0f}  frame {length}")
 

@@ -28,7 +28,7 @@ from worldrl.data.replay import Replay, choose_replay_device
 from worldrl.envs import describe_backend, gl_string, make_envs
 from worldrl.envs.vector import VectorEnv, WorkerError
 from worldrl.errors import UserError
-from worldrl.evaluation.episodes import own_randomness, run_episodes, with_action
+from worldrl.evaluation.episodes import Interrupted, own_randomness, run_episodes, with_action
 from worldrl.training.checkpoint import (
     CheckpointError,
     Checkpoints,
@@ -156,6 +156,9 @@ class Trainer:
             except WorkerError:
                 self.save()
                 raise
+            except Interrupted:
+                self.progress.say("stopped in its first evaluation, with nothing to continue from; start the run again")
+                raise Stopped(128 + self.stop_signal) from None
             self.save()
         if self.meter.mean():
             self.log()  # after the checkpoint: a run that goes on from there rolls this short window back
@@ -252,9 +255,10 @@ class Trainer:
             return
         try:
             self.evaluate()
-        except WorkerError:
+        except (WorkerError, Interrupted) as error:
             self.clocks["eval"].load_state_dict(before)  # still due when the run goes on
-            raise
+            if isinstance(error, WorkerError):
+                raise
 
     def evaluate(self) -> None:
         """Play evaluation episodes with the mode action; training's randomness is left as it was."""
@@ -264,7 +268,9 @@ class Trainer:
         first = self.evaluations * -(-c.eval.episodes // self.eval_envs.num_envs)
         record = c.eval.video
         with own_randomness(c.seed, 0x4556414C, self.evaluations):
-            played = run_episodes(self.agent, self.eval_envs, c.eval.episodes, first, record=record)
+            played = run_episodes(
+                self.agent, self.eval_envs, c.eval.episodes, first, record=record, stop=lambda: self.stop_signal
+            )
         self.evaluations += 1
         self.eval_return = float(np.mean(played.returns))
         self._record({"eval/return": self.eval_return, "eval/return_std": float(np.std(played.returns))})
@@ -398,7 +404,7 @@ class Trainer:
     def _on_signal(self, number: int) -> None:
         self.stop_signal = number
         with suppress(OSError):  # written past Python's buffers, which the signal may have interrupted
-            os.write(2, b"\nstopping after the step or evaluation in progress; Ctrl-C again stops at once, unsaved\n")
+            os.write(2, b"\nstopping after the step in progress; Ctrl-C again stops at once, unsaved\n")
 
     def _resume_command(self) -> str:
         return f"python train.py resume={self.run_dir}"
