@@ -19,6 +19,7 @@ import secrets
 import shutil
 import sys
 import time
+import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -51,7 +52,7 @@ from worldrl.config import (
     with_world,
     world_of,
 )
-from worldrl.errors import UserError, unknown
+from worldrl.errors import UserError, unknown, unwritable
 from worldrl.registry import DEFAULTS, PARTS, agent_label, canonical, known_parts, shared_fields
 
 __all__ = ["compose", "config_to_dict", "eval_main", "load_config", "save_config", "train", "train_main"]
@@ -457,7 +458,7 @@ def _check_hydra(overrides: Sequence[str]) -> None:
             hydra.compose(PRIMARY, overrides=list(overrides), return_hydra_config=True)
     except MissingConfigException as error:
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
-        hint = " Others are plugins: pip install hydra-joblib-launcher or hydra-submitit-launcher"
+        hint = "; others are plugins: pip install hydra-joblib-launcher or hydra-submitit-launcher"
         found = unknown(group, name, error.options or [])
         raise UserError(f"{found}{hint if group == 'hydra/launcher' else ''}") from error
     except (HydraException, OmegaConfBaseException) as error:
@@ -473,6 +474,10 @@ def _launch(line: CommandLine) -> None:
             hydra.main(version_base="1.3", config_path=None, config_name=PRIMARY)(job)()
         except HydraException as error:
             raise UserError(_first_line(error)) from error
+        except OSError as error:
+            if any(frame.name == job.__name__ for frame in traceback.extract_tb(error.__traceback__)):
+                raise
+            raise unwritable(error.filename, error) from error
 
 
 @contextmanager

@@ -502,6 +502,27 @@ def load_config(run_dir: Path, **changes: Any) -> Config:
     return config_from_dict({**stored, **changes})
 
 
+HOW = ("agent", "device", "precision", "speed", "threads", "deterministic")  # a label, and how a run is computed
+
+
+def check_unchanged(run_dir: Path, trained: Mapping[str, Any]) -> None:
+    """Refuse a run folder whose settings file was changed by hand, where the agent or its past depends on it.
+
+    Args:
+        trained: the settings in the checkpoint, nested.
+
+    Raises:
+        UserError: the first setting that differs.
+    """
+    path = Path(run_dir) / CONFIG_FILE
+    stored, then = flatten(read_yaml(path)), flatten(config_to_dict(config_from_dict(trained)))
+    now = flatten(config_to_dict(config_from_dict(stored)))
+    for key in sorted(now.keys() | then.keys()):
+        if key not in HOW and not may_change(key) and now.get(key) != then.get(key):
+            trained_with = f"the checkpoint was trained with {key}={then.get(key)}"
+            raise UserError(f"{path}: found {key}={now.get(key)}, {trained_with}; put it back")
+
+
 # --- starting from another run ----------------------------------------------------------------------------------------
 
 OPTIMISER_SETTINGS = ("belief.lr", "belief.grad_clip", "belief.adam_eps")  # a model that is taken over may learn anew

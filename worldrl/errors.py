@@ -20,3 +20,8 @@ def unknown(kind: str, found: str, valid: Iterable[str]) -> UserError:
     if near:
         return UserError(f"unknown {kind} '{found}'; did you mean: {', '.join(near)}?")
     return UserError(f"unknown {kind} '{found}'; expected one of: {', '.join(names[:12])}{', ...' * (len(names) > 12)}")
+
+
+def unwritable(folder: object, error: OSError) -> UserError:
+    """The error for a run folder that cannot be made or written."""
+    return UserError(f"cannot write to {folder} ({error.strerror}); choose another run folder: hydra.run.dir=DIR")

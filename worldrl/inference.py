@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from worldrl.agent import Agent, require
-from worldrl.config import Config, load_config
+from worldrl.config import Config, check_unchanged, load_config
 from worldrl.errors import UserError, unknown
 from worldrl.training.checkpoint import Checkpoints
 from worldrl.types import Belief, Decodes, EnvSpec, Obs, ObsSpec, State
@@ -55,6 +55,7 @@ def load_agent(run_dir: Path, checkpoint: str = "last", device: str = "auto") ->
     config = load_config(run_dir, device=device, precision="fp32")  # half precision is for updates, and may need a GPU
     checkpoints = Checkpoints(run_dir)
     state = checkpoints.load(checkpoints.find(checkpoint))
+    check_unchanged(run_dir, state["config"])
     spec = {**state["spec"], "obs": {key: ObsSpec(tuple(shape), dtype) for key, shape, dtype in state["spec"]["obs"]}}
     agent = Agent(config, EnvSpec(**spec))
     agent.load_state_dict(state["agent"], optimizers=False)

@@ -256,6 +256,9 @@ def test_beside_a_damaged_checkpoint_the_best_one_is_pointed_to(tmp_path: Path) 
     (last / "state.pt").write_bytes(b"x")
     with pytest.raises(UserError, match=r"state.pt has 1 bytes, .*; best-000000010 is there too: eval.py --checkpoint"):
         checkpoints.load(last)
+    (last / "COMPLETE.json").unlink()
+    with pytest.raises(UserError, match=r"only half-written ones .*; best-000000010 is there: eval.py --checkpoint"):
+        checkpoints.find()
 
 
 def test_damaged_replay_file_is_named(tmp_path: Path) -> None:

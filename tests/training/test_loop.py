@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from worldrl.config import config_from_dict, save_config
 from worldrl.envs import WorkerError
 from worldrl.errors import UserError
 from worldrl.evaluation import episodes
+from worldrl.inference import load_agent
 from worldrl.training import loop
 from worldrl.training.checkpoint import Checkpoints
 from worldrl.training.loop import Stopped, Trainer, resume
@@ -331,6 +333,73 @@ def test_an_episode_without_an_end_is_named(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(UserError, match=r"cartpole_\w+: found an evaluation episode without an end after 300 frames"):
         trainer.run()
     trainer.close()
+
+
+def test_a_second_interrupt_names_what_can_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = make_trainer({**STATE, "eval.every": 0}, tmp_path / "run")
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(trainer, "tick", interrupted)
+    with pytest.raises(Stopped) as stopped:
+        loop._run(trainer)
+    assert stopped.value.code == 130
+    assert f"step-000000000: python train.py resume={tmp_path / 'run'}" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("finished") / "run"
+    train({**STATE, "frames": 1_200, "eval.every": 0}, run)
+    return run
+
+
+def test_a_run_cannot_go_back(finished: Path) -> None:
+    before = (finished / "config.yaml").read_text()
+    with pytest.raises(UserError, match=r"frames=500: the run in .* has 1200 already; ask for more"):
+        resume(finished, {"frames": 500})
+    assert (finished / "config.yaml").read_text() == before
+
+
+def test_settings_changed_by_hand_are_named_and_harmless_ones_are_not(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("gamma: 0.99", "gamma: 0.5"))
+    message = r"config.yaml: found head.gamma=0.5, the checkpoint was trained with head.gamma=0.99; put it back"
+    for use in (resume, load_agent):
+        with pytest.raises(UserError, match=message):
+            use(run)
+    (run / "config.yaml").write_text("")
+    with pytest.raises(UserError, match="put it back"):
+        load_agent(run)
+    (run / "config.yaml").write_text(text.replace("threads: 1", "threads: 2").replace("device: cpu", "device: auto"))
+    assert load_agent(run)[0].updates == load_agent(finished)[0].updates
+
+
+def test_a_damaged_replay_can_be_left_behind(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    chunk = next((run / "replay").iterdir())
+    chunk.write_bytes(chunk.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"checkpoint.replay=false goes on with an empty replay"):
+        resume(run, {"frames": 1_600})
+    resume(run, {"frames": 1_600, "checkpoint.replay": False})
+    assert Checkpoints(run).frames() == 1_600
+
+
+@pytest.mark.parametrize("folder", ["/proc/none", __file__ + "/none"])
+def test_a_folder_that_cannot_be_written_is_one_line(folder: str) -> None:
+    with pytest.raises(UserError, match=rf"cannot write to {folder} .*; choose another run folder: hydra.run.dir=DIR"):
+        train(STATE, Path(folder))
+
+
+def test_a_run_that_cannot_learn_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train({**STATE, "frames": 400, "eval.every": 0}, tmp_path / "run")
+    assert "nothing will be learned: schedule.prefill=1000 is not below frames=400" in capsys.readouterr().out
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:

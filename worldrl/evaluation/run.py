@@ -42,6 +42,9 @@ def evaluate_run(
     """Evaluate a trained agent over fresh seeded episodes and say what came out."""
     if episodes < 1:
         raise UserError(f"--episodes {episodes}: expected 1 or more")
+    for path in (video, json_path):
+        if path is not None:
+            _check_writable(path)
     agent, config = load_agent(run_dir, checkpoint, device)
     envs = make_envs(config.env, config.task, seed, num_envs=1, training=False)
     try:
@@ -64,6 +67,17 @@ def evaluate_run(
     if video is not None:
         played.save_video(video)
     if json_path is not None:
-        json_path.parent.mkdir(parents=True, exist_ok=True)
         json_path.write_text(json.dumps(result, indent=2) + "\n")
     return result
+
+
+def _check_writable(path: Path) -> None:
+    """Before minutes of episodes, and leaving what is there as it is."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        existed = path.exists()
+        path.open("ab").close()
+        if not existed:
+            path.unlink()
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}); choose another file") from error

@@ -43,6 +43,9 @@ ARRAY = "__ndarray__"
 PACKAGES = ("torch", "numpy", "mujoco", "dm_control", "gymnasium")
 
 
+BEST = "eval.py --checkpoint best, or a new run with init_from=RUN_DIR init_from_checkpoint=best"  # what it is good for
+
+
 class CheckpointError(UserError):
     """A checkpoint could not be written; the one before is intact."""
 
@@ -116,7 +119,9 @@ class Checkpoints:
         if path is None:
             broken = sorted(path.name for path in self._all("step"))
             what = f"only half-written ones ({', '.join(broken)})" if broken else "none"
-            raise UserError(f"no complete checkpoint in {self.folder}, {what}: start the run again")
+            best = self.best()
+            way_out = f"{best.name} is there: {BEST}" if best else "start the run again"
+            raise UserError(f"no complete checkpoint in {self.folder}, found {what}; {way_out}")
         return path
 
     def _find_best(self) -> Path:
@@ -147,8 +152,7 @@ class Checkpoints:
         best = self.best()
         if best is None or best == path:
             return ""
-        ways = "eval.py --checkpoint best, or a new run with init_from=RUN_DIR init_from_checkpoint=best"
-        return f"; {best.name} is there too: {ways}"
+        return f"; {best.name} is there too: {BEST}"
 
     def load_replay(self, path: str | Path, replay: Replay) -> bool:
         """Fill ``replay`` from a checkpoint; False if that one was saved without.
@@ -160,7 +164,10 @@ class Checkpoints:
         verify(path)
         if not (path / "replay.json").exists():
             return False
-        replay.load_chunks(self.replay_folder, json.loads((path / "replay.json").read_text()))
+        try:
+            replay.load_chunks(self.replay_folder, json.loads((path / "replay.json").read_text()))
+        except UserError as error:
+            raise UserError(f"{error}; checkpoint.replay=false goes on with an empty replay") from error
         return True
 
     def _write(

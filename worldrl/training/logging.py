@@ -291,17 +291,20 @@ def _left(rest: float, speed: float) -> str:
     return "-:--:--" if speed <= 0 else str(timedelta(seconds=round(max(0.0, rest) / speed)))
 
 
+WAY_OUT = "; put it back, or start a new run with init_from=RUN_DIR: the agent in the checkpoint is not hurt"
+
+
 def _check_metrics(path: Path, offset: int) -> None:
     """Whether the first ``offset`` bytes are whole lines of JSON."""
     if not path.exists() and offset > 0:
-        raise UserError(f"{path} is missing: it belongs to the checkpoint; restore it to resume this run")
+        raise UserError(f"{path} is missing: it belongs to the checkpoint{WAY_OUT}")
     data = path.read_bytes()[:offset] if path.exists() else b""
     if len(data) < offset:
-        raise UserError(f"{path} is damaged: it has {len(data)} bytes, the checkpoint knows of {offset}")
+        raise UserError(f"{path} is damaged: it has {len(data)} bytes, the checkpoint knows of {offset}{WAY_OUT}")
     if data and not data.endswith(b"\n"):
-        raise UserError(f"{path} is damaged: the checkpoint's position {offset} is not the end of a line")
+        raise UserError(f"{path} is damaged: the checkpoint's position {offset} is not the end of a line{WAY_OUT}")
     for number, line in enumerate(data.splitlines(), 1):
         try:
             json.loads(line)
         except ValueError as error:
-            raise UserError(f"{path} is damaged: line {number} is not JSON") from error
+            raise UserError(f"{path} is damaged: line {number} is not JSON{WAY_OUT}") from error

@@ -23,11 +23,11 @@ import torch
 from filelock import FileLock, Timeout
 
 from worldrl.agent import Agent
-from worldrl.config import Config, config_to_dict, load_config, save_config
+from worldrl.config import Config, check_unchanged, config_to_dict, load_config, save_config
 from worldrl.data.replay import Replay, choose_replay_device
 from worldrl.envs import describe_backend, gl_string, make_envs
 from worldrl.envs.vector import VectorEnv, WorkerError
-from worldrl.errors import UserError
+from worldrl.errors import UserError, unwritable
 from worldrl.evaluation.episodes import Interrupted, own_randomness, run_episodes, with_action
 from worldrl.training.checkpoint import (
     CheckpointError,
@@ -65,6 +65,9 @@ def resume(run_dir: Path, overrides: dict[str, Any] | None = None) -> None:
         checkpoints = Checkpoints(run_dir)
         folder = checkpoints.find()
         saved = checkpoints.load(folder, "cpu")
+        check_unchanged(run_dir, saved["config"])
+        if config.frames < saved["frames"]:
+            raise UserError(f"frames={config.frames}: the run in {run_dir} has {saved['frames']} already; ask for more")
         trainer = Trainer(config, run_dir, {**saved, "folder": folder})
         save_config(config, run_dir)
         _run(trainer)
@@ -75,10 +78,12 @@ def sole_use(run_dir: Path) -> Iterator[None]:
     """Keep other processes from training in a folder, which is made if need be; the lock ends with the process.
 
     Raises:
-        UserError: another process trains in it.
+        UserError: another process trains in it, or nothing can be written there.
     """
-    run_dir.mkdir(parents=True, exist_ok=True)
     lock = run_dir / "lock"
+    with _writable(run_dir):
+        run_dir.mkdir(parents=True, exist_ok=True)
+        lock.touch()
     try:
         with FileLock(lock, blocking=False):
             yield
@@ -90,9 +95,23 @@ def sole_use(run_dir: Path) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    """One line for a folder that cannot be made or written."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
 def _run(trainer: Trainer) -> None:
     try:
         trainer.run()
+    except KeyboardInterrupt:
+        last = trainer.checkpoints.latest()
+        rest = f"from {last.name}: {trainer.resume_command()}" if last else "is nothing: start the run again"
+        trainer.progress.say(f"stopped at once, unsaved; what can go on {rest}")
+        raise Stopped(130) from None
     finally:
         trainer.close()
 
@@ -163,7 +182,7 @@ class Trainer:
         if self.meter.mean():
             self.log()  # after the checkpoint: a run that goes on from there rolls this short window back
         if self.stop_signal:
-            self.progress.say(f"stopped at {self.frames} frames; continue with: {self._resume_command()}")
+            self.progress.say(f"stopped at {self.frames} frames; continue with: {self.resume_command()}")
             raise Stopped(128 + self.stop_signal)
         result = "" if np.isnan(self.eval_return) else f", last evaluation {self.eval_return:.1f}"
         self.progress.say(f"done: {self.frames} frames{result}, in {self.run_dir}")
@@ -315,6 +334,11 @@ class Trainer:
         if self.source is not None:
             self.progress.say(f"belief model: {self.source}{'' if c.schedule.model_every else ', frozen'}")
         self.progress.say(f"run folder: {self.run_dir}")
+        if not self.fresh:
+            self.progress.say(f"going on at {self.frames:,} frames, from the last checkpoint")
+        if c.schedule.prefill >= c.frames:
+            prefill = f"schedule.prefill={c.schedule.prefill}"
+            self.progress.say(f"nothing will be learned: {prefill} is not below frames={c.frames}")
 
     # --- saving and going on ------------------------------------------------------------------------------------------
 
@@ -352,7 +376,8 @@ class Trainer:
     def _restore(self, saved: dict[str, Any]) -> int:
         """Take the saved state; returns the length of the metrics file that belongs to it."""
         self.agent.load_state_dict(saved["agent"])
-        self.checkpoints.load_replay(saved["folder"], self.replay)
+        if self.config.checkpoint.replay:
+            self.checkpoints.load_replay(saved["folder"], self.replay)
         self.frames, self.agent_steps = saved["frames"], saved["agent_steps"]
         self.pretrained, self.evaluations = saved["pretrained"], saved["evaluations"]
         self.total, self.length, self.last_return, self.eval_return, self.best_return = saved["returns"]
@@ -406,7 +431,7 @@ class Trainer:
         with suppress(OSError):  # written past Python's buffers, which the signal may have interrupted
             os.write(2, b"\nstopping after the step in progress; Ctrl-C again stops at once, unsaved\n")
 
-    def _resume_command(self) -> str:
+    def resume_command(self) -> str:
         return f"python train.py resume={self.run_dir}"
 
     def close(self) -> None:
