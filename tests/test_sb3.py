@@ -113,5 +113,5 @@ def test_says_what_to_install_where_it_is_missing(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setitem(sys.modules, "stable_baselines3", None)
     algorithm, config, _, arguments = sb3.parse(["ppo", "task=cartpole_balance"])
-    with pytest.raises(UserError, match=r"pip install 'worldrl\[sb3\]'"):
+    with pytest.raises(UserError, match=r"pip install -e '\.\[sb3\]'"):
         sb3.train(algorithm, config, tmp_path, arguments)

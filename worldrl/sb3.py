@@ -102,7 +102,7 @@ def _algorithm(name: str) -> Any:
     try:
         import stable_baselines3
     except ImportError as error:
-        raise UserError(f"this needs Stable-Baselines3 ({error}); pip install 'worldrl[sb3]'") from error
+        raise UserError(f"this needs Stable-Baselines3 ({error}); pip install -e '.[sb3]'") from error
     return getattr(stable_baselines3, ALGORITHMS[name])
 
 

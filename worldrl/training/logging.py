@@ -201,6 +201,7 @@ class Progress:
         self._console: Console = _Console(file=file, force_terminal=terminal)
         self._clock = clock
         self._total, self._start, self._enabled = total, start, enabled
+        self._moving = False  # the first evaluation, before the first frame, does not count in frames/s
         self._began = self._shown = clock()
         self._pretraining: tuple[int, float, float] | None = None  # first call: updates and time; time of the last one
         self._returns: dict[str, float] = {}
@@ -221,6 +222,8 @@ class Progress:
         shares: Mapping[str, float] | None = None,
     ) -> None:
         """Tell how far the run is; cheap enough for every tick. Returns are remembered until the next ones."""
+        if not self._moving:
+            self._moving, self._start, self._began = True, frames, self._clock()
         for name, value in (("return", episode_return), ("eval", eval_return)):
             if value is not None:
                 self._returns[name] = value
