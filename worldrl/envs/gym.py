@@ -32,7 +32,7 @@ from worldrl.errors import UserError, unknown
 
 WHOLE = ""  # the only part of an observation that is not a dict
 NO_PIXELS = "use env.obs=state and eval.video=false"
-NO_VIDEO = "use eval.video=false, or leave --video out"
+NO_VIDEO = "use eval.video=false (eval.py: leave out --video)"
 
 
 class Layout(NamedTuple):
@@ -349,7 +349,7 @@ def _kind(value: Any) -> str:
 
 def _remedy(error: Exception, task: str) -> str:
     if not isinstance(error, ModuleNotFoundError):
-        return "; expected module:Class, called without arguments" if ":" in task else ""
+        return "; the class is called without arguments" if ":" in task and isinstance(error, TypeError) else ""
     if ":" in task:
         return "; install it, or put its folder on PYTHONPATH"
     return "; install what is missing (Gymnasium's own tasks: pip install 'gymnasium[mujoco]' and the like)"
@@ -359,9 +359,10 @@ def _reason(error: Exception) -> str:
     """The error's words; with its type and place where it was not meant for users."""
     if isinstance(error, ImportError | gymnasium.error.Error):
         return _one_line(error)
+    words = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":")
     place = traceback.extract_tb(error.__traceback__)[-1]
-    where = "" if isinstance(error, SyntaxError) else f" ({place.filename}, line {place.lineno})"
-    return f"{type(error).__name__}: {_one_line(error)}{where}"
+    told = isinstance(error, SyntaxError) or place.filename == __file__
+    return words if told else f"{words} ({place.filename}, line {place.lineno})"
 
 
 def _one_line(error: Exception) -> str:

@@ -307,6 +307,7 @@ def _batch_of_one(row: dict[str, Array]) -> Rows:
 
 @contextlib.contextmanager
 def _failing_as(index: int, but: type[Exception] | tuple[()] = ()) -> Iterator[None]:
+    """Turn every exception ``but`` these into the failure of an environment."""
     try:
         yield
     except but:
