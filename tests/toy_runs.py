@@ -12,6 +12,7 @@ SMALL: dict[str, Any] = {
     "task": "tests.envs.toy_envs:Rich",
     "env.action_repeat": 1,
     "env.obs": "pixels",
+    "eval.video": False,
     "replay.capacity": 50,
     "replay.batch": 2,
     "replay.length": 4,

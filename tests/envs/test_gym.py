@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import builtins
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -108,12 +109,96 @@ def test_what_does_not_fit_is_explained(name: str, message: str) -> None:
     [
         ("toy_envs:Count", "pixels", "gives no image and cannot render one .*use env.obs=state"),
         ("no_such_module:Env", "state", "cannot make no_such_module:Env: No module named 'no_such_module'; install"),
+        (
+            "toy_envs:CannotDraw",
+            "pixels",
+            "cannot render one .pygame is not installed.; mend that, or use env.obs=state",
+        ),
+        ("toy_envs:NeedsSize", "state", "missing 1 required .*'size'; the class is called without arguments"),
         ("Pendulm-v1", "state", "unknown task 'Pendulm-v1'; did you mean: Pendulum-v1"),
     ],
 )
 def test_what_cannot_be_made(task: str, obs: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         GymEnv(task, obs)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("class Env(", r"cannot make {0}:Env: SyntaxError: .*{0}.py, line 1"),
+        ("x = 1 / 0", r"cannot make {0}:Env: ZeroDivisionError: division by zero .*{0}.py, line 1"),
+        (
+            "class Env:\n    def __init__(self): self.x = {}['y']",
+            r"cannot make {0}:Env: KeyError: 'y' .*{0}.py, line 2",
+        ),
+    ],
+    ids=["syntax", "import", "constructor"],
+)
+def test_a_module_that_fails_is_told_in_one_line(
+    source: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    module = f"broken_{request.node.callspec.id}"
+    (tmp_path / f"{module}.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match=message.format(module)) as caught:
+        GymEnv(f"{module}:Env", "state")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Count", r"cannot render an image for the video \(render_mode is None, .*; use eval.video=false"),
+        ("CannotDraw", r"for the video \(pygame is not installed\); mend that, or use eval.video=false"),
+    ],
+)
+def test_a_video_that_cannot_be_drawn(name: str, message: str) -> None:
+    env = GymEnv(f"toy_envs:{name}", "state")
+    env.reset(seed=0)
+    with pytest.raises(UserError, match=message):
+        env.video_frame(64, 64)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("WrongShape", r"observation has shape \(2,\), expected 3 entries"),
+        ("NotANumber", "observation has nan at entry 1, expected finite numbers"),
+        ("WrongReward", "the reward is inf, expected a finite number"),
+        ("OldStep", r"expected 5 values \(observation, reward, .*, info\), found 4: the old Gym API"),
+    ],
+)
+def test_a_step_that_breaks_its_promises(name: str, message: str) -> None:
+    env = GymEnv(f"toy_envs:{name}", "state", 1)
+    env.reset(seed=0)
+    env.step(np.zeros(1, np.float32))
+    with pytest.raises(UserError, match=f"toy_envs:{name}, step 2 of the episode: {message}"):
+        env.step(np.zeros(1, np.float32))
+
+
+def test_a_reset_of_the_old_api() -> None:
+    with pytest.raises(
+        UserError, match=r"reset: expected 2 values \(observation, info\), found an array .* old Gym API"
+    ):
+        GymEnv("toy_envs:OldReset", "state").reset(seed=0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"camera": np.zeros((32, 32, 3), np.uint8)}, r"'camera' has shape \(32, 32, 3\), expected \(64, 64, 3\)"),
+        ({"arm": np.zeros(4)}, r"'arm' has shape \(4,\), expected 3 entries"),
+        ({"arm": None}, "found no observation 'arm'"),
+    ],
+)
+def test_the_part_that_is_wrong_is_named(change: dict[str, Any], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    env = GymEnv("toy_envs:Rich", "both", 1)
+    env.reset(seed=0)
+    parts = {k: v for k, v in {**env._env.observation(), **change}.items() if v is not None}
+    monkeypatch.setattr(env._env, "observation", lambda: parts)
+    with pytest.raises(UserError, match=message):
+        env.step(np.zeros(1, np.float32))
 
 
 def test_opencv_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:

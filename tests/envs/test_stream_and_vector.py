@@ -181,6 +181,15 @@ def test_an_exception_keeps_its_words(n: int) -> None:
         fail(env)
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_broken_promise_is_a_failure_of_that_environment(n: int) -> None:
+    with envs(STATE, "toy_envs:NotANumber", n) as env:
+        env.reset()
+        with pytest.raises(WorkerError, match=r"environment 0 .*failed: toy_envs:NotANumber, step 2 .* has nan"):
+            play(env, 0, 2)
+        assert list(map(len, env.state()["actions"])) == [1] * n
+
+
 def test_bad_calls() -> None:
     with envs(STATE, "toy_envs:Count") as env:
         with pytest.raises(RuntimeError, match="call reset"):

@@ -64,6 +64,53 @@ class Hangs(Raises):
         time.sleep(600)
 
 
+class Wrong(Count):
+    """Breaks its promises from the second step on, as ``how`` says."""
+
+    how = ""
+
+    def step(self, action: Any) -> Any:
+        obs, reward, terminated, truncated, info = super().step(action)
+        if self.now == 1:
+            return obs, reward, terminated, truncated, info
+        obs = {"short": obs[:2], "nan": obs * np.array([1, np.nan, 1])}.get(self.how, obs)
+        reward = np.inf if self.how == "reward" else reward
+        return (obs, reward, truncated, info) if self.how == "old" else (obs, reward, terminated, truncated, info)
+
+
+class WrongShape(Wrong):
+    how = "short"
+
+
+class NotANumber(Wrong):
+    how = "nan"
+
+
+class WrongReward(Wrong):
+    how = "reward"
+
+
+class OldStep(Wrong):
+    how = "old"
+
+
+class OldReset(Count):
+    def reset(self, **options: Any) -> Any:
+        return super().reset(**options)[0]
+
+
+class NeedsSize(Count):
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+
+class CannotDraw(Count):
+    render_mode = "rgb_array"
+
+    def render(self) -> Any:
+        raise gymnasium.error.DependencyNotInstalled("pygame is not installed")
+
+
 class Rich(Count):
     """A dict of two vectors and an image."""
 

@@ -21,6 +21,7 @@ from worldrl.config import config_from_dict, save_config
 from worldrl.envs import WorkerError
 from worldrl.errors import UserError
 from worldrl.evaluation import episodes
+from worldrl.heads.smac import SMAC
 from worldrl.inference import load_agent
 from worldrl.training import loop
 from worldrl.training.checkpoint import Checkpoints
@@ -55,6 +56,11 @@ SMALL = {
 }
 STATE = {**SMALL, "env.obs": "state"}
 PIXELS = {**SMALL, "env.obs": "both", "env.render.quality": "fast", "frames": 3_000, "env.corruption.gaussian": 0.05}
+
+
+class OwnSMAC(SMAC):
+    """A user's own head."""
+
 
 CHILD = """
 import json, sys
@@ -468,12 +474,39 @@ def test_a_dead_worker_is_named_and_the_run_can_go_on(tmp_path: Path) -> None:
         for _ in range(20):
             trainer.tick()
         trainer.envs._streams._envs.processes[1].kill()
-        with pytest.raises(WorkerError, match="environment 1 of cartpole_swingup"):
+        with pytest.raises(
+            WorkerError, match=rf"environment 1 of cartpole_swingup.*continue with: .* resume={tmp_path}"
+        ):
             trainer.run()
         frames = trainer.frames
     finally:
         trainer.close()
     assert Checkpoints(tmp_path / "run").load(Checkpoints(tmp_path / "run").find())["frames"] == frames
+
+
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_a_video_that_cannot_be_drawn_is_refused_without_a_folder(tmp_path: Path, num_envs: int) -> None:
+    settings = {**STATE, "task": "tests.envs.toy_envs:Count", "eval.video": True, "env.num_envs": num_envs}
+    with pytest.raises(UserError, match=r"cannot render an image for the video .*eval\.video=false"):
+        train(settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_update_of_a_users_own_head_that_fails_names_its_check(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = make_trainer({**STATE, "head": "tests.training.test_loop:OwnSMAC"}, tmp_path / "run")
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError("shapes do not fit")
+
+    monkeypatch.setattr(trainer, "update", fail)
+    try:
+        with pytest.raises(RuntimeError) as caught:
+            trainer.run()
+    finally:
+        trainer.close()
+    assert 'worldrl.testing.check_head("tests.training.test_loop:OwnSMAC")' in caught.value.__notes__[-1]
 
 
 def test_resume_says_what_it_cannot_do(tmp_path: Path) -> None:

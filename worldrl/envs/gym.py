@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import re
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -29,6 +31,8 @@ from worldrl.envs.spaces import (
 from worldrl.errors import UserError, unknown
 
 WHOLE = ""  # the only part of an observation that is not a dict
+NO_PIXELS = "use env.obs=state and eval.video=false"
+NO_VIDEO = "use eval.video=false (eval.py: leave out --video)"
 
 
 class Layout(NamedTuple):
@@ -46,7 +50,8 @@ class GymEnv(TaskEnv):
     does not say whether a task can terminate, so ``terminates`` is True.
 
     Raises:
-        UserError: when it cannot be made, or its spaces do not fit; see ``check_spaces``.
+        UserError: when it cannot be made, or its spaces do not fit; see ``check_spaces``. Later, when what the agent is
+            shown, or a reward, is not what the environment declares, or no finite number.
     """
 
     terminates = True
@@ -67,24 +72,24 @@ class GymEnv(TaskEnv):
         if self._obs != "pixels" and not self._layout.vectors:
             raise UserError(f"{self.task} gives images only and env.obs={self._obs} needs a state; use env.obs=pixels")
         if self._obs != "state" and self._layout.image is None:
-            self._check_renders()
-            self._try_drawing()
+            self._env.reset(seed=0)
+            with self._drawing("gives no image and cannot render one", NO_PIXELS):
+                self._draw()
 
-    def _check_renders(self) -> None:
-        if self._env.render_mode != "rgb_array":
-            raise UserError(
-                f"{self.task} gives no image and cannot render one (render_mode is {self._env.render_mode!r}, expected "
-                "'rgb_array'); use env.obs=state"
-            )
+    @contextlib.contextmanager
+    def _drawing(self, what: str, cure: str) -> Iterator[None]:
+        """Tell in one line ``what`` cannot be done without a drawing, and the cure."""
+        mode = self._env.render_mode
+        if mode != "rgb_array":
+            raise UserError(f"{self.task} {what} (render_mode is {mode!r}, expected 'rgb_array'); {cure}")
         if _uses_mujoco(self._env):  # it looks the back-end up when it first draws
             rendering.choose_backend(self._render.backend)
-
-    def _try_drawing(self) -> None:
-        self._env.reset(seed=0)
         try:
-            self._draw()
-        except (ImportError, gymnasium.error.Error) as error:
-            raise UserError(f"{self.task} cannot render: {_one_line(error)}{_remedy(error, self.task)}") from error
+            yield
+        except UserError:
+            raise
+        except Exception as error:  # a user's render may fail in any way
+            raise UserError(f"{self.task} {what} ({_reason(error)}); mend that, or {cure}") from error
 
     def _describe(self) -> None:
         box = self._env.action_space
@@ -94,13 +99,17 @@ class GymEnv(TaskEnv):
         sizes = self._layout.vectors
         named = {name or "observation": size for name, size in sizes.items()}
         self.groups = name_groups(named) if self._obs != "pixels" else {}
+        self._shown = [*(sizes if self._obs != "pixels" else ())]
+        if self._obs != "state" and self._layout.image is not None:
+            self._shown.append(self._layout.image)
         self.max_frames = (self._env.spec and self._env.spec.max_episode_steps) or 0
         self.action_space = unit_box(self._low.size)
         self.observation_space = observation_space(self._obs, sum(sizes.values()))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict]:
         """Start an episode; how exactly a seed fixes it is up to the environment."""
-        obs, _ = self._env.reset(seed=seed)
+        self._now = 0
+        obs, _ = self._values(self._env.reset(seed=seed), "observation, info")
         return self._observe(obs), {"frames": 0}
 
     def step(self, action: Array) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -108,9 +117,13 @@ class GymEnv(TaskEnv):
         control = rescale(action, self._low, self._high).reshape(self._action_shape).astype(self._action_dtype)
         reward, frames, terminated, truncated = 0.0, 0, False, False
         while frames < self._repeat and not (terminated or truncated):
-            obs, r, terminated, truncated, _ = self._env.step(control)
+            self._now += 1
+            values = self._values(self._env.step(control), "observation, reward, terminated, truncated, info")
+            obs, r, terminated, truncated, _ = values
             reward += float(r)
             frames += 1
+            if not np.isfinite(reward):
+                raise self._broken(f"the reward is {r}, expected a finite number")
         return self._observe(obs), reward, bool(terminated), bool(truncated and not terminated), {"frames": frames}
 
     def render(self) -> Array:
@@ -118,8 +131,8 @@ class GymEnv(TaskEnv):
         return self.video_frame(rendering.SIZE, rendering.SIZE)
 
     def video_frame(self, height: int, width: int, camera: int = -1) -> Array:
-        self._check_renders()
-        return resize(self._draw(), height, width)
+        with self._drawing("cannot render an image for the video", NO_VIDEO):
+            return resize(self._draw(), height, width)
 
     def truth(self) -> dict[str, float]:
         """The vectors that the environment itself observes, entry by entry: ``arm 0``, ``arm 1``."""
@@ -134,12 +147,43 @@ class GymEnv(TaskEnv):
 
     def _observe(self, obs: Any) -> Observation:
         parts = self._parts = obs if isinstance(obs, dict) else {WHOLE: obs}
+        self._check_parts(parts)
         out: Observation = {}
         if self._obs != "state":
             out["pixels"] = self._pixels(parts)
         if self._obs != "pixels":
             out["state"] = concatenate([parts[name] for name in self._layout.vectors])
         return out
+
+    def _check_parts(self, parts: dict[str, Any]) -> None:
+        """Look at what the agent is shown: every part is there, of its size and finite."""
+        image, vectors = self._layout.image, self._layout.vectors
+        for name in self._shown:
+            label = f"observation '{name}'" if name else "observation"
+            if name not in parts:
+                raise self._broken(f"found no {label}, expected one as observation_space declares")
+            shape, size = np.shape(parts[name]), np.size(parts[name])
+            if name == image and shape != IMAGE_SHAPE:
+                raise self._broken(f"{label} has shape {shape}, expected {IMAGE_SHAPE} as observation_space declares")
+            if name != image and size != vectors[name]:
+                expected = f"{vectors[name]} entries as observation_space declares"
+                raise self._broken(f"{label} has shape {shape}, expected {expected}")
+            if name != image and not (finite := np.isfinite(np.asarray(parts[name], np.float32))).all():
+                found = f"{np.ravel(parts[name])[np.argmin(finite)]} at entry {np.argmin(finite)}"
+                raise self._broken(f"{label} has {found}, expected finite numbers")
+
+    def _values(self, result: Any, names: str) -> tuple[Any, ...]:
+        """What ``reset`` or ``step`` returned, if it is a tuple of these."""
+        expected = names.count(",") + 1
+        if isinstance(result, tuple) and len(result) == expected:
+            return result
+        found = len(result) if isinstance(result, tuple) else _kind(result)
+        old = ": the old Gym API" if found == 4 or expected == 2 else ""
+        raise self._broken(f"expected {expected} values ({names}), found {found}{old}")
+
+    def _broken(self, what: str) -> UserError:
+        where = f"step {self._now} of the episode" if self._now else "reset"
+        return UserError(f"{self.task}, {where}: {what}; mend the environment, or wrap it")
 
     def _pixels(self, parts: dict[str, Any]) -> Array:
         if not self.render_pixels:
@@ -165,8 +209,10 @@ def make(task: str) -> gymnasium.Env[Any, Any]:
     build = _from_class if ":" in task else _from_id
     try:
         return build(task)
-    except (ImportError, gymnasium.error.Error) as error:
-        raise UserError(f"cannot make {task}: {_one_line(error)}{_remedy(error, task)}") from error
+    except UserError:
+        raise
+    except Exception as error:  # a user's module or constructor may fail in any way
+        raise UserError(f"cannot make {task}: {_reason(error)}{_remedy(error, task)}") from error
 
 
 def check_spaces(env: gymnasium.Env[Any, Any], task: str) -> Layout:
@@ -303,10 +349,20 @@ def _kind(value: Any) -> str:
 
 def _remedy(error: Exception, task: str) -> str:
     if not isinstance(error, ModuleNotFoundError):
-        return ""
+        return "; the class is called without arguments" if ":" in task and isinstance(error, TypeError) else ""
     if ":" in task:
         return "; install it, or put its folder on PYTHONPATH"
     return "; install what is missing (Gymnasium's own tasks: pip install 'gymnasium[mujoco]' and the like)"
+
+
+def _reason(error: Exception) -> str:
+    """The error's words; with its type and place where it was not meant for users."""
+    if isinstance(error, ImportError | gymnasium.error.Error):
+        return _one_line(error)
+    words = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":")
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    told = isinstance(error, SyntaxError) or place.filename == __file__
+    return words if told else f"{words} ({place.filename}, line {place.lineno})"
 
 
 def _one_line(error: Exception) -> str:

@@ -283,7 +283,7 @@ class _Local:
         self._stream = RowStream(env, run_seed, stream, 0)
 
     def reset(self, options: dict[str, Any], timeout_s: float) -> Rows:
-        with _failing_as(0):
+        with _failing_as(0, but=UserError):
             return _batch_of_one(self._stream.reset(options=options)[0])
 
     def send(self, actions: Array) -> None:
@@ -294,7 +294,7 @@ class _Local:
             return _batch_of_one(self._stream.step(self._action)[0])
 
     def render(self, height: int, width: int, camera: int, timeout_s: float) -> Array:
-        with _failing_as(0):
+        with _failing_as(0, but=UserError):
             return self._stream.task_env.video_frame(height, width, camera)
 
     def close(self) -> None:
@@ -306,10 +306,11 @@ def _batch_of_one(row: dict[str, Array]) -> Rows:
 
 
 @contextlib.contextmanager
-def _failing_as(index: int) -> Iterator[None]:
+def _failing_as(index: int, but: type[Exception] | tuple[()] = ()) -> Iterator[None]:
+    """Turn every exception ``but`` these into the failure of an environment."""
     try:
         yield
-    except UserError:
+    except but:
         raise
     except Exception as error:
         raise _Failure(index, f"failed: {_what(error)}") from error

@@ -26,9 +26,11 @@ from worldrl.agent import Agent
 from worldrl.config import Config, check_unchanged, config_to_dict, load_config, save_config
 from worldrl.data.replay import Replay, choose_replay_device
 from worldrl.envs import describe_backend, gl_string, make_envs
+from worldrl.envs.gym import is_gym_task
 from worldrl.envs.vector import VectorEnv, WorkerError
 from worldrl.errors import UserError, unwritable
-from worldrl.evaluation.episodes import Interrupted, own_randomness, run_episodes, with_action
+from worldrl.evaluation.episodes import VIDEO_SIZE, Interrupted, own_randomness, run_episodes, with_action
+from worldrl.registry import PARTS
 from worldrl.training.checkpoint import (
     CheckpointError,
     Checkpoints,
@@ -148,6 +150,7 @@ class Trainer:
         self.source: Path | None = None  # the checkpoint that the belief model was taken from
         self.state = self.agent.initial(config.env.num_envs)
         if saved is None:
+            self._try_video()
             self.rows = with_action(self.envs.reset(), np.zeros((config.env.num_envs, self.envs.spec.action_dim)))
             self.replay.add(self.rows)
             offset = None
@@ -158,6 +161,12 @@ class Trainer:
         self.logger = Logger(run_dir, config.log.tensorboard, offset, self.frames)
         self.progress = Progress(config.frames, self.frames, config.log.progress)
         self._window = (time.perf_counter(), self.frames, self.agent.updates)
+
+    def _try_video(self) -> None:
+        """Refuse a video of a user's environment that cannot be drawn, before anything is written."""
+        if self.config.eval.video and self.config.eval.every and is_gym_task(self.config.task):
+            self.envs.reset()
+            self.envs.render(*VIDEO_SIZE)
 
     # --- the loop -----------------------------------------------------------------------------------------------------
 
@@ -172,9 +181,9 @@ class Trainer:
                     self.tick()
                 if not self.stop_signal:
                     self.evaluate_if_due()
-            except WorkerError:
+            except WorkerError as error:
                 self.save()
-                raise
+                raise WorkerError(f"{error}; continue with: {self.resume_command()}", error.index) from error
             except Interrupted:
                 self.progress.say("stopped in its first evaluation, with nothing to continue from; start the run again")
                 raise Stopped(128 + self.stop_signal) from None
@@ -244,7 +253,8 @@ class Trainer:
         with self.timer["update"]:
             phase = agent.next_phase(model_only)
             self.pretrained += model_only
-            self.meter.add(self.update(phase, batch, extra))
+            with _pointing_to_checks(self.config):
+                self.meter.add(self.update(phase, batch, extra))
 
     def _updates_due(self) -> int:
         """Updates by the schedule; the prefill's share is not made up for."""
@@ -440,6 +450,19 @@ class Trainer:
         self.envs.close()
         if self.eval_envs is not None:
             self.eval_envs.close()
+
+
+@contextmanager
+def _pointing_to_checks(config: Config) -> Iterator[None]:
+    """Name, under the traceback of a failing update, the checks of the user's own parts."""
+    try:
+        yield
+    except Exception as error:
+        names = {kind: getattr(config, kind)["name"] for kind in PARTS}
+        checks = [f'worldrl.testing.check_{kind}("{name}")' for kind, name in names.items() if ":" in name]
+        if checks:
+            error.add_note(f"an update of your own part failed; try: {', '.join(checks)}")
+        raise
 
 
 @contextmanager
