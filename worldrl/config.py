@@ -505,11 +505,12 @@ def load_config(run_dir: Path, **changes: Any) -> Config:
 HOW = ("agent", "device", "precision", "speed", "threads", "deterministic")  # a label, and how a run is computed
 
 
-def check_unchanged(run_dir: Path, trained: Mapping[str, Any]) -> None:
+def check_unchanged(run_dir: Path, trained: Mapping[str, Any], agent_only: bool = False) -> None:
     """Refuse a run folder whose settings file was changed by hand, where the agent or its past depends on it.
 
     Args:
         trained: the settings in the checkpoint, nested.
+        agent_only: look at belief, head and policy alone; the agent may act somewhere else.
 
     Raises:
         UserError: the first setting that differs.
@@ -518,6 +519,8 @@ def check_unchanged(run_dir: Path, trained: Mapping[str, Any]) -> None:
     stored, then = flatten(read_yaml(path)), flatten(config_to_dict(config_from_dict(trained)))
     now = flatten(config_to_dict(config_from_dict(stored)))
     for key in sorted(now.keys() | then.keys()):
+        if agent_only and key.split(".")[0] not in PARTS:
+            continue
         if key not in HOW and not may_change(key) and now.get(key) != then.get(key):
             trained_with = f"the checkpoint was trained with {key}={then.get(key)}"
             raise UserError(f"{path}: found {key}={now.get(key)}, {trained_with}; put it back")

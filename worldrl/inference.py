@@ -55,7 +55,7 @@ def load_agent(run_dir: Path, checkpoint: str = "last", device: str = "auto") ->
     config = load_config(run_dir, device=device, precision="fp32")  # half precision is for updates, and may need a GPU
     checkpoints = Checkpoints(run_dir)
     state = checkpoints.load(checkpoints.find(checkpoint))
-    check_unchanged(run_dir, state["config"])
+    check_unchanged(run_dir, state["config"], agent_only=True)
     spec = {**state["spec"], "obs": {key: ObsSpec(tuple(shape), dtype) for key, shape, dtype in state["spec"]["obs"]}}
     agent = Agent(config, EnvSpec(**spec))
     agent.load_state_dict(state["agent"], optimizers=False)
