@@ -78,7 +78,8 @@ def draw_along(path: Path, runs: Mapping[str, Mapping[str, Sequence[float]]]) ->
             for i, name in enumerate(COMPARED):
                 ax.plot(curve["frames"], curve[name], color=COLOURS[i], marker=MARKERS[i], markersize=4, label=name)
             ax.plot(curve["frames"], curve["truth"], color=INK, linestyle="--", label="truth")
-            ax.set_yscale("symlog", linthresh=10)
+            if any(abs(value) > 30 for name in COMPARED for value in curve[name]):
+                ax.set_yscale("symlog", linthresh=10)
             ax.set(title=run, xlabel="frames", ylabel="entropy (nats)")
             ax.legend(frameon=False, fontsize="small")
 
