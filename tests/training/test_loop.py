@@ -359,7 +359,8 @@ def test_a_second_interrupt_names_what_can_go_on(
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("finished") / "run"
-    train({**STATE, "frames": 1_200, "eval.every": 0}, run)
+    train({**STATE, "frames": 1_199, "eval.every": 0}, run)
+    assert Checkpoints(run).frames() == 1_200
     return run
 
 
@@ -368,6 +369,14 @@ def test_a_run_cannot_go_back(finished: Path) -> None:
     with pytest.raises(UserError, match=r"frames=500: the run in .* has 1200 already; ask for more"):
         resume(finished, {"frames": 500})
     assert (finished / "config.yaml").read_text() == before
+
+
+def test_a_run_that_ended_above_its_frames_can_be_resumed(finished: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    resume(run)
+    resume(run, {"frames": 1_199})
+    assert Checkpoints(run).frames() == 1_200
 
 
 def test_settings_changed_by_hand_are_named_and_harmless_ones_are_not(finished: Path, tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ def resume(run_dir: Path, overrides: dict[str, Any] | None = None) -> None:
         folder = checkpoints.find()
         saved = checkpoints.load(folder, "cpu")
         check_unchanged(run_dir, saved["config"])
-        if config.frames < saved["frames"]:
+        if config.frames < min(saved["frames"], saved["config"]["frames"]):  # a run may end above what was asked for
             raise UserError(f"frames={config.frames}: the run in {run_dir} has {saved['frames']} already; ask for more")
         trainer = Trainer(config, run_dir, {**saved, "folder": folder})
         save_config(config, run_dir)
