@@ -150,6 +150,11 @@ def test_keys_must_be_text() -> None:
         flatten({"head": {1: 2}})
 
 
+def test_settings_must_be_a_mapping() -> None:
+    with pytest.raises(UserError, match="found 'sac', expected settings such as"):
+        flatten("sac")  # type: ignore[arg-type]
+
+
 def test_round_trip(tmp_path: Path) -> None:
     config = config_from_dict({**toy(units=[3], lr=1e-8), "task": "cartpole-swingup", "seed": 7, "env.obs": "state"})
     assert config_from_dict(config_to_dict(config)) == config

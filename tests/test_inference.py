@@ -184,6 +184,8 @@ def test_wrong_calls_are_refused_in_one_line(both: Path, pixels: Path, tmp_path:
         worldrl.load(pixels, device="cpu", act_particles=-1)
     with pytest.raises(UserError, match=r"end in \.pt2"):
         policy.export(tmp_path / "step.onnx")
+    with pytest.raises(UserError, match=r"cannot write to .*; choose another file"):
+        policy.export(Path(__file__) / "step.pt2")
 
 
 def test_a_run_in_half_precision_acts_on_the_cpu(tmp_path: Path) -> None:

@@ -39,7 +39,7 @@ from worldrl.config import (
     ScheduleConfig,
 )
 from worldrl.data.replay import Replay
-from worldrl.errors import UserError
+from worldrl.errors import UserError, check_writable
 from worldrl.nn.precision import choose_device
 from worldrl.registry import OWN_POLICY
 from worldrl.training.speed import Update, make_update
@@ -630,6 +630,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse_args(argv)
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     try:
+        if args.json:
+            check_writable(args.json)
         device = choose_device(args.device)
         if args.threads:
             torch.set_num_threads(args.threads)

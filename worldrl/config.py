@@ -322,8 +322,10 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested or dotted settings as one flat dict of dotted keys; ``head: sac`` and ``head: {name: sac}`` are the same.
 
     Raises:
-        UserError: a key that is not text, or one that is given twice.
+        UserError: something that is no mapping, a key that is not text, or one that is given twice.
     """
+    if not isinstance(settings, Mapping):
+        raise UserError(f"found {settings!r}, expected settings such as {{'agent': 'sac', 'task': 'walker_walk'}}")
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         if not isinstance(key, str):

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+OTHER_RUN_DIR = "choose another run folder: hydra.run.dir=DIR"
 
 
 class UserError(Exception):
@@ -22,6 +26,25 @@ def unknown(kind: str, found: str, valid: Iterable[str]) -> UserError:
     return UserError(f"unknown {kind} '{found}'; expected one of: {', '.join(names[:12])}{', ...' * (len(names) > 12)}")
 
 
-def unwritable(folder: object, error: OSError) -> UserError:
-    """The error for a run folder that cannot be made or written."""
-    return UserError(f"cannot write to {folder} ({error.strerror}); choose another run folder: hydra.run.dir=DIR")
+def unwritable(path: object, error: OSError, remedy: str = OTHER_RUN_DIR) -> UserError:
+    """The error for a file or folder that cannot be made or written."""
+    return UserError(f"cannot write to {path} ({error.strerror}); {remedy}")
+
+
+@contextmanager
+def writing(path: object, remedy: str = OTHER_RUN_DIR) -> Iterator[None]:
+    """Turn an ``OSError`` of this block, which writes ``path``, into one line that ends with the ``remedy``."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(path, error, remedy) from error
+
+
+def check_writable(file: Path) -> None:
+    """Refuse a file that could not be written, before the minutes that its contents take; what is there stays."""
+    with writing(file, "choose another file"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        existed = file.exists()
+        file.open("ab").close()
+        if not existed:
+            file.unlink()

@@ -22,7 +22,7 @@ from torch.utils import _pytree as pytree
 
 from worldrl.agent import Agent, require
 from worldrl.config import Config, check_unchanged, load_config
-from worldrl.errors import UserError, unknown
+from worldrl.errors import UserError, check_writable, unknown
 from worldrl.training.checkpoint import Checkpoints
 from worldrl.types import Belief, Decodes, EnvSpec, Obs, ObsSpec, State
 
@@ -160,15 +160,18 @@ class TrainedPolicy:
             path: ends in ``.pt2``.
             explore: as in ``act``.
             deterministic: as in ``act``; if not, the program draws from torch's default generator.
+
+        Raises:
+            UserError: another ending, or a file that cannot be written.
         """
         path = Path(path)
         if path.suffix != EXPORT_SUFFIX:
             raise UserError(f"'{path.name}': exported programs end in {EXPORT_SUFFIX}")
+        check_writable(path)
         step, inputs = _Step(self.agent, explore, deterministic), self._example(2)  # one row would be taken for fixed
         batch = torch.export.Dim("batch", min=1)
         shapes = pytree.tree_map(lambda _: {0: batch}, inputs)
         program = torch.export.export(step, inputs, dynamic_shapes=shapes)
-        path.parent.mkdir(parents=True, exist_ok=True)
         torch.export.save(program, path)
         return path
 

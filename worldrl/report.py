@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from worldrl.errors import UserError, unknown
+from worldrl.errors import UserError, unknown, writing
 from worldrl.evaluation.curves import Run, check_overlap, read_runs, task_name, unlabelled_differences
 from worldrl.evaluation.grids import draw_grids, grid_rows, read_grids
 from worldrl.evaluation.plots import Line, Panels, draw, picture_formats
@@ -31,6 +31,7 @@ from worldrl.evaluation.tables import (
 )
 
 METRIC = "eval/return"
+OTHER_OUT = "--out takes a folder, or a picture such as x.png"
 AXES = {METRIC: "evaluation return", "episode/return": "training return"}
 SHORT = 0.9  # a run that ends before this share of the longest one is named
 
@@ -279,16 +280,10 @@ def robustness_report(options: argparse.Namespace) -> str:
     grids = read_grids(options.run_dirs)
     rows = grid_rows(grids)
     text = f"# return under noise\n\n{to_markdown(rows)}\n"
-    try:
+    with writing(options.out, OTHER_OUT):
         picture, paths = write(options.out, text, {"robustness": rows}, "robustness.png")
         draw_grids(picture, grids)
-    except OSError as error:
-        raise _unwritable(options.out, error) from error
     return f"{text}\nwritten: {', '.join(map(str, [picture, *paths]))}"
-
-
-def _unwritable(out: Path, error: OSError) -> UserError:
-    return UserError(f"cannot write to {out}: {error.strerror}; --out takes a folder, or a picture such as x.png")
 
 
 def report(options: argparse.Namespace) -> str:
@@ -307,11 +302,9 @@ def report(options: argparse.Namespace) -> str:
     scores, short = score(groups, options.frames)
     tables, missing = make_tables(scores, dict(options.normalise))
     text = to_text(options.metric, tables, [*notes, *doubts, *short, *missing])
-    try:
+    with writing(options.out, OTHER_OUT):
         picture, paths = write(options.out, text, tables)
         draw(picture, _panels(groups), _axis(options), lines, _estimates(tables))
-    except OSError as error:
-        raise _unwritable(options.out, error) from error
     return f"{text}\nwritten: {', '.join(map(str, [picture, *paths]))}"
 
 

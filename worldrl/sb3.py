@@ -24,7 +24,7 @@ from worldrl.cli import RUNS, expand, read_command_line, run_name
 from worldrl.config import CONFIG_FILE, Config, check_keys, config_from_dict, config_to_dict, known_keys
 from worldrl.envs.stream import EVAL, TRAIN, episode_seed
 from worldrl.envs.vector import make_env
-from worldrl.errors import UserError, unknown
+from worldrl.errors import UserError, unknown, writing
 from worldrl.training.logging import Logger, Progress
 
 ALGORITHMS = {"ppo": "PPO", "ddpg": "DDPG", "td3": "TD3", "sac": "SAC", "a2c": "A2C"}
@@ -79,7 +79,8 @@ def train(algorithm: str, config: Config, run_dir: Path, arguments: dict[str, An
     with contextlib.ExitStack() as stack:
         training, evaluation = (stack.enter_context(contextlib.closing(_env(config, t))) for t in (True, False))
         model = _built(make, algorithm, training, {"seed": config.seed, "device": "cpu", **arguments})
-        run_dir.mkdir(parents=True, exist_ok=True)
+        with writing(run_dir, "choose another folder with dir="):
+            run_dir.mkdir(parents=True, exist_ok=True)
         _save_settings(config, run_dir, arguments)
         logger = Logger(run_dir, config.log.tensorboard)
         stack.callback(logger.close)

@@ -379,7 +379,7 @@ def test_traces_clip_what_is_out_of_range() -> None:
         ("--corruption missing --level 0.1 --json x", "--json does not go with --corruption"),
         ("--corruption missing --level 0.1 --video x", "--video takes no PATH with --corruption"),
         ("--corruption missing --level 0.1 --checkpoint best", "no best checkpoint"),
-        ("--corruption missing --level 0.1 --out /proc/nowhere", "cannot write into /proc/nowhere"),
+        ("--corruption missing --level 0.1 --out /proc/nowhere", "cannot write to /proc/nowhere"),
         ("--level 0.1", "--level is for a grid of corruptions: name them with --corruption"),
         ("--groups speed", "--groups is for a grid of corruptions"),
         ("--video", "--video needs the PATH of a file here"),
@@ -395,7 +395,7 @@ def test_a_file_is_no_folder_to_write_into(state_run: Path, tmp_path: Path, refu
     (tmp_path / "file").touch()
     for out in ("file", "file/inside"):
         said = refused(f"{state_run} --corruption missing --level 0.1 --out {tmp_path / out}")
-        assert f"cannot write into {tmp_path / out}" in said
+        assert f"cannot write to {tmp_path / out}" in said
 
 
 def test_a_run_without_a_finished_checkpoint(state_run: Path, tmp_path: Path, refused: Callable[[str], str]) -> None:

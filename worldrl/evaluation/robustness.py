@@ -40,7 +40,7 @@ from worldrl.envs.corruption import KINDS, Noise, active_levels, is_active
 from worldrl.envs.spaces import Observation
 from worldrl.envs.stream import EVAL
 from worldrl.envs.vector import describe, make_env
-from worldrl.errors import UserError, unknown
+from worldrl.errors import UserError, unknown, writing
 from worldrl.evaluation.episodes import own_randomness
 from worldrl.evaluation.run import check_environment
 from worldrl.evaluation.statistics import mean_interval
@@ -198,12 +198,9 @@ def _check_counts(seeds: Sequence[int], episodes: int, num_envs: int) -> None:
 
 
 def _check_writable(out: Path) -> None:
-    try:
+    with writing(out, "choose another folder with --out"):
         out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise UserError(f"cannot write into {out} ({error.strerror}); choose another folder with --out") from error
+        tempfile.TemporaryFile(dir=out).close()
 
 
 @contextlib.contextmanager

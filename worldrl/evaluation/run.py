@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from worldrl.envs import make_envs
-from worldrl.errors import UserError
+from worldrl.errors import UserError, check_writable
 from worldrl.evaluation.episodes import own_randomness, run_episodes
 from worldrl.inference import load_agent
 from worldrl.types import EnvSpec
@@ -44,7 +44,7 @@ def evaluate_run(
         raise UserError(f"--episodes {episodes}: expected 1 or more")
     for path in (video, json_path):
         if path is not None:
-            _check_writable(path)
+            check_writable(path)
     agent, config = load_agent(run_dir, checkpoint, device)
     envs = make_envs(config.env, config.task, seed, num_envs=1, training=False)
     try:
@@ -69,15 +69,3 @@ def evaluate_run(
     if json_path is not None:
         json_path.write_text(json.dumps(result, indent=2) + "\n")
     return result
-
-
-def _check_writable(path: Path) -> None:
-    """Before minutes of episodes, and leaving what is there as it is."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        existed = path.exists()
-        path.open("ab").close()
-        if not existed:
-            path.unlink()
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}); choose another file") from error

@@ -28,7 +28,7 @@ from worldrl.data.replay import Replay, choose_replay_device
 from worldrl.envs import describe_backend, gl_string, make_envs
 from worldrl.envs.gym import is_gym_task
 from worldrl.envs.vector import VectorEnv, WorkerError
-from worldrl.errors import UserError, unwritable
+from worldrl.errors import UserError, writing
 from worldrl.evaluation.episodes import VIDEO_SIZE, Interrupted, own_randomness, run_episodes, with_action
 from worldrl.registry import PARTS
 from worldrl.training.checkpoint import (
@@ -83,7 +83,7 @@ def sole_use(run_dir: Path) -> Iterator[None]:
         UserError: another process trains in it, or nothing can be written there.
     """
     lock = run_dir / "lock"
-    with _writable(run_dir):
+    with writing(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
         lock.touch()
     try:
@@ -95,15 +95,6 @@ def sole_use(run_dir: Path) -> Iterator[None]:
         if list(run_dir.iterdir()) in ([], [lock]):
             shutil.rmtree(run_dir)  # refused before anything was written
         raise
-
-
-@contextmanager
-def _writable(folder: Path) -> Iterator[None]:
-    """One line for a folder that cannot be made or written."""
-    try:
-        yield
-    except OSError as error:
-        raise unwritable(folder, error) from error
 
 
 def _run(trainer: Trainer) -> None:

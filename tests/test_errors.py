@@ -1,0 +1,28 @@
+from pathlib import Path
+
+import pytest
+
+from worldrl.errors import UserError, check_writable, writing
+
+
+def test_a_failure_to_write_is_one_line_with_the_remedy() -> None:
+    with (
+        pytest.raises(UserError, match=r"cannot write to here \(File exists\); choose another$"),
+        writing("here", "choose another"),
+    ):
+        Path(__file__).mkdir()
+
+
+def test_a_file_that_could_not_be_written_is_refused(tmp_path: Path) -> None:
+    for file in (Path(__file__) / "x.json", Path("/proc/none/x.json"), tmp_path):
+        with pytest.raises(UserError, match=rf"cannot write to {file} .*; choose another file"):
+            check_writable(file)
+
+
+def test_looking_whether_a_file_can_be_written_leaves_things_as_they_are(tmp_path: Path) -> None:
+    old = tmp_path / "old.json"
+    old.write_text("kept")
+    check_writable(old)
+    check_writable(tmp_path / "new" / "new.json")
+    assert old.read_text() == "kept"
+    assert list((tmp_path / "new").iterdir()) == []
