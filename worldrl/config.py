@@ -384,9 +384,16 @@ def check_keys(keys: Iterable[str], valid: set[str], where: str = "") -> None:
 
 
 def _nearest_first(key: str, valid: set[str]) -> set[str]:
-    """Valid keys with the same last word, however far the rest is; else all of them."""
-    last = key.rpartition(".")[2]
-    return {name for name in valid if name.rpartition(".")[2] == last} or valid
+    """Valid keys of the same group that share a word (``head.lr``, ``head.actor_lr``), else those with the same last
+    part, however far the rest is; else all of them."""
+    group, _, last = key.rpartition(".")
+    words = set(last.split("_"))
+    related = {name for name in valid if name.rpartition(".")[0] == group and words & set(_last(name).split("_"))}
+    return related or {name for name in valid if _last(name) == last} or valid
+
+
+def _last(key: str) -> str:
+    return key.rpartition(".")[2]
 
 
 def _agent_and_parts(flat: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
