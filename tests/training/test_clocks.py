@@ -103,12 +103,12 @@ def test_timer_shares() -> None:
         with timer["update"]:
             clock.now += 2
         clock.now += 1
-    assert timer.shares() == {"env": 3 / 12, "sample": 0.0, "update": 6 / 12}
+    assert timer.shares() == {"env": 3 / 12, "sample": 0.0, "update": 6 / 12, "eval": 0.0, "save": 0.0}
     timer.reset()
     clock.now += 4
-    with timer["sample"]:
+    with timer["eval"]:
         clock.now += 4
-    assert timer.shares() == {"env": 0.0, "sample": 0.5, "update": 0.0}
+    assert timer.shares() == {"env": 0.0, "sample": 0.0, "update": 0.0, "eval": 0.5, "save": 0.0}
 
 
 def test_timer_counts_sections_that_raise() -> None:

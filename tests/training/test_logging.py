@@ -174,7 +174,9 @@ def test_plain_lines_every_half_minute() -> None:
     progress = Progress(100_000, start=10_000, file=out, clock=clock)
     for tick in range(1, 701):
         clock.now = tick / 10
-        progress.update(10_000 + 10 * tick, episode_return=12.34 if tick == 5 else None, shares={"env": 0.25})
+        progress.update(
+            10_000 + 10 * tick, episode_return=12.34 if tick == 5 else None, shares={"env": 0.25, "save": 0.004}
+        )
     lines = out.getvalue().splitlines()
     assert len(lines) == 2
     assert lines[0] == "frames 13,000/100,000  return 12.3  100 frames/s  left 0:14:30  env 25%"

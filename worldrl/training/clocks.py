@@ -12,6 +12,8 @@ from fractions import Fraction
 from types import TracebackType
 from typing import Any
 
+SECTIONS = ("env", "sample", "update", "eval", "save")  # of a run's wall time
+
 
 class Every:
     """True once whenever a multiple of ``n`` frames has been reached or passed since the last call; 0 is never.
@@ -112,7 +114,7 @@ class Timer:
     It reads the host's clock: work that a GPU does behind the host's back is counted where the host waits for it.
     """
 
-    def __init__(self, names: Iterable[str] = ("env", "sample", "update"), clock: Callable[[], float] | None = None):
+    def __init__(self, names: Iterable[str] = SECTIONS, clock: Callable[[], float] | None = None) -> None:
         self._clock = clock or time.perf_counter
         self._sections = {name: Section(self._clock) for name in names}
         self._since = self._clock()

@@ -29,6 +29,7 @@ from worldrl.errors import UserError
 FILE = "metrics.jsonl"
 REFRESH = 0.2  # s between two drawings of the bar
 INTERVAL = 30.0  # s between two lines where there is no terminal
+TOLD = 0.005  # shares of time from here on are told
 
 
 class Meter:
@@ -277,8 +278,8 @@ class Progress:
         parts = [f"frames {frames:,}/{self._total:,}"]
         parts += [f"{name} {value:.1f}" for name, value in self._returns.items()]
         parts += [f"{speed:.0f} frames/s", f"left {_left(self._total - frames, speed)}"]
-        parts += [" ".join(f"{name} {100 * share:.0f}%" for name, share in shares.items())] if shares else []
-        return "  ".join(parts)
+        told = [f"{name} {100 * share:.0f}%" for name, share in shares.items() if share >= TOLD]
+        return "  ".join([*parts, " ".join(told)] if told else parts)
 
     @contextlib.contextmanager
     def _guarded(self) -> Iterator[None]:

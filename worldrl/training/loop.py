@@ -190,7 +190,8 @@ class Trainer:
     def begin(self) -> None:
         """A first evaluation and a first checkpoint, so that from here on a killed run can always go on."""
         if self.config.eval.every:
-            self.evaluate()
+            with self.timer["eval"]:
+                self.evaluate()
         self.save()
         self.fresh = False
 
@@ -274,7 +275,8 @@ class Trainer:
         if not self.clocks["eval"](self.frames):
             return
         try:
-            self.evaluate()
+            with self.timer["eval"]:
+                self.evaluate()
         except (WorkerError, Interrupted) as error:
             self.clocks["eval"].load_state_dict(before)  # still due when the run goes on
             if isinstance(error, WorkerError):
@@ -345,9 +347,11 @@ class Trainer:
 
     def save(self) -> None:
         """Write a complete checkpoint."""
-        self._check_finite()
-        self.checkpoints.save(self.frames, self.state_dict(), self.replay if self.config.checkpoint.replay else None)
-        self.save_clock.reset()
+        with self.timer["save"]:
+            self._check_finite()
+            replay = self.replay if self.config.checkpoint.replay else None
+            self.checkpoints.save(self.frames, self.state_dict(), replay)
+            self.save_clock.reset()
 
     def _agent_state(self) -> dict[str, Any]:
         spec, config = encode_spec(self.envs.spec), config_to_dict(self.config)
