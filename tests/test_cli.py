@@ -204,7 +204,6 @@ def test_names_of_tasks() -> None:
         ("head=sac head.estimator=nested", "unknown key 'head.estimator'"),
         ("head.critic_lrr=1", "head.critic_lr"),
         ("head.lr=1", "did you mean: head.alpha_lr, head.actor_lr, head.critic_lr"),
-        ("agent=sac belief.lr=1", "unknown key 'belief.lr'"),
         ("task=walker_wlak", "walker_walk"),
         ("task=Pendulm-v1", "Pendulum-v1"),
         ("task=walker", "walker_walk"),

@@ -17,7 +17,8 @@ class Identity(nn.Module):
 
     @dataclass(frozen=True)
     class Config:
-        """Nothing to set and nothing to learn."""
+        lr: float = 0.0  # nothing to learn
+        grad_clip: float = 0.0
 
     lost_rows: ClassVar[int] = 0
 
