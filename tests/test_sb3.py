@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import worldrl
 from worldrl import sb3
 from worldrl.cli import train
 from worldrl.envs.stream import EVAL
@@ -53,6 +54,11 @@ def test_the_report_shows_it_beside_our_own_agents(run: Path, tmp_path: Path) ->
     assert {r.agent for r in runs} == {"sb3_ppo", "sac"}
     assert {r.task for r in runs} == {"cartpole_balance"}
     assert report([str(run), str(tmp_path / "ours"), "--out", str(tmp_path / "report")]) == 0
+
+
+def test_it_cannot_be_loaded_as_one_of_our_own(run: Path) -> None:
+    with pytest.raises(UserError, match=r"holds a run of Stable-Baselines3"):
+        worldrl.load(run)
 
 
 def test_episodes_start_where_those_of_our_own_runs_start() -> None:

@@ -130,6 +130,7 @@ class Config:
 # --- what a value may be ----------------------------------------------------------------------------------------------
 
 CONFIG_FILE = "config.yaml"
+FOREIGN = "sb3_"  # begins the labels of agents that are not ours (``worldrl.sb3``)
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "env.obs": ("pixels", "state", "both"),
@@ -504,6 +505,8 @@ def load_config(run_dir: Path, **changes: Any) -> Config:
     if not path.is_file():
         raise UserError(f"no run in '{run_dir}': found no {CONFIG_FILE}, expected a folder that train.py wrote")
     stored = flatten(read_yaml(path))
+    if str(stored.get("agent", "")).startswith(FOREIGN):
+        raise UserError(f"{run_dir} holds a run of Stable-Baselines3: worldrl.report reads it, nothing else here does")
     try:
         config_from_dict(stored)
     except UserError as error:

@@ -21,7 +21,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from worldrl.cli import RUNS, expand, read_command_line, run_name
-from worldrl.config import CONFIG_FILE, Config, check_keys, config_from_dict, config_to_dict, known_keys
+from worldrl.config import CONFIG_FILE, FOREIGN, Config, check_keys, config_from_dict, config_to_dict, known_keys
 from worldrl.envs.stream import EVAL, TRAIN, episode_seed
 from worldrl.envs.vector import make_env
 from worldrl.errors import UserError, unknown, writing
@@ -185,7 +185,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Config, Path, dict[str, Any]]:
     config = config_from_dict({"agent": "sac", "env.obs": "state", "env.action_repeat": 1, **given})
     if config.env.obs != "state" or config.env.num_envs != 1:
         raise UserError("a baseline learns from one environment's states: expected env.obs=state and env.num_envs=1")
-    config = dataclasses.replace(config, agent=f"sb3_{algorithm}")
+    config = dataclasses.replace(config, agent=f"{FOREIGN}{algorithm}")
     return algorithm, config, Path(folder or Path(RUNS) / run_name(config)), arguments
 
 
