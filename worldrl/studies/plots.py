@@ -68,7 +68,7 @@ def draw_training(path: Path, curves: Mapping[str, Mapping[str, Sequence[float]]
             ax.plot(curve["step"], curve["truth"], color=COLOURS[i], linewidth=1.0, linestyle="--")
         ax.set_yscale("symlog", linthresh=10)
         ax.set(xlabel="updates", ylabel="entropy (nats)", title="estimate (full) and truth (dashed)")
-        ax.legend(frameon=False, fontsize="small", title="trained with")
+        ax.legend(frameon=False, fontsize="small", title="trained with", loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def draw_along(path: Path, runs: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
