@@ -299,7 +299,7 @@ def test_the_command_skips_what_the_agent_cannot(tmp_path: Path, capsys: pytest.
         ("--episodes 0", "--episodes 0: expected 1 or more"),
         ("--horizon 0", "--horizon 0: expected 1 or more"),
         ("--study prediction", "longer than any episode"),
-        ("--out {run}/config.yaml/x", "choose another --out"),
+        ("--out {run}/config.yaml/x", "choose another folder with --out"),
         ("--device cuda:99", "device"),
     ],
 )
