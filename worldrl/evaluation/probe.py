@@ -134,7 +134,7 @@ def draw(results: dict[str, Any], path: Path) -> None:
         bars.set(yticks=height, yticklabels=names, xlim=(0, 1), xlabel="R squared at level 0, below 0 drawn as 0")
         bars.tick_params(axis="y", labelsize="small")
         bars.invert_yaxis()
-        bars.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=2, frameon=False)  # beside the bars, not on them
+        bars.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=2, frameon=False)  # not on the bars
         for i, kind in enumerate(dict.fromkeys(record["kind"] for record in records)):
             mine = [record for record in records if record["kind"] == kind]
             for which, style in (("trained", "o-"), ("untrained", "o:")):
