@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from worldrl.errors import UserError, check_writable, writing
+from worldrl.errors import UserError, check_out, check_writable, writing
 
 
 def test_a_failure_to_write_is_one_line_with_the_remedy() -> None:
@@ -26,3 +26,16 @@ def test_looking_whether_a_file_can_be_written_leaves_things_as_they_are(tmp_pat
     check_writable(tmp_path / "new" / "new.json")
     assert old.read_text() == "kept"
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_folder_for_results_is_made_or_refused(tmp_path: Path) -> None:
+    check_out(tmp_path / "new" / "out")
+    assert list((tmp_path / "new" / "out").iterdir()) == []
+    for folder in (Path(__file__), Path("/proc/none")):
+        with pytest.raises(UserError, match=rf"cannot write to {folder} .*; choose another folder with --out$"):
+            check_out(folder)
+
+
+def test_a_failure_without_a_number_keeps_its_text() -> None:
+    with pytest.raises(UserError, match=r"cannot write to here \(no video writer\)"), writing("here"):
+        raise OSError("no video writer")

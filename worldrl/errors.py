@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +29,7 @@ def unknown(kind: str, found: str, valid: Iterable[str]) -> UserError:
 
 def unwritable(path: object, error: OSError, remedy: str = OTHER_RUN_DIR) -> UserError:
     """The error for a file or folder that cannot be made or written."""
-    return UserError(f"cannot write to {path} ({error.strerror}); {remedy}")
+    return UserError(f"cannot write to {path} ({error.strerror or error}); {remedy}")
 
 
 @contextmanager
@@ -48,3 +49,10 @@ def check_writable(file: Path) -> None:
         file.open("ab").close()
         if not existed:
             file.unlink()
+
+
+def check_out(folder: Path) -> None:
+    """Make the folder of ``--out``, or refuse it before the minutes that its contents take."""
+    with writing(folder, "choose another folder with --out"):
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from worldrl.agent import Agent
-from worldrl.errors import UserError, writing
+from worldrl.errors import UserError, check_out
 from worldrl.evaluation import marginal, noise, prediction, probe
 from worldrl.evaluation.recording import Condition, Recorder, conditions
 from worldrl.inference import CHECKPOINTS, load_agent
@@ -149,8 +149,7 @@ def make_subject(options: argparse.Namespace) -> Subject:
     by_kind = conditions(config, options.corruption, options.level, options.burst_length)
     values = {name: getattr(options, name) for name in Settings._fields}
     settings = Settings(**{**values, "out": options.out or options.run_dir / "inside"})
-    with writing(settings.out, "choose another folder with --out"):
-        settings.out.mkdir(parents=True, exist_ok=True)
+    check_out(settings.out)
     recorder = Recorder(agent, config, settings.seed, settings.episodes, settings.rows)
     return Subject(agent, recorder, by_kind, settings)
 

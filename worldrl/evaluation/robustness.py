@@ -16,7 +16,6 @@ import csv
 import dataclasses
 import json
 import math
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -40,7 +39,7 @@ from worldrl.envs.corruption import KINDS, Noise, active_levels, is_active
 from worldrl.envs.spaces import Observation
 from worldrl.envs.stream import EVAL
 from worldrl.envs.vector import describe, make_env
-from worldrl.errors import UserError, unknown, writing
+from worldrl.errors import UserError, check_out, unknown
 from worldrl.evaluation.episodes import own_randomness
 from worldrl.evaluation.run import check_environment
 from worldrl.evaluation.statistics import mean_interval
@@ -123,7 +122,7 @@ def evaluate_grid(
     for cell in cells:
         cell_noise(cell, groups, agent.spec)
     out = run_dir / "robustness" if out is None else out
-    _check_writable(out)
+    check_out(out)
     jobs = [Job(cell, seed, episode) for cell in cells for seed in seeds for episode in range(episodes)]
     films = {Job(cell, seeds[0], 0): Film(str(cell)) for cell in worst_cells(cells)} if video else {}
     began = time.perf_counter()
@@ -195,12 +194,6 @@ def _check_counts(seeds: Sequence[int], episodes: int, num_envs: int) -> None:
         raise UserError(f"--envs {num_envs}: expected 1 or more")
     if min(seeds) < 0 or len(set(seeds)) < len(seeds):
         raise UserError(f"--seeds {' '.join(map(str, seeds))}: expected numbers of 0 or more, each once")
-
-
-def _check_writable(out: Path) -> None:
-    with writing(out, "choose another folder with --out"):
-        out.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=out).close()
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from typing import Any, NoReturn, cast
 
 import torch
 
-from worldrl.errors import UserError, writing
+from worldrl.errors import UserError, check_out
 from worldrl.policies.latent import LatentGaussian
 from worldrl.registry import known_parts
 from worldrl.studies import bandit, entropy, marginal, plots, variance
@@ -230,8 +230,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """All of ``python -m worldrl.studies``. Returns the exit code: 0, or 2 after one line about wrong use."""
     try:
         options = make_parser().parse_args(argv)
-        with writing(options.out, "choose another folder with --out"):
-            options.out.mkdir(parents=True, exist_ok=True)
+        check_out(options.out)
         picture, numbers = (options.out / f"{options.study}.{suffix}" for suffix in ("png", "json"))
         result = STUDIES[options.study](options, picture)
         settings = {key: str(value) for key, value in vars(options).items()}
