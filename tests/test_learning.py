@@ -1,0 +1,59 @@
+"""Every agent learns a real task. Slow: 3 to 20 minutes each on one core; docs/results.md has the curves of such runs."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SWINGUP_RANDOM, CHEETAH_RANDOM = 127.0, 12.3  # of the random policy, over 30 episodes
+
+ON_STATES = {
+    "sac": [],
+    "td3": [],
+    "ddpg": [],
+    "smac_state": ["policy.num_particles=8"],
+    "flow_sac": [],
+    "moe_sac": [],
+    "pmoe_sac": [],
+    "miracle": ["head.marginal_actions=1_000", "head.reward_scale=1.25"],
+    "virel": [],
+    "virel_beta": [],
+    "virel1": [],
+    "virel2": [],
+}
+FROM_IMAGES = {
+    "smac": ["experiment=quickstart"],
+    "latent_sac": ["experiment=quickstart", "agent=latent_sac"],
+    "slac": ["experiment=quickstart_slac"],
+    "dreamer": ["experiment=quickstart_dreamer"],
+}
+
+
+def evaluations(run_dir: Path, *settings: str) -> list[float]:
+    """Train in a process of its own, as a user would, on one thread; the mean returns of all its evaluations."""
+    quiet = ("seed=1", "threads=1", "device=cpu", "log.progress=false", "eval.video=false", f"hydra.run.dir={run_dir}")
+    environment = {"MUJOCO_GL": "egl", **os.environ, "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, "train.py", *settings, *quiet], cwd=ROOT, env=environment, check=True)
+    records = map(json.loads, (run_dir / "metrics.jsonl").read_text().splitlines())
+    return [record["eval/return"] for record in records if "eval/return" in record]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", ON_STATES)
+def test_agents_on_states_learn_cartpole_swingup(agent: str, tmp_path: Path) -> None:
+    returns = evaluations(tmp_path / "run", "experiment=states_100k", f"agent={agent}", *ON_STATES[agent])
+    assert np.mean(returns[-3:]) > 2 * SWINGUP_RANDOM
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", FROM_IMAGES)
+def test_agents_learn_cheetah_run_from_images(agent: str, tmp_path: Path) -> None:
+    returns = evaluations(tmp_path / "run", *FROM_IMAGES[agent], "frames=30_000")
+    assert np.mean(returns[-3:]) > 3 * CHEETAH_RANDOM
