@@ -1,4 +1,4 @@
-"""Every agent learns a real task. Slow: 3 to 20 minutes each on one core; docs/results.md has the curves of such runs."""
+"""Every agent learns a real task. Slow: 3 to 20 minutes each on one core. The runs are those of docs/results.md."""
 
 from __future__ import annotations
 
