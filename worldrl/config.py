@@ -64,7 +64,7 @@ class EnvConfig:
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    capacity: int = 1_000_000  # rows (agent steps) over all environments
+    capacity: int = 1_000_000  # rows (agent steps, and one more per episode) over all environments
     batch: int = 50  # B
     length: int = 50  # T
     device: str = "auto"  # auto: on the GPU when it fits
@@ -124,7 +124,7 @@ class Config:
     precision: str = "auto"  # auto | fp32 | bf16 | fp16
     speed: str = "eager"  # eager | compile | capture
     deterministic: bool = False  # deterministic cuDNN kernels, slower
-    threads: int = 0  # torch CPU threads, 0: as many as there are cores
+    threads: int = 0  # torch CPU threads, 0: torch's own choice
 
 
 # --- what a value may be ----------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.toy_runs import STATE_SAC
 from worldrl.cli import load_config, train
 from worldrl.config import config_from_dict, save_config
 from worldrl.envs import WorkerError
@@ -415,6 +416,15 @@ def test_a_folder_that_cannot_be_written_is_one_line(folder: str) -> None:
 def test_a_run_that_cannot_learn_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train({**STATE, "frames": 400, "eval.every": 0}, tmp_path / "run")
     assert "nothing will be learned: schedule.prefill=1000 is not below frames=400" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("noise", "said"), [(0.0, True), (0.1, False)])
+def test_a_deterministic_agent_without_noise_says_so(
+    noise: float, said: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = {**STATE_SAC, "head": "td3", "schedule.action_noise": noise, "frames": 1, "eval.every": 0}
+    train(settings, tmp_path / "run")
+    assert ("will not explore: its policy is deterministic" in capsys.readouterr().out) is said
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:

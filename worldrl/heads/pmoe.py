@@ -39,7 +39,7 @@ class Experts(Mixture):
 
 
 class PMOE(SAC):
-    """The head of PMOE-SAC; sizes and rates are those of ``agent=sac``."""
+    """The head of PMOE-SAC. The defaults are SAC's; ``agent=pmoe_sac`` has the published sizes."""
 
     @dataclass(frozen=True)
     class Config(SAC.Config):
