@@ -119,6 +119,7 @@ class Needs(NamedTuple):
     td_batch: int = 0  # transitions beside the slice, redrawn for every update: Extra["td"]
     recent_batch: int = 0  # rows drawn for every update from the newest recent_actions ones: Extra["recent"]
     recent_actions: int = 0
+    action_noise: bool = False  # it explores by schedule.action_noise alone
 
     def td_windows(self, rows: int) -> int:
         """How many windows of ``rows`` rows that the belief serves hold ``td_batch`` transitions."""

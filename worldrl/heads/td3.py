@@ -61,7 +61,7 @@ class TD3(nn.Module):
     def __init__(self, config: TD3.Config, feat_dim: int, context_dim: int, action_dim: int) -> None:
         super().__init__()
         c = self.config = config
-        self.needs = Needs()
+        self.needs = Needs(action_noise=True)
         self.policy, self.critic = self.networks(feat_dim, action_dim)
         self.target_policy = deepcopy(self.policy).requires_grad_(False)
         self.target = deepcopy(self.critic).requires_grad_(False)

@@ -30,7 +30,6 @@ from worldrl.envs.gym import is_gym_task
 from worldrl.envs.vector import VectorEnv, WorkerError
 from worldrl.errors import UserError, writing
 from worldrl.evaluation.episodes import VIDEO_SIZE, Interrupted, own_randomness, run_episodes, with_action
-from worldrl.policies.deterministic import Deterministic
 from worldrl.registry import PARTS
 from worldrl.training.checkpoint import (
     CheckpointError,
@@ -343,7 +342,7 @@ class Trainer:
         if c.schedule.prefill >= c.frames:
             prefill = f"schedule.prefill={c.schedule.prefill}"
             self.progress.say(f"nothing will be learned: {prefill} is not below frames={c.frames}")
-        if isinstance(getattr(agent.head, "policy", None), Deterministic) and not c.schedule.action_noise:
+        if agent.head.needs.action_noise and not c.schedule.action_noise:
             self.progress.say("the agent will not explore: its policy is deterministic and schedule.action_noise=0")
 
     # --- saving and going on ------------------------------------------------------------------------------------------
