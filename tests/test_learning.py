@@ -48,7 +48,7 @@ def evaluations(run_dir: Path, *settings: str) -> list[float]:
 @pytest.mark.parametrize("agent", ON_STATES)
 def test_agents_on_states_learn_cartpole_swingup(agent: str, tmp_path: Path) -> None:
     returns = evaluations(tmp_path / "run", "experiment=states_100k", f"agent={agent}", *ON_STATES[agent])
-    assert np.mean(returns[-3:]) > 2 * SWINGUP_RANDOM
+    assert np.mean(returns[-3:]) > 1.5 * SWINGUP_RANDOM
 
 
 @pytest.mark.slow
