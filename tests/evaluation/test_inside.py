@@ -72,9 +72,22 @@ def test_filtering_is_what_the_acting_belief_was(state_run: Path) -> None:
     np.testing.assert_array_equal(first.feat, second.feat)
     assert first.feat.shape == (ROWS, 12)
     assert first.entropy.shape == (ROWS,)
-    means = [filter_rows(recorder.agent, recorder.played()[0], seed, deterministic=True).feat for seed in (5, 6)]
+    means = [filter_rows(recorder.agent, recorder.played(), seed, deterministic=True)[0].feat for seed in (5, 6)]
     np.testing.assert_array_equal(*means)  # no draw is left in it
-    assert not np.array_equal(filter_rows(recorder.agent, recorder.played()[0], 6).feat, first.feat)
+    assert not np.array_equal(filter_rows(recorder.agent, recorder.played(), 6)[0].feat, first.feat)
+
+
+def test_episodes_side_by_side_are_filtered_as_if_alone(state_run: Path) -> None:
+    """Also where they differ in length: the one that is over must not disturb the others."""
+    recorder = recorder_of(state_run, episodes=2)
+    short, long = recorder.played()
+    short = Episode(short.number, {"state": short.obs["state"][:4]}, short.action[:4], short.reward[:4], {})
+    together = filter_rows(recorder.agent, [short, long], 5, deterministic=True)
+    assert [len(found.feat) for found in together] == [len(found.entropy) for found in together] == [4, ROWS]
+    for episode, found in zip((short, long), together, strict=True):
+        (alone,) = filter_rows(recorder.agent, [episode], 5, deterministic=True)
+        np.testing.assert_allclose(found.feat, alone.feat, atol=1e-5)
+        np.testing.assert_allclose(found.entropy, alone.entropy, atol=1e-4)
 
 
 def test_any_number_among_the_corruption_settings_is_a_kind(state_run: Path) -> None:

@@ -113,7 +113,7 @@ class Recorder:
 
     def filtered(self, config: Config, agent: Agent | None = None, deterministic: bool = False) -> list[Filtered]:
         """What the agent (or another one) makes of them under the corruption of ``config``, step by step."""
-        return [filter_rows(agent or self.agent, episode, self.seed, deterministic) for episode in self.under(config)]
+        return filter_rows(agent or self.agent, self.under(config), self.seed, deterministic)
 
     def _record(self, stream: RowStream, number: int, actions: np.ndarray | None) -> Episode:
         policy, limit = TrainedPolicy(self.agent), self._rows if actions is None else len(actions)
@@ -129,16 +129,20 @@ class Recorder:
                 row = stream.step(action)[0]
 
 
-def filter_rows(agent: Agent, episode: Episode, seed: int, deterministic: bool = False) -> Filtered:
-    """Run the belief over an episode as in acting; the same seed draws the same noise whatever is seen."""
-    policy, beliefs = TrainedPolicy(agent), []
-    with own_randomness(seed, episode.number):
-        for t, action in enumerate(episode.action):
-            obs = {key: value[t] for key, value in episode.obs.items()}
+def filter_rows(agent: Agent, episodes: Sequence[Episode], seed: int, deterministic: bool = False) -> list[Filtered]:
+    """Run the belief over episodes side by side, as in acting; the same seed draws the same noise whatever is seen."""
+    policy, lengths = TrainedPolicy(agent), [len(episode.action) for episode in episodes]
+    feat, entropy = [], []
+    with own_randomness(seed):
+        for t in range(max(lengths)):
+            at = [(episode, min(t, length - 1)) for episode, length in zip(episodes, lengths, strict=True)]
+            obs = {key: np.stack([episode.obs[key][i] for episode, i in at]) for key in agent.spec.obs}
+            action = np.stack([episode.action[i] for episode, i in at])
             policy.act(obs, prev_action=action, deterministic=deterministic)
-            beliefs.append((policy.belief.feat.cpu().numpy(), float(policy.belief.entropy)))
-    feat, entropy = zip(*beliefs, strict=True)
-    return Filtered(np.stack(feat), np.array(entropy))
+            feat.append(policy.belief.feat.cpu().numpy())
+            entropy.append(policy.belief.entropy.cpu().numpy())
+    by_episode = zip(np.stack(feat, 1), np.stack(entropy, 1), lengths, strict=True)
+    return [Filtered(x[:length], h[:length]) for x, h, length in by_episode]
 
 
 def _stack(number: int, rows: list[dict[str, Any]], keys: list[str]) -> Episode:
