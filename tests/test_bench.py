@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from worldrl import bench
+from worldrl.errors import UserError
 
 CPU = torch.device("cpu")
 
@@ -114,6 +116,33 @@ def test_command_writes_what_it_prints(
     assert [row["batch"] for row in results["replay"]] == [[256, 2], [2, 4]]
     assert "eager fp32" in out
     assert "GFLOP/s" in out
+
+
+def test_what_was_measured_before_a_failure_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*args: Any) -> None:
+        raise UserError("no OpenGL")
+
+    monkeypatch.setattr(bench, "MATMUL_SIZE", 64)
+    monkeypatch.setattr(bench, "_train", fail)
+    path = tmp_path / "bench.json"
+    command = ["--only", "replay", "end_to_end", "--batch", "2x4", "--repeats", "2", "--device", "cpu"]
+    assert bench.main([*command, "--json", str(path)]) == 0
+    results = json.loads(path.read_text())
+    assert [row["error"] for row in results["end_to_end"]] == ["no OpenGL"] * 2
+    assert "smac: no OpenGL" in capsys.readouterr().out
+    monkeypatch.setattr(bench, "bench_end_to_end", fail)
+    path.unlink()
+    assert bench.main([*command, "--json", str(path)]) == 2
+    assert "replay" in json.loads(path.read_text())
+
+
+@pytest.mark.parametrize("option", ["--repeats", "--threads", "--seconds"])
+def test_numbers_are_positive(option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        bench.main([option, "0"])
+    assert "expected a number, 1 or more" in capsys.readouterr().err
 
 
 @pytest.mark.slow

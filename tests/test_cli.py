@@ -300,10 +300,15 @@ def test_a_folder_holds_one_run(
 ) -> None:
     line = ["agent=sac", "hydra.run.dir=here"]
     assert train_main(line, PRESETS) == 0
-    with pytest.raises(SystemExit) as ended:
-        train_main(line, PRESETS)
-    assert ended.value.code == 2
-    assert "resume=" in capsys.readouterr().err
+    for words in (
+        "a run without a checkpoint; delete it if it has ended",
+        "already holds a run; continue it with resume=",
+    ):
+        with pytest.raises(SystemExit) as ended:
+            train_main(line, PRESETS)
+        assert ended.value.code == 2
+        assert words in capsys.readouterr().err
+        Checkpoints(tmp_path / "here").save(0, {})
     assert [run_dir for _, run_dir in runs] == [tmp_path / "here"]
 
 
@@ -324,7 +329,7 @@ def test_a_named_sweep_skips_what_has_finished_and_goes_on_with_the_rest(
     def fake_train(config: Config, run_dir: Path) -> None:
         done.append(("train", config.seed, run_dir))
         interrupted = config.seed == 2 and len(done) == 2
-        Checkpoints(run_dir).save(40 if interrupted else config.frames, {})
+        Checkpoints(run_dir).save(40 if interrupted else config.frames, {}, done=config.seed == 1)
         save_config(config, run_dir)
         if interrupted:
             raise SystemExit(130)
@@ -332,7 +337,7 @@ def test_a_named_sweep_skips_what_has_finished_and_goes_on_with_the_rest(
     def fake_resume(run_dir: Path, changes: dict[str, Any]) -> None:
         config = load_config(run_dir, **changes)
         done.append(("resume", config.seed, run_dir))
-        Checkpoints(run_dir).save(config.frames, {})
+        Checkpoints(run_dir).save(config.frames, {}, done=True)
 
     monkeypatch.setattr(loop, "train", fake_train)
     monkeypatch.setattr(loop, "resume", fake_resume)
@@ -344,8 +349,10 @@ def test_a_named_sweep_skips_what_has_finished_and_goes_on_with_the_rest(
     assert train_main(command, PRESETS) == 0
     assert [(what, seed) for what, seed, _ in done[2:]] == [("resume", 2), ("train", 3)]
     assert done[2][2] == done[1][2]
+    assert train_main(command, PRESETS) == 0  # seed 3 was stopped in its last evaluation
+    assert done.pop()[:2] == ("resume", 3)
     out = capsys.readouterr().out
-    assert out.count("finished before: ") == 1
+    assert out.count("finished before: ") == 3
     assert out.splitlines()[-1] == "curves and tables: python -m worldrl.report runs/mine"
     assert train_main([*command[:-1], "frames=200"], PRESETS) == 0  # a longer sweep goes on where the shorter one ended
     assert [(what, seed) for what, seed, _ in done[4:]] == [("resume", 1), ("resume", 2), ("resume", 3)]
@@ -361,6 +368,22 @@ def test_a_run_of_a_sweep_that_was_killed_before_its_first_checkpoint_starts_aga
         assert train_main(["sweep=mine", "agent=sac"], PRESETS) == 0
     assert [path.is_relative_to(Path.cwd() / "runs/mine") for _, path in runs] == [True, True]
     assert runs[0] == runs[1]
+
+
+@pytest.mark.parametrize("left", ["metrics", "best"])
+def test_a_run_of_a_sweep_that_lost_its_last_checkpoint_is_not_deleted(
+    runs: list[tuple[Config, Path]], capsys: pytest.CaptureFixture[str], left: str
+) -> None:
+    assert train_main(["sweep=mine", "agent=sac"], PRESETS) == 0
+    run_dir = runs[0][1]
+    (run_dir / "metrics.jsonl").write_text('{"frames": 0}\n' + '{"frames": 9}\n' * (left == "metrics"))
+    if left == "best":
+        Checkpoints(run_dir).save_best(40, 1.0, {})
+    with pytest.raises(SystemExit):
+        train_main(["sweep=mine", "agent=sac"], PRESETS)
+    assert "lost its last checkpoint; delete the folder" in capsys.readouterr().err
+    assert (run_dir / "metrics.jsonl").exists()
+    assert len(runs) == 1
 
 
 def test_an_error_inside_a_run_is_one_line(
@@ -401,7 +424,7 @@ def test_train_from_python(runs: list[tuple[Config, Path]]) -> None:
     assert run_dir.parent == Path("runs/walker_walk/sac")
     train(Config(seed=3), Path("mine"))
     assert runs[1] == (config_from_dict({"seed": 3}), Path("mine"))
-    with pytest.raises(UserError, match="already holds a run"):
+    with pytest.raises(UserError, match="holds a run without a checkpoint"):
         train(Config(), Path("mine"))
 
 

@@ -81,6 +81,14 @@ def test_a_picture_takes_its_tables_with_it(runs: Path, capsys: pytest.CaptureFi
     assert "| walker_walk | smac  | 3     | 4,000  | 114.0 ± 2.0      |" in text
 
 
+def test_tables_of_an_earlier_report_do_not_stay(runs: Path, capsys: pytest.CaptureFixture) -> None:
+    out = runs.parent / "out"
+    run_report(capsys, runs, "--out", out)
+    (out / "mine.csv").write_text("")
+    run_report(capsys, runs / "walker_walk" / "smac", "--out", out)
+    assert sorted(path.name for path in out.glob("*.csv")) == ["agents.csv", "mine.csv", "runs.csv"]
+
+
 def test_the_same_runs_give_the_same_report(runs: Path, capsys: pytest.CaptureFixture) -> None:
     first = run_report(capsys, runs, "--out", runs.parent / "x")
     assert run_report(capsys, runs, runs / "walker_walk", "--out", runs.parent / "x") == first
@@ -180,5 +188,7 @@ def test_damage_and_gaps_are_one_line(runs: Path, capsys: pytest.CaptureFixture)
     good = bad.read_text()
     bad.write_text("\n" + good.replace("}", "", 1))
     assert f"{bad}, line 2: not a JSON record" in fails(capsys, runs)
+    bad.write_text('{"frames": 1e999, "eval/return": 1.0}\n')
+    assert f"{bad}, line 1: frames is inf, expected a number" in fails(capsys, runs)
     bad.write_text('{"frames": 9000, "eval/return": 1.0}\n')
     assert f"nothing to compare on walker_walk: {bad.parent} begins at 9,000 frames" in fails(capsys, runs)

@@ -95,6 +95,10 @@ def test_the_return_of_an_episode_is_the_sum_of_its_rewards() -> None:
         (["ppo", "env.obs=pixels"], "expected env.obs=state"),
         (["ppo", "sb3.n_stepps=3"], "PPO refuses its settings"),
         (["ppo", "frames=-1"], "frames: found -1"),
+        (["ppo", "seed=1,2"], "found seed=1,2: a baseline is one run"),
+        (["ppo", "-m"], "found -m: a baseline is one run"),
+        (["ppo", "--cfg", "job"], "found --cfg: of train.py alone"),
+        (["ppo", "hydra.run.dir=x"], "found hydra.run.dir=x: of train.py alone; dir= is the run folder"),
     ],
 )
 def test_wrong_use_ends_in_one_line(
@@ -105,6 +109,14 @@ def test_wrong_use_ends_in_one_line(
     assert says in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_an_argument_may_be_a_mapping_and_the_folder_no_file(tmp_path: Path) -> None:
+    algorithm, config, _, arguments = sb3.parse(["ppo", "task=cartpole_balance", "sb3.policy_kwargs={net_arch:[8,9]}"])
+    assert arguments == {"policy_kwargs": {"net_arch": [8, 9]}}
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is not a folder; choose another one with dir="):
+        sb3.train(algorithm, config, tmp_path / "file", arguments)
 
 
 def test_does_not_write_over_another_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+from worldrl import testing
 from worldrl.beliefs.identity import Identity
 from worldrl.beliefs.rssm import RSSM
 from worldrl.errors import UserError
@@ -597,3 +599,25 @@ def test_a_class_without_settings_and_a_setting_that_does_not_exist() -> None:
         UserError, match=r"head SAC: Config failed at .*TypeError: .*unexpected keyword argument 'unit'"
     ):
         check_head("sac", unit=8)
+
+
+@pytest.mark.parametrize(
+    ("code", "waits"),
+    [
+        ("x.item()", True),
+        ("x.to('cpu')", True),
+        ("x.to(x.device)", False),
+        ("x.to(torch.float64)", False),
+        ("torch.where(x > 0)", True),
+        ("torch.where(x > 0, x, 0 * x)", False),
+        ("torch.argwhere(x)", True),
+        ("x[x > 0]", True),
+        ("x.__setitem__(x > 0, x.new_zeros(2))", True),
+        ("x.__setitem__(x > 0, 0.0)", False),
+        ("x.__setitem__(0, 0.0)", False),
+    ],
+)
+def test_what_makes_the_host_wait(code: str, waits: bool) -> None:
+    x = torch.tensor([1.0, -1.0, 2.0])
+    with testing._NoSync("it"), pytest.raises(UserError) if waits else nullcontext():
+        eval(code, {"x": x, "torch": torch})

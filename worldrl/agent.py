@@ -133,8 +133,10 @@ class Agent:
         return metrics
 
     def _latch(self, phase: str, metrics: Metrics) -> None:
-        """Remember, on the device, the first update at which each loss was not finite."""
+        """Remember, on the device, the first update at which each loss, or gradient behind one, was not finite."""
         names = [name for name in metrics if name.startswith("loss/")]
+        if self.precision.name != "fp16":  # whose scaler expects such gradients and leaves the step out
+            names += [name for name in metrics if name.endswith("/grad_norm")]
         if not names:
             return
         finite = torch.isfinite(torch.stack([metrics[name] for name in names]))
@@ -145,7 +147,7 @@ class Agent:
         bad.copy_(torch.where((bad < 0) & ~finite, self.counter, bad))
 
     def first_non_finite(self) -> tuple[str, int] | None:
-        """Name and update number of the first loss that was not finite, if any. Synchronises."""
+        """Name and update number of the first loss or gradient norm that was not finite, if any. Synchronises."""
         found = [
             (int(n), name)
             for phase, bad in self._bad.items()

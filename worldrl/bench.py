@@ -309,11 +309,7 @@ def _time_updates(
 
 
 def bench_sb3(device: torch.device, repeats: int) -> Results:
-    """Gradient steps of Stable-Baselines3's SAC and of ours, in turns; the ratio is the median over the turns.
-
-    Raises:
-        UserError: it is not installed.
-    """
+    """Gradient steps of Stable-Baselines3's SAC and of ours, in turns; the ratio is the median over the turns."""
     theirs = _sb3_steps(device)
     case = CASES["sac"]
     data = make_batch(case.spec, *STATE_BATCH, device)
@@ -341,12 +337,17 @@ def _repeat(update: Update, batch: Batch) -> Callable[[int], None]:
     return run
 
 
-def _sb3_steps(device: torch.device) -> Callable[[int], None]:
+def _check_sb3() -> None:
     try:
-        from stable_baselines3 import SAC
-        from stable_baselines3.common.logger import configure
+        import stable_baselines3  # noqa: F401
     except ImportError as error:
-        raise UserError(f"--sb3 needs Stable-Baselines3 ({error}); pip install stable_baselines3") from error
+        raise UserError(f"--sb3 needs Stable-Baselines3 ({error}); pip install -e '.[sb3]'") from error
+
+
+def _sb3_steps(device: torch.device) -> Callable[[int], None]:
+    from stable_baselines3 import SAC
+    from stable_baselines3.common.logger import configure
+
     agent: Any = SAC("MlpPolicy", _still_env(), device=str(device), buffer_size=5000)
     agent.set_logger(configure(None, []))
     rng = np.random.default_rng(0)
@@ -449,7 +450,10 @@ def bench_end_to_end(task: str, batch: tuple[int, int], device: torch.device, up
             device=str(device),
             speed="capture" if device.type == "cuda" else "eager",
         )
-        figures = _train(config, count)
+        try:
+            figures = _train(config, count)
+        except UserError as error:  # no OpenGL here: the other one can still be measured
+            figures = {"error": str(error)}
         results.append({"agent": name, "task": task, "speed": config.speed, "updates_per_1000_frames": rate, **figures})
     return results
 
@@ -532,10 +536,10 @@ def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
 
 
 def print_rows(console: Console, title: str, rows: list[Results]) -> None:
-    """A table of flat records that share their keys, but for a record that holds an error."""
+    """A table of flat records that share their keys; of one with an error its first value and that."""
     for row in rows:
         if "error" in row:
-            console.print(f"{row['env']}: {row['error']}", markup=False)
+            console.print(f"{next(iter(row.values()))}: {row['error']}", markup=False)
     good = [row for row in rows if "error" not in row]
     if good:
         console.print(title)
@@ -559,6 +563,12 @@ def parse_shape(text: str) -> tuple[int, int]:
     return int(batch), int(length)
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"found '{text}', expected a number, 1 or more")
+    return int(text)
+
+
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     """The options; argparse exits with code 2 for bad ones."""
     parser = argparse.ArgumentParser(prog="python -m worldrl.bench", description=(__doc__ or "").split("\n\n")[1])
@@ -566,11 +576,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure (default: all)")
     add("--agents", nargs="+", choices=list(CASES), default=list(CASES), help="agents to update (default: all)")
     add("--batch", nargs="+", type=parse_shape, help="BxT of pixel agents but SLAC (default: 16x32, on CUDA 50x50)")
-    add("--repeats", type=int, default=10, help="timed updates, after a warm-up (default: 10)")
+    add("--repeats", type=_count, default=10, help="timed updates, after a warm-up (default: 10)")
     add("--task", default="walker_walk", help="of the environment and end-to-end parts (default: walker_walk)")
-    add("--seconds", type=float, default=3.0, help="per environment (default: 3)")
+    add("--seconds", type=_count, default=3, help="per environment (default: 3)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--threads", type=int, default=0, help="torch CPU threads (default: torch's own choice)")
+    add("--threads", type=_count, help="torch CPU threads (default: torch's own choice)")
     add("--sb3", action="store_true", help="also time the SAC of Stable-Baselines3, if it is installed")
     add("--json", type=Path, metavar="PATH", help="write the figures here too")
     return parser.parse_args(argv)
@@ -632,6 +642,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if args.json:
             check_writable(args.json)
+        if args.sb3:
+            _check_sb3()
         device = choose_device(args.device)
         if args.threads:
             torch.set_num_threads(args.threads)
@@ -640,11 +652,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name, figures in _measure(args, device):
             results[name] = figures
             _show(console, name, results)
+            if args.json:
+                args.json.write_text(json.dumps(results, indent=2) + "\n")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    if args.json:
-        args.json.write_text(json.dumps(results, indent=2) + "\n")
     if not agrees(results):
         print("error: a fast path differs from the eager float32 update by more than its tolerance", file=sys.stderr)
         return 1

@@ -363,10 +363,13 @@ def train(config: Config | Mapping[str, Any], run_dir: Path | None = None) -> Pa
         UserError: wrong settings, or a folder that holds a run.
     """
     from worldrl.training import loop
+    from worldrl.training.checkpoint import Checkpoints
 
     config = config_from_dict(config_to_dict(config) if isinstance(config, Config) else with_world(config))
     run_dir = Path(RUNS) / run_name(config) if run_dir is None else Path(run_dir)
     if any((run_dir / name).exists() for name in RUN_FILES):
+        if Checkpoints(run_dir).latest() is None:
+            raise UserError(f"{run_dir} holds a run without a checkpoint; delete it if it has ended, or choose another")
         raise UserError(f"{run_dir} already holds a run; continue it with resume={run_dir}, or choose another folder")
     loop.train(config, run_dir)
     return run_dir
@@ -383,15 +386,25 @@ def train_or_go_on(config: Config, run_dir: Path) -> None:
     from worldrl.training import loop
     from worldrl.training.checkpoint import Checkpoints
 
-    frames = Checkpoints(run_dir).frames()
-    if frames is None:
+    checkpoints = Checkpoints(run_dir)
+    if checkpoints.latest() is None:
         with loop.sole_use(run_dir):
+            if checkpoints.best() or _has_frames(run_dir):
+                raise UserError(f"{run_dir} has begun but lost its last checkpoint; delete the folder to train it anew")
             shutil.rmtree(run_dir)  # killed before its first checkpoint: nothing to go on from
         train(config, run_dir)
-    elif frames < config.frames:
-        _resume(run_dir, {key: value for key, value in flatten(config_to_dict(config)).items() if may_change(key)})
-    else:
+    elif checkpoints.reached(config.frames):
         print(f"finished before: {run_dir}")
+    else:
+        _resume(run_dir, {key: value for key, value in flatten(config_to_dict(config)).items() if may_change(key)})
+
+
+def _has_frames(run_dir: Path) -> bool:
+    """Whether the metrics of a run go beyond its start."""
+    from worldrl.evaluation.curves import METRICS_FILE, read_records
+
+    path = run_dir / METRICS_FILE
+    return path.exists() and any(record.get("frames", 0) > 0 for record in read_records(path)[0])
 
 
 def run_name(config: Config, sweep: str = "") -> str:

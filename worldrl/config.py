@@ -190,7 +190,7 @@ ABOVE_ZERO = ("init_std", "init_alpha", "min_std", "adam_eps")
 IMAGE_SIZE = 64
 MAX_SEED = 2**32 - 1
 
-MAY_CHANGE = ("frames", "eval.*", "log.*", "checkpoint.*")  # on resume
+MAY_CHANGE = ("frames", "eval.*", "log.*", "checkpoint.*", "env.timeout_s")  # on resume
 
 
 def may_change(key: str) -> bool:

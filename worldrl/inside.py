@@ -21,6 +21,7 @@ from worldrl.agent import Agent
 from worldrl.errors import UserError, check_out
 from worldrl.evaluation import marginal, noise, prediction, probe
 from worldrl.evaluation.recording import Condition, Recorder, conditions
+from worldrl.evaluation.video import check_video
 from worldrl.inference import CHECKPOINTS, load_agent
 
 Results = dict[str, Any]
@@ -52,6 +53,8 @@ class Subject(NamedTuple):
 
 def study_prediction(subject: Subject) -> tuple[Results, str]:
     s = subject.settings
+    if any(obs.dtype == "uint8" for obs in subject.agent.spec.obs.values()):
+        check_video(s.out / "x.mp4")
     windows = prediction.cut_windows(subject.recorder.played(), s.context + s.horizon, count=50)
     found = prediction.predict(subject.agent, windows, s.context, s.seed)
     errors = prediction.errors(found, s.context)

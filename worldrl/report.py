@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from worldrl.errors import UserError, unknown, writing
-from worldrl.evaluation.curves import Run, check_overlap, read_runs, task_name, unlabelled_differences
-from worldrl.evaluation.grids import draw_grids, grid_rows, read_grids
+from worldrl.evaluation.curves import Run, Seeded, check_overlap, read_runs, task_name, unlabelled_differences
+from worldrl.evaluation.grids import by_agent, draw_grids, grid_rows, read_grids
 from worldrl.evaluation.plots import Line, Panels, draw, picture_formats
 from worldrl.evaluation.statistics import Estimate
 from worldrl.evaluation.tables import (
@@ -33,6 +33,10 @@ from worldrl.evaluation.tables import (
 METRIC = "eval/return"
 OTHER_OUT = "--out takes a folder, or a picture such as x.png"
 AXES = {METRIC: "evaluation return", "episode/return": "training return"}
+FILES = {  # the page and the tables of each kind of report; tables without a row are left out
+    "curves": ("report.md", "agents.csv", "aggregate.csv", "pairs.csv", "runs.csv"),
+    "robustness": ("robustness.md", "robustness.csv"),
+}
 SHORT = 0.9  # a run that ends before this share of the longest one is named
 
 Groups = dict[str, dict[str, list[Run]]]  # task -> agent -> its runs
@@ -63,10 +67,7 @@ def group(runs: Sequence[Run], labels: Sequence[str] = ()) -> tuple[Groups, Note
     Raises:
         UserError: a setting in ``labels`` that no run has, or runs of a task without frames in common.
     """
-    known = {key for run in runs for key in run.settings}
-    for key in labels:
-        if key not in known:
-            raise unknown("setting", key, known)
+    _check_labels(labels, runs)
     groups: Groups = {}
     for run in sorted(runs, key=lambda run: (_natural(run.task), _natural(run.label(labels)), run.seed)):
         groups.setdefault(run.task, {}).setdefault(run.label(labels), []).append(run)
@@ -75,12 +76,19 @@ def group(runs: Sequence[Run], labels: Sequence[str] = ()) -> tuple[Groups, Note
     return groups, _doubts(groups)
 
 
+def _check_labels(labels: Sequence[str], runs: Sequence[Seeded]) -> None:
+    known = {key for run in runs for key in run.settings}
+    for key in labels:
+        if key not in known:
+            raise unknown("setting", key, known)
+
+
 def _natural(text: str) -> list[Any]:
     """A key that sorts ``K=2`` before ``K=16``: texts and numbers by turns."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
 
 
-def _doubts(groups: Groups) -> Notes:
+def _doubts(groups: Mapping[str, Mapping[str, Sequence[Seeded]]]) -> Notes:
     """Where runs under one name may not be seeds of one agent; a doubt is told once for all tasks that it is about."""
     tasks: dict[tuple[str, str], list[str]] = {}
     for task, panel in groups.items():
@@ -90,7 +98,9 @@ def _doubts(groups: Groups) -> Notes:
     return [f"{agent} on {', '.join(where)}: {doubt}" for (agent, doubt), where in tasks.items()]
 
 
-def _doubt(runs: Sequence[Run]) -> str:
+def _doubt(runs: Sequence[Seeded]) -> str:
+    if not all(run.settings for run in runs):
+        return "grids of an earlier version do not say which settings and seeds they are of" if len(runs) > 1 else ""
     differ = unlabelled_differences(runs)
     if differ:
         more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
@@ -162,36 +172,41 @@ def _units(tasks: Sequence[str], units: Mapping[str | None, float]) -> dict[str,
     return {task: unit for task, unit in found.items() if unit is not None}
 
 
-def to_text(metric: str, tables: Mapping[str, Sequence[Row]], notes: Sequence[str]) -> str:
+def to_text(metric: str, tables: Mapping[str, Sequence[Row]], notes: Notes) -> str:
     """The report as Markdown. Of each pair of agents that share tasks only the row over all of them is shown."""
-    parts = [f"# {metric}", to_markdown(tables["agents"])]
+    parts = [to_markdown(tables["agents"])]
     if "aggregate" in tables:
         parts += ["All tasks, normalised:", to_markdown(tables["aggregate"])]
     if "pairs" in tables:
         whole = {(row["agent"], row["other"]) for row in tables["pairs"] if row["task"] == ALL}
         shown = [r for r in tables["pairs"] if r["task"] == ALL or (r["agent"], r["other"]) not in whole]
         parts += ["Probability that a run of the agent beats one of the other:", to_markdown(shown)]
-    if notes:
-        parts += ["Notes:", "\n".join(f"- {note}" for note in notes)]
-    return "\n\n".join(parts) + "\n"
+    return _page(metric, parts, notes)
 
 
-def write(
-    out: Path, text: str, tables: Mapping[str, Sequence[Row]], picture: str = "curves.png"
-) -> tuple[Path, list[Path]]:
+def _page(title: str, parts: Sequence[str], notes: Notes) -> str:
+    listed = ["Notes:", "\n".join(f"- {note}" for note in notes)] if notes else []
+    return "\n\n".join([f"# {title}", *parts, *listed]) + "\n"
+
+
+def write(out: Path, text: str, tables: Mapping[str, Sequence[Row]], kind: str = "curves") -> tuple[Path, list[Path]]:
     """Write Markdown and CSV; returns the place for the picture, and the files written.
 
-    ``out`` is a folder, which gets ``curves.png``, ``report.md``, ``agents.csv``, ...; or a picture ``x.png``, which
-    gets ``x-report.md``, ``x-agents.csv``, ... beside it.
+    ``out`` is a folder, which gets the files of ``FILES[kind]``; or a picture ``x.png``, which gets ``x-report.md``,
+    ``x-agents.csv``, ... beside it. Tables of an earlier report that this one does not have are removed.
     """
+    page, *names = FILES[kind]
     is_picture = out.suffix[1:].lower() in picture_formats()
     folder, prefix = (out.parent, f"{out.stem}-") if is_picture else (out, "")
     folder.mkdir(parents=True, exist_ok=True)
-    texts = {"report.md": text, **{f"{name}.csv": to_csv(rows) for name, rows in tables.items()}}
+    texts = {page: text, **{f"{name}.csv": to_csv(rows) for name, rows in tables.items()}}
+    for name in names:
+        if name not in texts:
+            (folder / f"{prefix}{name}").unlink(missing_ok=True)
     paths = [folder / f"{prefix}{name}" for name in texts]
     for path, content in zip(paths, texts.values(), strict=True):
         path.write_text(content, encoding="utf-8")
-    return out if is_picture else out / picture, paths
+    return out if is_picture else out / f"{kind}.png", paths
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -274,14 +289,15 @@ def make_parser() -> argparse.ArgumentParser:
 
 def robustness_report(options: argparse.Namespace) -> str:
     """The same for robustness grids in place of learning curves."""
-    for name in ("frames", "smooth", "label", "random", "baseline", "normalise"):
+    for name in ("frames", "smooth", "random", "baseline", "normalise"):
         if getattr(options, name):
-            raise UserError(f"--{name} is for learning curves; --robustness goes with --out alone")
-    grids = read_grids(options.run_dirs)
+            raise UserError(f"--{name} is for learning curves; --robustness goes with --out and --label alone")
+    grids = read_grids(options.run_dirs, options.label)
+    _check_labels(options.label, grids)
     rows = grid_rows(grids)
-    text = f"# return under noise\n\n{to_markdown(rows)}\n"
+    text = _page("return under noise", [to_markdown(rows)], _doubts(by_agent(grids)))
     with writing(options.out, OTHER_OUT):
-        picture, paths = write(options.out, text, {"robustness": rows}, "robustness.png")
+        picture, paths = write(options.out, text, {"robustness": rows}, "robustness")
         draw_grids(picture, grids)
     return f"{text}\nwritten: {', '.join(map(str, [picture, *paths]))}"
 

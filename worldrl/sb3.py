@@ -74,6 +74,8 @@ def train(algorithm: str, config: Config, run_dir: Path, arguments: dict[str, An
         UserError: it is not installed, an argument it does not take, or a folder that is not empty.
     """
     make = _algorithm(algorithm)
+    if run_dir.exists() and not run_dir.is_dir():
+        raise UserError(f"{run_dir} is not a folder; choose another one with dir=")
     if run_dir.exists() and any(run_dir.iterdir()):
         raise UserError(f"{run_dir} is not empty; choose another folder with dir=")
     with contextlib.ExitStack() as stack:
@@ -87,7 +89,8 @@ def train(algorithm: str, config: Config, run_dir: Path, arguments: dict[str, An
         watch = _watcher(config, evaluation, logger)
         stack.callback(watch.progress.close)
         model.learn(total_timesteps=-(-config.frames // config.env.action_repeat), callback=watch)
-        watch.evaluate()
+        if config.eval.every:
+            watch.evaluate()
         model.save(run_dir / MODEL_FILE)
         watch.progress.say(f"done: {watch.frames} frames, in {run_dir}")
     return run_dir
@@ -177,8 +180,14 @@ def parse(argv: Sequence[str]) -> tuple[str, Config, Path, dict[str, Any]]:
     if not argv or "=" in argv[0]:
         raise UserError(f"expected an algorithm first: {', '.join(ALGORITHMS)}; see --help")
     algorithm, line = argv[0], read_command_line(argv[1:])
-    (given,) = expand(line.ours) if line.ours else ({},)
-    arguments = {key.removeprefix(SETTINGS): given.pop(key) for key in list(given) if key.startswith(SETTINGS)}
+    several = [override.input_line for override in line.ours if override.is_sweep_override()]
+    if line.multirun or several:
+        raise UserError(f"found {several[0] if several else '-m'}: a baseline is one run; call it once for each value")
+    if line.show or line.hydra:
+        raise UserError(f"found {line.hydra[0] if line.hydra else '--cfg'}: of train.py alone; dir= is the run folder")
+    theirs = {o.key_or_group.removeprefix(SETTINGS): o for o in line.ours if o.key_or_group.startswith(SETTINGS)}
+    arguments = {key: override.value() for key, override in theirs.items()}
+    (given,) = expand([override for override in line.ours if override not in theirs.values()])
     folder = given.pop("dir", "")
     parts = {"belief": "identity", "head": "sac", "policy": "own"}
     check_keys(given, {key for key in known_keys(parts) if key.partition(".")[0] in SHARED[1:]} | {"dir"})

@@ -177,7 +177,7 @@ class _NoSync(TorchFunctionMode):
     """Refuses what would make the host wait for a GPU: values that Python reads, and shapes that depend on values."""
 
     READS = ("item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "__array__", "equal")
-    COUNTS = ("nonzero", "masked_select", "unique", "allclose")
+    COUNTS = ("nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "allclose", "is_nonzero")
 
     def __init__(self, where: str) -> None:
         super().__init__()
@@ -185,18 +185,31 @@ class _NoSync(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name = getattr(func, "__name__", "")
-        if name in self.READS or name in self.COUNTS:
+        if name in self.READS or name in self.COUNTS or _waits(name, args, kwargs or {}):
             raise UserError(f"{self.where} reads values on the host ({name}), expected tensors that stay on the device")
-        if name == "__getitem__" and _has_mask(args[1]):
+        reads, writes = name == "__getitem__", name == "__setitem__"
+        if (reads and _has_mask(args[1])) or (writes and _fills_mask(*args[1:])):
             raise UserError(
                 f"{self.where} indexes with a boolean mask (its size is read on the host), expected weights"
             )
         return func(*args, **(kwargs or {}))
 
 
+def _waits(name: str, args: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether this is ``torch.where(x)``, which counts, or ``x.to("cpu")``."""
+    if name == "to":
+        return "cpu" in [x for x in (*args[1:2], kwargs.get("device")) if isinstance(x, str)]
+    return name == "where" and len(args) + len(kwargs) == 1
+
+
 def _has_mask(index: Any) -> bool:
     parts = index if isinstance(index, tuple) else (index,)
     return any(isinstance(part, Tensor) and part.dtype == torch.bool for part in parts)
+
+
+def _fills_mask(index: Any, value: Any) -> bool:
+    """Whether a mask's places are given one value each; a single value for all of them needs no count."""
+    return _has_mask(index) and isinstance(value, Tensor) and value.dim() > 0
 
 
 class _NoNoise(TorchFunctionMode):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from worldrl.envs.gym import GymEnv, is_gym_task, resize
+from worldrl.envs.spaces import rescale
 from worldrl.errors import UserError
 
 
@@ -49,6 +50,30 @@ def test_actions_are_scaled_and_rewards_summed() -> None:
     assert info == {"frames": 2}
     np.testing.assert_array_equal(env.step(np.array([-7.0], np.float32))[0]["state"][:2], [4, 0.0])
     assert env.step(np.zeros(1, np.float32))[1:] == (5.0, False, True, {"frames": 1})
+
+
+def test_scaled_actions_stay_in_their_box() -> None:
+    rng = np.random.default_rng(0)
+    low, high = rng.uniform(-2, 0, 2000).round(2), rng.uniform(0, 2, 2000).round(2)
+    for action in (np.ones(2000), -np.ones(2000), rng.uniform(-1, 1, 2000)):
+        scaled = rescale(action, low, high)
+        assert (low <= scaled).all()
+        assert (scaled <= high).all()
+
+
+def test_an_environment_may_write_into_its_action(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = GymEnv("toy_envs:Count", "state", 3)
+    seen = []
+
+    def step(action: np.ndarray) -> Any:
+        seen.append(action.copy())
+        action *= 2
+        return np.zeros(3, np.float32), 0.0, False, False, {}
+
+    env.reset(seed=0)
+    monkeypatch.setattr(env._env, "step", step)
+    env.step(np.array([0.5], np.float32))
+    np.testing.assert_array_equal(seen, [seen[0]] * 3)
 
 
 def test_termination_wins_over_truncation() -> None:

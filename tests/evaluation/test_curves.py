@@ -52,6 +52,7 @@ def test_smoothing_is_the_mean_of_the_last_frames() -> None:
     noisy = curve(list(range(50)), np.random.default_rng(0).normal(size=50).tolist())
     by_hand = [noisy.values[max(0, i - 6) : i + 1].mean() for i in range(50)]
     np.testing.assert_allclose(noisy.smoothed(7).values, by_hand)
+    assert curve([0, 1, 2, 3], [1, 1e22, 1, 1]).smoothed(1).values.tolist() == [1, 1e22, 1, 1]  # it does not linger
 
 
 def test_aligned_curves_share_the_points_of_all() -> None:

@@ -19,12 +19,13 @@ CELLS = [("clean", 0.0), ("missing", 0.1), ("missing", 0.5), ("blur", 0.1), ("bl
 RETURNS = {("smac", 1): [100, 90, 50, 95, 80], ("smac", 2): [140, 130, 70, 105, 60], ("sac", 1): [60, 30, 0, 60, 60]}
 
 
-def write_grid(folder: Path, agent: str, returns: list[float], **changes: Any) -> Path:
+def write_grid(folder: Path, agent: str, returns: list[float], seed: int = 1, **changes: Any) -> Path:
     cells = [
         {"corruption": kind, "level": level, "return": value}
         for (kind, level), value in zip(CELLS, returns, strict=True)
     ]
-    found = {"task": "walker_walk", "agent": agent, "trained_with": {}, "cells": cells, **changes}
+    settings = {"task": "walker_walk", "agent": agent, "seed": seed, "head.units": 300}
+    found = {"task": "walker_walk", "agent": agent, "trained_with": {}, "cells": cells, "settings": settings, **changes}
     folder.mkdir(parents=True)
     path = folder / GRID_FILE
     path.write_text(json.dumps(found))
@@ -34,7 +35,7 @@ def write_grid(folder: Path, agent: str, returns: list[float], **changes: Any) -
 @pytest.fixture
 def grids(tmp_path: Path) -> Path:
     for (agent, seed), returns in RETURNS.items():
-        write_grid(tmp_path / "runs" / agent / str(seed) / "robustness", agent, list(returns))
+        write_grid(tmp_path / "runs" / agent / str(seed) / "robustness", agent, list(returns), seed)
     write_grid(tmp_path / "runs/smac/9/robustness", "smac", [80, 80, 80, 80, 80], trained_with={"missing": 0.05})
     return tmp_path / "runs"
 
@@ -55,11 +56,50 @@ def test_rows_are_means_over_runs_and_noise_in_training_makes_another_agent(grid
 def test_the_command_writes_picture_and_tables(grids: Path, capsys: pytest.CaptureFixture) -> None:
     out = grids.parent / "out"
     assert main([str(grids), "--robustness", "--out", str(out)]) == 0
-    assert sorted(path.name for path in out.iterdir()) == ["report.md", "robustness.csv", "robustness.png"]
+    assert sorted(path.name for path in out.iterdir()) == ["robustness.csv", "robustness.md", "robustness.png"]
+    assert "Notes" not in (out / "robustness.md").read_text()
     assert (out / "robustness.png").read_bytes().startswith(b"\x89PNG")
     assert "| 60.0 ± 14.1" in capsys.readouterr().out
     with (out / "robustness.csv").open() as file:
         assert len(list(csv.DictReader(file))) == 3 * len(CELLS)
+
+
+def names(grids: Path, *labels: str) -> dict[str, int]:
+    return {row["agent"]: row["runs"] for row in grid_rows(read_grids([grids], labels))}
+
+
+@pytest.mark.parametrize(
+    ("played", "name"),
+    [
+        ({"checkpoint": "best"}, "smac, checkpoint best"),
+        ({"action": "sample"}, "smac, sampled actions"),
+        ({"groups": ["velocity", "height"]}, "smac, on velocity, height"),
+        ({"checkpoint": "last", "action": "mode", "groups": []}, "smac"),
+    ],
+)
+def test_grids_that_were_played_in_another_way_are_not_averaged(grids: Path, played: dict[str, Any], name: str) -> None:
+    before = names(grids)
+    write_grid(grids / "other", "smac", [0.0] * len(CELLS), seed=3, **played)
+    assert names(grids) == {**before, name: before.get(name, 0) + 1}
+
+
+def test_runs_that_are_no_seeds_of_one_agent_are_told(grids: Path, capsys: pytest.CaptureFixture) -> None:
+    def notes(*options: str) -> str:
+        assert main([str(grids), "--robustness", "--out", str(grids.parent / "out"), *options]) == 0
+        return capsys.readouterr().out.partition("Notes:")[2]
+
+    assert notes() == ""
+    wide = {"task": "walker_walk", "agent": "sac", "seed": 2, "head.units": 400}
+    write_grid(grids / "wide", "sac", [0.0] * len(CELLS), settings=wide)
+    assert "sac on walker_walk: its runs differ in head.units; tell them apart with --label head.units" in notes()
+    assert names(grids, "head.units")["sac units=400"] == 1
+    assert "differ" not in notes("--label", "head.units")
+    write_grid(grids / "twice", "smac", [0.0] * len(CELLS), seed=2)
+    assert "several runs of seed 2" in notes()
+    write_grid(grids / "old", "smac", [0.0] * len(CELLS), settings={})
+    assert "smac on walker_walk: grids of an earlier version do not say" in notes()
+    assert main([str(grids), "--robustness", "--label", "head.unit"]) == 2
+    assert "head.units" in capsys.readouterr().err
 
 
 def test_the_band_is_students_interval_over_runs() -> None:
@@ -81,6 +121,10 @@ def test_the_band_is_students_interval_over_runs() -> None:
         ("{", "is no robustness grid"),
         ("[]", "is no robustness grid"),
         (json.dumps({"task": "walker_walk", "agent": "x", "trained_with": {}}), "cells"),
+        (
+            json.dumps({"trained_with": {}, "cells": [{"corruption": "clean", "level": 0, "return": float("nan")}]}),
+            "not finite",
+        ),
     ],
 )
 def test_a_damaged_file_is_named(grids: Path, content: str, words: str, capsys: pytest.CaptureFixture) -> None:

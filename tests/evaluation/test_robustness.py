@@ -243,6 +243,9 @@ def test_rows_draw_from_their_own_generators() -> None:
                 torch.randn(3, device="cpu"),
                 torch.randn(2, 3, 4).transpose(0, 1),
                 torch.randn(3, 3, 3).transpose(0, 1),
+                torch.randn(torch.zeros(3, 4).shape),
+                torch.randn([2, 3, 4]).transpose(0, 1),
+                torch.randn(size=(3, 4)),
             ]
 
     for x, y in zip(draws([1, 2, 3]), draws([3, 5, 1]), strict=True):

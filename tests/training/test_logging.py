@@ -106,6 +106,15 @@ def test_resume_cuts_off_what_came_after_the_checkpoint(tmp_path: Path) -> None:
     assert [record["x"] for record in records(tmp_path)] == [1.0, 3.0]
 
 
+def test_a_full_disk_is_one_line_and_closing_is_silent(tmp_path: Path) -> None:
+    logger = Logger(tmp_path, tensorboard=False)
+    logger._file.close()
+    logger._file = Path("/dev/full").open("ab")  # noqa: SIM115
+    with pytest.raises(UserError, match=r"cannot write to /dev/full \(No space .*\); the last checkpoint is intact"):
+        logger.write(1, 1, 1, {"x": 1.0})
+    logger.close()
+
+
 def test_resume_from_the_very_beginning(tmp_path: Path) -> None:
     Logger(tmp_path, tensorboard=False, resume_offset=0).close()
     assert records(tmp_path) == []
@@ -147,12 +156,13 @@ def test_tensorboard_has_the_same_keys_and_forgets_the_lost_future(tmp_path: Pat
     logger.close()
     logger = Logger(tmp_path, True, resume_offset=offset, resume_frames=1000)
     logger.write(2500, 1250, 2, {"loss/critic": 3.0})
+    logger.write(2600, 1300, 2, {"loss/critic": 4.0}, tensorboard=False)
     logger.image("strip", frames[0], 2500)
     logger.gif("video/eval", gif_bytes(frames, 20), 2500)
     logger.close()
     events = EventAccumulator(str(tmp_path)).Reload()
     assert [(e.step, e.value) for e in events.Scalars("loss/critic")] == [(1000, 1.0), (2500, 3.0)]
-    assert [(r["frames"], r["loss/critic"]) for r in records(tmp_path)] == [(1000, 1.0), (2500, 3.0)]
+    assert [(r["frames"], r["loss/critic"]) for r in records(tmp_path)] == [(1000, 1.0), (2500, 3.0), (2600, 4.0)]
     (image,) = events.Images("video/eval")
     assert (image.width, image.height) == (10, 6)
     assert image.encoded_image_string[:6] == b"GIF89a"

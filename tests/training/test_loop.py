@@ -108,7 +108,7 @@ def start(run: Path, settings: dict[str, Any]) -> subprocess.Popen:
     arguments = [sys.executable, "-c", CHILD, str(run), json.dumps(settings)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     with run.with_suffix(".out").open("w") as out:
-        return subprocess.Popen(arguments, env=env, stdout=out, stderr=subprocess.STDOUT)
+        return subprocess.Popen(arguments, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
 
 
 def output(run: Path) -> str:
@@ -266,6 +266,20 @@ def test_a_signal_writes_a_checkpoint_and_prints_the_resume_command(tmp_path: Pa
     assert state["frames"] > 0
 
 
+def test_a_signal_to_the_whole_group_stops_a_run_with_workers_as_well(tmp_path: Path) -> None:
+    """As a scheduler or a service manager sends it."""
+    run = tmp_path / "run"
+    child = start(run, {**STATE, "frames": 1_000_000, "env.num_envs": 2, "eval.every": 0})
+    while not list((run / "checkpoints").glob("step-*")):
+        assert child.poll() is None, output(run)
+        time.sleep(0.05)
+    time.sleep(1.0)
+    os.killpg(child.pid, signal.SIGTERM)
+    assert child.wait(timeout=60) == 143, output(run)
+    assert f"resume={run}" in output(run)
+    assert "worker" not in output(run)
+
+
 def make_trainer(settings: dict[str, Any], run: Path) -> Trainer:
     run.mkdir()
     return Trainer(config_from_dict(settings), run, None)
@@ -396,15 +410,33 @@ def test_settings_changed_by_hand_are_named_and_harmless_ones_are_not(finished: 
     assert load_agent(run)[0].updates == load_agent(finished)[0].updates
 
 
-def test_a_damaged_replay_can_be_left_behind(finished: Path, tmp_path: Path) -> None:
+def test_a_damaged_replay_can_be_left_behind_and_learning_waits_for_another(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     chunk = next((run / "replay").iterdir())
     chunk.write_bytes(chunk.read_bytes()[:100])
     with pytest.raises(UserError, match=r"checkpoint.replay=false goes on with an empty replay"):
         resume(run, {"frames": 1_600})
+    before = load_agent(run)[0].updates
     resume(run, {"frames": 1_600, "checkpoint.replay": False})
     assert Checkpoints(run).frames() == 1_600
+    assert "the replay is empty: learning waits for 125 rows" in capsys.readouterr().out
+    assert load_agent(run)[0].updates == before
+    resume(run, {"frames": 3_200})
+    assert load_agent(run)[0].updates > before
+
+
+def test_another_environment_than_that_of_the_checkpoint_is_named(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    encode = loop.encode_spec
+    monkeypatch.setattr(loop, "encode_spec", lambda spec: {**encode(spec), "action_dim": 3})
+    with pytest.raises(UserError, match=r"resume=.*run: its agent was trained on .* with action size 1; found 3"):
+        resume(run, {"frames": 1_600})
 
 
 @pytest.mark.parametrize("folder", ["/proc/none", __file__ + "/none"])
@@ -446,6 +478,25 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
         batch = trainer.replay.window(*(report["window"][key] for key in ("starts", "envs", "length")))
         assert batch.reward.shape == (4, 6)
         assert report["draws_not_kept"] == []
+    finally:
+        trainer.close()
+
+
+def test_a_gradient_that_is_not_finite_spares_the_good_checkpoint(tmp_path: Path) -> None:
+    """Its loss is finite; the next actions are not, the environment refuses them, and that saves."""
+    trainer = make_trainer(STATE, tmp_path / "run")
+    try:
+        trainer.begin()
+        while trainer.agent.updates < 5:
+            trainer.tick()
+        trainer.save()
+        good = trainer.checkpoints.latest()
+        actor = trainer.agent.head.optimizers["actor"]
+        step = actor.step
+        actor.step = lambda loss: step(loss + float("nan") * next(iter(actor.params)).sum() * 0)
+        with pytest.raises(UserError, match=r"opt/actor/grad_norm was not finite at update 6; training stopped"):
+            trainer.run()
+        assert trainer.checkpoints.latest() == good
     finally:
         trainer.close()
 

@@ -118,7 +118,7 @@ class GymEnv(TaskEnv):
         reward, frames, terminated, truncated = 0.0, 0, False, False
         while frames < self._repeat and not (terminated or truncated):
             self._now += 1
-            values = self._values(self._env.step(control), "observation, reward, terminated, truncated, info")
+            values = self._values(self._env.step(control.copy()), "observation, reward, terminated, truncated, info")
             obs, r, terminated, truncated, _ = values
             reward += float(r)
             frames += 1

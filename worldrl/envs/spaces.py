@@ -75,7 +75,7 @@ def unit_box(dim: int) -> spaces.Box:
 def rescale(action: Array, low: Array, high: Array) -> Array:
     """Map actions in [-1, 1] to [low, high], in float64; what lies outside is clipped."""
     unit = (np.clip(np.asarray(action, np.float64), -1.0, 1.0) + 1.0) / 2.0
-    return low + unit * (high - low)
+    return np.clip(low + unit * (high - low), low, high)  # the sum may round beyond
 
 
 def name_groups(parts: dict[str, int]) -> Groups:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import multiprocessing
 import os
 import signal
 import time
+import weakref
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import gymnasium
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 Rows = dict[str, Array]  # observation keys and the stream's extras, each (N, ...)
 
 START_GRACE_S = 60.0  # a worker imports its simulator before its first reply
+REPLAY_S = 1.0  # of more patience for each action that is repeated
 CLOSE_S = 3.0
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
@@ -390,8 +394,9 @@ class _WorkerFactory:
     parent: int
 
     def __call__(self) -> _WorkerStream:
-        if os.getpid() != self.parent:  # Ctrl-C reaches the whole process group: the parent ends its workers
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if os.getpid() != self.parent:  # what reaches the whole process group is the parent's, which ends its workers
+            for number in (signal.SIGINT, signal.SIGTERM):
+                signal.signal(number, signal.SIG_IGN)
         return _WorkerStream(self.recipe, self.index, self.row, self.action)
 
 
@@ -410,9 +415,12 @@ class _Workers:
             self._envs = AsyncVectorEnv(
                 factories, shared_memory=True, context="spawn", autoreset_mode=AutoresetMode.DISABLED
             )
+        self._at_exit = partial(_close_at_exit, weakref.ref(self))
+        atexit.register(self._at_exit)  # else Python would end them by SIGTERM, which they ignore, and wait
 
     def reset(self, options: dict[str, Any], timeout_s: float) -> Rows:
         limit = timeout_s if self._started else timeout_s + START_GRACE_S
+        limit += REPLAY_S * max(map(len, options.get("actions", [()])))
         with self._watching(limit):
             self._envs.reset_async(options=options)
             rows, info = self._envs.reset_wait(limit)
@@ -441,6 +449,7 @@ class _Workers:
         if self._envs.closed:
             return
         self._envs.closed = True
+        atexit.unregister(self._at_exit)
         deadline = time.monotonic() + CLOSE_S
         for pipe in self._envs.parent_pipes:
             with contextlib.suppress(OSError, ValueError):
@@ -485,6 +494,11 @@ class _Workers:
         return 0
 
 
+def _close_at_exit(workers: weakref.ref[_Workers]) -> None:
+    if (alive := workers()) is not None:
+        alive.close()
+
+
 @contextlib.contextmanager
 def _explaining_start() -> Iterator[None]:
     try:
@@ -504,10 +518,9 @@ def _exit_reason(code: int | None) -> str:
 
 def _end(process: Any, deadline: float) -> None:
     process.join(max(deadline - time.monotonic(), 0))
-    for stop in (process.terminate, process.kill):
-        if process.is_alive():
-            stop()
-            process.join(1.0)
+    if process.is_alive():
+        process.kill()  # it ignores a mere SIGTERM
+        process.join(1.0)
 
 
 @contextlib.contextmanager

@@ -12,7 +12,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,10 +46,9 @@ class Curve(NamedTuple):
 
     def smoothed(self, window: float) -> Curve:
         """Each value replaced by the mean of those in the ``window`` frames that end with it."""
-        total = np.append(0.0, np.cumsum(self.values))
         first = np.searchsorted(self.frames, self.frames - window, side="right")
-        last = np.arange(1, len(self.frames) + 1)
-        return Curve(self.frames, (total[last] - total[first]) / (last - first))
+        means = [self.values[start:end].mean() for end, start in enumerate(first, 1)]
+        return Curve(self.frames, np.array(means, np.float64))
 
 
 class Run(NamedTuple):
@@ -75,8 +74,22 @@ class Run(NamedTuple):
 
     def label(self, keys: Sequence[str] = ()) -> str:
         """The agent's name, and those of the settings ``keys`` that this run has: ``smac num_particles=16``."""
-        shown = [f"{key.rpartition('.')[2]}={self.settings[key]}" for key in keys if key in self.settings]
-        return " ".join([self.agent, *shown])
+        return labelled(self.agent, self.settings, keys)
+
+
+class Seeded(Protocol):
+    """Something of one run."""
+
+    @property
+    def settings(self) -> Mapping[str, Any]: ...
+
+    @property
+    def seed(self) -> int: ...
+
+
+def labelled(agent: str, settings: Mapping[str, Any], keys: Sequence[str]) -> str:
+    """``agent`` and those of the settings ``keys`` that there are."""
+    return " ".join([agent, *(f"{key.rpartition('.')[2]}={settings[key]}" for key in keys if key in settings)])
 
 
 def task_name(task: str) -> str:
@@ -194,7 +207,7 @@ def _record(path: Path, number: int, line: bytes) -> Record:
 
 def _number(path: Path, line: int, record: Record, key: str) -> float:
     value = record.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float) or (key == "frames" and not math.isfinite(value)):
         raise UserError(f"{path}, line {line}: {key} is {value!r}, expected a number")
     return float(value)
 
@@ -241,7 +254,7 @@ def check_overlap(runs: Sequence[Run]) -> None:
         )
 
 
-def unlabelled_differences(runs: Sequence[Run]) -> list[str]:
+def unlabelled_differences(runs: Sequence[Seeded]) -> list[str]:
     """Settings in which these runs, meant as seeds of one agent, differ; those that change nothing are not told."""
     keys = {key for run in runs for key in run.settings}
     told = [key for key in keys if key not in ("task", "agent", "seed", *PLACE) and not may_change(key)]

@@ -17,7 +17,7 @@ from worldrl.evaluation.video import save_video
 
 VIDEO_SIZE = (256, 336)
 LONGEST_VIDEO = 4_000  # pictures, about 1 GB; the rest of an episode is not recorded
-LONGEST = 200_000  # frames of an episode; one without an end would be waited for in silence
+LONGEST = 200_000  # frames of an episode
 
 
 class Interrupted(Exception):
@@ -83,17 +83,33 @@ def run_episodes(
             returns[i].append(float(total[i]))
             lengths[i].append(int(length[i]))
             total[i], length[i] = 0.0, 0
-        if length.max() > LONGEST:
-            raise UserError(
-                f"{agent.spec.task}: found an evaluation episode without an end after {LONGEST:,} frames; expected one "
-                f"that terminates or is truncated, for example by gymnasium.wrappers.TimeLimit"
-            )
+        check_length(agent.spec.task, length.max())
     return Episodes(
         [r for i in range(n) for r in returns[i][: per_env[i]]],
         [x for i in range(n) for x in lengths[i][: per_env[i]]],
         None if film is None else np.stack(film.frames),
         [] if film is None else film.captions,
     )
+
+
+def check_length(task: str, frames: int) -> None:
+    """Raise UserError where an episode of so many ``frames`` goes on: it would be waited for in silence."""
+    if frames > LONGEST:
+        raise UserError(
+            f"{task}: found an evaluation episode without an end after {LONGEST:,} frames; expected one "
+            f"that terminates or is truncated, for example by gymnasium.wrappers.TimeLimit"
+        )
+
+
+@contextlib.contextmanager
+def naming_failures(task: str, where: object) -> Iterator[None]:
+    """Whatever the environment raises in the block, in one line that says in which episode."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f"{task} failed in {where}: {type(error).__name__}: {error}") from error
 
 
 class _Film:

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from worldrl.errors import UserError
+from worldrl.evaluation.curves import labelled
 from worldrl.evaluation.plots import PANEL, draw_band, legend, limits, looks_of, picture
 from worldrl.evaluation.statistics import mean_and_deviation
 from worldrl.evaluation.tables import Row
@@ -31,12 +32,17 @@ class Grid(NamedTuple):
 
     path: Path
     task: str
-    agent: str  # with the noise that it was trained with, if any
+    agent: str  # with the noise that it was trained with, and how the grid was played, where that is not the usual way
     cells: Cells  # mean return
+    settings: Mapping[str, Any]  # of the run by dotted key; empty in files of an earlier version
+
+    @property
+    def seed(self) -> int:
+        return self.settings["seed"]
 
 
-def read_grids(paths: Sequence[Path]) -> list[Grid]:
-    """Every ``robustness.json`` at or below ``paths``, each once.
+def read_grids(paths: Sequence[Path], labels: Sequence[str] = ()) -> list[Grid]:
+    """Every ``robustness.json`` at or below ``paths``, each once; ``labels`` are settings that tell agents apart.
 
     Raises:
         UserError: a path without one, a file that is none, or runs of a task whose cells differ.
@@ -48,7 +54,7 @@ def read_grids(paths: Sequence[Path]) -> list[Grid]:
             raise UserError(f"no {GRID_FILE} at or below {path}; make one: python eval.py RUN_DIR --corruption ...")
         for file in below:
             found.setdefault(file.resolve(), file)
-    grids = [read_grid(file) for file in found.values()]
+    grids = [read_grid(file, labels) for file in found.values()]
     for task in dict.fromkeys(grid.task for grid in grids):
         first, *others = (grid for grid in grids if grid.task == task)
         for other in others:
@@ -63,18 +69,33 @@ def _files_below(path: Path) -> list[Path]:
     return sorted(Path(folder) / GRID_FILE for folder, _, files in os.walk(path) if GRID_FILE in files)
 
 
-def read_grid(path: Path) -> Grid:
+def read_grid(path: Path, labels: Sequence[str] = ()) -> Grid:
     """One file. Raises UserError if it is damaged, or none that ``eval.py`` wrote."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        noise = ", ".join(f"{kind} {level:g}" for kind, level in found["trained_with"].items())
         cells = {(cell["corruption"], float(cell["level"])): float(cell["return"]) for cell in found["cells"]}
-        return Grid(path, found["task"], f"{found['agent']}, trained with {noise}" if noise else found["agent"], cells)
+        if not np.isfinite(list(cells.values())).all():
+            raise ValueError("a return that is not finite")
+        settings = dict(found.get("settings", {}))
+        return Grid(path, found["task"], labelled(_name(found), settings, labels), cells, settings)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is no robustness grid that eval.py wrote ({type(error).__name__}: {error})") from error
 
 
-def _by_agent(grids: Sequence[Grid]) -> dict[str, dict[str, list[Grid]]]:
+def _name(found: Mapping[str, Any]) -> str:
+    """What must not be averaged with anything else: agent, noise in training, checkpoint, actions, sensors."""
+    noise = ", ".join(f"{kind} {level:g}" for kind, level in found["trained_with"].items())
+    parts = [
+        found["agent"],
+        f"trained with {noise}" if noise else "",
+        "checkpoint best" if found.get("checkpoint") == "best" else "",
+        "sampled actions" if found.get("action") == "sample" else "",
+        f"on {', '.join(found['groups'])}" if found.get("groups") else "",
+    ]
+    return ", ".join(filter(None, parts))
+
+
+def by_agent(grids: Sequence[Grid]) -> dict[str, dict[str, list[Grid]]]:
     """task -> agent -> its grids."""
     groups: dict[str, dict[str, list[Grid]]] = {}
     for grid in sorted(grids, key=lambda grid: (grid.task, grid.agent, str(grid.path))):
@@ -86,7 +107,7 @@ def grid_rows(grids: Sequence[Grid]) -> list[Row]:
     """One row per task, agent and cell: the return over runs, and what is left of the clean one."""
     return [
         _row(task, agent, same, cell)
-        for task, agents in _by_agent(grids).items()
+        for task, agents in by_agent(grids).items()
         for agent, same in agents.items()
         for cell in same[0].cells
     ]
@@ -109,7 +130,7 @@ def _row(task: str, agent: str, grids: Sequence[Grid], cell: Cell) -> Row:
 
 def draw_grids(path: Path, grids: Sequence[Grid]) -> None:
     """Return against level: a row of panels per task, a panel per kind, a line with its 95 % interval per agent."""
-    groups = _by_agent(grids)
+    groups = by_agent(grids)
     looks = looks_of(agent for agents in groups.values() for agent in agents)
     kinds = {task: _kinds(agents) for task, agents in groups.items()}
     columns = max(map(len, kinds.values()))

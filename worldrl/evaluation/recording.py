@@ -21,7 +21,7 @@ from worldrl.config import Config, CorruptionConfig, config_from_dict, config_to
 from worldrl.envs.corruption import is_active
 from worldrl.envs.stream import EVAL, RowStream
 from worldrl.envs.vector import make_env
-from worldrl.evaluation.episodes import own_randomness
+from worldrl.evaluation.episodes import check_length, naming_failures, own_randomness
 from worldrl.inference import TrainedPolicy
 from worldrl.types import Batch
 
@@ -117,7 +117,10 @@ class Recorder:
 
     def _record(self, stream: RowStream, number: int, actions: np.ndarray | None) -> Episode:
         policy, limit = TrainedPolicy(self.agent), self._rows if actions is None else len(actions)
-        row, action = stream.reset(options={"episode": [number]})[0], np.zeros(self.agent.spec.action_dim, np.float32)
+        task, where = self.agent.spec.task, f"episode {number} of seed {self.seed}"
+        with naming_failures(task, where):
+            row = stream.reset(options={"episode": [number]})[0]
+        action, frames = np.zeros(self.agent.spec.action_dim, np.float32), 0
         rows: list[dict[str, Any]] = []
         with own_randomness(self.seed, number):
             while True:
@@ -126,7 +129,10 @@ class Recorder:
                     return _stack(number, rows, list(self.agent.spec.obs))
                 obs = {key: row[key] for key in self.agent.spec.obs}
                 action = policy.act(obs) if actions is None else actions[len(rows)]
-                row = stream.step(action)[0]
+                check_length(task, frames)
+                with naming_failures(task, where):
+                    row = stream.step(action)[0]
+                frames += int(row["frames"])
 
 
 def filter_rows(agent: Agent, episodes: Sequence[Episode], seed: int, deterministic: bool = False) -> list[Filtered]:

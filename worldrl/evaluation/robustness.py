@@ -33,17 +33,17 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from worldrl.agent import Agent
-from worldrl.config import LEVELS, Config, CorruptionConfig, EnvConfig, check_level
+from worldrl.config import LEVELS, Config, CorruptionConfig, EnvConfig, check_level, config_to_dict, flatten
 from worldrl.envs import episode_seed
 from worldrl.envs.corruption import KINDS, Noise, active_levels, is_active
 from worldrl.envs.spaces import Observation
 from worldrl.envs.stream import EVAL
 from worldrl.envs.vector import describe, make_env
 from worldrl.errors import UserError, check_out, unknown
-from worldrl.evaluation.episodes import own_randomness
+from worldrl.evaluation.episodes import check_length, naming_failures, own_randomness
 from worldrl.evaluation.run import check_environment
 from worldrl.evaluation.statistics import mean_interval
-from worldrl.evaluation.video import Frames, save_video
+from worldrl.evaluation.video import Frames, check_video, save_video
 from worldrl.inference import load_agent
 from worldrl.types import EnvSpec
 
@@ -123,6 +123,8 @@ def evaluate_grid(
         cell_noise(cell, groups, agent.spec)
     out = run_dir / "robustness" if out is None else out
     check_out(out)
+    if video:
+        check_video(out / "x.mp4")
     jobs = [Job(cell, seed, episode) for cell in cells for seed in seeds for episode in range(episodes)]
     films = {Job(cell, seeds[0], 0): Film(str(cell)) for cell in worst_cells(cells)} if video else {}
     began = time.perf_counter()
@@ -143,6 +145,7 @@ def evaluate_grid(
         "episodes": episodes,
         "seconds": time.perf_counter() - began,
         "frames": sum(p.frames for p in played),
+        "settings": flatten(config_to_dict(config)),
         **summarise(played),
     }
     files = _write_files(out, result, played, films)
@@ -233,8 +236,8 @@ class OwnDraws(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is torch.randn_like and (axes := self._batch_axes(args[0].shape)):
             return self._draw(args[0].shape, axes[0]).to(args[0])
-        if func is torch.randn and (axes := self._batch_axes(args)):
-            return self._draw(args, axes[-1]).to(kwargs.get("device"), kwargs.get("dtype"))
+        if func is torch.randn and (axes := self._batch_axes(shape := _shape(args, kwargs))):
+            return self._draw(shape, axes[-1]).to(kwargs.get("device"), kwargs.get("dtype"))
         return func(*args, **kwargs)
 
     def _batch_axes(self, shape: Sequence[int]) -> list[int]:
@@ -244,6 +247,13 @@ class OwnDraws(TorchFunctionMode):
         """Noise of this shape, every row along ``axis`` by its own generator."""
         one = (*shape[:axis], *shape[axis + 1 :])
         return torch.stack([torch.randn(one, generator=generator) for generator in self.generators], axis)
+
+
+def _shape(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
+    """The shape that ``torch.randn`` was asked for: ``randn(2, 3)``, ``randn((2, 3))`` or ``randn(size=(2, 3))``."""
+    if "size" in kwargs:
+        return tuple(kwargs["size"])
+    return tuple(args[0]) if len(args) == 1 and isinstance(args[0], Sequence) else args
 
 
 class _Seat:
@@ -261,15 +271,16 @@ class _Seat:
         self.generator.manual_seed(policy_seed(job.seed, job.episode))
         self.noise = cell_noise(job.cell, self.groups, self.spec)
         self.noise.begin(seed)
-        with self._naming_failures():
+        with naming_failures(self.spec.task, job):
             clean, _ = self.env.reset(seed=seed)
         self._see(clean, np.zeros(self.spec.action_dim, np.float32), is_first=1)
 
     def step(self, action: np.ndarray) -> None:
-        with self._naming_failures():
+        with naming_failures(self.spec.task, self.job):
             clean, reward, terminated, truncated, info = self.env.step(action)
         self.total, self.frames = self.total + float(reward), self.frames + info["frames"]
         self.ended = terminated or truncated
+        check_length(self.spec.task, 0 if self.ended else self.frames)
         self._see(clean, action, is_first=0)
 
     def _see(self, clean: Observation, action: np.ndarray, is_first: int) -> None:
@@ -277,15 +288,6 @@ class _Seat:
         self.row: Observation = {**seen, "action": action, "is_first": np.asarray(is_first, np.float32)}
         if self.film is not None:
             self.film.add(clean, seen, f"return {self.total:.0f}  frame {self.frames}")
-
-    @contextlib.contextmanager
-    def _naming_failures(self) -> Iterator[None]:
-        try:
-            yield
-        except UserError:
-            raise
-        except Exception as error:
-            raise UserError(f"{self.spec.task} failed in {self.job}: {type(error).__name__}: {error}") from error
 
 
 def play_grid(

@@ -11,6 +11,7 @@ import numpy as np
 from worldrl.envs import make_envs
 from worldrl.errors import UserError, check_writable
 from worldrl.evaluation.episodes import own_randomness, run_episodes
+from worldrl.evaluation.video import check_video
 from worldrl.inference import load_agent
 from worldrl.types import EnvSpec
 
@@ -42,6 +43,8 @@ def evaluate_run(
     """Evaluate a trained agent over fresh seeded episodes and say what came out."""
     if episodes < 1:
         raise UserError(f"--episodes {episodes}: expected 1 or more")
+    if video is not None:
+        check_video(video)
     for path in (video, json_path):
         if path is not None:
             check_writable(path)
@@ -64,8 +67,8 @@ def evaluate_run(
         "return_std": float(np.std(played.returns)),
         "returns": played.returns,
     }
+    if json_path is not None:  # the numbers first
+        json_path.write_text(json.dumps(result, indent=2) + "\n")
     if video is not None:
         played.save_video(video)
-    if json_path is not None:
-        json_path.write_text(json.dumps(result, indent=2) + "\n")
     return result

@@ -37,8 +37,7 @@ def save_video(path: str | Path, frames: Frames, fps: float, overlay: Sequence[s
     _check(frames)
     if overlay is not None and len(overlay) != len(frames):
         raise UserError(f"overlay has {len(overlay)} lines for {len(frames)} frames; expected one for each")
-    if path.suffix not in (".mp4", ".gif"):
-        raise UserError(f"'{path.name}': videos end in .mp4 or .gif")
+    _check_suffix(path)
     frames = enlarge(frames, -(-TEXT_HEIGHT // frames.shape[1]))
     if overlay is not None:
         frames = _with_text(frames, overlay)
@@ -48,6 +47,12 @@ def save_video(path: str | Path, frames: Frames, fps: float, overlay: Sequence[s
     else:
         _write_mp4(path, frames, fps)
     return path
+
+
+def check_video(path: Path) -> None:
+    """Raise UserError for a suffix that ``save_video`` does not know, or if OpenCV, for the text, cannot be loaded."""
+    _check_suffix(path)
+    _cv2()
 
 
 def gif_bytes(frames: Frames, fps: float) -> bytes:
@@ -87,6 +92,11 @@ def contact_sheet(frames: Frames, columns: int, border: int = 2) -> NDArray[np.u
 def enlarge(frames: Frames, factor: int) -> Frames:
     """Every pixel as a square of ``factor`` x ``factor`` pixels."""
     return frames if factor <= 1 else frames.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def _check_suffix(path: Path) -> None:
+    if path.suffix not in (".mp4", ".gif"):
+        raise UserError(f"'{path.name}': videos end in .mp4 or .gif")
 
 
 def _check(frames: Frames) -> None:

@@ -58,13 +58,14 @@ class Checkpoints:
         self.folder = self.run_dir / "checkpoints"
         self.replay_folder = self.run_dir / "replay"
 
-    def save(self, frames: int, state: Mapping[str, Any], replay: Replay | None = None) -> Path:
+    def save(self, frames: int, state: Mapping[str, Any], replay: Replay | None = None, done: bool = False) -> Path:
         """Write a checkpoint, then delete the one before and the replay files that only it needed.
 
         Args:
             frames: Frames so far; part of the folder's name.
             state: Nested dicts with string keys, lists and tuples of tensors, NumPy arrays and Python values.
             replay: Saved beside it, or ``None``.
+            done: Whether the run has come to its end.
 
         Raises:
             CheckpointError: The system refused, for instance because the disk is full. Nothing is lost.
@@ -73,7 +74,7 @@ class Checkpoints:
         payload = encode(state)
         with self._reported():
             manifest = replay.save_chunks(self.replay_folder) if replay is not None else None
-            path = self._write("step", frames, payload, manifest, {})
+            path = self._write("step", frames, payload, manifest, {"done": done})
             self._keep("step", path)
             if manifest is not None:
                 prune(self.replay_folder, manifest)
@@ -95,6 +96,12 @@ class Checkpoints:
         """How far ``latest()`` is."""
         path = self.latest()
         return None if path is None else int(_marker(path)["frames"])
+
+    def reached(self, frames: int) -> bool:
+        """Whether ``latest()`` is the end of a run of so many frames, or of more."""
+        path = self.latest()
+        marker = {} if path is None else _marker(path)
+        return bool(marker.get("done")) and int(marker["frames"]) >= frames
 
     def best(self) -> Path | None:
         """The complete checkpoint with the highest score."""

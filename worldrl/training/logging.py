@@ -24,7 +24,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 from torch import Tensor
 
-from worldrl.errors import UserError
+from worldrl.errors import UserError, writing
 
 FILE = "metrics.jsonl"
 REFRESH = 0.2  # s between two drawings of the bar
@@ -127,16 +127,23 @@ class Logger:
             purge = None if resume_offset is None else resume_frames + 1
             self._writer = SummaryWriter(str(folder), purge_step=purge)
 
-    def write(self, frames: int, agent_steps: int, updates: int, metrics: Mapping[str, float]) -> None:
-        """Write one record and flush it; NaN and infinities become ``null``."""
+    def write(
+        self, frames: int, agent_steps: int, updates: int, metrics: Mapping[str, float], tensorboard: bool = True
+    ) -> None:
+        """Write one record and flush it; NaN and infinities become ``null``.
+
+        Raises:
+            UserError: the system refuses, for instance because the disk is full.
+        """
         record: dict[str, float | None] = {"frames": frames, "agent_steps": agent_steps, "updates": updates}
         for key, value in metrics.items():
             number = float(value)
             record[key] = number if math.isfinite(number) else None
-            if self._writer is not None:
+            if self._writer is not None and tensorboard:
                 self._writer.add_scalar(key, number, frames)
-        self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
-        self.flush()
+        with writing(self._file.name, "the last checkpoint is intact: make room and resume the run"):
+            self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
+            self.flush()
 
     def image(self, key: str, image: NDArray[np.uint8], frames: int) -> None:
         """Show an image (H, W, 3) in TensorBoard."""
@@ -166,7 +173,8 @@ class Logger:
             self._writer.flush()
 
     def close(self) -> None:
-        self._file.close()
+        with contextlib.suppress(OSError):  # what a full disk refused before
+            self._file.close()
         if self._writer is not None:
             self._writer.close()
 

@@ -13,7 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -42,7 +42,7 @@ from worldrl.training.checkpoint import (
 from worldrl.training.clocks import Every, Ratio, Seconds, Timer
 from worldrl.training.logging import Logger, Meter, Progress
 from worldrl.training.speed import make_update
-from worldrl.training.transfer import encode_spec, load_model
+from worldrl.training.transfer import check_spec, encode_spec, load_model
 from worldrl.types import Needs, State
 
 PRETRAIN_LOG = 1_000  # updates
@@ -178,9 +178,9 @@ class Trainer:
             except Interrupted:
                 self.progress.say("stopped in its first evaluation, with nothing to continue from; start the run again")
                 raise Stopped(128 + self.stop_signal) from None
-            self.save()
+            self.save(done=not self.stop_signal)
         if self.meter.mean():
-            self.log()  # after the checkpoint: a run that goes on from there rolls this short window back
+            self.log(last=True)  # after the checkpoint: a run that goes on from there rolls this short window back
         if self.stop_signal:
             self.progress.say(f"stopped at {self.frames} frames; continue with: {self.resume_command()}")
             raise Stopped(128 + self.stop_signal)
@@ -254,7 +254,14 @@ class Trainer:
         return due if self._may_learn() else 0
 
     def _may_learn(self) -> bool:
-        return self.frames >= self.config.schedule.prefill and self.replay.ready(self.config.replay.length)
+        c = self.config
+        filled = self.frames >= c.schedule.prefill and len(self.replay) >= self._rows_to_learn()
+        return filled and self.replay.ready(c.replay.length)
+
+    def _rows_to_learn(self) -> int:
+        """What the prefill gives at least; a run that goes on with an empty replay waits for as many again."""
+        c = self.config
+        return min(c.schedule.prefill // c.env.action_repeat, self.replay.ticks * c.env.num_envs)
 
     def count(self) -> None:
         """Frames, agent steps and episodes; the only place where they are counted."""
@@ -305,8 +312,11 @@ class Trainer:
 
     # --- logging ------------------------------------------------------------------------------------------------------
 
-    def log(self) -> None:
-        """Write the means since the last log. The only place, with ``save``, where the host waits for the device."""
+    def log(self, last: bool = False) -> None:
+        """Write the means since the last log. The only place, with ``save``, where the host waits for the device.
+
+        ``last``: not to TensorBoard, which cannot take a record back.
+        """
         self._check_finite()
         now, frames, updates = time.perf_counter(), self.frames, self.agent.updates
         seconds = now - self._window[0]
@@ -317,11 +327,11 @@ class Trainer:
         }
         self._window = (now, frames, updates)
         self.timer.reset()
-        self._record({**self.meter.mean(), "replay/size": len(self.replay), **speed})
+        self._record({**self.meter.mean(), "replay/size": len(self.replay), **speed}, tensorboard=not last)
         self.meter.reset()
 
-    def _record(self, values: dict[str, float]) -> None:
-        self.logger.write(self.frames, self.agent_steps, self.agent.updates, values)
+    def _record(self, values: dict[str, float], tensorboard: bool = True) -> None:
+        self.logger.write(self.frames, self.agent_steps, self.agent.updates, values, tensorboard)
 
     def _shown_returns(self) -> tuple[float | None, float | None]:
         episode, evaluation = (None if np.isnan(x) else x for x in (self.last_return, self.eval_return))
@@ -339,6 +349,8 @@ class Trainer:
         self.progress.say(f"run folder: {self.run_dir}")
         if not self.fresh:
             self.progress.say(f"going on at {self.frames:,} frames, from the last checkpoint")
+            if not len(self.replay):
+                self.progress.say(f"the replay is empty: learning waits for {self._rows_to_learn():,} rows")
         if c.schedule.prefill >= c.frames:
             prefill = f"schedule.prefill={c.schedule.prefill}"
             self.progress.say(f"nothing will be learned: {prefill} is not below frames={c.frames}")
@@ -347,12 +359,12 @@ class Trainer:
 
     # --- saving and going on ------------------------------------------------------------------------------------------
 
-    def save(self) -> None:
-        """Write a complete checkpoint."""
+    def save(self, done: bool = False) -> None:
+        """Write a complete checkpoint; ``done``: of a run that came to its end, last evaluation included."""
         with self.timer["save"]:
             self._check_finite()
             replay = self.replay if self.config.checkpoint.replay else None
-            self.checkpoints.save(self.frames, self.state_dict(), replay)
+            self.checkpoints.save(self.frames, self.state_dict(), replay, done)
             self.save_clock.reset()
 
     def _agent_state(self) -> dict[str, Any]:
@@ -382,6 +394,7 @@ class Trainer:
 
     def _restore(self, saved: dict[str, Any]) -> int:
         """Take the saved state; returns the length of the metrics file that belongs to it."""
+        check_spec(f"resume={self.run_dir}", encode_spec(self.envs.spec), saved["spec"])
         self.agent.load_state_dict(saved["agent"])
         if self.config.checkpoint.replay:
             self.checkpoints.load_replay(saved["folder"], self.replay)
@@ -442,11 +455,12 @@ class Trainer:
         return f"python train.py resume={self.run_dir}"
 
     def close(self) -> None:
-        self.progress.close()
-        self.logger.close()
-        self.envs.close()
-        if self.eval_envs is not None:
-            self.eval_envs.close()
+        with ExitStack() as stack:  # whatever fails, the others are closed
+            if self.eval_envs is not None:
+                stack.callback(self.eval_envs.close)
+            stack.callback(self.envs.close)
+            stack.callback(self.logger.close)
+            stack.callback(self.progress.close)
 
 
 @contextmanager

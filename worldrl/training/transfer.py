@@ -41,17 +41,18 @@ def load_model(agent: Agent, config: Config) -> Path:
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
     theirs = saved["agent"]["model"]
-    _check_spec(where, encode_spec(agent.spec), saved["spec"])
+    check_spec(where, encode_spec(agent.spec), saved["spec"])
     _check_weights(where, ours, theirs)
     agent.model.load_state_dict(theirs)
     return folder
 
 
-def _check_spec(where: str, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+def check_spec(where: str, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """Raise UserError, which ``where`` begins, unless an agent that was trained on ``theirs`` can act on ``ours``."""
     for key, name in (("obs", "observations"), ("action_dim", "action size")):
         if ours[key] != theirs[key]:
             raise UserError(
-                f"{where}: its belief was trained on {theirs['task']} with {name} {_words(theirs[key])}; found "
+                f"{where}: its agent was trained on {theirs['task']} with {name} {_words(theirs[key])}; found "
                 f"{_words(ours[key])} on {ours['task']}; expected a task and env.obs that give the same"
             )
 
