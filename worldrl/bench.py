@@ -39,7 +39,7 @@ from worldrl.config import (
     ScheduleConfig,
 )
 from worldrl.data.replay import Replay
-from worldrl.errors import UserError, check_writable
+from worldrl.errors import UserError, check_writable, exit_code
 from worldrl.nn.precision import choose_device
 from worldrl.registry import OWN_POLICY
 from worldrl.training.speed import Update, make_update
@@ -654,9 +654,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             _show(console, name, results)
             if args.json:
                 args.json.write_text(json.dumps(results, indent=2) + "\n")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except (UserError, KeyboardInterrupt) as error:
+        return exit_code(error)
     if not agrees(results):
         print("error: a fast path differs from the eager float32 update by more than its tolerance", file=sys.stderr)
         return 1

@@ -52,7 +52,7 @@ from worldrl.config import (
     with_world,
     world_of,
 )
-from worldrl.errors import UserError, unknown, unwritable
+from worldrl.errors import UserError, exit_code, unknown, unwritable
 from worldrl.registry import DEFAULTS, PARTS, agent_label, canonical, known_parts, shared_fields
 
 __all__ = ["compose", "config_to_dict", "eval_main", "load_config", "save_config", "train", "train_main"]
@@ -61,7 +61,6 @@ GROUPS = ("agent", "env", "experiment")  # keys whose value is the name of a pre
 RUNS = "runs"  # the folder of all run folders
 PRIMARY = "worldrl_train"
 RUN_FILES = ("metrics.jsonl", "checkpoints")  # either of them means that a run has begun in a folder
-WRONG_USE = 2  # exit code
 
 Arguments = dict[str, Any]  # dotted keys, as on the command line
 
@@ -299,7 +298,7 @@ def train_main(argv: Sequence[str], presets: Path) -> int:
         for name in sweeps:
             print(f"curves and tables: python -m worldrl.report {Path(RUNS, name)}")
     except UserError as error:
-        return _fail(error)
+        return exit_code(error)
     return 0
 
 
@@ -346,7 +345,7 @@ def job(settings: DictConfig) -> None:
     except UserError as error:
         if running.mode == RunMode.MULTIRUN:
             raise  # the other jobs of the sweep go on
-        raise SystemExit(_fail(error)) from error
+        raise SystemExit(exit_code(error)) from error
 
 
 def train(config: Config | Mapping[str, Any], run_dir: Path | None = None) -> Path:
@@ -557,11 +556,6 @@ def _first_line(error: Exception) -> str:
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
-def _fail(error: UserError) -> int:
-    print(" ".join(str(error).split()), file=sys.stderr)
-    return WRONG_USE
-
-
 # --- evaluating -------------------------------------------------------------------------------------------------------
 
 
@@ -583,8 +577,8 @@ def eval_main(argv: Sequence[str]) -> int:
             _evaluate_grid(options)
         else:
             _evaluate(options)
-    except UserError as error:
-        return _fail(error)
+    except (UserError, KeyboardInterrupt) as error:
+        return exit_code(error)
     return 0
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ OTHER_RUN_DIR = "choose another run folder: hydra.run.dir=DIR"
 class UserError(Exception):
     """Bad input. Its message is one line that says what was found, what was expected and how to mend it.
 
-    ``train.py`` and ``eval.py`` print the message without a traceback and exit with code 2.
+    Commands print it without a traceback and exit with code 2 (``exit_code``).
     """
 
 
@@ -30,6 +31,15 @@ def unknown(kind: str, found: str, valid: Iterable[str]) -> UserError:
 def unwritable(path: object, error: OSError, remedy: str = OTHER_RUN_DIR) -> UserError:
     """The error for a file or folder that cannot be made or written."""
     return UserError(f"cannot write to {path} ({error.strerror or error}); {remedy}")
+
+
+def exit_code(error: UserError | KeyboardInterrupt) -> int:
+    """One line on stderr about what ended a command; returns its exit code, 2 or 130."""
+    if isinstance(error, KeyboardInterrupt):
+        print("stopped", file=sys.stderr)
+        return 130
+    print(" ".join(str(error).split()), file=sys.stderr)
+    return 2
 
 
 @contextmanager

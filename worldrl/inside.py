@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from worldrl.agent import Agent
-from worldrl.errors import UserError, check_out
+from worldrl.errors import UserError, check_out, exit_code
 from worldrl.evaluation import marginal, noise, prediction, probe
 from worldrl.evaluation.recording import Condition, Recorder, conditions
 from worldrl.evaluation.video import check_video
@@ -179,7 +179,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code: 0, or 2 for bad input."""
+    """Run the command; returns the exit code: 0, 2 for bad input, 130 after Ctrl-C."""
     options = parse_args(argv)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     try:
@@ -187,9 +187,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         names = list(STUDIES) if options.study == "all" else [options.study]
         if len(run_studies(subject, names, console)) == len(names):
             raise UserError("no study could be made of this run: see above")
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    except (UserError, KeyboardInterrupt) as error:
+        return exit_code(error)
     console.print(f"in {subject.settings.out}")
     return 0
 

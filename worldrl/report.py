@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from worldrl.errors import UserError, unknown, writing
+from worldrl.errors import UserError, exit_code, unknown, writing
 from worldrl.evaluation.curves import Run, Seeded, check_overlap, read_runs, task_name, unlabelled_differences
 from worldrl.evaluation.grids import by_agent, draw_grids, grid_rows, read_grids
 from worldrl.evaluation.plots import Line, Panels, draw, picture_formats
@@ -350,8 +350,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         print(report(make_parser().parse_args(argv)))
     except UserError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
-        return 2
+        return exit_code(error)
     return 0
 
 

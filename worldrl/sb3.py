@@ -24,7 +24,7 @@ from worldrl.cli import RUNS, expand, read_command_line, run_name
 from worldrl.config import CONFIG_FILE, FOREIGN, Config, check_keys, config_from_dict, config_to_dict, known_keys
 from worldrl.envs.stream import EVAL, TRAIN, episode_seed
 from worldrl.envs.vector import make_env
-from worldrl.errors import UserError, unknown, writing
+from worldrl.errors import UserError, exit_code, unknown, writing
 from worldrl.training.logging import Logger, Progress
 
 ALGORITHMS = {"ppo": "PPO", "ddpg": "DDPG", "td3": "TD3", "sac": "SAC", "a2c": "A2C"}
@@ -208,12 +208,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         start = time.perf_counter()
         train(*parse(argv))
         print(f"{time.perf_counter() - start:.0f} s")
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("stopped; there is nothing to go on from", file=sys.stderr)
-        return 130
+    except (UserError, KeyboardInterrupt) as error:
+        return exit_code(error)
     return 0
 
 

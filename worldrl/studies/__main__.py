@@ -16,7 +16,7 @@ from typing import Any, NoReturn, cast
 
 import torch
 
-from worldrl.errors import UserError, check_out
+from worldrl.errors import UserError, check_out, exit_code
 from worldrl.policies.latent import LatentGaussian
 from worldrl.registry import known_parts
 from worldrl.studies import bandit, entropy, marginal, plots, variance
@@ -227,7 +227,7 @@ STUDIES = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """All of ``python -m worldrl.studies``. Returns the exit code: 0, or 2 after one line about wrong use."""
+    """All of ``python -m worldrl.studies``. Returns the exit code: 0, 2 after one line about wrong use, 130 after Ctrl-C."""
     try:
         options = make_parser().parse_args(argv)
         check_out(options.out)
@@ -238,9 +238,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         record = finite({"settings": settings, "on": machine, **result})
         numbers.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
         print(f"written: {picture}, {numbers}")
-    except UserError as error:
-        print(" ".join(str(error).split()), file=sys.stderr)
-        return 2
+    except (UserError, KeyboardInterrupt) as error:
+        return exit_code(error)
     return 0
 
 
