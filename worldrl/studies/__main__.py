@@ -227,7 +227,7 @@ STUDIES = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """All of ``python -m worldrl.studies``. Returns the exit code: 0, 2 after one line about wrong use, 130 after Ctrl-C."""
+    """All of ``python -m worldrl.studies``. Returns the exit code: 0, 2 (wrong use) or 130 (Ctrl-C)."""
     try:
         options = make_parser().parse_args(argv)
         check_out(options.out)
