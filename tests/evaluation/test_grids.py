@@ -73,7 +73,7 @@ def names(grids: Path, *labels: str) -> dict[str, int]:
     [
         ({"checkpoint": "best"}, "smac, checkpoint best"),
         ({"action": "sample"}, "smac, sampled actions"),
-        ({"groups": ["velocity", "height"]}, "smac, on velocity, height"),
+        ({"groups": ["velocity", "height"]}, "smac, noise on velocity, height"),
         ({"checkpoint": "last", "action": "mode", "groups": []}, "smac"),
     ],
 )

@@ -90,7 +90,7 @@ def _name(found: Mapping[str, Any]) -> str:
         f"trained with {noise}" if noise else "",
         "checkpoint best" if found.get("checkpoint") == "best" else "",
         "sampled actions" if found.get("action") == "sample" else "",
-        f"on {', '.join(found['groups'])}" if found.get("groups") else "",
+        f"noise on {', '.join(found['groups'])}" if found.get("groups") else "",
     ]
     return ", ".join(filter(None, parts))
 
