@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 
+from worldrl.nn.conv import ImageDecoder, ImageEncoder, SameDecoder, SameEncoder
 from worldrl.nn.optim import Optimizer, polyak
 
 
@@ -30,6 +35,26 @@ def test_it_is_adam() -> None:
         theirs.pow(3).sum().backward()
         adam.step()
     torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.1])
+@pytest.mark.parametrize("net", [ImageEncoder, SameEncoder, partial(ImageDecoder, 6), partial(SameDecoder, 6)])
+def test_it_is_adam_for_convolutions_whose_gradients_come_in_another_layout(net: Any, clip: float) -> None:
+    torch.manual_seed(0)
+    ours = net(depth=8)
+    theirs = deepcopy(ours)
+    shape = {ImageEncoder: (3, 12, 32, 32), SameEncoder: (3, 3, 64, 64)}.get(type(ours), (3, 6))
+    x = torch.randn(shape).contiguous(memory_format=torch.channels_last if len(shape) == 4 else torch.contiguous_format)
+    optimizer, adam = Optimizer(ours.parameters(), 0.01, clip), torch.optim.Adam(theirs.parameters(), 0.01, fused=False)
+    for _ in range(3):
+        optimizer.step((ours(x) - 1.0).square().mean())
+        adam.zero_grad()
+        (theirs(x) - 1.0).square().mean().backward()
+        if clip:
+            nn.utils.clip_grad_norm_(theirs.parameters(), clip)
+        adam.step()
+    for (name, a), b in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}")
 
 
 def test_only_its_own_parameters_get_a_gradient() -> None:

@@ -64,7 +64,8 @@ class Optimizer:
 
     def _gradients(self, loss: Tensor, retain_graph: bool) -> list[Tensor]:
         scaled = loss if self.scaler is None else self.scaler.scale(loss)
-        grads = list(torch.autograd.grad(scaled, self.params, retain_graph=retain_graph))
+        found = torch.autograd.grad(scaled, self.params, retain_graph=retain_graph)
+        grads = [_in_layout_of(param, grad) for param, grad in zip(self.params, found, strict=True)]
         for param, grad in zip(self.params, grads, strict=True):
             param.grad = grad
         if self.scaler is not None:
@@ -123,6 +124,14 @@ class Optimizer:
                 value.copy_(state["adam"]["state"][index][name])
         if self.scaler is not None and state["scaler"] is not None:
             self.scaler.load_state_dict(state["scaler"])
+
+
+def _in_layout_of(param: Tensor, grad: Tensor) -> Tensor:
+    """``grad`` in the memory layout of ``param``: fused Adam pairs their entries in the order of memory.
+
+    ``backward`` would see to that; ``autograd.grad`` returns what an operator gave, channels-last for a convolution.
+    """
+    return grad if grad.stride() == param.stride() else torch.empty_like(param).copy_(grad)
 
 
 @torch.no_grad()
