@@ -27,12 +27,19 @@ class Precision:
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` is the first GPU if there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name.startswith("cuda") and not torch.cuda.is_available():
+    """The device of ``auto`` (the first GPU if there is one), ``cpu``, ``cuda`` (the first) or ``cuda:N``, with its index.
+
+    Raises:
+        UserError: a GPU that is not there.
+    """
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
         raise UserError(f"device={name}, but torch sees no CUDA GPU; use device=cpu or install a CUDA build of torch")
-    return torch.device(name)
+    index, count = torch.device("cuda" if name == "auto" else name).index or 0, torch.cuda.device_count()
+    if index >= count:
+        raise UserError(f"device={name}, but torch sees {count} CUDA GPU{'s' * (count > 1)}, counted from cuda:0")
+    return torch.device("cuda", index)
 
 
 def choose_precision(name: str, device: torch.device, pixels: bool) -> Precision:
