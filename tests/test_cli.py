@@ -84,7 +84,22 @@ def test_agent_files_agree_with_the_registry(agent: str) -> None:
 def test_every_experiment_takes_every_agent(experiment: str, agent: str) -> None:
     config = settings(f"experiment={experiment} agent={agent}")
     assert config.agent == agent
-    assert config.env.obs == ("state" if config.belief["name"] == "identity" else "pixels")
+    on_states = config.belief["name"] == "identity" or "states" in experiment
+    assert config.env.obs == ("state" if on_states else "pixels")
+
+
+@pytest.mark.parametrize("experiment", ["states_100k", "quickstart_states"])
+@pytest.mark.parametrize("agent", ["smac", "slac", "dreamer", "sac"])
+def test_experiments_on_states_are_on_states_for_every_agent(experiment: str, agent: str) -> None:
+    config = compose({"experiment": experiment, "agent": agent}, PRESETS)
+    assert config.env.obs == "state"
+    assert config.env.action_repeat == {"states_100k": 8, "quickstart_states": 4}[experiment]
+
+
+@pytest.mark.parametrize("head", ["virel", "miracle", "value_sac"])
+def test_a_constant_temperature_is_not_where_a_learned_one_starts(head: str) -> None:
+    found = compose({"experiment": "quickstart", "head": head}, PRESETS).head
+    assert (found["init_alpha"], found["tune_alpha"], found["units"]) == (1.0, False, 128)
 
 
 @pytest.mark.parametrize("env", preset_names(PRESETS, "env"))

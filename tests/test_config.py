@@ -115,6 +115,7 @@ def test_values_take_the_annotated_type() -> None:
         ({"precision": "fp8"}, ["'fp8'", "fp32"]),
         ({"device": "gpu"}, ["device: found 'gpu'", "cuda:N"]),
         ({"head.units": 0}, ["head.units: found 0", "1 or more"]),
+        ({"head.critic_layers": 0}, ["head.critic_layers: found 0", "1 or more"]),
         ({"head.num_particles": -1}, ["head.num_particles: found -1", "0 or more"]),
         ({"head.tau": 2.0}, ["head.tau: found 2.0", "[0, 1]"]),
         ({"head.init_alpha": 0.0}, ["head.init_alpha: found 0.0", "more than 0"]),
@@ -193,6 +194,8 @@ def test_names_of_parts() -> None:
     assert shared_fields("head", "smac", "sac") == shared_fields("head", "sac", "smac") != set()
     assert "num_particles" not in shared_fields("head", "smac", "sac")
     assert shared_fields("head", "smac", HEAD) == set()
+    assert "init_alpha" in shared_fields("head", "smac", "sac") & shared_fields("head", "miracle", "virel")
+    assert "init_alpha" not in shared_fields("head", "sac", "virel")  # alpha itself there
     assert settings_of("head", {"name": HEAD, "lr": 0.5}) == ToyHead.Config(lr=0.5)
 
 

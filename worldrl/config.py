@@ -221,7 +221,7 @@ def _check_range(key: str, value: Any) -> None:
 
 def _check_part_range(key: str, name: str, value: Any) -> None:
     """The same for a setting of a part."""
-    if isinstance(value, int) and value < (least := int(name in SIZES)):
+    if isinstance(value, int) and value < (least := int(name in (*SIZES, "critic_layers"))):
         raise _wrong(key, value, f"{least} or more")
     if name in SHARES and not 0 <= value <= 1:
         raise _wrong(key, value, "a number in [0, 1]")

@@ -124,9 +124,14 @@ def settings_of(kind: str, part: Mapping[str, Any]) -> Any:
 
 
 def shared_fields(kind: str, name: str, other: str) -> set[str]:
-    """Settings that two parts inherit from a common ``Config``: the same name and the same meaning."""
-    bases, others = (inspect.getmro(load_class(kind, part).Config) for part in (name, other))
-    return {field for base in bases if base in others for field in getattr(base, "__dataclass_fields__", ())}
+    """Settings that two parts inherit from a common ``Config``: the same name and the same meaning.
+
+    A ``Config`` names those to which it gives another meaning in ``own_meaning``.
+    """
+    one, two = (load_class(kind, part).Config for part in (name, other))
+    bases, others = inspect.getmro(one), inspect.getmro(two)
+    shared = {field for base in bases if base in others for field in getattr(base, "__dataclass_fields__", ())}
+    return shared - (set(getattr(one, "own_meaning", ())) ^ set(getattr(two, "own_meaning", ())))
 
 
 def takes_policy(head: str) -> bool:

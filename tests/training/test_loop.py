@@ -450,6 +450,14 @@ def test_a_run_that_cannot_learn_says_so(tmp_path: Path, capsys: pytest.CaptureF
     assert "nothing will be learned: schedule.prefill=1000 is not below frames=400" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("length", "said"), [(2, True), (6, False)])
+def test_a_recurrent_belief_on_pairs_of_rows_says_so(
+    length: int, said: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train({**STATE, "frames": 1, "eval.every": 0, "replay.length": length}, tmp_path / "run")
+    assert ("the belief cannot learn to remember" in capsys.readouterr().out) is said
+
+
 @pytest.mark.parametrize(("noise", "said"), [(0.0, True), (0.1, False)])
 def test_a_deterministic_agent_without_noise_says_so(
     noise: float, said: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -29,7 +29,7 @@ class SMAC(SAC):
 
     @dataclass(frozen=True)
     class Config(SAC.Config):
-        num_particles: int = 32  # K
+        num_particles: int = 32  # K; roulette draws its own number, if it is not 0
         estimator: Literal["naive", "iwae", "nested", "mlmc", "mlmc_fresh", "roulette"] = "nested"
         q_aggregate: Literal["lse", "mean", "min"] = "lse"  # eq. 14 is lse
         q_twins_first: bool = True  # min over the twins inside the aggregate, as released

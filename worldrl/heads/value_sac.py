@@ -59,7 +59,10 @@ class ValueSAC(SAC):
         policy_std: Literal["softplus", "log"] = "log"
         grad_clip: float = 0.0
         tune_alpha: bool = False
+        init_alpha: float = 1.0  # alpha, for good
         reward_scale: float = 1.0
+
+        own_meaning: ClassVar[tuple[str, ...]] = ("init_alpha",)  # where a learned alpha starts, in SAC
 
         def __post_init__(self) -> None:
             if self.reward_scale <= 0:

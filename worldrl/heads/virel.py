@@ -109,4 +109,6 @@ class VIREL(ValueSAC):
         """eps, 0-d: the mean squared Bellman residual, over all critics where there are two."""
         backup = self.backup(tr, self.value if self.config.residual_value == "online" else self.target)
         error = backup - self.critic(tr.feat, tr.action.expand(*tr.feat.shape[:-1], -1))
+        if not torch.compiler.is_compiling():
+            torch.clear_autocast_cache()  # older torch would hand these copies, which have no graph, to the losses
         return masked_mean(error.square(), tr.mask)

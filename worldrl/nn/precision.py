@@ -27,7 +27,7 @@ class Precision:
 
 
 def choose_device(name: str) -> torch.device:
-    """The device of ``auto`` (the first GPU if there is one), ``cpu``, ``cuda`` (the first) or ``cuda:N``, with its index.
+    """``auto`` (the first GPU if there is one), ``cpu``, ``cuda`` (the first) or ``cuda:N`` as a device with its index.
 
     Raises:
         UserError: a GPU that is not there.

@@ -46,6 +46,7 @@ from worldrl.training.transfer import check_spec, encode_spec, load_model
 from worldrl.types import Needs, State
 
 PRETRAIN_LOG = 1_000  # updates
+SHORT = 4  # rows of a window, in which there is next to nothing to remember
 
 
 class Stopped(SystemExit):
@@ -354,6 +355,11 @@ class Trainer:
         if c.schedule.prefill >= c.frames:
             prefill = f"schedule.prefill={c.schedule.prefill}"
             self.progress.say(f"nothing will be learned: {prefill} is not below frames={c.frames}")
+        if agent.initial(1) and "model" in agent.optimizers and c.replay.length < SHORT:
+            self.progress.say(
+                f"the belief cannot learn to remember: found windows of replay.length={c.replay.length} rows, "
+                "expected 16 to 50 (and as many in replay.batch)"
+            )
         if agent.head.needs.action_noise and not c.schedule.action_noise:
             self.progress.say("the agent will not explore: its policy is deterministic and schedule.action_noise=0")
 
