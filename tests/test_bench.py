@@ -105,7 +105,7 @@ def test_command_writes_what_it_prints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(bench, "modes", lambda device: [bench.REFERENCE])
-    monkeypatch.setattr(bench, "MATMUL_SIZE", 64)
+    monkeypatch.setattr(bench, "MATMUL_SIZE", {"cpu": 64})
     path = tmp_path / "bench.json"
     only = ["--only", "updates", "replay", "--agents", "sac", "--batch", "2x4", "--repeats", "2", "--device", "cpu"]
     code = bench.main([*only, "--json", str(path)])
@@ -124,7 +124,7 @@ def test_what_was_measured_before_a_failure_is_kept(
     def fail(*args: Any) -> None:
         raise UserError("no OpenGL")
 
-    monkeypatch.setattr(bench, "MATMUL_SIZE", 64)
+    monkeypatch.setattr(bench, "MATMUL_SIZE", {"cpu": 64})
     monkeypatch.setattr(bench, "_train", fail)
     path = tmp_path / "bench.json"
     command = ["--only", "replay", "end_to_end", "--batch", "2x4", "--repeats", "2", "--device", "cpu"]
