@@ -216,7 +216,15 @@ def test_names_of_tasks() -> None:
         ("env=dmc_pixel", "dmc_pixels"),
         ("hed=sac", "did you mean: head"),
         ("head=sca", "did you mean: sac"),
-        ("head=sac head.estimator=nested", "unknown key 'head.estimator'"),
+        (
+            "head=sac head.estimator=nested",
+            "unknown key 'head.estimator': this head has no such setting; head=smac has",
+        ),
+        ("agent=sac policy.num_particles=3", "this policy has no such setting; policy=latent has"),
+        ("batch_size=256", "unknown key 'batch_size'; expected one of: replay.batch"),
+        ("env.frame_skip=2", "unknown key 'env.frame_skip'; expected one of: env.action_repeat"),
+        ("learning_rate=1e-3", "belief.lr, head.actor_lr"),
+        ("wandb=1", "unknown key 'wandb'; --cfg job prints all there are"),
         ("head.critic_lrr=1", "head.critic_lr"),
         ("head.lr=1", "did you mean: head.alpha_lr, head.actor_lr, head.critic_lr"),
         ("task=walker_wlak", "walker_walk"),
@@ -232,6 +240,7 @@ def test_names_of_tasks() -> None:
         ("-m agent=glob(*)", "cannot sweep"),
         ("smac", "expected key=value"),
         ("--mulrirun", "--multirun"),
+        ("--cfg all", "--cfg all: found 'all', expected job"),
         ("+seed=1", "expected seed=1"),
         ("seed@x=1", "without '@'"),
         ("task=((", "cannot read"),
@@ -282,6 +291,7 @@ def test_help_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("agent=smac belief=identity head=dreamer env.obs=state --cfg job", "beliefs that can: rssm, slac"),
         ("agent=smac belief=identity --cfg job", "needs state vectors"),
+        ("agent=sac belief=slac --cfg job", "replay.length=2: the belief keeps 7 rows to itself, expected 9 or more"),
         ("-m agent=td3 policy=own,flow", "head=td3 has its own policy"),
     ],
 )

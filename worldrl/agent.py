@@ -186,6 +186,9 @@ def build_parts(config: Config, spec: EnvSpec) -> tuple[BeliefModel, Head]:
     dims = (model.feat_dim, model.context_dim, spec.action_dim)
     head: Head = _build("head", config.head, *dims, **_chosen_policy(config))
     check_pair(model, head)
+    lost, length = model.lost_rows, config.replay.length
+    if length < lost + 2:
+        raise UserError(f"replay.length={length}: the belief keeps {lost} rows to itself, expected {lost + 2} or more")
     return model, head
 
 

@@ -205,8 +205,9 @@ def read_command_line(argv: Sequence[str]) -> CommandLine:
     for i, text in enumerate(argv):
         if text in options:
             flags[options[text]] = True
-        elif text == "job" and i and argv[i - 1] == "--cfg":
-            continue
+        elif i and argv[i - 1] == "--cfg":
+            if text != "job":
+                raise UserError(f"--cfg {text}: found {text!r}, expected job")
         elif text.startswith("-"):
             raise UserError(f"unknown option '{text}'; expected {_and(options)}, or key=value such as task=walker_walk")
         elif text.startswith(("hydra.", "hydra/", "+hydra", "++hydra", "~hydra")):
@@ -521,7 +522,7 @@ def _refuse_unasked_sweep(line: CommandLine) -> None:
 def help_text(presets: Path) -> str:
     """What ``train.py --help`` prints."""
     return f"""\
-Train a world-model agent.   python train.py [-m] key=value ...
+Train an agent.   python train.py [-m] key=value ...
 
   agent=NAME         {_and(preset_names(presets, "agent"))}
   task=NAME          walker_walk, cartpole-swingup, Pendulum-v1, my_pkg.mod:MyEnv

@@ -10,7 +10,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -308,7 +308,8 @@ def _typed_union(key: str, value: Any, hints: tuple[Any, ...]) -> Any:
 
 def _typed_tuple(key: str, value: Any, hints: tuple[Any, ...]) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise _wrong(key, value, "a list such as [256,256]")
+        example = "[256,256]" if hints[0] in (int, float) else "[left,right]"
+        raise _wrong(key, value, f"a list such as {example}")
     if hints[1:] == (...,):
         hints = hints[:1] * len(value)
     if len(value) != len(hints):
@@ -380,17 +381,54 @@ def check_keys(keys: Iterable[str], valid: set[str], where: str = "") -> None:
         fields = sorted(name for name in valid if name.startswith(f"{key}."))
         if fields:
             raise UserError(f"{where}'{key}' is a group of settings; set one of: {', '.join(fields)}")
-        error = unknown("key", key, _nearest_first(key, valid))
-        raise UserError(f"{where}{error}")
+        raise UserError(f"{where}{_unknown_key(key, valid)}")
 
 
-def _nearest_first(key: str, valid: set[str]) -> set[str]:
-    """Valid keys of the same group that share a word (``head.lr``, ``head.actor_lr``), else those with the same last
-    part, however far the rest is; else all of them."""
+ELSEWHERE = {  # what other packages call a setting -> the last part of its keys here
+    "batch_size": "batch",
+    "buffer_size": "capacity",
+    "discount": "gamma",
+    "frame_skip": "action_repeat",
+    "gradient_steps": "updates_per_1000_frames",
+    "learning_rate": "lr",
+    "learning_starts": "prefill",
+    "n_envs": "num_envs",
+    "seq_len": "length",
+    "total_timesteps": "frames",
+    "utd": "updates_per_1000_frames",
+}
+
+
+def _unknown_key(key: str, valid: set[str]) -> UserError:
+    """The error for it: the other part that has this setting, or related keys, or similar ones, or where all are."""
     group, _, last = key.rpartition(".")
+    if others := _parts_with(group, last):
+        return UserError(f"unknown key '{key}': this {group} has no such setting; {_with(group, others)}")
+    if related := _related(group, ELSEWHERE.get(last, last), valid):
+        return unknown("key", key, related)
+    error = unknown("key", key, valid)
+    return error if "did you mean" in str(error) else UserError(f"unknown key '{key}'; --cfg job prints all there are")
+
+
+def _parts_with(kind: str, setting: str) -> list[str]:
+    """The registered parts of a kind (none for any other word) that have a setting."""
+    return [name for name in PARTS.get(kind, ()) if setting in _fields(load_class(kind, name).Config)]
+
+
+def _fields(cls: Any) -> set[str]:
+    return {item.name for item in dataclasses.fields(cls)}
+
+
+def _with(kind: str, names: Sequence[str]) -> str:
+    return f"{', '.join(f'{kind}={name}' for name in names)} {'has' if len(names) == 1 else 'have'}"
+
+
+def _related(group: str, last: str, valid: set[str]) -> set[str]:
+    """Valid keys of the same group that share a word (``head.lr``, ``head.actor_lr``), else those that end alike,
+    however far the rest is."""
     words = set(last.split("_"))
-    related = {name for name in valid if name.rpartition(".")[0] == group and words & set(_last(name).split("_"))}
-    return related or {name for name in valid if _last(name) == last} or valid
+    near = {name for name in valid if name.rpartition(".")[0] == group and words & set(_last(name).split("_"))}
+    return near or {name for name in valid if f"_{_last(name)}".endswith(f"_{last}")}
 
 
 def _last(key: str) -> str:
@@ -505,6 +543,8 @@ def load_config(run_dir: Path, **changes: Any) -> Config:
     if not path.is_file():
         raise UserError(f"no run in '{run_dir}': found no {CONFIG_FILE}, expected a folder that train.py wrote")
     stored = flatten(read_yaml(path))
+    if not stored:
+        raise UserError(f"{path} is empty, expected the settings of the run; put it back")
     if str(stored.get("agent", "")).startswith(FOREIGN):
         raise UserError(f"{run_dir} holds a run of Stable-Baselines3: worldrl.report reads it, nothing else here does")
     try:

@@ -189,11 +189,16 @@ def parse(argv: Sequence[str]) -> tuple[str, Config, Path, dict[str, Any]]:
     arguments = {key: override.value() for key, override in theirs.items()}
     (given,) = expand([override for override in line.ours if override not in theirs.values()])
     folder = given.pop("dir", "")
+    if "resume" in given:
+        raise UserError("resume: a run of Stable-Baselines3 cannot be continued; start it again with more frames")
     parts = {"belief": "identity", "head": "sac", "policy": "own"}
     check_keys(given, {key for key in known_keys(parts) if key.partition(".")[0] in SHARED[1:]} | {"dir"})
     config = config_from_dict({"agent": "sac", "env.obs": "state", "env.action_repeat": 1, **given})
     if config.env.obs != "state" or config.env.num_envs != 1:
-        raise UserError("a baseline learns from one environment's states: expected env.obs=state and env.num_envs=1")
+        raise UserError(
+            f"found env.obs={config.env.obs} and env.num_envs={config.env.num_envs}; a baseline learns from one "
+            "environment's states: expected env.obs=state and env.num_envs=1"
+        )
     config = dataclasses.replace(config, agent=f"{FOREIGN}{algorithm}")
     return algorithm, config, Path(folder or Path(RUNS) / run_name(config)), arguments
 

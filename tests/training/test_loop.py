@@ -26,7 +26,7 @@ from worldrl.heads.smac import SMAC
 from worldrl.inference import load_agent
 from worldrl.training import loop
 from worldrl.training.checkpoint import Checkpoints
-from worldrl.training.loop import Stopped, Trainer, resume
+from worldrl.training.loop import Stopped, Trainer, resume, sole_use
 
 SMALL = {
     "task": "cartpole_swingup",
@@ -231,6 +231,13 @@ def test_what_only_the_agent_can_judge_is_refused(tmp_path: Path, settings: dict
     kept = {k: v for k, v in STATE.items() if not k.startswith(("belief", "head")) or k in ("belief", "head")}
     with pytest.raises(UserError, match=message):
         make_trainer({**kept, **settings}, tmp_path / "run")
+
+
+def test_a_refused_run_leaves_no_folders(tmp_path: Path) -> None:
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(UserError, match="not today"), sole_use(tmp_path / "runs" / "a" / "b"):
+        raise UserError("not today")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "runs"]
 
 
 def test_acting_without_prefill(tmp_path: Path) -> None:

@@ -303,7 +303,7 @@ def _left(rest: float, speed: float) -> str:
     return "-:--:--" if speed <= 0 else str(timedelta(seconds=round(max(0.0, rest) / speed)))
 
 
-WAY_OUT = "; put it back, or start a new run with init_from=RUN_DIR: the agent in the checkpoint is not hurt"
+WAY_OUT = "; put it back: the run cannot go on without it, but its checkpoints are not hurt, and eval.py plays them"
 
 
 def _check_metrics(path: Path, offset: int) -> None:

@@ -84,6 +84,7 @@ def sole_use(run_dir: Path) -> Iterator[None]:
         UserError: another process trains in it, or nothing can be written there.
     """
     lock = run_dir / "lock"
+    made = [folder for folder in run_dir.parents if not folder.exists()]
     with writing(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
         lock.touch()
@@ -95,6 +96,9 @@ def sole_use(run_dir: Path) -> Iterator[None]:
     except UserError:
         if list(run_dir.iterdir()) in ([], [lock]):
             shutil.rmtree(run_dir)  # refused before anything was written
+            for folder in made:
+                with suppress(OSError):  # another run may have begun in it
+                    folder.rmdir()
         raise
 
 
@@ -500,9 +504,6 @@ def _signals(handle: Callable[[int], None]) -> Any:
 
 def _check_fits(config: Config, agent: Agent) -> None:
     """Refuse settings that only the finished agent can judge."""
-    lost, length = agent.model.lost_rows, config.replay.length
-    if length < lost + 2:
-        raise UserError(f"replay.length={length}: the belief keeps {lost} rows to itself, expected {lost + 2} or more")
     capacity, envs, beside = config.replay.capacity, config.env.num_envs, agent.head.needs.td_batch
     rows = capacity // envs * envs
     if 0 < rows <= beside:  # the replay itself refuses to have none
