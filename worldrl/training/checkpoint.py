@@ -158,7 +158,7 @@ class Checkpoints:
         """What is left to a user whose checkpoint ``path`` cannot be read."""
         best = self.best()
         if best is None or best == path:
-            return ""
+            return "; restore the file, or start the run again"
         return f"; {best.name} is there too: {BEST}"
 
     def load_replay(self, path: str | Path, replay: Replay) -> bool:
