@@ -186,9 +186,6 @@ def build_parts(config: Config, spec: EnvSpec) -> tuple[BeliefModel, Head]:
     dims = (model.feat_dim, model.context_dim, spec.action_dim)
     head: Head = _build("head", config.head, *dims, **_chosen_policy(config))
     check_pair(model, head)
-    lost, length = model.lost_rows, config.replay.length
-    if length < lost + 2:
-        raise UserError(f"replay.length={length}: the belief keeps {lost} rows to itself, expected {lost + 2} or more")
     return model, head
 
 
@@ -196,7 +193,15 @@ def check_parts(config: Config) -> None:
     """Refuse parts that do not go together before there is an environment: they are built once, for any task."""
     obs = {key: ANY_OBS[key] for key in ANY_OBS if config.env.obs in (key, "both")}
     with torch.random.fork_rng(devices=[]):
-        build_parts(config, EnvSpec(config.task, obs, action_dim=2))
+        model, _ = build_parts(config, EnvSpec(config.task, obs, action_dim=2))
+    check_length(config, model)
+
+
+def check_length(config: Config, model: BeliefModel) -> None:
+    """Refuse windows of which the belief leaves the head less than a pair of rows."""
+    lost, length = model.lost_rows, config.replay.length
+    if length < lost + 2:
+        raise UserError(f"replay.length={length}: the belief keeps {lost} rows to itself, expected {lost + 2} or more")
 
 
 def check_pair(model: BeliefModel, head: Head) -> None:

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
-from worldrl.agent import Agent
+from worldrl.agent import Agent, check_length
 from worldrl.config import Config, check_unchanged, config_to_dict, load_config, save_config
 from worldrl.data.replay import Replay, choose_replay_device
 from worldrl.envs import describe_backend, gl_string, make_envs
@@ -504,6 +504,7 @@ def _signals(handle: Callable[[int], None]) -> Any:
 
 def _check_fits(config: Config, agent: Agent) -> None:
     """Refuse settings that only the finished agent can judge."""
+    check_length(config, agent.model)
     capacity, envs, beside = config.replay.capacity, config.env.num_envs, agent.head.needs.td_batch
     rows = capacity // envs * envs
     if 0 < rows <= beside:  # the replay itself refuses to have none
