@@ -91,7 +91,7 @@ def test_the_return_of_an_episode_is_the_sum_of_its_rewards() -> None:
     [
         ([], "expected an algorithm first: ppo, ddpg"),
         (["pbo"], "unknown algorithm 'pbo'; did you mean: ppo"),
-        (["ppo", "head.units=3"], "unknown key 'head.units'"),
+        (["ppo", "head.units=3"], "unknown key 'head.units'; "),
         (["ppo", "env.obs=pixels"], "found env.obs=pixels and env.num_envs=1; a baseline learns"),
         (["ppo", "resume=x"], "resume: a run of Stable-Baselines3 cannot be continued"),
         (["ppo", "sb3.n_stepps=3"], "PPO refuses its settings"),

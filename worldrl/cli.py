@@ -207,7 +207,7 @@ def read_command_line(argv: Sequence[str]) -> CommandLine:
             flags[options[text]] = True
         elif i and argv[i - 1] == "--cfg":
             if text != "job":
-                raise UserError(f"--cfg {text}: found {text!r}, expected job")
+                raise UserError(f"found '--cfg {text}', expected --cfg job")
         elif text.startswith("-"):
             raise UserError(f"unknown option '{text}'; expected {_and(options)}, or key=value such as task=walker_walk")
         elif text.startswith(("hydra.", "hydra/", "+hydra", "++hydra", "~hydra")):

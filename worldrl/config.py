@@ -10,7 +10,7 @@ import math
 import re
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -402,25 +402,22 @@ ELSEWHERE = {  # what other packages call a setting -> the last part of its keys
 def _unknown_key(key: str, valid: set[str]) -> UserError:
     """The error for it: the other part that has this setting, or related keys, or similar ones, or where all are."""
     group, _, last = key.rpartition(".")
-    if others := _parts_with(group, last):
-        return UserError(f"unknown key '{key}': this {group} has no such setting; {_with(group, others)}")
+    if group in valid and (others := _parts_with(group, last)):
+        have = "has" if len(others) == 1 else "have"
+        return UserError(f"unknown key '{key}': this {group} has no such setting; {', '.join(others)} {have}")
     if related := _related(group, ELSEWHERE.get(last, last), valid):
         return unknown("key", key, related)
     error = unknown("key", key, valid)
-    return error if "did you mean" in str(error) else UserError(f"unknown key '{key}'; --cfg job prints all there are")
+    return (
+        error
+        if "did you mean" in str(error)
+        else UserError(f"unknown key '{key}'; see --help, or all keys by --cfg job")
+    )
 
 
 def _parts_with(kind: str, setting: str) -> list[str]:
-    """The registered parts of a kind (none for any other word) that have a setting."""
-    return [name for name in PARTS.get(kind, ()) if setting in _fields(load_class(kind, name).Config)]
-
-
-def _fields(cls: Any) -> set[str]:
-    return {item.name for item in dataclasses.fields(cls)}
-
-
-def _with(kind: str, names: Sequence[str]) -> str:
-    return f"{', '.join(f'{kind}={name}' for name in names)} {'has' if len(names) == 1 else 'have'}"
+    """``kind=name`` of each registered part that has a setting; none for any other word."""
+    return [f"{kind}={name}" for name in PARTS.get(kind, ()) if f"{kind}.{setting}" in _part_leaves({kind: name})]
 
 
 def _related(group: str, last: str, valid: set[str]) -> set[str]:

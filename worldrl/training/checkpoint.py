@@ -156,8 +156,10 @@ class Checkpoints:
 
     def _way_out(self, path: Path) -> str:
         """What is left to a user whose checkpoint ``path`` cannot be read."""
-        best = self.best()
-        if best is None or best == path:
+        best, last = self.best(), self.latest()
+        if best == path and last:
+            return f"; {last.name} is there too: --checkpoint last"
+        if best is None:
             return "; restore the file, or start the run again"
         return f"; {best.name} is there too: {BEST}"
 
