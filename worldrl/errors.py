@@ -19,6 +19,10 @@ class UserError(Exception):
     """
 
 
+class Diverged(UserError):
+    """A loss or a gradient was not finite: training has stopped, and its last good checkpoint is from before that."""
+
+
 def unknown(kind: str, found: str, valid: Iterable[str]) -> UserError:
     """The error for a name that does not exist, with the nearest names that do."""
     names = sorted(valid)

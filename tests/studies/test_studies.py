@@ -15,10 +15,11 @@ import worldrl
 from tests.test_agent import build
 from worldrl.config import config_from_dict
 from worldrl.envs import make_envs
+from worldrl.errors import Diverged
 from worldrl.nn.functional import normal_entropy, tanh_log_det
 from worldrl.nn.mlp import MLP
 from worldrl.policies.marginal import MarginalPolicy
-from worldrl.studies import bandit, marginal, variance, visited
+from worldrl.studies import along, bandit, marginal, variance, visited
 from worldrl.studies.__main__ import main
 from worldrl.studies.entropy import Pool, draw, estimate, true_entropy
 from worldrl.studies.variance import relative_spread
@@ -194,28 +195,60 @@ def test_wrong_use_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+LEARNING: dict[str, Any] = {
+    "agent": "smac_state",
+    "task": "tests.test_agent:Chase",
+    "belief": {"name": "identity"},
+    "head": {"name": "sac", "units": 8},
+    "policy": {"name": "latent", "latent": 2, "num_particles": 2},
+    "env": {"obs": "state", "action_repeat": 1},
+    "replay": {"batch": 4, "length": 2, "capacity": 500},
+    "schedule": {"prefill": 20, "updates_per_1000_frames": 100},
+    "eval": {"every": 0},
+    "frames": 40,
+}
+ALONG = ["--every", "40", "--states", "2", "--pool", "50"]
+
+
+def read_runs(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "entropy.json").read_text())["runs"]
+
+
 def test_entropy_along_the_training_of_a_run(tmp_path: Path) -> None:
     """The study trains the run on; its points are where the run stood, and the run is left where the last one is."""
-    settings: dict[str, Any] = {
-        "agent": "smac_state",
-        "task": "tests.test_agent:Chase",
-        "belief": {"name": "identity"},
-        "head": {"name": "sac", "units": 8},
-        "policy": {"name": "latent", "latent": 2, "num_particles": 2},
-        "env": {"obs": "state", "action_repeat": 1},
-        "replay": {"batch": 4, "length": 2, "capacity": 500},
-        "schedule": {"prefill": 20, "updates_per_1000_frames": 100},
-        "eval": {"every": 0},
-        "frames": 40,
-    }
-    run = worldrl.train(settings, tmp_path / "run")
-    command = ["entropy", str(run), "--until", "100", "--every", "40", "--states", "2", "--pool", "50"]
-    assert main([*command, "--out", str(tmp_path)]) == 0
-    curve = json.loads((tmp_path / "entropy.json").read_text())[str(run)]
-    assert curve["frames"] == [40, 80, 100]
-    assert all(len(curve[name]) == 3 for name in ("truth", "naive", "iwae", "nested", "mlmc"))
+    run, out = worldrl.train(LEARNING, tmp_path / "run"), ["--out", str(tmp_path)]
+    assert main(["entropy", str(run), "--until", "80", *ALONG, *out]) == 0
+    first = read_runs(tmp_path)[str(run)]
+    assert [point["frames"] for point in first["points"]] == [40, 80]
+    assert set(first["points"][0]) == {"frames", "lower", "upper", "naive", "iwae", "nested", "mlmc"}
+    assert main(["entropy", str(run), "--until", "100", *ALONG, *out]) == 0
+    second = read_runs(tmp_path)[str(run)]
+    assert second["points"][:2] == first["points"]  # those that were known are kept
+    assert [point["frames"] for point in second["points"]] == [40, 80, 100]
     assert Checkpoints(run).frames() == 100
-    assert main(["marginal", str(run), "--out", str(tmp_path)]) == 2
+    assert main(["entropy", str(run), "--until", "100", *ALONG, "--states", "3", *out]) == 0
+    assert [point["frames"] for point in read_runs(tmp_path)[str(run)]["points"]] == [100]  # of other states
+    assert main(["marginal", str(run), *out]) == 2
+
+
+def test_a_run_that_diverges_ends_its_own_curve_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs = [worldrl.train({**LEARNING, "seed": seed}, tmp_path / str(seed)) for seed in (1, 2)]
+    trained = along.resume
+
+    def resume(run: Path, changes: dict[str, int]) -> None:
+        if run == runs[0] and changes["frames"] > 80:
+            raise Diverged("loss/actor was not finite at update 9")
+        trained(run, changes)
+
+    monkeypatch.setattr(along, "resume", resume)
+    assert main(["entropy", *map(str, runs), "--until", "120", *ALONG, "--out", str(tmp_path)]) == 0
+    first, second = read_runs(tmp_path).values()
+    assert [point["frames"] for point in first["points"]] == [40, 80]
+    assert first["diverged"] == "loss/actor was not finite at update 9"
+    assert [point["frames"] for point in second["points"]] == [40, 80, 120]
+    assert second["diverged"] is None
+    assert [first["label"], second["label"]] == ["smac_state seed=1", "smac_state seed=2"]
+    assert (tmp_path / "entropy.png").stat().st_size > 10_000
 
 
 class TwoSided(MarginalPolicy):

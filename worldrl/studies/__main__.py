@@ -10,20 +10,18 @@ import json
 import math
 import platform
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import torch
 
-from worldrl.errors import UserError, check_out, exit_code
+from worldrl.errors import Diverged, UserError, check_out, exit_code
 from worldrl.policies.latent import LatentGaussian
 from worldrl.registry import known_parts
-from worldrl.studies import bandit, entropy, marginal, plots, variance
+from worldrl.studies import along, bandit, entropy, marginal, plots, variance
 from worldrl.studies.visited import run_actions, run_pools
 from worldrl.tabular.counterexample import threshold, wrong_action
-from worldrl.training.checkpoint import Checkpoints
-from worldrl.training.loop import resume
 
 LATENT = "latent"
 PARTICLES = (1, 2, 4, 8, 16, 32)
@@ -124,29 +122,24 @@ def run_entropy(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
 
 
 def along_training(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
-    """Goes on with each run, and estimates the entropy of its agent every so many frames."""
-    runs = {}
-    for run in options.run_dirs:
-        curve: dict[str, list[float]] = {"frames": [], "truth": [], **{name: [] for name in entropy.COMPARED}}
-        for frames in stages(run, options.until, options.every):
-            truth, estimates = entropy.study(run_pools(run, options.states, options.pool), PARTICLES[-1:])
-            values = {name: value for name, by_k in estimates.items() for value in by_k.values()}
-            for key, value in {"frames": float(frames), "truth": truth.lower, **values}.items():
-                curve[key].append(value)
-            print(f"{run}, {frames} frames: truth {truth.lower:.4g} to {truth.upper:.4g} nats, " + _named(values))
-        runs[str(run)] = curve
+    """Goes on with each run and looks at its agent on the way. Picture and numbers are written after every look."""
+    look = along.Look(options.until, options.every, options.states, options.pool, PARTICLES[-1])
+    known = along.known_points(_numbers(options), {key: str(getattr(options, key)) for key in ("states", "pool")})
+    runs: dict[str, dict[str, Any]] = {}
+    for run, label in along.labels(options.run_dirs).items():
+        points: list[along.Point] = []
+        runs[str(run)] = {"label": label, "points": points, "diverged": None}
+        try:
+            for point in look.points(run, known.get(str(run), [])):
+                points.append(point)
+                plots.draw_along(picture, runs)
+                write_numbers(options, {"runs": runs})
+                print(f"{label}: " + _named(point))
+        except Diverged as error:
+            runs[str(run)]["diverged"] = str(error)
+            print(f"{label}: diverged, its curve ends here: {error}")
     plots.draw_along(picture, runs)
-    return runs
-
-
-def stages(run: Path, until: int, every: int) -> Iterator[int]:
-    """The frames at which a run stands: where it is, and every so many further ones, to which it is trained."""
-    while True:
-        frames = Checkpoints(run).frames() or 0
-        yield frames
-        if frames >= until:
-            return
-        resume(run, {"frames": min(until, frames + every)})
+    return {"runs": runs}
 
 
 def training_curve(estimator: str, steps: int) -> dict[str, list[float]]:
@@ -217,6 +210,20 @@ def finite(x: Any) -> Any:
     return None if isinstance(x, float) and not math.isfinite(x) else x
 
 
+def _numbers(options: argparse.Namespace) -> Path:
+    return options.out / f"{options.study}.json"
+
+
+def write_numbers(options: argparse.Namespace, result: Mapping[str, Any]) -> None:
+    """What a study found, with its settings and the machine, in place of what was there."""
+    settings = {key: str(value) for key, value in vars(options).items()}
+    machine = {"machine": platform.machine(), "torch": torch.__version__, "threads": torch.get_num_threads()}
+    record = finite({"settings": settings, "on": machine, **result})
+    partial = options.out / f".{options.study}.json.partial"
+    partial.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+    partial.replace(_numbers(options))
+
+
 STUDIES = {
     "bandit": run_bandit,
     "entropy": run_entropy,
@@ -231,13 +238,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = make_parser().parse_args(argv)
         check_out(options.out)
-        picture, numbers = (options.out / f"{options.study}.{suffix}" for suffix in ("png", "json"))
-        result = STUDIES[options.study](options, picture)
-        settings = {key: str(value) for key, value in vars(options).items()}
-        machine = {"machine": platform.machine(), "torch": torch.__version__, "threads": torch.get_num_threads()}
-        record = finite({"settings": settings, "on": machine, **result})
-        numbers.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
-        print(f"written: {picture}, {numbers}")
+        picture = options.out / f"{options.study}.png"
+        write_numbers(options, STUDIES[options.study](options, picture))
+        print(f"written: {picture}, {_numbers(options)}")
     except (UserError, KeyboardInterrupt) as error:
         return exit_code(error)
     return 0

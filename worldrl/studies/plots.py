@@ -71,16 +71,21 @@ def draw_training(path: Path, curves: Mapping[str, Mapping[str, Sequence[float]]
         ax.legend(frameon=False, fontsize="small", title="trained with", loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
-def draw_along(path: Path, runs: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
-    """Per run what each estimator says of its agent as it learns, and the truth."""
+def draw_along(path: Path, runs: Mapping[str, Mapping[str, Any]]) -> None:
+    """Per run what each estimator says of its agent as it learns, and the truth; the title says if it diverged."""
     with picture(path, len(runs), 4.0) as axes:
-        for ax, (run, curve) in zip(axes, runs.items(), strict=True):
+        for ax, run in zip(axes, runs.values(), strict=True):
+            frames, lower, upper = ([point[key] for point in run["points"]] for key in ("frames", "lower", "upper"))
             for i, name in enumerate(COMPARED):
-                ax.plot(curve["frames"], curve[name], color=COLOURS[i], marker=MARKERS[i], markersize=4, label=name)
-            ax.plot(curve["frames"], curve["truth"], color=INK, linestyle="--", label="truth")
-            if any(abs(value) > 30 for name in COMPARED for value in curve[name]):
+                values = [point[name] for point in run["points"]]
+                ax.plot(frames, values, color=COLOURS[i], marker=MARKERS[i], markersize=3, label=name)
+            ax.fill_between(frames, lower, upper, color=INK, alpha=0.2, linewidth=0)
+            ax.plot(frames, lower, color=INK, linestyle="--", label="truth")
+            if any(abs(point[name]) > 30 for point in run["points"] for name in COMPARED):
                 ax.set_yscale("symlog", linthresh=10)
-            ax.set(title=run, xlabel="frames", ylabel="entropy (nats)")
+            ax.set(title=run["label"], xlabel="frames", ylabel="entropy (nats)")
+            if run["diverged"]:
+                ax.set_title(f"{run['label']}: diverged", fontsize=9)
             ax.legend(frameon=False, fontsize="small")
 
 

@@ -28,7 +28,7 @@ from worldrl.data.replay import Replay, choose_replay_device
 from worldrl.envs import describe_backend, gl_string, make_envs
 from worldrl.envs.gym import is_gym_task
 from worldrl.envs.vector import VectorEnv, WorkerError
-from worldrl.errors import UserError, writing
+from worldrl.errors import Diverged, UserError, writing
 from worldrl.evaluation.episodes import VIDEO_SIZE, Interrupted, own_randomness, run_episodes, with_action
 from worldrl.registry import PARTS
 from worldrl.training.checkpoint import (
@@ -451,7 +451,7 @@ class Trainer:
         beside = f"; what was drawn beside it, {', '.join(lost)}, is not kept" if lost else ""
         path.write_text(json.dumps(report) + "\n")
         last = self.checkpoints.latest()
-        raise UserError(
+        raise Diverged(
             f"{name} was not finite at update {update}; training stopped; the slice is named in {path} "
             f"(Replay.window rebuilds it{beside}); last good checkpoint: {last or 'none yet'}"
         )

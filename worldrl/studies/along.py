@@ -1,0 +1,65 @@
+"""What each estimator says of an agent while it learns: runs are trained on, with a look every so many frames."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from worldrl.evaluation.curves import read_run, unlabelled_differences
+from worldrl.studies import entropy
+from worldrl.studies.visited import run_pools
+from worldrl.training.checkpoint import Checkpoints
+from worldrl.training.loop import resume
+
+Point = dict[str, float]  # frames, lower and upper bound of the truth, and each estimator's value, in nats
+
+
+class Look(NamedTuple):
+    """How far to train runs on, how often to look, and how closely."""
+
+    until: int  # frames
+    every: int  # frames
+    states: int
+    pool: int | None  # latents for the truth
+    particles: int
+
+    def points(self, run: Path, known: Sequence[Point] = ()) -> Iterator[Point]:
+        """Points of a run: the ``known`` ones of an earlier study, then one wherever training on has come to.
+
+        Raises:
+            Diverged: a loss of the run was not finite; the run stays at its last good checkpoint.
+        """
+        frames = Checkpoints(run).frames() or 0
+        kept = [point for point in known if point["frames"] <= frames]
+        yield from kept
+        if not kept or kept[-1]["frames"] < frames:
+            yield self.point(run, frames)
+        while frames < self.until:
+            frames = min(self.until, frames + self.every)
+            resume(run, {"frames": frames})
+            yield self.point(run, frames)
+
+    def point(self, run: Path, frames: int) -> Point:
+        """The truth and the estimates in states that the agent of this run visits now."""
+        truth, estimates = entropy.study(run_pools(run, self.states, self.pool), [self.particles])
+        values = {name: by_k[self.particles] for name, by_k in estimates.items()}
+        return {"frames": float(frames), **truth._asdict(), **values}
+
+
+def labels(runs: Sequence[Path]) -> dict[Path, str]:
+    """Names of runs for a picture: the agent, the settings in which these runs differ, and the seed."""
+    read = {run: read_run(run, "eval/return") for run in runs}
+    differ = unlabelled_differences(list(read.values()))
+    return {run: each.label([*differ, "seed"]) for run, each in read.items()}
+
+
+def known_points(numbers: Path, settings: Mapping[str, str]) -> dict[str, list[Point]]:
+    """By run, the points that a study with the same ``settings`` has left in its file of numbers."""
+    try:
+        record = json.loads(numbers.read_text())
+        same = all(record["settings"][key] == value for key, value in settings.items())
+        return {run: found["points"] for run, found in record["runs"].items()} if same else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}  # none yet, or of another study
