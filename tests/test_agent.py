@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 from typing import Any
 
 import gymnasium
@@ -17,6 +18,7 @@ from worldrl.data.replay import Replay
 from worldrl.envs import make_envs
 from worldrl.errors import UserError
 from worldrl.evaluation.episodes import run_episodes, with_action
+from worldrl.registry import HEADS, load_class
 from worldrl.types import Batch, EnvSpec, Extra
 
 TINY = {
@@ -302,3 +304,51 @@ def test_agents_learn_a_toy_within_seconds(belief: str, head: str, settings: dic
     trained = np.mean(run_episodes(agent, envs, 20, first=10_000).returns)
     envs.close()
     assert trained > 12.0
+
+
+NAMESAKE = {"value": "critic_lr"}  # of heads without a value_lr
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_every_optimiser_has_its_own_settings_and_all_of_its_part(name: str) -> None:
+    config = load_class("head", name).Config
+    keys = [field.name for field in fields(config)]
+    rates = {key: 1e-3 * (i + 1) for i, key in enumerate(key for key in keys if key.endswith("_lr"))}
+    eps = {"head.adam_eps": 1e-5} if "adam_eps" in keys else {}
+    belief = {"belief.lr": 0.5, "belief.grad_clip": 3.0, "belief.adam_eps": 1e-6}
+    given = {f"head.{key}": rate for key, rate in rates.items()} | {"head.grad_clip": 7.0, **eps, **belief}
+    agent = build("rssm", name, STATE_SPEC, **given)
+    parts = {"actor": "policy", "model": None}
+    for key, optimizer in agent.optimizers.items():
+        model = key == "model"
+        rate = 0.5 if model else rates[f"{key}_lr" if f"{key}_lr" in rates else NAMESAKE[key]]
+        clip = 3.0 if model else 0.0 if key == "alpha" else 7.0
+        assert (optimizer.adam.defaults["lr"], optimizer.clip) == (rate, clip), key
+        assert optimizer.adam.defaults["eps"] == (1e-6 if model else eps.get("head.adam_eps", 1e-8)), key
+        if key != "alpha":
+            part = agent.model if model else getattr(agent.head, parts.get(key, key))
+            assert {id(p) for p in optimizer.params} == {id(p) for p in part.parameters()}, key
+
+
+def test_action_noise_is_centred_and_as_wide_as_asked() -> None:
+    agent = build("identity", "td3", STATE_SPEC, **{"schedule.action_noise": 0.1})
+    n = 20_000
+    rows = {"state": np.zeros((n, 5), np.float32), "action": np.zeros((n, 2), np.float32)}
+    rows["is_first"] = np.ones(n, np.float32)
+    noise = agent.act({}, rows, explore=True)[1] - agent.act({}, rows, explore=False)[1]
+    np.testing.assert_allclose(noise.mean(0), 0.0, atol=0.005)
+    np.testing.assert_allclose(noise.std(0), 0.1, atol=0.005)
+    assert abs(np.corrcoef(noise.T)[0, 1]) < 0.05
+
+
+@pytest.mark.parametrize("head", ["sac", "smac", "dreamer", "value_sac"])
+def test_exploring_is_a_draw_of_the_policy(head: str) -> None:
+    agent = build("identity" if head != "dreamer" else "rssm", head, STATE_SPEC)
+    n = 200
+    rows = {"state": np.zeros((n, 5), np.float32), "action": np.zeros((n, 2), np.float32)}
+    rows["is_first"] = np.ones(n, np.float32)
+    torch.manual_seed(1)
+    action = agent.act(agent.initial(n), rows, explore=True, noise=False)[1]
+    torch.manual_seed(1)
+    belief = agent.model.step(agent.initial(n), {"state": torch.zeros(n, 5)}, torch.zeros(n, 2), torch.ones(n))[1]
+    assert np.array_equal(action, agent.head.policy.sample(belief.feat).action[0].detach().numpy())

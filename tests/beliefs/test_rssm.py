@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import Independent, Normal, kl_divergence
 
 from tests.conftest import BOTH_SPEC, PIXEL_SPEC, STATE_SPEC
+from tests.test_agent import build
 from worldrl.beliefs.rssm import RSSM
 from worldrl.types import Batch, Decodes, EnvSpec, Imagines, ObsSpec, Rollout, Surprises
 
@@ -305,3 +306,12 @@ def test_xavier_leaves_the_gru_alone() -> None:
     assert torch.equal(default.gru.weight_ih, xavier.gru.weight_ih)
     assert not torch.equal(default.post_in.weight, xavier.post_in.weight)
     assert xavier.encoders["pixels"].convs[0].bias.abs().sum() == 0
+
+
+def test_paths_while_acting_are_independent() -> None:
+    agent = build("rssm", "smac", STATE_SPEC)
+    obs, first = {"state": torch.ones(2000, 5)}, torch.ones(2000)
+    belief = agent.model.step(agent.initial(2000, particles=1), obs, torch.zeros(2000, 2), first)[1]
+    ours, theirs = (x[:, :4] - x[:, :4].mean(0) for x in (belief.feat, belief.particles[0]))
+    correlation = (ours * theirs).mean(0) / (ours.std(0) * theirs.std(0))
+    assert correlation.abs().max() < 0.1

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor
-from torch.distributions import Independent, Normal, kl_divergence
+from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
 from tests.conftest import BOTH_SPEC, PIXEL_SPEC, STATE_SPEC
 from worldrl.beliefs.slac import SLAC, GaussianMLP, contexts
@@ -355,3 +355,16 @@ def test_bf16_keeps_states_and_losses_in_float32_and_close(make_batch) -> None:
 def test_bad_settings_are_refused(setting: dict[str, float], message: str) -> None:
     with pytest.raises(UserError, match=message):
         SLAC.Config(**setting)  # type: ignore[arg-type]
+
+
+def test_slacs_continue_predictor_learns_and_dreams_that_an_episode_goes_on(make_batch) -> None:
+    config = SLAC.Config(z1=3, z2=6, units=8, vector_units=5, history=1, model_batch=0)
+    ends, batch = STATE_SPEC._replace(terminates=True), make_batch(STATE_SPEC)
+    batch.is_terminal[0, 2] = batch.is_terminal[3, 5] = 1.0
+    model = SLAC(config, ends)
+    belief, losses, _ = model.observe(batch, 0)
+    logits = model.continue_head(belief.feat)[..., 0]
+    expected = -Bernoulli(logits=logits).log_prob(1 - batch.is_terminal).sum(1).mean()
+    torch.testing.assert_close(losses["continue"], expected)
+    dream = model.imagine(belief.feat[:, 0], lambda feat: feat[:, :2], 3)
+    torch.testing.assert_close(dream.discount, Bernoulli(logits=model.continue_head(dream.feat)[..., 0]).probs)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.conftest import STATE_SPEC
+from tests.test_agent import build as build_agent
 from worldrl.beliefs.rssm import RSSM
 from worldrl.errors import UserError
 from worldrl.heads.dreamer import Dreamer, arrival_weights, lambda_return, return_terms
@@ -353,3 +354,29 @@ def test_published_sizes() -> None:
 def test_refusals(settings: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Dreamer.Config(**settings)
+
+
+def test_dreamers_gradients_are_those_of_the_losses_as_printed(make_batch) -> None:
+    """The actor learns through values, not through what it reads; the value net learns from constant returns."""
+    batch, ends = make_batch(STATE_SPEC), []
+    for _ in range(2):
+        torch.manual_seed(1)
+        agent = build_agent("rssm", "dreamer", STATE_SPEC, **{"head.grad_clip": 0.0, "head.init_std": 1.0})
+        torch.manual_seed(2)
+        ends.append((agent.head, agent.model, agent.model.observe(batch, 0)[0]))
+    (head, model, belief), (twin, _, _) = ends
+    torch.manual_seed(4)
+    head.update("update", batch, belief, model)
+    torch.manual_seed(4)
+    rollout = model.imagine(belief.feat.flatten(0, 1), lambda s: twin.policy.sample(s.detach()).action[0], 5)
+    terms = return_terms(rollout, twin.value(rollout.feat[1:]), 0.99, "tf2")
+    returns = lambda_return(terms.reward, terms.discount, terms.next_value, 0.95)
+    weight = arrival_weights(torch.ones(24), terms.discount)
+    value = twin.value(rollout.feat[1:-1].detach())
+    losses = {"actor": -(weight * returns).mean(), "value": (weight * (value - returns.detach()) ** 2).mean() / 2}
+    for name, loss in losses.items():
+        params = twin.optimizers[name].params
+        grads = torch.autograd.grad(loss, params, retain_graph=True)
+        state = head.optimizers[name].adam.state
+        for p, expected in zip(head.optimizers[name].params, grads, strict=True):
+            torch.testing.assert_close(10 * state[p]["exp_avg"], expected, rtol=1e-3, atol=1e-6)

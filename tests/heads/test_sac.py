@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tests.conftest import STATE_SPEC
+from tests.test_agent import build as build_agent
 from worldrl.beliefs.identity import Identity
 from worldrl.beliefs.rssm import RSSM
 from worldrl.heads.sac import SAC, transitions
@@ -212,3 +213,29 @@ def test_each_optimiser_has_its_own_learning_rate() -> None:
     rates = {"actor_lr": 1e-3, "critic_lr": 2e-3, "alpha_lr": 3e-3}
     _, head = build(SAC.Config(**{**SMALL.__dict__, **rates}))
     assert {f"{name}_lr": o.adam.defaults["lr"] for name, o in head.optimizers.items()} == rates
+
+
+def test_losses_of_a_mixture_are_weighted_over_its_components(make_batch) -> None:
+    alpha, batch, mask = torch.tensor(0.3), make_batch(STATE_SPEC), torch.ones(4, 5)
+    for name in ("sac", "value_sac"):
+        agent = build_agent("identity", f"{name}+mixture", STATE_SPEC)
+        head, states = agent.head, agent.head.actor_states(agent.model.observe(batch, 0)[0])
+        with torch.no_grad():
+            head.policy.net.linears[-1].weight.mul_(5.0)  # weights that differ
+        torch.manual_seed(1)
+        draw = head.policy.sample(states.inputs)
+        gain = head.critic(states.feat, draw.action).amin(0) - alpha * draw.log_prob
+        expected = -sum(w * g for w, g in zip(draw.weight, gain, strict=True)).mean()
+        torch.manual_seed(1)
+        if name == "sac":
+            found = head.actor_loss(states, mask, alpha)[0]
+        else:
+            judged = head.judge(states)
+            found = head.policy_loss(judged, mask, alpha)
+            target = sum(w * g for w, g in zip(draw.weight, gain, strict=True)).detach()
+            value = (head.value(states.feat)[0] - target).square().mean()
+            torch.testing.assert_close(head.value_loss(states, judged, mask, alpha), value)
+        torch.testing.assert_close(found, expected)
+        params = list(head.policy.parameters())
+        ours, theirs = (torch.autograd.grad(x, params) for x in (found, expected))
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from tests.conftest import BOTH_SPEC, STATE_SPEC
+from tests.test_agent import build
 from worldrl.beliefs.rssm import RSSM
 from worldrl.beliefs.slac import SLAC as Belief
-from worldrl.heads.sac import SAC
+from worldrl.heads.sac import SAC, transitions
 from worldrl.heads.slac import SLAC
 
 SMALL = SLAC.Config(units=16)
@@ -65,3 +67,18 @@ def test_on_the_rssm_the_actor_sees_only_what_is_deterministic(make_batch) -> No
     assert all(torch.isfinite(value) for value in metrics.values())
     row = belief._replace(context=belief.context[:, 0])
     assert torch.equal(head.act(row, explore=False), head.act(row._replace(feat=row.feat + 1.0), explore=False))
+
+
+@pytest.mark.parametrize("belief", ["rssm", "slac"])
+def test_next_actions_are_chosen_in_the_context_of_the_next_row(belief: str, make_batch) -> None:
+    agent = build(belief, "slac", STATE_SPEC)
+    batch = make_batch(STATE_SPEC)
+    known = agent.model.observe(batch, 0)[0]
+    tr = transitions(batch.drop_rows(agent.model.lost_rows), known.feat[None])
+    alpha = torch.tensor(0.3)
+    torch.manual_seed(1)
+    y = agent.head.td_target(tr, known, alpha)[0]
+    torch.manual_seed(1)
+    draw = agent.head.policy.sample(known.context[None, :, 1:])
+    q = agent.head.target(known.feat[:, 1:], draw.action[0, 0]).amin(0)
+    torch.testing.assert_close(y, tr.reward + 0.99 * (q - alpha * draw.log_prob[0, 0]))

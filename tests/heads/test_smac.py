@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from tests.conftest import STATE_SPEC
+from tests.test_agent import build as build_agent
 from worldrl.beliefs.rssm import RSSM
 from worldrl.errors import UserError
+from worldrl.estimators.marginal import ESTIMATORS, marginal_q
 from worldrl.heads.sac import SAC, transitions
 from worldrl.heads.smac import SMAC
 
@@ -151,3 +153,25 @@ def test_refusals() -> None:
         build(estimator="mlmc", num_particles=6)
     with pytest.raises(UserError, match="actor_input must be feat"):
         build(actor_input="context")
+
+
+@pytest.mark.parametrize("name", [name for name in ESTIMATORS if name != "roulette"])
+def test_smac_has_the_estimator_that_it_is_asked_for(name: str, make_batch) -> None:
+    agent = build_agent("rssm", "smac", STATE_SPEC, **{"head.estimator": name, "head.num_particles": 4})
+    head = agent.head
+    belief = agent.model.observe(make_batch(STATE_SPEC), head.needs.particles)[0]
+    states = head.actor_states(belief)
+    draw = head.policy.sample(states.feat)
+    log_probs = torch.stack([head.policy.log_prob(draw.pre_tanh, s) for s in (states.feat, *states.particles)])
+    torch.testing.assert_close(head.log_pi(draw, states), ESTIMATORS[name](log_probs), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("aggregate", ["lse", "mean", "min"])
+@pytest.mark.parametrize("first", [False, True])
+def test_smac_has_the_aggregate_that_it_is_asked_for(aggregate: str, first: bool, make_batch) -> None:
+    agent = build_agent("rssm", "smac", STATE_SPEC, **{"head.q_aggregate": aggregate, "head.q_twins_first": first})
+    head = agent.head
+    states = head.actor_states(agent.model.observe(make_batch(STATE_SPEC), 4)[0])
+    draw = head.policy.sample(states.feat)
+    q = torch.stack([head.critic(s, draw.action) for s in (states.feat, *states.particles)], 1)
+    torch.testing.assert_close(head.q_pi(draw, states), marginal_q(q, aggregate, first))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from tests.conftest import STATE_SPEC
 from tests.heads.test_sac import PlainSAC
+from tests.test_agent import build as build_agent
 from worldrl.beliefs.identity import Identity
 from worldrl.errors import UserError
 from worldrl.heads.ddpg import DDPG, LateActionQ
@@ -189,3 +190,12 @@ def test_settings_that_make_no_sense_are_refused(name: str) -> None:
 def test_settings_of_ddpg_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         DDPG.Config(**settings)
+
+
+def test_td3s_actor_leaves_masked_rows_alone(make_batch) -> None:
+    agent, found = build_agent("identity", "td3", STATE_SPEC), []
+    batch = make_batch(STATE_SPEC, b=2, t=4, border=2)
+    for shift in (0.0, 5.0):
+        batch.obs["state"][0, 1] += shift
+        found.append(agent.head.actor_loss(transitions(batch, batch.obs["state"][None])))
+    assert torch.equal(*found)

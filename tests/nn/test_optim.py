@@ -69,3 +69,15 @@ def test_polyak_is_the_weighted_average() -> None:
     expected = 0.9 * target.weight.detach() + 0.1 * online.weight.detach()
     polyak(target, online, 0.1)
     torch.testing.assert_close(target.weight.detach(), expected)
+
+
+def test_the_traced_step_is_the_fused_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = []
+    for traced in (False, True):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda traced=traced: traced)
+        param = torch.nn.Parameter(torch.ones(3))
+        optimizer = Optimizer([param], lr=0.01, clip=0.5, eps=0.1)
+        for _ in range(3):
+            optimizer.step(param.pow(3).sum())
+        ends.append(param)
+    torch.testing.assert_close(*ends)

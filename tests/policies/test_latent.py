@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from worldrl.errors import UserError
-from worldrl.estimators.marginal import mlmc, nested
+from worldrl.estimators.marginal import ESTIMATORS, independent_draws, mlmc, nested
 from worldrl.nn.functional import normal_log_prob, tanh_log_det
 from worldrl.policies.latent import LatentGaussian
 from worldrl.policies.tanh_gaussian import TanhGaussian
@@ -213,3 +213,14 @@ def test_it_fits_two_modes_where_a_gaussian_cannot() -> None:
 def test_refusals(settings: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         LatentGaussian.Config(**settings)
+
+
+@pytest.mark.parametrize("name", ["naive", "iwae", "nested", "mlmc", "mlmc_fresh"])
+def test_the_latent_policy_has_the_estimator_that_it_is_asked_for(name: str) -> None:
+    policy = LatentGaussian(LatentGaussian.Config(latent=4, num_particles=8, estimator=name), 3, 2, 16, 1, "relu")
+    x = torch.randn(5, 3)
+    torch.manual_seed(1)
+    draw = policy.sample(x)
+    torch.manual_seed(1)
+    _, log_probs = policy.conditionals(x, independent_draws(name, 8))
+    assert torch.equal(draw.log_prob[0], ESTIMATORS[name](log_probs))

@@ -10,9 +10,11 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,6 +22,7 @@ from tests.toy_runs import STATE_SAC
 from worldrl.cli import load_config, train
 from worldrl.config import config_from_dict, save_config
 from worldrl.envs import WorkerError
+from worldrl.envs.stream import EVAL
 from worldrl.errors import UserError
 from worldrl.evaluation import episodes
 from worldrl.heads.smac import SMAC
@@ -616,3 +619,48 @@ def test_evaluation_leaves_training_as_it_was(tmp_path: Path) -> None:
     assert logs[0] == logs[1]
     assert logs[0]
     assert load_config(tmp_path / "with").eval.every == 1_000
+
+
+def test_the_loop_explores_while_training_and_carries_its_state(tmp_path: Path, monkeypatch) -> None:
+    trainer = make_trainer({**STATE, "frames": 2_500, "eval.episodes": 2}, tmp_path / "run")
+    act, calls = trainer.agent.act, {True: [], False: []}
+
+    def watched(state, rows, explore, *rest, noise=True, **options):
+        result = act(state, rows, explore, *rest, noise=noise, **options)
+        calls[noise].append((state, result[0], explore))
+        return result
+
+    monkeypatch.setattr(trainer.agent, "act", watched)
+    trainer.run()
+    trainer.close()
+    assert all(explore for *_, explore in calls[True])
+    assert not any(explore for *_, explore in calls[False])
+    assert len(calls[True]) > 100
+    broken = {k: sum(a[1]["deter"] is not b[0]["deter"] for a, b in pairwise(x)) for k, x in calls.items()}
+    assert broken == {True: 0, False: 1}  # the two evaluations
+
+
+def test_what_is_stored_is_what_was_done(tmp_path: Path) -> None:
+    """Count shows the action that led to a row, and gives the number of its step as observation and as reward."""
+    count = {"task": "tests.envs.toy_envs:Count", "frames": 60, "schedule.prefill": 30, "eval.every": 0}
+    trainer = make_trainer({**STATE_SAC, **count, "replay.length": 2, "replay.capacity": 100}, tmp_path / "run")
+    trainer.run()
+    trainer.close()
+    n = len(trainer.replay)
+    batch = trainer.replay.window(np.arange(n), np.zeros(n, int), 1)
+    step, shown, _ = batch.obs["state"][:, 0].unbind(-1)
+    assert step.tolist() == [float(t % 6) for t in range(n)]
+    assert torch.equal(batch.reward[:, 0], step)
+    assert torch.equal(batch.is_first[:, 0], (step == 0).float())
+    torch.testing.assert_close(shown, torch.where(step == 0, 0.0, 2 * (batch.action[:, 0, 0] + 1)))
+    assert not batch.action[step == 0].any()
+
+
+def test_evaluations_play_new_episodes_of_their_own_stream(tmp_path: Path) -> None:
+    trainer = make_trainer({**STATE, "eval.episodes": 2}, tmp_path / "run")
+    trainer.evaluate()
+    assert trainer.eval_envs._key == (trainer.config.seed, EVAL)
+    assert trainer.eval_envs.state()["episode"].tolist() == [1]
+    trainer.evaluate()
+    assert trainer.eval_envs.state()["episode"].tolist() == [3]
+    trainer.close()
