@@ -134,7 +134,8 @@ def along_training(options: argparse.Namespace, picture: Path) -> dict[str, Any]
                 points.append(point)
                 plots.draw_along(picture, runs)
                 write_numbers(options, {"runs": runs})
-                print(f"{label}: " + _named(point))
+                values = {key: value for key, value in point.items() if key != "frames"}
+                print(f"{label}, {point['frames']:,.0f} frames: {_named(values)}")
         except Diverged as error:
             runs[str(run)]["diverged"] = str(error)
             print(f"{label}: diverged, its curve ends here: {error}")
