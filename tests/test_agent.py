@@ -18,6 +18,7 @@ from worldrl.data.replay import Replay
 from worldrl.envs import make_envs
 from worldrl.errors import UserError
 from worldrl.evaluation.episodes import run_episodes, with_action
+from worldrl.heads.sac import transitions
 from worldrl.registry import HEADS, load_class
 from worldrl.types import Batch, EnvSpec, Extra
 
@@ -50,6 +51,7 @@ PAIRS += [(belief, head) for belief in ("identity", "rssm", "slac") for head in 
 PAIRS += [(belief, head) for belief in ("identity", "rssm") for head in ("value_sac", "miracle", "virel")]
 PAIRS += [("identity", "sac+flow"), ("identity", "sac+mixture"), ("rssm", "smac+mixture"), ("slac", "slac+flow")]
 PAIRS += [("identity", "sac+latent"), ("rssm", "sac+latent"), ("identity", "miracle+mixture"), ("slac", "virel+flow")]
+PAIRS += [("rssm", "sac+flow"), ("rssm", "virel+flow"), *(("slac", head) for head in ("value_sac", "miracle", "virel"))]
 BETA = {"head.temperature": "residual"}
 VIRELS = {"virel_beta": BETA, "virel1": {"head.critics": "two_hard"}, "virel2": {"head.critics": "hard_and_soft"}}
 
@@ -352,3 +354,26 @@ def test_exploring_is_a_draw_of_the_policy(head: str) -> None:
     torch.manual_seed(1)
     belief = agent.model.step(agent.initial(n), {"state": torch.zeros(n, 5)}, torch.zeros(n, 2), torch.ones(n))[1]
     assert np.array_equal(action, agent.head.policy.sample(belief.feat).action[0].detach().numpy())
+
+
+@pytest.mark.parametrize("belief", ["rssm", "slac"])
+@pytest.mark.parametrize("head", ["miracle", "virel", "sac+flow"])
+def test_heads_of_states_learn_from_images_alone(belief: str, head: str, make_batch) -> None:
+    agent = build(belief, head, PIXEL_SPEC)
+    before = [p.clone() for p in agent.head.policy.parameters()]
+    metrics = agent.update(agent.next_phase(), make_batch(PIXEL_SPEC), make_extra(agent, make_batch))
+    assert all(torch.isfinite(value) for value in metrics.values())
+    assert all(not torch.equal(a, b) for a, b in zip(before, agent.head.policy.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("head", ["sac", "smac", "slac", "pmoe", "value_sac", "miracle", "virel"])
+def test_the_reward_scale_multiplies_the_reward(head: str, make_batch) -> None:
+    agent = build("identity", head, STATE_SPEC, **{"head.reward_scale": 3.0})
+    batch, targets = make_batch(STATE_SPEC), []
+    for shift in (0.0, 2.0):
+        batch.reward[:] += shift
+        belief = agent.model.observe(batch, 0)[0]
+        tr = transitions(batch, belief.feat[None])
+        torch.manual_seed(1)
+        targets.append(agent.head.td_target(tr, belief, torch.tensor(0.3)))
+    torch.testing.assert_close(targets[1] - targets[0], torch.full_like(targets[0], 6.0))

@@ -134,3 +134,24 @@ def test_says_what_to_install_where_it_is_missing(monkeypatch: pytest.MonkeyPatc
     algorithm, config, _, arguments = sb3.parse(["ppo", "task=cartpole_balance"])
     with pytest.raises(UserError, match=r"pip install -e '\.\[sb3\]'"):
         sb3.train(algorithm, config, tmp_path, arguments)
+
+
+def test_a_number_for_action_noise_is_gaussian_noise_of_this_width(tmp_path: Path, monkeypatch) -> None:
+    import stable_baselines3
+
+    made = []
+
+    class Watched(stable_baselines3.DDPG):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            made.append(options["action_noise"])
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr(stable_baselines3, "DDPG", Watched)
+    settings = ("task=reacher_easy", "frames=200", "env.action_repeat=4", "eval.every=0")
+    command("ddpg", *settings, "sb3.action_noise=0.1", "sb3.buffer_size=1000", f"dir={tmp_path / 'run'}")
+    draws = np.stack([made[0]() for _ in range(4000)])
+    assert draws.shape == (4000, 2)
+    np.testing.assert_allclose(draws.std(0), 0.1, atol=0.01)
+    np.testing.assert_allclose(draws.mean(0), 0.0, atol=0.01)
+    command("ddpg", *settings, "sb3.action_noise=wide", f"dir={tmp_path / 'other'}", code=2)
+    assert not (tmp_path / "other").exists()

@@ -112,9 +112,21 @@ def _algorithm(name: str) -> Any:
 
 def _built(make: Any, name: str, env: Env, arguments: dict[str, Any]) -> Any:
     try:
-        return make("MlpPolicy", env, **arguments)
+        return make("MlpPolicy", env, **arguments | _noise(env, arguments.get("action_noise")))
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError(f"{ALGORITHMS[name]} refuses its settings: {' '.join(str(error).split())}") from error
+
+
+def _noise(env: Env, std: Any) -> dict[str, Any]:
+    """The object that ``sb3.action_noise=0.1`` stands for: Gaussian noise of this width on actions in [-1, 1]."""
+    if std is None:
+        return {}
+    if isinstance(std, bool) or not isinstance(std, int | float) or std < 0:
+        raise UserError(f"sb3.action_noise: found {std}, expected a number, 0 or more: a standard deviation")
+    from stable_baselines3.common.noise import NormalActionNoise
+
+    size = env.action_space.shape or ()
+    return {"action_noise": NormalActionNoise(np.zeros(size), np.full(size, float(std)))}
 
 
 def _save_settings(config: Config, run_dir: Path, arguments: dict[str, Any]) -> None:

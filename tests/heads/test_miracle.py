@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -14,7 +15,8 @@ from worldrl.errors import UserError
 from worldrl.heads.miracle import MIRACLE
 from worldrl.heads.sac import transitions
 from worldrl.heads.value_sac import ValueSAC
-from worldrl.types import Batch
+from worldrl.nn.functional import tanh_log_det
+from worldrl.types import Batch, Draw
 
 ONE = torch.tensor(1.0)
 
@@ -148,3 +150,30 @@ def test_it_learns_the_marginal_of_what_it_is_given() -> None:
 def test_settings_without_sense_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         MIRACLE.Config(**settings)
+
+
+@pytest.mark.parametrize("at", [0.3, 8.0, 15.0, 40.0])
+def test_what_tanh_adds_to_both_densities_cancels(at: float) -> None:
+    """log pi - log m of actions is that of their values before tanh, also where tanh is flat."""
+    _, head = build()
+    u = torch.full((1, 3, 4, 2), at)
+    own, other = torch.randn(1, 3, 4), torch.randn(1, 3, 4)  # log-densities before tanh
+    jacobian = tanh_log_det(u).sum(-1)
+    head.marginal.log_prob = lambda pre_tanh: other - tanh_log_det(pre_tanh).sum(-1)
+    excess = head.excess(Draw(torch.tanh(u), u, own - jacobian))
+    torch.testing.assert_close(excess, own - other, rtol=0, atol=2e-5)
+
+
+def test_the_marginal_has_the_jacobian_of_tanh() -> None:
+    _, head = build()
+    u = torch.tensor([[0.3, -2.0], [8.0, 15.0]])
+    torch.manual_seed(1)
+    found = head.marginal.log_prob(u)
+    torch.manual_seed(1)
+    mean, std, _ = head.marginal._components(u)
+    normal = torch.distributions.Normal(mean.double(), std.double()).log_prob(u.double()).sum(-1)
+    expected = normal.logsumexp(0) - math.log(len(normal)) - torch.log(1 - torch.tanh(u.double()) ** 2).sum(-1)
+    torch.testing.assert_close(found[0].double(), expected[0], rtol=1e-5, atol=1e-5)
+    u64 = u[1].double()
+    flat = normal[:, 1].logsumexp(0) - math.log(len(normal)) - (math.log(4) - 2 * u64).sum()
+    torch.testing.assert_close(found[1].double(), flat, rtol=1e-5, atol=1e-4)

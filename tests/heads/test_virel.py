@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from worldrl.beliefs.slac import SLAC
 from worldrl.errors import UserError
 from worldrl.heads.sac import transitions
 from worldrl.heads.virel import VIREL
+from worldrl.nn.functional import masked_mean
 
 TINY_RSSM = RSSM.Config(stoch=4, deter=8, hidden=8, reward_units=8, vector_units=8)
 TINY_SLAC = SLAC.Config(z1=4, z2=8, units=8, depth=2, vector_units=8, history=3)
@@ -169,3 +171,18 @@ def test_the_temperature_of_the_loss_is_the_residuals(make_batch) -> None:
 def test_settings_without_sense_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         VIREL.Config(**settings)
+
+
+def test_the_residual_is_the_temperature_of_the_whole_update(make_batch) -> None:
+    """The actor's loss is E [lambda e log pi - Q], e of the critics before the step and Q after it."""
+    model, head = build(temperature="residual", residual_scale=0.3, residual_limits=(1e-9, 1e9))
+    batch, beside = make_batch(STATE_SPEC, b=32, t=2), make_batch(STATE_SPEC, b=64, t=2, border=1)
+    belief = model.observe(batch, 0)[0]
+    residual = head.residual(transitions(beside, beside.obs["state"][None]))
+    policy = deepcopy(head.policy)
+    torch.manual_seed(1)
+    metrics = head.update("update", batch, belief, model, {"td": beside})
+    torch.manual_seed(1)
+    draw = policy.sample(belief.feat[:, :-1])
+    expected = 0.3 * residual * draw.log_prob[0] - head.critic(belief.feat[:, :-1], draw.action[0])[0]
+    torch.testing.assert_close(metrics["loss/actor"], masked_mean(expected, 1 - batch.is_first[:, 1:]))

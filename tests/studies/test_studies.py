@@ -72,6 +72,12 @@ def test_a_mode_is_found_where_a_tenth_of_the_actions_is_near_its_centre() -> No
     assert bandit.modes_found(action) == 2
 
 
+def test_broad_actions_find_no_mode_and_those_of_the_best_policy_all() -> None:
+    uniform, gaussian = 2 * torch.rand(20_000, 2) - 1, torch.tanh(torch.randn(20_000, 2))
+    best = torch.tensor(bandit.CENTRES)[torch.randint(4, (20_000,))] + bandit.STD * torch.randn(20_000, 2)
+    assert [bandit.modes_found(action) for action in (uniform, gaussian, best)] == [0, 0, 4]
+
+
 def test_relative_spread_of_a_known_gradient() -> None:
     samples = torch.tensor([3.0, 4.0], dtype=torch.float64) + 0.5 * torch.randn(200_000, 2, dtype=torch.float64)
     assert relative_spread(samples) == pytest.approx(math.sqrt(0.5) / 5.0, rel=0.01)

@@ -25,6 +25,7 @@ from worldrl.envs import WorkerError
 from worldrl.envs.stream import EVAL
 from worldrl.errors import UserError
 from worldrl.evaluation import episodes
+from worldrl.heads.sac import transitions
 from worldrl.heads.smac import SMAC
 from worldrl.inference import load_agent
 from worldrl.training import loop
@@ -477,6 +478,13 @@ def test_a_deterministic_agent_without_noise_says_so(
     assert ("will not explore: its policy is deterministic" in capsys.readouterr().out) is said
 
 
+def test_a_flow_over_one_action_says_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for policy, task, said in (("flow", "Count", True), ("own", "Count", False)):
+        settings = {**STATE_SAC, "policy": policy, "task": f"tests.envs.toy_envs:{task}", "frames": 1, "eval.every": 0}
+        train(settings, tmp_path / policy)
+        assert ("this flow is a tanh-Gaussian" in capsys.readouterr().out) is said
+
+
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
     trainer = make_trainer(STATE, tmp_path / "run")
     try:
@@ -654,6 +662,24 @@ def test_what_is_stored_is_what_was_done(tmp_path: Path) -> None:
     assert torch.equal(batch.is_first[:, 0], (step == 0).float())
     torch.testing.assert_close(shown, torch.where(step == 0, 0.0, 2 * (batch.action[:, 0, 0] + 1)))
     assert not batch.action[step == 0].any()
+
+
+@pytest.mark.parametrize(("task", "ends"), [("Count", False), ("Terminates", True)])
+def test_a_time_limit_is_bootstrapped_and_a_terminal_row_is_not(task: str, ends: bool, tmp_path: Path) -> None:
+    """From the environment's flag through the replay to the target of the last transition of an episode."""
+    settings = {"task": f"tests.envs.toy_envs:{task}", "frames": 60, "schedule.prefill": 60, "eval.every": 0}
+    trainer = make_trainer({**STATE_SAC, **settings, "replay.length": 2, "replay.capacity": 100}, tmp_path / "run")
+    trainer.run()
+    trainer.close()
+    n = len(trainer.replay) - 1
+    batch = trainer.replay.window(np.arange(n), np.zeros(n, int), 2)
+    step = batch.obs["state"][:, 1, 0]
+    head: Any = trainer.agent.head
+    belief = trainer.agent.model.observe(batch, 0)[0]
+    y = head.td_target(transitions(batch, belief.feat[None]), belief, torch.tensor(0.5))[0, :, 0]
+    without_future = torch.isclose(y, batch.reward[:, 1], rtol=0, atol=1e-6)
+    assert bool(((step == 5) == without_future).all()) is ends
+    assert bool(without_future.any()) is ends
 
 
 def test_evaluations_play_new_episodes_of_their_own_stream(tmp_path: Path) -> None:

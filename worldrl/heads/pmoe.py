@@ -46,6 +46,7 @@ class PMOE(SAC):
         experts: int = 5  # M; the SMAC paper takes 5 and 10
 
         def __post_init__(self) -> None:
+            super().__post_init__()
             if self.experts < 1:
                 raise UserError(f"head.experts: found {self.experts}, expected 1 or more")
 

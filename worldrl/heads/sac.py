@@ -3,7 +3,7 @@
 On the identity belief it is SAC, on the RSSM it is Latent-SAC (Wang et al. 2022; the baseline of SMAC). For a pair of
 rows (t, t + 1) of a belief s, with twin critics Q_j and temperature alpha:
 
-    y       = r + gamma (1 - d) [min_j Q'_j(s', a') - alpha log pi(a' | s')]        a' ~ pi(. | s')
+    y       = c r + gamma (1 - d) [min_j Q'_j(s', a') - alpha log pi(a' | s')]      a' ~ pi(. | s'), c = reward_scale
     L_Q     = sum_j E (Q_j(s, a) - y)^2
     L_pi    = E [alpha log pi(a | s) - min_j Q_j(s, a)]                             a ~ pi(. | s), reparameterised
     L_alpha = -log alpha E [log pi(a | s) + H*]                                     H* = -A
@@ -19,6 +19,7 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from worldrl.errors import UserError
 from worldrl.nn.functional import masked_mean
 from worldrl.nn.mlp import TwinQ
 from worldrl.nn.optim import Optimizer, polyak
@@ -67,10 +68,15 @@ class SAC(nn.Module):
         grad_clip: float = 100.0
         gamma: float = 0.99
         tau: float = 0.005
+        reward_scale: float = 1.0  # with a constant alpha, c times the reward is alpha / c
         init_alpha: float = 1.0
         tune_alpha: bool = True
         target_entropy_scale: float = 1.0  # H* = -scale x A
         actor_input: Literal["feat", "context"] = "feat"
+
+        def __post_init__(self) -> None:
+            if self.reward_scale <= 0:
+                raise UserError(f"head.reward_scale: found {self.reward_scale}, expected more than 0")
 
     config: SAC.Config
     compiled: ClassVar[tuple[str, ...]] = ("td_target", "critic_loss", "actor_loss")  # methods worth compiling
@@ -155,7 +161,11 @@ class SAC(nn.Module):
         draw = self.policy.sample(self.next_actor_states(tr, belief))  # a' (M, P, B, S, A)
         q = self.target(tr.next_feat, draw.action).amin(0)  # (M, P, B, S)
         value = (draw.weight * (q - alpha * self.next_log_pi(draw, belief))).sum(0)
-        return tr.reward + self.config.gamma * (1.0 - tr.terminal) * value
+        return self.rewards(tr) + self.config.gamma * (1.0 - tr.terminal) * value
+
+    def rewards(self, tr: Transition) -> Tensor:
+        """c r, broadcasting against (P, B, S)."""
+        return self.config.reward_scale * tr.reward
 
     def critic_loss(self, tr: Transition, y: Tensor) -> tuple[Tensor, Tensor]:
         """Sum over twins of the mean squared TD error; also the mean Q for the log."""

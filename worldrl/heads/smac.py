@@ -39,6 +39,7 @@ class SMAC(SAC):
         max_roulette_level: int = 7  # at most 2^8 - 1 particles: unbiased for the nested estimate at K = 128
 
         def __post_init__(self) -> None:
+            super().__post_init__()
             independent_draws(self.estimator, self.num_particles)
             if self.critic_particles and self.critic_entropy == "marginal":
                 raise UserError("head.critic_entropy=marginal is for one draw; use it with head.critic_particles=false")

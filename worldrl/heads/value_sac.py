@@ -19,7 +19,6 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from worldrl.errors import UserError
 from worldrl.heads.sac import SAC, ActorStates, Transition, transitions
 from worldrl.nn.functional import masked_mean
 from worldrl.nn.mlp import ScalarMLP
@@ -60,13 +59,8 @@ class ValueSAC(SAC):
         grad_clip: float = 0.0
         tune_alpha: bool = False
         init_alpha: float = 1.0  # alpha, for good
-        reward_scale: float = 1.0
 
         own_meaning: ClassVar[tuple[str, ...]] = ("init_alpha",)  # where a learned alpha starts, in SAC
-
-        def __post_init__(self) -> None:
-            if self.reward_scale <= 0:
-                raise UserError(f"head.reward_scale: found {self.reward_scale}, expected more than 0")
 
     config: ValueSAC.Config
     compiled: ClassVar[tuple[str, ...]] = ("td_target", "critic_loss")
@@ -124,10 +118,6 @@ class ValueSAC(SAC):
     def backup(self, tr: Transition, value: nn.Module) -> Tensor:
         """c r + gamma (1 - d) V(s') (n or 1, P, B, S) for the value network given."""
         return self.rewards(tr) + self.config.gamma * (1.0 - tr.terminal) * value(tr.next_feat)
-
-    def rewards(self, tr: Transition) -> Tensor:
-        """c r, broadcasting against (n, P, B, S)."""
-        return self.config.reward_scale * tr.reward
 
     def judge(self, states: ActorStates) -> Judged:
         """Draw an action in every row; what the critics say of it has the gradient of the action alone."""

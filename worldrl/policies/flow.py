@@ -70,6 +70,7 @@ class Flow(nn.Module):
         super().__init__()
         self.config = config
         self.action_dim = action_dim
+        self.note = "an action of one dimension has no halves: this flow is a tanh-Gaussian" if action_dim == 1 else ""
         moved = [action_dim - action_dim // 2, max(action_dim // 2, 1)]  # in turns
         self.blocks = nn.ModuleList(
             Coupling(inputs, action_dim - n, n, units, layers, activation, config.max_log_scale)

@@ -20,7 +20,7 @@ from worldrl.types import Policy
 
 CENTRES = ((-0.5, -0.5), (-0.5, 0.5), (0.5, -0.5), (0.5, 0.5))
 STD = 0.15
-NEAR = 3 * STD  # an action this near to a centre belongs to its mode
+NEAR = 2 * STD  # an action this near to a centre belongs to its mode; uniform ones do so by 0.07 for each mode
 LEAST = 0.1  # of all actions: what a mode must hold to count as found
 
 

@@ -364,6 +364,8 @@ class Trainer:
                 f"the belief cannot learn to remember: found windows of replay.length={c.replay.length} rows, "
                 "expected 16 to 50 (and as many in replay.batch)"
             )
+        if note := getattr(getattr(agent.head, "policy", None), "note", ""):
+            self.progress.say(note)
         if agent.head.needs.action_noise and not c.schedule.action_noise:
             self.progress.say("the agent will not explore: its policy is deterministic and schedule.action_noise=0")
 
