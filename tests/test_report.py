@@ -120,6 +120,18 @@ def test_another_metric_smoothed(tmp_path: Path, capsys: pytest.CaptureFixture) 
     assert rows(tmp_path / "agents.csv")[0]["last"] == "7.5"  # mean of 6, 7, 8, 9
 
 
+def test_means_of_the_last_episodes_and_the_best_of_them(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    returns = [9, 9, 1, 5, 6, 4, 2]
+    write_run(tmp_path / "run", [{"frames": 10 * i, "episode/return": float(x)} for i, x in enumerate(returns)])
+    write_run(tmp_path / "short", [{"frames": 0, "episode/return": 5.0}])
+    text = run_report(capsys, tmp_path, "--metric", "episode/return", "--last", 3, "--out", tmp_path)
+    assert f"left out {tmp_path / 'short'}: it has 1 values of episode/return" in text
+    row = rows(tmp_path / "agents.csv")[0]
+    assert float(row["last"]) == pytest.approx((6 + 4 + 2) / 3)
+    assert float(row["best"]) == pytest.approx((9 + 9 + 1) / 3)  # not that of two nines alone
+    assert row["frames"] == "60.0"
+
+
 def test_a_label_tells_settings_apart(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     for k in (2, 16):
         make_run(tmp_path / f"k{k}", [k], **{"head.num_particles": k})
@@ -169,6 +181,9 @@ def test_errors_are_one_line(runs: Path, tmp_path: Path, capsys: pytest.CaptureF
         (runs, "--frames", "nan"): "--frames: found 'nan', expected a number",
         (runs, "--frames", "1e9"): "no run gets there",
         (runs, "--smooth", "much"): "--smooth: found 'much'",
+        (runs, "--last", "0"): "--last: found '0', expected a whole number above 0",
+        (runs, "--last", "2", "--smooth", "2"): "not allowed with argument",
+        (runs, "--last", "99"): "--last 99: the longest run has 5 values of eval/return; expected 99 or more",
         (runs, "--metric", "eval/retrun"): "unknown metric 'eval/retrun'; did you mean: eval/return",
         (runs, "--label", "head.particles"): "unknown setting 'head.particles'; did you mean: head.num_particles",
         (runs, "--random", "walk=5"): "unknown task 'walk'; did you mean: walker_walk?",

@@ -61,6 +61,19 @@ def cut(runs: Sequence[Run], frames: float) -> tuple[list[Run], Notes]:
     return kept, [f"left out {r.path}: it spans {r.curve.frames[0]:,.0f} to {r.end:,.0f} frames" for r in short]
 
 
+def average(runs: Sequence[Run], n: int, metric: str) -> tuple[list[Run], Notes]:
+    """The runs with the means of each ``n`` values on end for their curves; notes name those with fewer.
+
+    Raises:
+        UserError: no run has as many.
+    """
+    counts = [len(run.curve.values) for run in runs]
+    if max(counts) < n:
+        raise UserError(f"--last {n}: the longest run has {max(counts)} values of {metric}; expected {n} or more")
+    notes = [f"left out {r.path}: it has {c} values of {metric}" for r, c in zip(runs, counts, strict=True) if c < n]
+    return [r._replace(curve=r.curve.averaged(n)) for r, c in zip(runs, counts, strict=True) if c >= n], notes
+
+
 def group(runs: Sequence[Run], labels: Sequence[str] = ()) -> tuple[Groups, Notes]:
     """Runs by task and agent, in natural order; notes say where a name covers several settings, or a seed twice.
 
@@ -233,6 +246,12 @@ def _positive(text: str) -> float:
     return value
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"found '{text}', expected a whole number above 0")
+    return int(text)
+
+
 def _of_task(text: str) -> tuple[str | None, str]:
     """``[TASK=]X`` as the task, or ``None`` for all of them, and the text of X."""
     task, _, value = text.rpartition("=")
@@ -272,7 +291,11 @@ def make_parser() -> argparse.ArgumentParser:
     add("--robustness", action="store_true", help="compare robustness grids (eval.py --corruption) in place of curves")
     add("--metric", default=METRIC, metavar="KEY", help=f"any key of metrics.jsonl (default {METRIC})")
     add("--frames", type=_positive, metavar="N", help="compare at N frames; shorter runs are left out")
-    add("--smooth", type=_positive, metavar="N", help="mean over the last N frames, for training returns")
+    means = parser.add_mutually_exclusive_group()
+    means.add_argument(
+        "--smooth", type=_positive, metavar="N", help="mean over the last N frames, for training returns"
+    )
+    means.add_argument("--last", type=_count, metavar="N", help="mean over the last N values, such as 100 episodes")
     add("--label", action="append", default=[], metavar="KEY", help="a setting that tells agents apart; repeatable")
     add("--random", type=_random, action="append", default=[], metavar="[TASK=]X", help="the random policy's return")
     add(
@@ -289,7 +312,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def robustness_report(options: argparse.Namespace) -> str:
     """The same for robustness grids in place of learning curves."""
-    for name in ("frames", "smooth", "random", "baseline", "normalise"):
+    for name in ("frames", "smooth", "last", "random", "baseline", "normalise"):
         if getattr(options, name):
             raise UserError(f"--{name} is for learning curves; --robustness goes with --out and --label alone")
     grids = read_grids(options.run_dirs, options.label)
@@ -307,6 +330,9 @@ def report(options: argparse.Namespace) -> str:
     if options.robustness:
         return robustness_report(options)
     runs, notes = read_runs(options.run_dirs, options.metric)
+    if options.last:
+        runs, left_out = average(runs, options.last, options.metric)
+        notes += left_out
     if options.smooth:
         runs = [run._replace(curve=run.curve.smoothed(options.smooth)) for run in runs]
     if options.frames:
@@ -338,6 +364,8 @@ def _panels(groups: Groups) -> Panels:
 
 def _axis(options: argparse.Namespace) -> str:
     name = AXES.get(options.metric, options.metric)
+    if options.last:
+        return f"{name}\n(mean of the last {options.last})"
     return f"{name}\n(mean of {options.smooth:,.0f} frames)" if options.smooth else name
 
 

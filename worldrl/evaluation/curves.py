@@ -50,6 +50,12 @@ class Curve(NamedTuple):
         means = [self.values[start:end].mean() for end, start in enumerate(first, 1)]
         return Curve(self.frames, np.array(means, np.float64))
 
+    def averaged(self, n: int) -> Curve:
+        """The mean of each ``n`` points on end, at the last of them; empty if there are fewer."""
+        if len(self.values) < n:
+            return Curve(self.frames[:0], self.values[:0])
+        return Curve(self.frames[n - 1 :], np.convolve(self.values, np.full(n, 1.0 / n), "valid"))
+
 
 class Run(NamedTuple):
     """One run folder: its settings by dotted key, its curve of one metric, and the frames of its last record."""
