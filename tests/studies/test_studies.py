@@ -79,18 +79,33 @@ def test_broad_actions_find_no_mode_and_those_of_the_best_policy_all() -> None:
 
 
 def test_relative_spread_of_a_known_gradient() -> None:
-    samples = torch.tensor([3.0, 4.0], dtype=torch.float64) + 0.5 * torch.randn(200_000, 2, dtype=torch.float64)
-    assert relative_spread(samples) == pytest.approx(math.sqrt(0.5) / 5.0, rel=0.01)
+    samples = torch.tensor([3.0, 4.0], dtype=torch.float64) + 0.5 * torch.randn(4_000, 2, dtype=torch.float64)
+    assert relative_spread(samples)[0] == pytest.approx(math.sqrt(0.5) / 5.0, rel=0.05)
+
+
+def test_the_standard_error_of_a_relative_spread() -> None:
+    """Against the spread of many estimates from samples of their own."""
+    samples = torch.tensor([3.0, 4.0], dtype=torch.float64) + 2.0 * torch.randn(400, 50, 2, dtype=torch.float64)
+    found = torch.tensor([relative_spread(each) for each in samples])
+    assert float(found[:, 1].square().mean().sqrt()) == pytest.approx(float(found[:, 0].std()), rel=0.15)
 
 
 def test_a_spread_whose_signal_the_samples_do_not_show_is_no_number() -> None:
-    assert math.isnan(relative_spread(torch.tensor([[-1.0, 2.0], [1.0, -2.0]])))
+    assert math.isnan(relative_spread(torch.tensor([[-1.0, 2.0], [1.0, -2.0]]))[0])
+
+
+def test_the_noise_in_the_states_of_a_trained_agent(study_agent: Study, tmp_path: Path) -> None:
+    command = ["variance", "some_run", "--repeats", "3"]
+    assert study_agent("identity", "sac+latent", command=command) == 0
+    noise = json.loads((tmp_path / "variance.json").read_text())
+    assert {len(noise[name]) for name in ("nested", "mlmc", "mlmc_fresh")} == {6}
+    assert study_agent("identity", "sac", command=command) == 2
 
 
 def test_an_unresolved_gradient_is_said_and_null_in_the_numbers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(variance, "relative_spread", lambda samples: math.nan)
+    monkeypatch.setattr(variance, "relative_spread", lambda samples: (math.nan, math.nan))
     assert main(["variance", "--steps", "2", "--repeats", "2", "--out", str(tmp_path)]) == 0
     assert "not resolved by 2 repeats" in capsys.readouterr().out
     text = (tmp_path / "variance.json").read_text()

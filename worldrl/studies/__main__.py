@@ -1,6 +1,6 @@
 """``python -m worldrl.studies STUDY``: a picture, and its numbers as JSON.
 
-STUDY is ``bandit``, ``entropy [RUN_DIR...]``, ``variance``, ``marginal RUN_DIR`` or ``counterexample``.
+STUDY is ``bandit``, ``entropy [RUN_DIR...]``, ``variance [RUN_DIR]``, ``marginal RUN_DIR`` or ``counterexample``.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from worldrl.errors import Diverged, UserError, check_out, exit_code
 from worldrl.policies.latent import LatentGaussian
 from worldrl.registry import known_parts
 from worldrl.studies import along, bandit, entropy, marginal, plots, variance
-from worldrl.studies.visited import run_actions, run_pools
+from worldrl.studies.visited import run_actions, run_latents, run_pools
 from worldrl.tabular.counterexample import threshold, wrong_action
 
 LATENT = "latent"
@@ -72,6 +72,7 @@ def make_parser() -> argparse.ArgumentParser:
     entropies.add_argument("--until", type=_count, metavar="FRAMES", help="train the runs on, and look as they learn")
     entropies.add_argument("--every", type=_count, default=2_500, metavar="FRAMES", help="with --until (default 2500)")
     noises = studies.add_parser("variance", help="noise of the entropy estimate and of its gradient")
+    noises.add_argument("run_dir", nargs="?", type=Path, metavar="RUN_DIR", help="default: train on the bandit")
     noises.add_argument("--repeats", type=_count, default=100, metavar="N", help="gradients (default 100)")
     for each in (modes, entropies, noises):
         each.add_argument(
@@ -158,15 +159,19 @@ def training_curve(estimator: str, steps: int) -> dict[str, list[float]]:
 
 
 def run_variance(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
-    """The noise of each estimator at a latent-variable policy that was trained on the bandit."""
-    policy = cast("LatentGaussian", bandit.trained(LATENT, 1, options.steps))
-    x = bandit.state(64)
+    """The noise of each estimator at a latent-variable policy: a run's, or one that was trained on the bandit."""
+    if options.run_dir:
+        policy, x = run_latents(options.run_dir, 64)
+        torch.manual_seed(1)
+    else:
+        policy, x = cast("LatentGaussian", bandit.trained(LATENT, 1, options.steps)), bandit.state(64)
     noises = {
         name: {k: variance.noise(policy, x, name, k, options.repeats) for k in PARTICLES} for name in variance.COMPARED
     }
     for name, values in noises.items():
-        for k, (value, std, gradient, draws) in values.items():
-            noise = f"not resolved by {options.repeats} repeats" if math.isnan(gradient) else f"{gradient:.3f}"
+        for k, (value, std, gradient, error, draws) in values.items():
+            told = f"{gradient:.3f} ± {error:.3f}"
+            noise = f"not resolved by {options.repeats} repeats" if math.isnan(gradient) else told
             print(f"{name:10s} K={k:<3d} draws={draws:<3d} entropy {value:.3f}  std {std:.3f}  gradient {noise}")
     plots.draw_noise(picture, noises)
     return {name: {k: noise._asdict() for k, noise in values.items()} for name, values in noises.items()}

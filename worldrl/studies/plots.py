@@ -127,6 +127,9 @@ def draw_noise(path: Path, noises: Mapping[str, Mapping[int, Noise]]) -> None:
             for i, (estimator, values) in enumerate(noises.items()):
                 points = {k: getattr(noise, field) for k, noise in values.items()}
                 ax.plot(*_points(points), color=COLOURS[i], marker=MARKERS[i], markersize=4, label=estimator)
+                if field == "gradient":
+                    errors = [1.96 * noise.error for noise in values.values()]
+                    ax.errorbar(*_points(points), errors, color=COLOURS[i], linewidth=0.9, linestyle="none")
             ax.set(title=title, xlabel="particles K")
             ax.set_xscale("log", base=2)
         if not all(np.isnan(noise.gradient) for values in noises.values() for noise in values.values()):

@@ -20,6 +20,7 @@ class Noise(NamedTuple):
     entropy: float  # nats, the mean estimate
     std: float  # nats, of the estimate from a single draw
     gradient: float  # of the batch's gradient: sqrt(E |g - E g|^2) / |E g|, if it can be told
+    error: float  # standard error of this quotient
     draws: int  # latents per action beside s_0
 
 
@@ -38,14 +39,27 @@ def noise(policy: LatentGaussian, x: Tensor, estimator: str, k: int, repeats: in
         values.append(value.detach())
         gradients.append(torch.cat([g.flatten() for g in gradient]))
     every, each = torch.cat(values).double(), torch.stack(gradients).double()
-    return Noise(float(every.mean()), float(every.std()), relative_spread(each), independent_draws(estimator, k))
+    quotient, error = relative_spread(each)
+    return Noise(float(every.mean()), float(every.std()), quotient, error, independent_draws(estimator, k))
 
 
-def relative_spread(samples: Tensor) -> float:
-    """sqrt(E |g - E g|^2) / |E g| of samples (R, N), both without the bias of a finite R.
+def relative_spread(samples: Tensor) -> tuple[float, float]:
+    """sqrt(E |g - E g|^2) / |E g| of samples (R, N), both without the bias of a finite R, and its standard error.
 
-    Not a number where that estimate of |E g|^2 is not above zero: so few samples do not tell the signal from noise.
+    The error is the jackknife's. Not a number where the estimate of |E g|^2 is not above zero: so few samples do not
+    tell the signal from noise.
     """
-    spread = samples.var(0).sum()
-    signal = samples.mean(0).square().sum() - spread / len(samples)
-    return float((spread / signal).sqrt()) if signal > 0 else math.nan
+    products = samples @ samples.T  # (R, R)
+    squares, total = products.diagonal().sum(), products.sum()
+    n = len(samples)
+    value = _quotient(squares, total, n)
+    without_one = _quotient(squares - products.diagonal(), total - 2 * products.sum(1) + products.diagonal(), n - 1)
+    error = ((n - 1) * (without_one - without_one.mean()).square().mean()).sqrt()
+    return float(value), float(error)
+
+
+def _quotient(squares: Tensor, total: Tensor, n: int) -> Tensor:
+    """From the sum of |g|^2 over n samples and |sum of g|^2."""
+    spread = (squares - total / n) / (n - 1)
+    signal = total / n**2 - spread / n
+    return torch.where(signal > 0, (spread / signal).sqrt(), math.nan)

@@ -76,6 +76,22 @@ def run_actions(run_dir: Path, n: int, seed: int = 1000) -> tuple[MarginalPolicy
     return marginal, torch.from_numpy(np.concatenate(taken)).to(agent.device)
 
 
+def run_latents(run_dir: Path, states: int, seed: int = 1000) -> tuple[LatentGaussian, Tensor]:
+    """The latent-variable policy of a run's agent, and its inputs (states, F) in the states of an episode.
+
+    Raises:
+        UserError: the run cannot be loaded, or its policy has no latent.
+    """
+    agent, config = load_agent(run_dir)
+    head: Any = agent.head
+    policy = getattr(head, "policy", None)
+    if not isinstance(policy, LatentGaussian):
+        raise UserError(f"{run_dir}: found policy {type(policy).__name__}, expected policy=latent")
+    with own_randomness(seed), torch.no_grad():
+        visited = list(beliefs(agent, config.env, config.task, states, 0, seed))
+        return policy, torch.cat([head.actor_input(belief) for belief in visited])
+
+
 def run_pools(run_dir: Path, states: int, size: int | None = None, seed: int = 1000) -> list[Pool]:
     """Pools of ``size`` latents for the states of an episode of this run's agent.
 
