@@ -107,7 +107,10 @@ CASES: dict[str, Case] = {
     "smac_state": _on_states(STATE_HEAD, "latent"),
     "value_sac": _on_states({"name": "value_sac"}),
     "miracle": _on_states({"name": "miracle"}),
+    "virel": _on_states({"name": "virel"}, batch=128),
     "virel_beta": _on_states({"name": "virel", "temperature": "residual"}, batch=128),
+    "virel1": _on_states({"name": "virel", "critics": "two_hard"}, batch=128),
+    "virel2": _on_states({"name": "virel", "critics": "hard_and_soft"}, batch=128),
 }
 
 
