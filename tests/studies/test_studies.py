@@ -294,14 +294,21 @@ def test_a_marginal_policy_is_compared_with_the_actions_that_it_describes() -> N
     near = torch.distributions.Normal(0.55, 0.1).log_prob(pre_tanh.abs()).sum(-1) - math.log(2)
     expected = float((near - torch.log1p(-action.double().square()).sum(-1)).mean())
     assert found.learned == pytest.approx(expected, abs=0.02)
+    assert found.empirical == pytest.approx(expected, abs=0.06)
     assert found.gaussian < found.learned - 1.0
     assert found.uniform == pytest.approx(-2 * math.log(2))
+
+
+def test_the_entropy_of_a_sample_by_its_neighbours() -> None:
+    assert marginal.entropy(2 * torch.rand(8_000, 1) - 1) == pytest.approx(math.log(2), abs=0.03)
+    assert marginal.entropy(0.1 * torch.randn(8_000, 2)) == pytest.approx(2 * (1.4189 + math.log(0.1)), abs=0.05)
+    assert math.isfinite(marginal.entropy(torch.ones(20, 3)))
 
 
 def test_the_marginal_policy_of_a_trained_agent_is_drawn(study_agent: Study, tmp_path: Path) -> None:
     assert study_agent("identity", "miracle", command=["marginal", "some_run", "--actions", "60"]) == 0
     assert (tmp_path / "marginal.png").stat().st_size > 10_000
-    assert set(json.loads((tmp_path / "marginal.json").read_text())["fit"]) == {"learned", "gaussian", "uniform"}
+    assert set(json.loads((tmp_path / "marginal.json").read_text())["fit"]) == set(marginal.Fit._fields)
 
 
 def test_no_action_is_counted_that_the_environment_does_not_take() -> None:

@@ -83,9 +83,9 @@ def draw_along(path: Path, runs: Mapping[str, Mapping[str, Any]]) -> None:
             ax.plot(frames, lower, color=INK, linestyle="--", label="truth")
             if any(abs(point[name]) > 30 for point in run["points"] for name in COMPARED):
                 ax.set_yscale("symlog", linthresh=10)
-            ax.set(title=run["label"], xlabel="frames", ylabel="entropy (nats)")
-            if run["diverged"]:
-                ax.set_title(f"{run['label']}: diverged", fontsize=9)
+                ax.yaxis.get_major_locator().set_params(numticks=8)
+            ax.set(xlabel="frames", ylabel="entropy (nats)")
+            ax.set_title(run["label"] + (": diverged" if run["diverged"] else ""), fontsize=9)
             ax.legend(frameon=False, fontsize="small")
 
 
