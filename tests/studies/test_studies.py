@@ -252,6 +252,25 @@ def test_entropy_along_the_training_of_a_run(tmp_path: Path) -> None:
     assert main(["marginal", str(run), *out]) == 2
 
 
+def test_a_study_that_is_stopped_keeps_what_it_knew_of_all_runs(tmp_path: Path, monkeypatch) -> None:
+    runs = [worldrl.train({**LEARNING, "seed": seed}, tmp_path / str(seed)) for seed in (1, 2)]
+    command = ["entropy", *map(str, runs), *ALONG, "--out", str(tmp_path)]
+    assert main([*command, "--until", "80"]) == 0
+    point, looks = along.Look.point, []
+
+    def stopped(look: along.Look, run: Path, frames: int) -> along.Point:
+        looks.append(frames)
+        if len(looks) == 2:
+            raise KeyboardInterrupt
+        return point(look, run, frames)
+
+    monkeypatch.setattr(along.Look, "point", stopped)
+    assert main([*command, "--until", "160"]) == 130
+    first, second = read_runs(tmp_path).values()
+    assert [point["frames"] for point in first["points"]] == [40, 80, 120]
+    assert [point["frames"] for point in second["points"]] == [40, 80]
+
+
 def test_a_run_that_diverges_ends_its_own_curve_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [worldrl.train({**LEARNING, "seed": seed}, tmp_path / str(seed)) for seed in (1, 2)]
     trained = along.resume

@@ -126,20 +126,21 @@ def along_training(options: argparse.Namespace, picture: Path) -> dict[str, Any]
     """Goes on with each run and looks at its agent on the way. Picture and numbers are written after every look."""
     look = along.Look(options.until, options.every, options.states, options.pool, PARTICLES[-1])
     known = along.known_points(_numbers(options), {key: str(getattr(options, key)) for key in ("states", "pool")})
-    runs: dict[str, dict[str, Any]] = {}
-    for run, label in along.labels(options.run_dirs).items():
-        points: list[along.Point] = []
-        runs[str(run)] = {"label": label, "points": points, "diverged": None}
+    runs: dict[str, dict[str, Any]] = {
+        str(run): {"label": label, "points": known.get(str(run), []), "diverged": None}
+        for run, label in along.labels(options.run_dirs).items()
+    }
+    for run in options.run_dirs:
+        found = runs[str(run)]
         try:
-            for point in look.points(run, known.get(str(run), [])):
-                points.append(point)
+            for point in look.extend(run, found["points"]):
                 plots.draw_along(picture, runs)
                 write_numbers(options, {"runs": runs})
                 values = {key: value for key, value in point.items() if key != "frames"}
-                print(f"{label}, {point['frames']:,.0f} frames: {_named(values)}")
+                print(f"{found['label']}, {point['frames']:,.0f} frames: {_named(values)}")
         except Diverged as error:
-            runs[str(run)]["diverged"] = str(error)
-            print(f"{label}: diverged, its curve ends here: {error}")
+            found["diverged"] = str(error)
+            print(f"{found['label']}: diverged, its curve ends here: {error}")
     plots.draw_along(picture, runs)
     return {"runs": runs}
 

@@ -25,21 +25,28 @@ class Look(NamedTuple):
     pool: int | None  # latents for the truth
     particles: int
 
-    def points(self, run: Path, known: Sequence[Point] = ()) -> Iterator[Point]:
-        """Points of a run: the ``known`` ones of an earlier study, then one wherever training on has come to.
+    def extend(self, run: Path, points: list[Point]) -> Iterator[Point]:
+        """Add to the points of a run, and yield, one where it stands and one wherever training on has come to.
+
+        Points of an earlier study stay, but for those that the run has not reached.
 
         Raises:
             Diverged: a loss of the run was not finite; the run stays at its last good checkpoint.
         """
+        for frames in self.stages(run):
+            points[:] = [point for point in points if point["frames"] <= frames]
+            if not points or points[-1]["frames"] < frames:
+                points.append(self.point(run, frames))
+                yield points[-1]
+
+    def stages(self, run: Path) -> Iterator[int]:
+        """The frames at which a run stands: where it is, and those to which it is trained on."""
         frames = Checkpoints(run).frames() or 0
-        kept = [point for point in known if point["frames"] <= frames]
-        yield from kept
-        if not kept or kept[-1]["frames"] < frames:
-            yield self.point(run, frames)
+        yield frames
         while frames < self.until:
             frames = min(self.until, frames + self.every)
             resume(run, {"frames": frames})
-            yield self.point(run, frames)
+            yield frames
 
     def point(self, run: Path, frames: int) -> Point:
         """The truth and the estimates in states that the agent of this run visits now."""
