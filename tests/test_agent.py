@@ -367,13 +367,13 @@ def test_heads_of_states_learn_from_images_alone(belief: str, head: str, make_ba
 
 
 @pytest.mark.parametrize("head", ["sac", "smac", "slac", "pmoe", "value_sac", "miracle", "virel"])
-def test_the_reward_scale_multiplies_the_reward(head: str, make_batch) -> None:
-    agent = build("identity", head, STATE_SPEC, **{"head.reward_scale": 3.0})
+def test_the_reward_scale_multiplies_the_reward_and_nothing_else(head: str, make_batch) -> None:
     batch, targets = make_batch(STATE_SPEC), []
-    for shift in (0.0, 2.0):
-        batch.reward[:] += shift
+    for scale in (1.0, 3.0):
+        torch.manual_seed(0)
+        agent = build("identity", head, STATE_SPEC, **{"head.reward_scale": scale})
         belief = agent.model.observe(batch, 0)[0]
         tr = transitions(batch, belief.feat[None])
         torch.manual_seed(1)
         targets.append(agent.head.td_target(tr, belief, torch.tensor(0.3)))
-    torch.testing.assert_close(targets[1] - targets[0], torch.full_like(targets[0], 6.0))
+    torch.testing.assert_close(targets[1] - targets[0], (2.0 * tr.reward).expand_as(targets[0]), rtol=1e-4, atol=1e-5)

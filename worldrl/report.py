@@ -62,7 +62,7 @@ def cut(runs: Sequence[Run], frames: float) -> tuple[list[Run], Notes]:
 
 
 def average(runs: Sequence[Run], n: int, metric: str) -> tuple[list[Run], Notes]:
-    """The runs with the means of each ``n`` values on end for their curves; notes name those with fewer.
+    """The runs with the means of every ``n`` consecutive values for their curves; notes name those with fewer.
 
     Raises:
         UserError: no run has as many.

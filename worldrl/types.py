@@ -193,7 +193,8 @@ class Decodes(Protocol):
 class Policy(Protocol):
     """What a head acts by: a ``torch.nn.Module`` that a head builds as ``MakePolicy`` says.
 
-    A class that ``policy=`` names has a ``Config``; its constructor gets an instance of it before those arguments.
+    A class that ``policy=`` names has a ``Config``; its constructor gets an instance of it before those arguments. A
+    ``note`` that is not empty, if it has one, is said when training begins.
     """
 
     exact_density: ClassVar[bool]  # log_prob is the density of a given action, and not a bound on it

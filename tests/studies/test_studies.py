@@ -83,6 +83,20 @@ def test_relative_spread_of_a_known_gradient() -> None:
     assert relative_spread(samples)[0] == pytest.approx(math.sqrt(0.5) / 5.0, rel=0.05)
 
 
+def test_a_weak_signal_is_not_overrated_by_what_noise_is_left_in_the_mean() -> None:
+    samples = torch.tensor([0.3, 0.4], dtype=torch.float64) + 2.0 * torch.randn(4_000, 40, 2, dtype=torch.float64)
+    squares = samples.square().sum((1, 2))
+    total = samples.sum(1).square().sum(-1)
+    spread = (squares - total / 40) / 39
+    signal = total / 40**2 - spread / 40
+    assert float(signal.mean()) == pytest.approx(0.25, abs=0.03)  # not 0.45, as without the correction
+    values = variance._quotient(squares, total, 40)
+    told = signal > 0
+    torch.testing.assert_close(values[told], (spread / signal).sqrt()[told])
+    assert bool(torch.isnan(values[~told]).all())
+    assert bool((~told).any())
+
+
 def test_the_standard_error_of_a_relative_spread() -> None:
     """Against the spread of many estimates from samples of their own."""
     samples = torch.tensor([3.0, 4.0], dtype=torch.float64) + 2.0 * torch.randn(400, 50, 2, dtype=torch.float64)
@@ -99,6 +113,9 @@ def test_the_noise_in_the_states_of_a_trained_agent(study_agent: Study, tmp_path
     assert study_agent("identity", "sac+latent", command=command) == 0
     noise = json.loads((tmp_path / "variance.json").read_text())
     assert {len(noise[name]) for name in ("nested", "mlmc", "mlmc_fresh")} == {6}
+    _, x = visited.run_latents(Path("some_run"), 64)
+    assert x.shape == (4, 2)  # of an episode of twenty steps
+    assert len(x.unique(dim=0)) == 4
     assert study_agent("identity", "sac", command=command) == 2
 
 
@@ -252,6 +269,24 @@ def test_entropy_along_the_training_of_a_run(tmp_path: Path) -> None:
     assert main(["marginal", str(run), *out]) == 2
 
 
+def test_points_are_where_the_run_came_to_and_numbers_that_are_none_stay(tmp_path: Path) -> None:
+    """Actions of three frames, and episodes of twenty, go beyond what was asked for."""
+    run = worldrl.train({**LEARNING, "env": {"obs": "state", "action_repeat": 3}, "frames": 30}, tmp_path / "run")
+    command = ["entropy", str(run), "--every", "10", "--states", "2", "--pool", "50", "--out", str(tmp_path)]
+    assert main([*command, "--until", "50"]) == 0
+    path = tmp_path / "entropy.json"
+    points = read_runs(tmp_path)[str(run)]["points"]
+    assert [point["frames"] for point in points] == [32, 43, 52]
+    points[1]["naive"] = None  # as an infinite one is written
+    record = json.loads(path.read_text())
+    record["runs"][str(run)]["points"] = points
+    path.write_text(json.dumps(record))
+    assert main([*command, "--until", "60"]) == 0
+    found = read_runs(tmp_path)[str(run)]["points"]
+    assert found[:3] == points
+    assert [point["frames"] for point in found[3:]] == [Checkpoints(run).frames()]
+
+
 def test_a_study_that_is_stopped_keeps_what_it_knew_of_all_runs(tmp_path: Path, monkeypatch) -> None:
     runs = [worldrl.train({**LEARNING, "seed": seed}, tmp_path / str(seed)) for seed in (1, 2)]
     command = ["entropy", *map(str, runs), *ALONG, "--out", str(tmp_path)]
@@ -319,9 +354,11 @@ def test_a_marginal_policy_is_compared_with_the_actions_that_it_describes() -> N
 
 
 def test_the_entropy_of_a_sample_by_its_neighbours() -> None:
-    assert marginal.entropy(2 * torch.rand(8_000, 1) - 1) == pytest.approx(math.log(2), abs=0.03)
-    assert marginal.entropy(0.1 * torch.randn(8_000, 2)) == pytest.approx(2 * (1.4189 + math.log(0.1)), abs=0.05)
-    assert math.isfinite(marginal.entropy(torch.ones(20, 3)))
+    assert marginal.sample_entropy(2 * torch.rand(8_000, 1) - 1) == pytest.approx(math.log(2), abs=0.03)
+    assert marginal.sample_entropy(0.1 * torch.randn(8_000, 2)) == pytest.approx(2 * (1.4189 + math.log(0.1)), abs=0.05)
+    assert math.isfinite(marginal.sample_entropy(torch.ones(20, 3)))
+    assert math.isfinite(marginal.sample_entropy(torch.rand(3, 2)))
+    assert math.isnan(marginal.sample_entropy(torch.rand(1, 2)))
 
 
 def test_the_marginal_policy_of_a_trained_agent_is_drawn(study_agent: Study, tmp_path: Path) -> None:

@@ -51,7 +51,7 @@ class Curve(NamedTuple):
         return Curve(self.frames, np.array(means, np.float64))
 
     def averaged(self, n: int) -> Curve:
-        """The mean of each ``n`` points on end, at the last of them; empty if there are fewer."""
+        """The mean of every ``n`` consecutive points, at the last of them; empty if there are fewer."""
         if len(self.values) < n:
             return Curve(self.frames[:0], self.values[:0])
         return Curve(self.frames[n - 1 :], np.convolve(self.values, np.full(n, 1.0 / n), "valid"))

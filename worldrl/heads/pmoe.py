@@ -5,7 +5,7 @@ action the critics value most:
 
     L_pi   = E [alpha log pi_b(a_b | s) - min_j Q_j(s, a_b)]      b = argmax_m min_j Q_j(s, a_m)
     L_gate = mean_m E (w_m(s) - [m = b])^2
-    y      = r + gamma (1 - d) E_{m ~ w(s')} [min_j Q'_j(s', a'_m) - alpha log pi_m(a'_m | s')]
+    y      = c r + gamma (1 - d) E_{m ~ w(s')} [min_j Q'_j(s', a'_m) - alpha log pi_m(a'_m | s')]
 
 Each log-density is that of the expert alone, and neither loss is the gradient of the mixture's objective: that one is
 ``head=sac policy=mixture``.

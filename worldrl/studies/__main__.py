@@ -140,6 +140,7 @@ def along_training(options: argparse.Namespace, picture: Path) -> dict[str, Any]
                 print(f"{found['label']}, {point['frames']:,.0f} frames: {_named(values)}")
         except Diverged as error:
             found["diverged"] = str(error)
+            write_numbers(options, {"runs": runs})
             print(f"{found['label']}: diverged, its curve ends here: {error}")
     plots.draw_along(picture, runs)
     return {"runs": runs}
@@ -171,7 +172,7 @@ def run_variance(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
     }
     for name, values in noises.items():
         for k, (value, std, gradient, error, draws) in values.items():
-            told = f"{gradient:.3f} ± {error:.3f}"
+            told = f"{gradient:.3f} ± " + ("?" if math.isnan(error) else f"{error:.3f}")
             noise = f"not resolved by {options.repeats} repeats" if math.isnan(gradient) else told
             print(f"{name:10s} K={k:<3d} draws={draws:<3d} entropy {value:.3f}  std {std:.3f}  gradient {noise}")
     plots.draw_noise(picture, noises)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -33,19 +34,20 @@ class Look(NamedTuple):
         Raises:
             Diverged: a loss of the run was not finite; the run stays at its last good checkpoint.
         """
-        for frames in self.stages(run):
+        for frames in self.stages(run):  # where it stands: an action may go a few frames beyond what was asked for
             points[:] = [point for point in points if point["frames"] <= frames]
             if not points or points[-1]["frames"] < frames:
                 points.append(self.point(run, frames))
                 yield points[-1]
 
     def stages(self, run: Path) -> Iterator[int]:
-        """The frames at which a run stands: where it is, and those to which it is trained on."""
-        frames = Checkpoints(run).frames() or 0
+        """The frames at which a run stands: where it is, and wherever training on has come to."""
+        target = frames = Checkpoints(run).frames() or 0
         yield frames
         while frames < self.until:
-            frames = min(self.until, frames + self.every)
-            resume(run, {"frames": frames})
+            target = min(self.until, target + self.every)
+            resume(run, {"frames": target})
+            frames = Checkpoints(run).frames() or 0
             yield frames
 
     def point(self, run: Path, frames: int) -> Point:
@@ -56,10 +58,11 @@ class Look(NamedTuple):
 
 
 def labels(runs: Sequence[Path]) -> dict[Path, str]:
-    """Names of runs for a picture: the agent, the settings in which these runs differ, and the seed."""
+    """Names of runs for a picture: the agent, the task and settings in which these runs differ, and the seed."""
     read = {run: read_run(run, "eval/return") for run in runs}
     differ = unlabelled_differences(list(read.values()))
-    return {run: each.label([*differ, "seed"]) for run, each in read.items()}
+    tasks = ["task"] * (len({each.task for each in read.values()}) > 1)
+    return {run: each.label([*tasks, *differ, "seed"]) for run, each in read.items()}
 
 
 def known_points(numbers: Path, settings: Mapping[str, str]) -> dict[str, list[Point]]:
@@ -67,6 +70,10 @@ def known_points(numbers: Path, settings: Mapping[str, str]) -> dict[str, list[P
     try:
         record = json.loads(numbers.read_text())
         same = all(record["settings"][key] == value for key, value in settings.items())
-        return {run: found["points"] for run, found in record["runs"].items()} if same else {}
+        return {run: [_read(p) for p in found["points"]] for run, found in record["runs"].items()} if same else {}
     except (OSError, ValueError, KeyError, TypeError):
         return {}  # none yet, or of another study
+
+
+def _read(point: Mapping[str, float | None]) -> Point:
+    return {key: math.nan if value is None else value for key, value in point.items()}

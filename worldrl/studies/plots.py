@@ -72,7 +72,7 @@ def draw_training(path: Path, curves: Mapping[str, Mapping[str, Sequence[float]]
 
 
 def draw_along(path: Path, runs: Mapping[str, Mapping[str, Any]]) -> None:
-    """Per run what each estimator says of its agent as it learns, and the truth; the title says if it diverged."""
+    """Per run what each estimator says of its agent as it learns, and the bounds of the truth."""
     with picture(path, len(runs), 4.0) as axes:
         for ax, run in zip(axes, runs.values(), strict=True):
             frames, lower, upper = ([point[key] for point in run["points"]] for key in ("frames", "lower", "upper"))
@@ -80,7 +80,7 @@ def draw_along(path: Path, runs: Mapping[str, Mapping[str, Any]]) -> None:
                 values = [point[name] for point in run["points"]]
                 ax.plot(frames, values, color=COLOURS[i], marker=MARKERS[i], markersize=3, label=name)
             ax.fill_between(frames, lower, upper, color=INK, alpha=0.2, linewidth=0)
-            ax.plot(frames, lower, color=INK, linestyle="--", label="truth")
+            ax.plot(frames, lower, color=INK, linestyle="--", label="truth, at least")
             if any(abs(point[name]) > 30 for point in run["points"] for name in COMPARED):
                 ax.set_yscale("symlog", linthresh=10)
                 ax.yaxis.get_major_locator().set_params(numticks=8)
