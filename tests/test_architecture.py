@@ -15,11 +15,13 @@ ROOT = Path(__file__).resolve().parents[1] / "worldrl"
 
 LEARNING = {"types", "errors", "nn"}
 SETTINGS = {"errors", "registry", "config"}
+COMMAND = {"errors", "command"}
 RUNNING = {"agent", "envs", "data", "evaluation", "training", "types", *SETTINGS}
 MAY_IMPORT = {
     "types": set(),
     "errors": set(),
     "registry": {"errors"},
+    "command": {"errors"},
     "config": {"errors", "registry"},
     "nn": {"types", "errors"},
     "estimators": LEARNING,
@@ -34,13 +36,13 @@ MAY_IMPORT = {
     "training": RUNNING,
     "inference": {"agent", "training", "types", *SETTINGS},
     "tabular": set(),
-    "bench": RUNNING | {"nn"},
-    "doctor": RUNNING | {"nn", "bench"},
-    "inside": RUNNING | {"inference"},
-    "report": {"errors", "evaluation"},
-    "studies": RUNNING | {"nn", "policies", "estimators", "tabular"},
-    "cli": RUNNING,
-    "sb3": {"cli", "envs", "training", *SETTINGS},
+    "bench": RUNNING | COMMAND | {"nn"},
+    "doctor": RUNNING | COMMAND | {"nn", "bench"},
+    "inside": RUNNING | COMMAND | {"inference"},
+    "report": COMMAND | {"evaluation"},
+    "studies": RUNNING | COMMAND | {"nn", "policies", "estimators", "tabular"},
+    "cli": RUNNING | COMMAND,
+    "sb3": COMMAND | SETTINGS | {"cli", "envs", "training"},
     "__init__": {"cli", "inference"},
 }
 PURE = ("beliefs", "heads", "policies", "estimators")

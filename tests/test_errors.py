@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from worldrl.errors import UserError, check_out, check_writable, exit_code, writing
+from worldrl.errors import UserError, check_out, check_writable, writing
 
 
 def test_a_failure_to_write_is_one_line_with_the_remedy() -> None:
@@ -11,11 +11,6 @@ def test_a_failure_to_write_is_one_line_with_the_remedy() -> None:
         writing("here", "choose another"),
     ):
         Path(__file__).mkdir()
-
-
-def test_what_ends_a_command_is_one_line_and_a_code(capsys: pytest.CaptureFixture[str]) -> None:
-    assert [exit_code(UserError("two\n  lines")), exit_code(KeyboardInterrupt())] == [2, 130]
-    assert capsys.readouterr().err == "two lines\nstopped\n"
 
 
 def test_a_file_that_could_not_be_written_is_refused(tmp_path: Path) -> None:

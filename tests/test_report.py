@@ -181,7 +181,7 @@ def test_errors_are_one_line(runs: Path, tmp_path: Path, capsys: pytest.CaptureF
         (runs, "--frames", "nan"): "--frames: found 'nan', expected a number",
         (runs, "--frames", "1e9"): "no run gets there",
         (runs, "--smooth", "much"): "--smooth: found 'much'",
-        (runs, "--last", "0"): "--last: found '0', expected a whole number above 0",
+        (runs, "--last", "0"): "--last: found '0', expected a whole number, 1 or more",
         (runs, "--last", "2", "--smooth", "2"): "not allowed with argument",
         (runs, "--last", "99"): "--last 99: the longest run has 5 values of eval/return; expected 99 or more",
         (runs, "--metric", "eval/retrun"): "unknown metric 'eval/retrun'; did you mean: eval/return",

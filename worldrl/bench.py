@@ -28,6 +28,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from worldrl.agent import Agent
+from worldrl.command import Parser, command, whole
 from worldrl.config import (
     CheckpointConfig,
     Config,
@@ -39,7 +40,7 @@ from worldrl.config import (
     ScheduleConfig,
 )
 from worldrl.data.replay import Replay
-from worldrl.errors import UserError, check_writable, exit_code
+from worldrl.errors import UserError, check_writable
 from worldrl.nn.precision import choose_device
 from worldrl.registry import OWN_POLICY
 from worldrl.training.speed import Update, make_update
@@ -567,24 +568,18 @@ def parse_shape(text: str) -> tuple[int, int]:
     return int(batch), int(length)
 
 
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"found '{text}', expected a number, 1 or more")
-    return int(text)
-
-
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The options; argparse exits with code 2 for bad ones."""
-    parser = argparse.ArgumentParser(prog="python -m worldrl.bench", description=(__doc__ or "").split("\n\n")[1])
+    """The options of the command."""
+    parser = Parser(prog="python -m worldrl.bench", description=(__doc__ or "").split("\n\n")[1])
     add = parser.add_argument
     add("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure (default: all)")
     add("--agents", nargs="+", choices=list(CASES), default=list(CASES), help="agents to update (default: all)")
     add("--batch", nargs="+", type=parse_shape, help="BxT of pixel agents but SLAC (default: 16x32, on CUDA 50x50)")
-    add("--repeats", type=_count, default=10, help="timed updates, after a warm-up (default: 10)")
+    add("--repeats", type=whole(), default=10, help="timed updates, after a warm-up (default: 10)")
     add("--task", default="walker_walk", help="of the environment and end-to-end parts (default: walker_walk)")
-    add("--seconds", type=_count, default=3, help="per environment (default: 3)")
+    add("--seconds", type=whole(), default=3, help="per environment (default: 3)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--threads", type=_count, help="torch CPU threads (default: torch's own choice)")
+    add("--threads", type=whole(), help="torch CPU threads (default: torch's own choice)")
     add("--sb3", action="store_true", help="also time the SAC of Stable-Baselines3, if it is installed")
     add("--json", type=Path, metavar="PATH", help="write the figures here too")
     return parser.parse_args(argv)
@@ -639,28 +634,26 @@ def agrees(results: Results) -> bool:
     return all(mode["agrees"] for case in results.get("updates", []) for mode in case["modes"].values())
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code: 0, 1 where a fast path differs, 2 for bad input."""
+    """Run the command; returns the exit code, which is 1 where a fast path differs."""
     args = parse_args(argv)
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
-    try:
+    if args.json:
+        check_writable(args.json)
+    if args.sb3:
+        _check_sb3()
+    device = choose_device(args.device)
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    torch.backends.cudnn.benchmark = True  # as in training
+    results = describe_machine(device)
+    console.print(", ".join(f"{key} {value}" for key, value in results.items()))
+    for name, figures in _measure(args, device):
+        results[name] = figures
+        _show(console, name, results)
         if args.json:
-            check_writable(args.json)
-        if args.sb3:
-            _check_sb3()
-        device = choose_device(args.device)
-        if args.threads:
-            torch.set_num_threads(args.threads)
-        torch.backends.cudnn.benchmark = True  # as in training
-        results = describe_machine(device)
-        console.print(", ".join(f"{key} {value}" for key, value in results.items()))
-        for name, figures in _measure(args, device):
-            results[name] = figures
-            _show(console, name, results)
-            if args.json:
-                args.json.write_text(json.dumps(results, indent=2) + "\n")
-    except (UserError, KeyboardInterrupt) as error:
-        return exit_code(error)
+            args.json.write_text(json.dumps(results, indent=2) + "\n")
     if not agrees(results):
         print("error: a fast path differs from the eager float32 update by more than its tolerance", file=sys.stderr)
         return 1

@@ -23,7 +23,7 @@ import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import hydra
 from hydra.core.config_store import ConfigStore
@@ -35,6 +35,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from worldrl.command import Parser, command
 from worldrl.config import (
     MAY_CHANGE,
     Config,
@@ -266,6 +267,7 @@ def _values(override: Override) -> list[Any]:
 # --- running ----------------------------------------------------------------------------------------------------------
 
 
+@command
 def train_main(argv: Sequence[str], presets: Path) -> int:
     """All of ``train.py``: check every argument of every job, then let Hydra run the jobs.
 
@@ -274,32 +276,29 @@ def train_main(argv: Sequence[str], presets: Path) -> int:
         presets: the folder with ``train.yaml``, ``agent/``, ``env/`` and ``experiment/``.
 
     Returns:
-        the exit code: 0, or 2 after one line on stderr about wrong use.
+        the exit code.
     """
-    try:
-        line = read_command_line(argv)
-        if line.help:
-            print(help_text(presets))
-            return 0
-        _refuse_unasked_sweep(line)
-        jobs = list(expand(line.ours))
-        settings = [check(arguments, presets, line.hydra) for arguments in jobs]
-        sweeps = _sweeps(jobs, settings)
-        if line.multirun or line.show:  # a single run finds out by itself
-            from worldrl.agent import check_parts
+    line = read_command_line(argv)
+    if line.help:
+        print(help_text(presets))
+        return 0
+    _refuse_unasked_sweep(line)
+    jobs = list(expand(line.ours))
+    settings = [check(arguments, presets, line.hydra) for arguments in jobs]
+    sweeps = _sweeps(jobs, settings)
+    if line.multirun or line.show:  # a single run finds out by itself
+        from worldrl.agent import check_parts
 
-            for config in settings:
-                check_parts(config)
-        if line.show:
-            print("---\n".join(map(to_yaml, settings)), end="")
-            return 0
-        _store_primary(presets)
-        _check_hydra(line.hydra)
-        _launch(line)
-        for name in sweeps:
-            print(f"curves and tables: python -m worldrl.report {Path(RUNS, name)}")
-    except UserError as error:
-        return exit_code(error)
+        for config in settings:
+            check_parts(config)
+    if line.show:
+        print("---\n".join(map(to_yaml, settings)), end="")
+        return 0
+    _store_primary(presets)
+    _check_hydra(line.hydra)
+    _launch(line)
+    for name in sweeps:
+        print(f"curves and tables: python -m worldrl.report {Path(RUNS, name)}")
     return 0
 
 
@@ -560,26 +559,19 @@ def _first_line(error: Exception) -> str:
 # --- evaluating -------------------------------------------------------------------------------------------------------
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see --help")
-
-
 PLAIN_ONLY = {"seed": "--seed", "json_path": "--json"}
 GRID_ONLY = {"levels": "--level", "seeds": "--seeds", "num_envs": "--envs", "groups": "--groups", "out": "--out"}
 
 
+@command
 def eval_main(argv: Sequence[str]) -> int:
     """All of ``eval.py``: evaluate one run folder, plainly or over a grid of corruptions. Returns the exit code."""
-    try:
-        options = vars(_eval_parser().parse_args(argv))
-        load_config(options["run_dir"])
-        if "corruptions" in options:
-            _evaluate_grid(options)
-        else:
-            _evaluate(options)
-    except (UserError, KeyboardInterrupt) as error:
-        return exit_code(error)
+    options = vars(_eval_parser().parse_args(argv))
+    load_config(options["run_dir"])
+    if "corruptions" in options:
+        _evaluate_grid(options)
+    else:
+        _evaluate(options)
     return 0
 
 
@@ -613,7 +605,7 @@ def _refuse_options(options: Mapping[str, Any], refused: Mapping[str, str], why:
 
 def _eval_parser() -> argparse.ArgumentParser:
     """Options that are not given are not in the result: defaults are those of the functions that take them."""
-    parser = _Parser(
+    parser = Parser(
         prog="eval.py",
         description="Evaluate a trained agent over fresh seeded episodes, or with --corruption over a grid of noise.",
         argument_default=argparse.SUPPRESS,

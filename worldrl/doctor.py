@@ -6,7 +6,6 @@ processes, videos. The exit code is 0 when the default training would start here
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import importlib.metadata
 import json
@@ -26,6 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.console import Console
 
+from worldrl.command import Parser, command
 from worldrl.config import EnvConfig, RenderConfig, ReplayConfig
 from worldrl.envs import rendering
 from worldrl.errors import UserError
@@ -284,9 +284,10 @@ def examine(names: Sequence[str] | None = None) -> Iterator[Check]:
             yield Check(name, gravity, found, REMEDIES.get(name, ""))
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code: 0 when training is possible, else 1."""
-    parser = argparse.ArgumentParser(prog="python -m worldrl.doctor", description=(__doc__ or "").split("\n\n")[0])
+    parser = Parser(prog="python -m worldrl.doctor", description=(__doc__ or "").split("\n\n")[0])
     parser.add_argument("--json", action="store_true", help="print the findings as JSON")
     options = parser.parse_args(argv)
     console = Console(highlight=False, soft_wrap=True, stderr=options.json)

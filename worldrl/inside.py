@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from worldrl.agent import Agent
-from worldrl.errors import UserError, check_out, exit_code
+from worldrl.command import Parser, command, whole
+from worldrl.errors import UserError, check_out
 from worldrl.evaluation import marginal, noise, prediction, probe
 from worldrl.evaluation.recording import Condition, Recorder, conditions
 from worldrl.evaluation.video import check_video
@@ -143,11 +144,8 @@ def make_subject(options: argparse.Namespace) -> Subject:
     """Load the run and check what was asked for.
 
     Raises:
-        UserError: a bad run folder, corruption or number.
+        UserError: a bad run folder or corruption.
     """
-    for name, least in (("episodes", 1), ("rows", 0), ("seed", 0), ("context", 1), ("horizon", 1), ("particles", 1)):
-        if getattr(options, name) < least:
-            raise UserError(f"--{name} {getattr(options, name)}: expected {least} or more")
     agent, config = load_agent(options.run_dir, options.checkpoint, options.device)
     by_kind = conditions(config, options.corruption, options.level, options.burst_length)
     values = {name: getattr(options, name) for name in Settings._fields}
@@ -158,8 +156,8 @@ def make_subject(options: argparse.Namespace) -> Subject:
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The options; argparse exits with code 2 for bad ones."""
-    parser = argparse.ArgumentParser(prog="python -m worldrl.inside", description=(__doc__ or "").split("\n\n")[1])
+    """The options of the command."""
+    parser = Parser(prog="python -m worldrl.inside", description=(__doc__ or "").split("\n\n")[1])
     add = parser.add_argument
     add("run_dir", type=Path, metavar="RUN_DIR", help="a folder that train.py wrote")
     add("--study", choices=[*STUDIES, "all"], default="all", help="default all")
@@ -167,28 +165,26 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--corruption", nargs="+", default=["gaussian", "missing"], metavar="NAME", help="default gaussian missing")
     add("--level", nargs="+", type=float, default=[0.05, 0.2], help="levels beside 0 (default 0.05 0.2)")
     add("--burst-length", type=int, metavar="ROWS", help="of --corruption bursts (default: the run's own, 10 if unset)")
-    add("--episodes", type=int, default=6, help="how many (default 6)")
-    add("--rows", type=int, default=0, help="cut recorded episodes after so many rows (default 0: whole)")
-    add("--seed", type=int, default=1000, help="of the episodes, not of the run (default 1000)")
-    add("--context", type=int, default=5, help="rows that are seen before a prediction (default 5)")
-    add("--horizon", type=int, default=45, help="rows that are predicted (default 45)")
-    add("--particles", type=int, default=8, help="paths beside the single one in the marginal study (default 8)")
+    add("--episodes", type=whole(), default=6, help="how many (default 6)")
+    add("--rows", type=whole(0), default=0, help="cut recorded episodes after so many rows (default 0: whole)")
+    add("--seed", type=whole(0), default=1000, help="of the episodes, not of the run (default 1000)")
+    add("--context", type=whole(), default=5, help="rows that are seen before a prediction (default 5)")
+    add("--horizon", type=whole(), default=45, help="rows that are predicted (default 45)")
+    add("--particles", type=whole(), default=8, help="paths beside the single one in the marginal study (default 8)")
     add("--checkpoint", choices=CHECKPOINTS, default="last", help="default last")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
     return parser.parse_args(argv)
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code: 0, 2 for bad input, 130 after Ctrl-C."""
+    """Run the command; returns the exit code."""
     options = parse_args(argv)
     console = Console(highlight=False, markup=False, soft_wrap=True)
-    try:
-        subject = make_subject(options)
-        names = list(STUDIES) if options.study == "all" else [options.study]
-        if len(run_studies(subject, names, console)) == len(names):
-            raise UserError("no study could be made of this run: see above")
-    except (UserError, KeyboardInterrupt) as error:
-        return exit_code(error)
+    subject = make_subject(options)
+    names = list(STUDIES) if options.study == "all" else [options.study]
+    if len(run_studies(subject, names, console)) == len(names):
+        raise UserError("no study could be made of this run: see above")
     console.print(f"in {subject.settings.out}")
     return 0
 

@@ -6,14 +6,14 @@ A picture with one panel per task, and tables of what the seeds say. ``docs/repo
 from __future__ import annotations
 
 import argparse
-import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from worldrl.errors import UserError, exit_code, unknown, writing
+from worldrl.command import Parser, command, number, positive, whole
+from worldrl.errors import UserError, unknown, writing
 from worldrl.evaluation.curves import Run, Seeded, check_overlap, read_runs, task_name, unlabelled_differences
 from worldrl.evaluation.grids import by_agent, draw_grids, grid_rows, read_grids
 from worldrl.evaluation.plots import Line, Panels, draw, picture_formats
@@ -225,33 +225,6 @@ def write(out: Path, text: str, tables: Mapping[str, Sequence[Row]], kind: str =
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see --help")
-
-
-def _number(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise argparse.ArgumentTypeError(f"found '{text}', expected a number")
-    return value
-
-
-def _positive(text: str) -> float:
-    if (value := _number(text)) <= 0:
-        raise argparse.ArgumentTypeError(f"found '{text}', expected a number above 0")
-    return value
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"found '{text}', expected a whole number above 0")
-    return int(text)
-
-
 def _of_task(text: str) -> tuple[str | None, str]:
     """``[TASK=]X`` as the task, or ``None`` for all of them, and the text of X."""
     task, _, value = text.rpartition("=")
@@ -260,12 +233,12 @@ def _of_task(text: str) -> tuple[str | None, str]:
 
 def _unit(text: str) -> tuple[str | None, float]:
     task, value = _of_task(text)
-    return task, _positive(value)
+    return task, positive(value)
 
 
 def _random(text: str) -> Line:
     task, value = _of_task(text)
-    return Line(task, "random", _number(value))
+    return Line(task, "random", number(value))
 
 
 def _baseline(text: str) -> Line:
@@ -273,12 +246,12 @@ def _baseline(text: str) -> Line:
     task, _, name = place.rpartition(":")
     if not equals or not name:
         raise argparse.ArgumentTypeError(f"found '{text}', expected NAME=VALUE or TASK:NAME=VALUE")
-    return Line(task_name(task) or None, name, _number(value))
+    return Line(task_name(task) or None, name, number(value))
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    parser = _Parser(prog="python -m worldrl.report", description="Learning curves and statistics of run folders.")
+    parser = Parser(prog="python -m worldrl.report", description="Learning curves and statistics of run folders.")
     add = parser.add_argument
     add("run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="run folders, or folders that hold some at any depth")
     add(
@@ -290,12 +263,10 @@ def make_parser() -> argparse.ArgumentParser:
     )
     add("--robustness", action="store_true", help="compare robustness grids (eval.py --corruption) in place of curves")
     add("--metric", default=METRIC, metavar="KEY", help=f"any key of metrics.jsonl (default {METRIC})")
-    add("--frames", type=_positive, metavar="N", help="compare at N frames; shorter runs are left out")
+    add("--frames", type=positive, metavar="N", help="compare at N frames; shorter runs are left out")
     means = parser.add_mutually_exclusive_group()
-    means.add_argument(
-        "--smooth", type=_positive, metavar="N", help="mean over the last N frames, for training returns"
-    )
-    means.add_argument("--last", type=_count, metavar="N", help="mean over the last N values, such as 100 episodes")
+    means.add_argument("--smooth", type=positive, metavar="N", help="mean over the last N frames, for training returns")
+    means.add_argument("--last", type=whole(), metavar="N", help="mean over the last N values, such as 100 episodes")
     add("--label", action="append", default=[], metavar="KEY", help="a setting that tells agents apart; repeatable")
     add("--random", type=_random, action="append", default=[], metavar="[TASK=]X", help="the random policy's return")
     add(
@@ -373,12 +344,10 @@ def _estimates(tables: Mapping[str, Sequence[Row]]) -> dict[str, Estimate]:
     return {row["agent"]: row["iqm"] for row in tables.get("aggregate", ())}
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
-    """All of ``python -m worldrl.report``. Returns the exit code: 0, or 2 after one line on stderr about wrong use."""
-    try:
-        print(report(make_parser().parse_args(argv)))
-    except UserError as error:
-        return exit_code(error)
+    """All of ``python -m worldrl.report``. Returns the exit code."""
+    print(report(make_parser().parse_args(argv)))
     return 0
 
 

@@ -21,10 +21,11 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from worldrl.cli import RUNS, expand, read_command_line, run_name
+from worldrl.command import command
 from worldrl.config import CONFIG_FILE, FOREIGN, Config, check_keys, config_from_dict, config_to_dict, known_keys
 from worldrl.envs.stream import EVAL, TRAIN, episode_seed
 from worldrl.envs.vector import make_env
-from worldrl.errors import UserError, exit_code, unknown, writing
+from worldrl.errors import UserError, unknown, writing
 from worldrl.training.logging import Logger, Progress
 
 ALGORITHMS = {"ppo": "PPO", "ddpg": "DDPG", "td3": "TD3", "sac": "SAC", "a2c": "A2C"}
@@ -215,18 +216,16 @@ def parse(argv: Sequence[str]) -> tuple[str, Config, Path, dict[str, Any]]:
     return algorithm, config, Path(folder or Path(RUNS) / run_name(config)), arguments
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code: 0, 2 after one line about wrong use, 130 after Ctrl-C."""
+    """The command; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
     if "-h" in argv or "--help" in argv:
         print(USAGE)
         return 0
-    try:
-        start = time.perf_counter()
-        train(*parse(argv))
-        print(f"{time.perf_counter() - start:.0f} s")
-    except (UserError, KeyboardInterrupt) as error:
-        return exit_code(error)
+    start = time.perf_counter()
+    train(*parse(argv))
+    print(f"{time.perf_counter() - start:.0f} s")
     return 0
 
 

@@ -309,8 +309,8 @@ def test_the_command_skips_what_the_agent_cannot(tmp_path: Path, capsys: pytest.
     [
         ("--corruption gausian", "did you mean: env.corruption.gaussian"),
         ("--corruption missing --level 1.5", "missing: found 1.5"),
-        ("--episodes 0", "--episodes 0: expected 1 or more"),
-        ("--horizon 0", "--horizon 0: expected 1 or more"),
+        ("--episodes 0", "--episodes: found '0', expected a whole number, 1 or more"),
+        ("--horizon 0", "--horizon: found '0', expected a whole number, 1 or more"),
         ("--study prediction", "longer than any episode"),
         ("--out {run}/config.yaml/x", "choose another folder with --out"),
         ("--device cuda:99", "device"),

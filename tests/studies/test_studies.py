@@ -220,9 +220,9 @@ def test_wrong_use_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     assert main(["bandit", "--policy", "lattent", "--out", str(tmp_path)]) == 2
     assert "unknown policy 'lattent'" in capsys.readouterr().err
     for arguments, message in (
-        (["bandit", "--seeds", "0"], "found '0', expected a whole number above 0"),
-        (["counterexample", "--k", "1"], "found '1', expected a whole number above 1"),
-        (["counterexample", "--gamma", "x"], "found 'x', expected a number above 0 and at most 1"),
+        (["bandit", "--seeds", "0"], "found '0', expected a whole number, 1 or more"),
+        (["counterexample", "--k", "1"], "found '1', expected a whole number, 2 or more"),
+        (["counterexample", "--gamma", "2"], "found '2', expected a number above 0 and at most 1"),
         (["marginal", str(tmp_path / "none")], "none"),
     ):
         assert main([*arguments, "--out", str(tmp_path)]) == 2

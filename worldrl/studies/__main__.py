@@ -12,11 +12,12 @@ import platform
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import torch
 
-from worldrl.errors import Diverged, UserError, check_out, exit_code
+from worldrl.command import Parser, command, positive, whole
+from worldrl.errors import Diverged, check_out
 from worldrl.policies.latent import LatentGaussian
 from worldrl.registry import known_parts
 from worldrl.studies import along, bandit, entropy, marginal, plots, variance
@@ -27,62 +28,39 @@ LATENT = "latent"
 PARTICLES = (1, 2, 4, 8, 16, 32)
 
 
-class _Parser(argparse.ArgumentParser):
-    """One line instead of a usage block."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see --help")
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"found '{text}', expected a whole number above 0")
-    return int(text)
-
-
-def _branches(text: str) -> int:
-    if not text.isdecimal() or int(text) < 2:
-        raise argparse.ArgumentTypeError(f"found '{text}', expected a whole number above 1")
-    return int(text)
-
-
 def _discount(text: str) -> float:
-    try:
-        gamma = float(text)
-    except ValueError:
-        gamma = math.nan
-    if not 0 < gamma <= 1:
+    if (gamma := positive(text)) > 1:
         raise argparse.ArgumentTypeError(f"found '{text}', expected a number above 0 and at most 1")
     return gamma
 
 
 def make_parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    parser = _Parser(prog="python -m worldrl.studies", description="Small studies of estimators and policies.")
-    studies = parser.add_subparsers(dest="study", required=True, parser_class=_Parser)
+    parser = Parser(prog="python -m worldrl.studies", description="Small studies of estimators and policies.")
+    studies = parser.add_subparsers(dest="study", required=True, parser_class=Parser)
     modes = studies.add_parser("bandit", help="which policies find all four best actions?")
     modes.add_argument("--policy", nargs="+", default=known_parts("policy"), metavar="NAME", help="default: all")
-    modes.add_argument("--seeds", type=_count, default=10, metavar="N", help="default 10")
+    modes.add_argument("--seeds", type=whole(), default=10, metavar="N", help="default 10")
     entropies = studies.add_parser("entropy", help="estimates of the marginal entropy against the truth")
     entropies.add_argument("run_dirs", nargs="*", type=Path, metavar="RUN_DIR", help="default: train on the bandit")
-    entropies.add_argument("--states", type=_count, default=16, metavar="N", help="of an episode (default 16)")
+    entropies.add_argument("--states", type=whole(), default=16, metavar="N", help="of an episode (default 16)")
     entropies.add_argument(
-        "--pool", type=_count, metavar="N", help="latents for the truth (1e5, of a world model 2000)"
+        "--pool", type=whole(), metavar="N", help="latents for the truth (1e5, of a world model 2000)"
     )
-    entropies.add_argument("--until", type=_count, metavar="FRAMES", help="train the runs on, and look as they learn")
-    entropies.add_argument("--every", type=_count, default=2_500, metavar="FRAMES", help="with --until (default 2500)")
+    entropies.add_argument("--until", type=whole(), metavar="FRAMES", help="train the runs on, and look as they learn")
+    entropies.add_argument("--every", type=whole(), default=2_500, metavar="FRAMES", help="with --until (default 2500)")
     noises = studies.add_parser("variance", help="noise of the entropy estimate and of its gradient")
     noises.add_argument("run_dir", nargs="?", type=Path, metavar="RUN_DIR", help="default: train on the bandit")
-    noises.add_argument("--repeats", type=_count, default=100, metavar="N", help="gradients (default 100)")
+    noises.add_argument("--repeats", type=whole(), default=100, metavar="N", help="gradients (default 100)")
     for each in (modes, entropies, noises):
         each.add_argument(
-            "--steps", type=_count, default=1500, metavar="N", help="updates on the bandit (default 1500)"
+            "--steps", type=whole(), default=1500, metavar="N", help="updates on the bandit (default 1500)"
         )
     learned = studies.add_parser("marginal", help="MIRACLE's marginal policy against the actions that are taken")
     learned.add_argument("run_dir", type=Path, metavar="RUN_DIR")
-    learned.add_argument("--actions", type=_count, default=5_000, metavar="N", help="of the agent (default 5000)")
+    learned.add_argument("--actions", type=whole(), default=5_000, metavar="N", help="of the agent (default 5000)")
     wrong = studies.add_parser("counterexample", help="how often does maximum entropy, or VIREL, act wrongly?")
-    wrong.add_argument("--k", type=_branches, nargs="+", default=[10, 100], help="worthless actions (default 10 100)")
+    wrong.add_argument("--k", type=whole(2), nargs="+", default=[10, 100], help="worthless actions (default 10 100)")
     wrong.add_argument("--gamma", type=_discount, default=0.99, help="discount (default 0.99)")
     for each in (modes, entropies, noises, learned, wrong):
         each.add_argument("--out", type=Path, default=Path("studies"), metavar="FOLDER", help="default studies")
@@ -241,16 +219,14 @@ STUDIES = {
 }
 
 
+@command
 def main(argv: Sequence[str] | None = None) -> int:
-    """All of ``python -m worldrl.studies``. Returns the exit code: 0, 2 (wrong use) or 130 (Ctrl-C)."""
-    try:
-        options = make_parser().parse_args(argv)
-        check_out(options.out)
-        picture = options.out / f"{options.study}.png"
-        write_numbers(options, STUDIES[options.study](options, picture))
-        print(f"written: {picture}, {_numbers(options)}")
-    except (UserError, KeyboardInterrupt) as error:
-        return exit_code(error)
+    """All of ``python -m worldrl.studies``. Returns the exit code."""
+    options = make_parser().parse_args(argv)
+    check_out(options.out)
+    picture = options.out / f"{options.study}.png"
+    write_numbers(options, STUDIES[options.study](options, picture))
+    print(f"written: {picture}, {_numbers(options)}")
     return 0
 
 

@@ -1,0 +1,46 @@
+import argparse
+
+import pytest
+
+from worldrl.command import Parser, command, number, positive, whole
+from worldrl.errors import UserError
+
+
+def test_what_ends_a_command_is_one_line_and_a_code(capsys: pytest.CaptureFixture[str]) -> None:
+    @command
+    def main(error: BaseException | None = None) -> int:
+        """Its own words."""
+        if error:
+            raise error
+        return 1
+
+    assert [main(), main(UserError("two\n  lines")), main(error=KeyboardInterrupt())] == [1, 2, 130]
+    assert capsys.readouterr().err == "two lines\nstopped\n"
+    assert main.__doc__ == "Its own words."
+    with pytest.raises(ZeroDivisionError):  # a fault of ours keeps its traceback
+        main(ZeroDivisionError())
+
+
+def test_a_wrong_option_is_one_line_without_the_usage() -> None:
+    parser = Parser()
+    parser.add_argument("--n", type=whole(2))
+    for argv, found in ((["--m"], "unrecognized arguments: --m"), (["--n", "1"], "expected a whole number, 2 or more")):
+        with pytest.raises(UserError, match=f"{found}; see --help$"):
+            parser.parse_args(argv)
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        (number, {"-1e3": -1000.0, "0": 0.0}, ["nan", "inf", "x", ""]),
+        (positive, {"0.5": 0.5}, ["0", "-1", "nan", "x"]),
+        (whole(), {"1": 1, "12": 12}, ["0", "-1", "1.5", "x", ""]),
+        (whole(0), {"0": 0}, ["-1", "x"]),
+    ],
+)
+def test_numbers_keep_their_bounds(kind: object, good: dict[str, float], bad: list[str]) -> None:
+    assert callable(kind)
+    assert {text: kind(text) for text in good} == good
+    for text in bad:
+        with pytest.raises(argparse.ArgumentTypeError, match=f"found '{text}', expected a"):
+            kind(text)

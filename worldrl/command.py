@@ -1,0 +1,62 @@
+"""What the commands share: exit codes, and a parser whose complaints are one line as all others."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import math
+from collections.abc import Callable
+from typing import NoReturn, ParamSpec
+
+from worldrl.errors import UserError, exit_code
+
+P = ParamSpec("P")
+
+
+def command(main: Callable[P, int]) -> Callable[P, int]:
+    """``main`` with the exit code 2, after one line on stderr, for bad input, and 130 for Ctrl-C."""
+
+    @functools.wraps(main)
+    def run(*args: P.args, **kwargs: P.kwargs) -> int:
+        try:
+            return main(*args, **kwargs)
+        except (UserError, KeyboardInterrupt) as error:
+            return exit_code(error)
+
+    return run
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises ``UserError`` where another prints a usage block and exits."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+
+def number(text: str) -> float:
+    """Any finite number."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"found '{text}', expected a number")
+    return value
+
+
+def positive(text: str) -> float:
+    """A number above 0."""
+    if (value := number(text)) <= 0:
+        raise argparse.ArgumentTypeError(f"found '{text}', expected a number above 0")
+    return value
+
+
+def whole(least: int = 1) -> Callable[[str], int]:
+    """Whole numbers from ``least``, 0 or more, on."""
+
+    def parse(text: str) -> int:
+        if not text.isdecimal() or int(text) < least:
+            raise argparse.ArgumentTypeError(f"found '{text}', expected a whole number, {least} or more")
+        return int(text)
+
+    return parse
