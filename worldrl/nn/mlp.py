@@ -105,7 +105,7 @@ class TwinQ(nn.Module):
             x = self._split(feat, action, len(lead), weights[0], biases[0])
         x = self.activation(x).flatten(1, -2)  # (n, N, units)
         for weight, bias in zip(weights[1:-1], biases[1:-1], strict=True):
-            x = self.activation(torch.baddbmm(bias, x, weight))
+            x = self.activation(torch.bmm(x, weight).add_(bias))  # baddbmm copies the bias out first
         # One output column: a batched product is slow on CPUs and would round Q to bf16 under autocast.
         q = (x * weights[-1].mT).sum(-1) + biases[-1][..., 0]
         return q.float().reshape(-1, *lead)
@@ -113,7 +113,7 @@ class TwinQ(nn.Module):
     @staticmethod
     def _joint(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """First layer where nothing broadcasts: (N, F + A) -> (n, N, units)."""
-        return torch.baddbmm(bias, x.expand(len(weight), -1, -1), weight)
+        return torch.bmm(x.expand(len(weight), -1, -1), weight).add_(bias)
 
     def _split(self, feat: Tensor, action: Tensor, axes: int, weight: Tensor, bias: Tensor) -> Tensor:
         """First layer with broadcasting: each input is projected at its own shape -> (n, *lead, units)."""
