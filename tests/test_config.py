@@ -18,7 +18,7 @@ from worldrl.config import (
     save_config,
 )
 from worldrl.errors import UserError
-from worldrl.registry import AGENTS, PARTS, agent_label, canonical, known_agents, load_class, settings_of, shared_fields
+from worldrl.registry import AGENTS, PARTS, agent_label, canonical, load_class, settings_of, shared_fields
 
 
 class ToyHead:
@@ -35,6 +35,16 @@ class ToyHead:
         def __post_init__(self) -> None:
             if self.lr <= 0:
                 raise ValueError(f"lr {self.lr}: expected more than 0")
+
+
+class OddHead:
+    """Names and ranges of its own."""
+
+    @dataclass(frozen=True)
+    class Config:
+        offset: int = -1
+        gamma: float = 1.5
+        units: int = 0
 
 
 class ToyBelief:
@@ -74,11 +84,22 @@ def test_defaults_are_the_dataclasses() -> None:
     assert (config.agent, config.belief["name"], config.head["name"]) == ("smac", "rssm", "smac")
 
 
-@pytest.mark.parametrize("agent", known_agents())
+@pytest.mark.parametrize("agent", AGENTS)
 def test_an_agent_brings_its_parts(agent: str) -> None:
     config = config_from_dict({"agent": agent})
     assert config.agent == agent
     assert {kind: getattr(config, kind)["name"] for kind in PARTS} == {"policy": "own", **AGENTS[agent]}
+
+
+def test_a_users_own_part_judges_its_settings_itself() -> None:
+    name = f"{__name__}:OddHead"
+    assert config_from_dict({"belief": BELIEF, "head": name}).head == {
+        "name": name,
+        "offset": -1,
+        "gamma": 1.5,
+        "units": 0,
+    }
+    assert refusal({"head": "sac", "head.gamma": 1.5}) == "head.gamma: found 1.5, expected a number in [0, 1]"
 
 
 def test_nested_and_dotted_settings_are_the_same() -> None:

@@ -174,6 +174,9 @@ def test_wrong_calls_are_refused_in_one_line(both: Path, pixels: Path, tmp_path:
             policy.act(*arguments)
     with pytest.raises(UserError, match=r"prev_action: found shape \(1, 2\), expected \(2, 1\) or \(1,\)"):
         policy.act(observations(2), prev_action=[0.0, 1.0])
+    for action, found in (([[0.0], [np.nan]], "nan"), ([[0.0], [-1.5]], "-1.5")):
+        with pytest.raises(UserError, match=rf"prev_action: found {found}, expected numbers in \[-1, 1\]"):
+            policy.act(observations(2), prev_action=action)
     with pytest.raises(UserError, match="no run in"):
         worldrl.load(tmp_path)
     with pytest.raises(UserError, match="did you mean: last"):

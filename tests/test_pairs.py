@@ -11,9 +11,9 @@ import pytest
 
 from tests.conftest import PIXEL_SPEC, STATE_SPEC
 from worldrl.agent import Agent
-from worldrl.cli import compose
+from worldrl.cli import compose, preset_names
 from worldrl.errors import UserError
-from worldrl.registry import AGENTS, BELIEFS, HEADS, POLICIES
+from worldrl.registry import BELIEFS, HEADS, PARTS, POLICIES
 from worldrl.training import loop
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,16 +59,16 @@ def refusal(arguments: dict[str, Any]) -> str:
 def test_the_tables_have_every_pair_and_every_agent() -> None:
     assert set(table("belief")) == set(PAIRS)
     assert set(table("policy")) == set(CHOICES)
-    plain = {agent: (parts["belief"], parts["head"]) for agent, parts in AGENTS.items() if "policy" not in parts}
-    assert named("belief") == plain
-    chosen = {agent: (parts["policy"], parts["head"]) for agent, parts in AGENTS.items() if "policy" in parts}
-    assert named("policy") == chosen
+    agents = {agent: compose({"agent": agent}, PRESETS) for agent in preset_names(PRESETS, "agent")}
+    belief, head, policy = ({agent: getattr(c, kind)["name"] for agent, c in agents.items()} for kind in PARTS)
+    assert named("belief") == {agent: (belief[agent], head[agent]) for agent in agents if policy[agent] == "own"}
+    assert named("policy") == {agent: (policy[agent], head[agent]) for agent in agents if policy[agent] != "own"}
 
 
 @pytest.mark.parametrize(("belief", "head"), PAIRS)
 def test_the_table_says_which_belief_is_refused(belief: str, head: str) -> None:
     """Under the settings of every agent; only the notes below the table add to what a pair is refused for."""
-    for agent in AGENTS:
+    for agent in preset_names(PRESETS, "agent"):
         config = compose({"agent": agent}, PRESETS)
         for_vectors = belief == "identity" and config.env.obs == "pixels"
         too_short = belief == "slac" and config.replay.length < 9

@@ -46,6 +46,13 @@ def test_evaluates_on_time_and_counts_frames(run: Path) -> None:
     assert (run / sb3.MODEL_FILE).is_file()
 
 
+def test_it_goes_on_to_the_last_frame_where_episodes_end_within_a_repeat(tmp_path: Path) -> None:
+    """334 actions of three frames are an episode of 1,000 frames."""
+    settings = ("task=cartpole_balance", "frames=1002", "env.action_repeat=3", "eval.every=5000", "eval.episodes=1")
+    command("ppo", *settings, "sb3.n_steps=64", "sb3.batch_size=64", f"dir={tmp_path / 'run'}")
+    assert [frames for frames, _ in records(tmp_path / "run", "eval/return")] == [0, 1003]
+
+
 def test_the_report_shows_it_beside_our_own_agents(run: Path, tmp_path: Path) -> None:
     ours = {"agent": "sac", "task": "cartpole_balance", "env.obs": "state", "env.action_repeat": 4, "frames": 2000}
     quiet = {"eval.every": 1000, "eval.episodes": 1, "eval.video": False, "log.tensorboard": False}

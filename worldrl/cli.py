@@ -35,7 +35,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from worldrl.command import Parser, command
+from worldrl.command import Parser, command, whole
 from worldrl.config import (
     MAY_CHANGE,
     Config,
@@ -612,8 +612,8 @@ def _eval_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("run_dir", type=Path, metavar="RUN_DIR", help="a folder that train.py wrote")
-    add("--episodes", type=int, help="how many, for each seed and cell of a grid (default 10)")
-    add("--seed", type=int, help="of the episodes, not of the run (default 1000)")
+    add("--episodes", type=whole(), help="how many, for each seed and cell of a grid (default 10)")
+    add("--seed", type=whole(0), help="of the episodes, not of the run (default 1000)")
     add("--checkpoint", choices=("last", "best"), help="default last")
     add("--sample", action="store_true", dest="explore", help="sample the policy; without it, its mode")
     add("--video", nargs="?", type=Path, const=True, metavar="PATH", help="write the first episode here")
@@ -623,8 +623,8 @@ def _eval_parser() -> argparse.ArgumentParser:
     add = grid.add_argument
     add("--corruption", nargs="+", dest="corruptions", metavar="KIND", help="gaussian, missing, ... (see the page)")
     add("--level", nargs="+", type=float, dest="levels", metavar="X", help="levels, larger is worse; clean is included")
-    add("--seeds", nargs="+", type=int, metavar="N", help="of the episodes (default 1000)")
+    add("--seeds", nargs="+", type=whole(0), metavar="N", help="of the episodes (default 1000)")
     add("--groups", nargs="+", metavar="NAME", help="corrupt these sensors only, such as velocity (default all)")
-    add("--envs", type=int, dest="num_envs", metavar="N", help="environments side by side (default 8)")
+    add("--envs", type=whole(), dest="num_envs", metavar="N", help="environments side by side (default 8)")
     add("--out", type=Path, metavar="DIR", help="for table, plot and videos (default RUN_DIR/robustness)")
     return parser

@@ -211,8 +211,6 @@ def _check_range(key: str, value: Any) -> None:
     group, _, name = key.rpartition(".")
     if group == "env.corruption" and name in LEVELS:
         check_level(key, name, value)
-    if group in PARTS:
-        _check_part_range(key, name, value)
     if key == "seed" and value > MAX_SEED:
         raise _wrong(key, value, f"at most {MAX_SEED}")
     if key == "env.render.size" and value != IMAGE_SIZE:
@@ -220,7 +218,7 @@ def _check_range(key: str, value: Any) -> None:
 
 
 def _check_part_range(key: str, name: str, value: Any) -> None:
-    """The same for a setting of a part."""
+    """The same for a setting of a registered part; a user's own class judges its settings itself."""
     if isinstance(value, int) and value < (least := int(name in (*SIZES, "critic_layers"))):
         raise _wrong(key, value, f"{least} or more")
     if name in SHARES and not 0 <= value <= 1:
@@ -358,6 +356,9 @@ def config_from_dict(settings: Mapping[str, Any]) -> Config:
     values["agent"] = agent
     for key, value in values.items():
         _check_range(key, value)
+        kind, _, name = key.partition(".")
+        if kind in PARTS and parts[kind] in PARTS[kind]:
+            _check_part_range(key, name, value)
     config = _assemble(Config, "", {**values, **_part_dicts(values, parts)})
     _check_together(config)
     return config

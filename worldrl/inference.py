@@ -249,6 +249,9 @@ def _check_action(action: ArrayLike, expected: tuple[int, ...]) -> np.ndarray:
     array = np.atleast_2d(np.asarray(action, np.float32))
     if array.shape != expected:
         raise UserError(f"prev_action: found shape {array.shape}, expected {expected} or {expected[1:]} for one")
+    if not (np.abs(array) <= 1.0).all():
+        worst = float(array.flat[np.abs(array).argmax()])
+        raise UserError(f"prev_action: found {worst:g}, expected numbers in [-1, 1], as act returns them")
     return array
 
 

@@ -164,7 +164,12 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--out", type=Path, metavar="DIR", help="where to (default RUN_DIR/inside)")
     add("--corruption", nargs="+", default=["gaussian", "missing"], metavar="NAME", help="default gaussian missing")
     add("--level", nargs="+", type=float, default=[0.05, 0.2], help="levels beside 0 (default 0.05 0.2)")
-    add("--burst-length", type=int, metavar="ROWS", help="of --corruption bursts (default: the run's own, 10 if unset)")
+    add(
+        "--burst-length",
+        type=whole(),
+        metavar="ROWS",
+        help="of bursts (default: the run's own, 10 if unset)",
+    )
     add("--episodes", type=whole(), default=6, help="how many (default 6)")
     add("--rows", type=whole(0), default=0, help="cut recorded episodes after so many rows (default 0: whole)")
     add("--seed", type=whole(0), default=1000, help="of the episodes, not of the run (default 1000)")

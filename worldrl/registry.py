@@ -34,7 +34,7 @@ POLICIES: dict[str, str] = {
     "latent": "worldrl.policies.latent:LatentGaussian",
 }
 ALIASES: dict[str, dict[str, str]] = {"belief": {}, "head": {"latent_sac": "sac"}, "policy": {}}
-AGENTS: dict[str, dict[str, str]] = {
+AGENTS: dict[str, dict[str, str]] = {  # whose parts make them; others are presets that also have settings
     "smac": {"belief": "rssm", "head": "smac"},
     "latent_sac": {"belief": "rssm", "head": "sac"},
     "dreamer": {"belief": "rssm", "head": "dreamer"},
@@ -48,17 +48,9 @@ AGENTS: dict[str, dict[str, str]] = {
     "smac_state": {"belief": "identity", "head": "sac", "policy": "latent"},
     "miracle": {"belief": "identity", "head": "miracle"},
     "virel": {"belief": "identity", "head": "virel"},
-    "virel_beta": {"belief": "identity", "head": "virel"},
-    "virel1": {"belief": "identity", "head": "virel"},
-    "virel2": {"belief": "identity", "head": "virel"},
 }
 PARTS: dict[str, dict[str, str]] = {"belief": BELIEFS, "head": HEADS, "policy": POLICIES}
 DEFAULTS: dict[str, str] = {"policy": OWN_POLICY}  # parts that an agent need not name
-
-
-def known_agents() -> list[str]:
-    """Names of the agents that the package ships."""
-    return sorted(AGENTS)
 
 
 def known_parts(kind: str) -> list[str]:

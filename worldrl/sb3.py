@@ -26,6 +26,7 @@ from worldrl.config import CONFIG_FILE, FOREIGN, Config, check_keys, config_from
 from worldrl.envs.stream import EVAL, TRAIN, episode_seed
 from worldrl.envs.vector import make_env
 from worldrl.errors import UserError, unknown, writing
+from worldrl.training.clocks import Every
 from worldrl.training.logging import Logger, Progress
 
 ALGORITHMS = {"ppo": "PPO", "ddpg": "DDPG", "td3": "TD3", "sac": "SAC", "a2c": "A2C"}
@@ -89,7 +90,7 @@ def train(algorithm: str, config: Config, run_dir: Path, arguments: dict[str, An
         stack.callback(logger.close)
         watch = _watcher(config, evaluation, logger)
         stack.callback(watch.progress.close)
-        model.learn(total_timesteps=-(-config.frames // config.env.action_repeat), callback=watch)
+        model.learn(total_timesteps=config.frames, callback=watch)  # the callback ends it: steps are of several frames
         if config.eval.every:
             watch.evaluate()
         model.save(run_dir / MODEL_FILE)
@@ -145,7 +146,7 @@ def _watcher(config: Config, env: Env, logger: Logger) -> Any:
         def __init__(self) -> None:
             super().__init__()
             self.frames = 0
-            self.next_evaluation = config.eval.every or float("inf")
+            self.due = Every(config.eval.every)
             self.progress = Progress(config.frames, enabled=config.log.progress)
 
         def _on_training_start(self) -> None:
@@ -157,10 +158,8 @@ def _watcher(config: Config, env: Env, logger: Logger) -> Any:
             self.frames += info["frames"]
             if "episode" in info:
                 self.record({"episode/return": float(info["episode"]["r"])})
-            if self.frames >= self.next_evaluation:
-                self.next_evaluation += config.eval.every
-                if self.frames < config.frames:
-                    self.evaluate()
+            if self.due(self.frames) and self.frames < config.frames:
+                self.evaluate()
             self.progress.update(self.frames)
             return self.frames < config.frames
 

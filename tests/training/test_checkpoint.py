@@ -168,13 +168,11 @@ def test_two_at_the_same_frame(tmp_path: Path) -> None:
 def test_best(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.best() is None
-    assert checkpoints.best_score() is None
     checkpoints.save(5, {"n": 0})
     checkpoints.save_best(10, 3.5, {"n": 1})
     path = checkpoints.save_best(7, 4.5, {"n": 2})  # after a resume from an earlier frame
     checkpoints.save(20, {"n": 3})
     assert checkpoints.best() == path
-    assert checkpoints.best_score() == 4.5
     assert checkpoints.load(path) == {"n": 2}
     assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["best-000000007", "step-000000020"]
 
@@ -191,6 +189,14 @@ def test_nothing_to_find(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is not a folder"):
         Checkpoints(tmp_path).load(tmp_path / "checkpoints/step-000000001")
     assert listing(tmp_path) == []
+
+
+def test_a_checkpoint_without_a_replay_leaves_no_rows_behind(tmp_path: Path) -> None:
+    checkpoints, replay = Checkpoints(tmp_path), filled(3)
+    checkpoints.save(10, {"n": 1}, replay)
+    assert listing(tmp_path / "replay")
+    checkpoints.save(20, {"n": 2})
+    assert not listing(tmp_path / "replay")
 
 
 def test_half_written(tmp_path: Path) -> None:
@@ -381,10 +387,11 @@ def test_a_kill_at_any_moment_leaves_a_complete_checkpoint(tmp_path: Path) -> No
     warm_up.join()
     rng = random.Random(0)
     checkpoints, reached, interrupted, best_score = Checkpoints(tmp_path), 0, 0, 0.0
+    patience = 1.0  # grows where the machine is too busy for a child to get anywhere
     for _ in range(40):
         child = context.Process(target=save_forever, args=(str(tmp_path),))
         child.start()
-        time.sleep(rng.uniform(0.03, 0.2))
+        time.sleep(patience * rng.uniform(0.03, 0.2))
         assert child.pid is not None
         os.kill(child.pid, signal.SIGKILL)
         child.join()
@@ -393,11 +400,13 @@ def test_a_kill_at_any_moment_leaves_a_complete_checkpoint(tmp_path: Path) -> No
         path = checkpoints.latest()
         if path is None:
             assert reached == 0
+            patience *= 1.3
             continue
         state, replay = checkpoints.load(path), Replay(SPEC, 2000)
         assert checkpoints.load_replay(path, replay)
         n = state["n"]
         assert n >= reached
+        patience *= 1.3 if n == reached else 1.0
         assert (state["w"] == n).all()
         assert len(replay) == min(2000, 100 * n)
         batch = replay.window(np.array([100 * n - 50]), np.array([0]), 50)

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -579,6 +580,29 @@ def test_a_dead_worker_is_named_and_the_run_can_go_on(tmp_path: Path) -> None:
     finally:
         trainer.close()
     assert Checkpoints(tmp_path / "run").load(Checkpoints(tmp_path / "run").find())["frames"] == frames
+
+
+def test_a_worker_that_dies_in_the_first_evaluation_leaves_nothing_to_continue(tmp_path: Path, monkeypatch) -> None:
+    trainer = make_trainer({**STATE, "env.num_envs": 2}, tmp_path / "run")
+
+    def dies(*_: Any, **__: Any) -> None:
+        raise WorkerError("environment 1 died", 1)
+
+    monkeypatch.setattr(loop, "run_episodes", dies)
+    try:
+        with pytest.raises(WorkerError, match=r"environment 1 died; start the run again$"):
+            trainer.run()
+    finally:
+        trainer.close()
+    assert Checkpoints(tmp_path / "run").latest() is None
+
+
+def test_a_run_in_another_thread(tmp_path: Path) -> None:
+    """Python gives signals to the main thread alone."""
+    settings = {**STATE, "frames": 400, "schedule.prefill": 200, "eval.every": 0}
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(train, settings, tmp_path / "run").result()
+    assert Checkpoints(tmp_path / "run").reached(400)
 
 
 @pytest.mark.parametrize("num_envs", [1, 2])

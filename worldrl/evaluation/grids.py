@@ -16,7 +16,7 @@ import numpy as np
 
 from worldrl.errors import UserError
 from worldrl.evaluation.curves import labelled
-from worldrl.evaluation.plots import PANEL, draw_band, legend, limits, looks_of, picture
+from worldrl.evaluation.plots import PANEL, draw_band, legend, limits, looks_of, number_of, picture
 from worldrl.evaluation.statistics import mean_and_deviation
 from worldrl.evaluation.tables import Row
 
@@ -144,7 +144,7 @@ def draw_grids(path: Path, grids: Sequence[Grid]) -> None:
                 axes.remove()
             line[0].set(ylabel="return", ylim=limits(list(g.cells.values()) for same in agents.values() for g in same))
         runs = {agent: {len(agents[agent]) for agents in groups.values() if agent in agents} for agent in looks}
-        counts = {agent: f"{'-'.join(map(str, sorted(n)))} run{'s' * (max(n) > 1)}" for agent, n in runs.items()}
+        counts = {agent: number_of("run", n) for agent, n in runs.items()}
         legend(figure, counts, looks)
 
 

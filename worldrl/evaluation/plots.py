@@ -132,9 +132,12 @@ def _seeds(panels: Panels) -> dict[str, str]:
     for panel in panels.values():
         for agent, curves in panel.items():
             counts.setdefault(agent, set()).add(len(curves))
-    return {
-        agent: f"{'-'.join(map(str, sorted({min(n), max(n)})))} seed{'s' * (max(n) > 1)}" for agent, n in counts.items()
-    }
+    return {agent: number_of("seed", n) for agent, n in counts.items()}
+
+
+def number_of(thing: str, counts: set[int]) -> str:
+    """``1 seed``, ``5 seeds``, or ``3-5 seeds`` where counts differ."""
+    return f"{'-'.join(map(str, sorted({min(counts), max(counts)})))} {thing}{'s' * (max(counts) > 1)}"
 
 
 def _width(texts: Iterable[str]) -> float:

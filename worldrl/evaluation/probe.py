@@ -23,6 +23,7 @@ from worldrl.evaluation.recording import Condition, Episode, Filtered, Recorder
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # on features of unit variance, beside a mean over rows
 UNTRAINED = 0x554E54  # seed key of the fresh weights
+STILL = 1e-6  # standard deviation below which a coordinate does not move
 
 
 class Probe(NamedTuple):
@@ -50,19 +51,19 @@ def r_squared(y: np.ndarray, guess: np.ndarray) -> np.ndarray:
     """(N, D), (N, D) -> (D,): 1 is perfect, 0 as good as the mean; NaN for a coordinate that does not move."""
     total = np.square(y - y.mean(0)).sum(0)
     left = np.square(y - guess).sum(0)
-    still = y.std(0) < 1e-6
+    still = y.std(0) < STILL
     return np.where(still, np.nan, 1.0 - left / np.where(still, 1.0, total))
 
 
 def choose_penalty(x: Sequence[np.ndarray], y: Sequence[np.ndarray]) -> float:
     """The penalty with the least error on each episode (T, F), (T, D) in turn, fitted on the others.
 
-    Coordinates count by their variance; a single episode is cut in two.
+    Coordinates count by their variance, those that do not move do not count; a single episode is cut in two.
     """
     if len(x) == 1:
         x, y = np.array_split(x[0], 2), np.array_split(y[0], 2)
     scale = np.concatenate(y).std(0)
-    scale = np.where(scale > 0, scale, 1.0)
+    scale = np.where(scale < STILL, np.inf, scale)
 
     def error(penalty: float) -> float:
         total = 0.0

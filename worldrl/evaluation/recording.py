@@ -17,10 +17,11 @@ import torch
 from torch import Tensor
 
 from worldrl.agent import Agent
-from worldrl.config import Config, CorruptionConfig, config_from_dict, config_to_dict, flatten
+from worldrl.config import LEVELS, Config, CorruptionConfig, config_from_dict, config_to_dict, flatten
 from worldrl.envs.corruption import is_active
 from worldrl.envs.stream import EVAL, RowStream
 from worldrl.envs.vector import make_env
+from worldrl.errors import unknown
 from worldrl.evaluation.episodes import check_length, naming_failures, own_randomness
 from worldrl.inference import TrainedPolicy
 from worldrl.types import Batch
@@ -67,12 +68,14 @@ def conditions(
 ) -> dict[str, list[Condition]]:
     """By kind, level 0 and each level asked for, in rising order; bursts of ``burst_length`` rows, or the run's own.
 
-    Any number among the settings ``env.corruption`` is a kind; the others stay those of the run, and count even where
-    they were meant for training alone.
+    The run's own corruption stays beside it, and counts even where it was meant for training alone.
 
     Raises:
         UserError: an unknown kind (with the nearest), or a level outside its range.
     """
+    for kind in kinds:
+        if kind not in LEVELS:
+            raise unknown("corruption", kind, LEVELS)
     settings = flatten(config_to_dict(config))
     if burst_length is not None:
         settings["env.corruption.burst_length"] = burst_length

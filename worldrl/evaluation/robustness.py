@@ -117,7 +117,8 @@ def evaluate_grid(
         UserError: one line about arguments, run folder, checkpoint, environment or output folder.
     """
     cells = grid_cells(corruptions, levels)
-    _check_counts(seeds, episodes, num_envs)
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"--seeds {' '.join(map(str, seeds))}: expected each number once")
     agent, config = load_agent(run_dir, checkpoint, device)
     for cell in cells:
         cell_noise(cell, groups, agent.spec)
@@ -188,15 +189,6 @@ def trained_with(config: Config) -> dict[str, float]:
     """Kinds and levels of the corruption that the run was trained with."""
     corruption = config.env.corruption
     return active_levels(corruption) if is_active(corruption, training=True) else {}
-
-
-def _check_counts(seeds: Sequence[int], episodes: int, num_envs: int) -> None:
-    if episodes < 1:
-        raise UserError(f"--episodes {episodes}: expected 1 or more")
-    if num_envs < 1:
-        raise UserError(f"--envs {num_envs}: expected 1 or more")
-    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise UserError(f"--seeds {' '.join(map(str, seeds))}: expected numbers of 0 or more, each once")
 
 
 @contextlib.contextmanager

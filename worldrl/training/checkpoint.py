@@ -76,8 +76,7 @@ class Checkpoints:
             manifest = replay.save_chunks(self.replay_folder) if replay is not None else None
             path = self._write("step", frames, payload, manifest, {"done": done})
             self._keep("step", path)
-            if manifest is not None:
-                prune(self.replay_folder, manifest)
+            prune(self.replay_folder, manifest or {"files": []})
         return path
 
     def save_best(self, frames: int, score: float, state: Mapping[str, Any]) -> Path:
@@ -106,11 +105,6 @@ class Checkpoints:
     def best(self) -> Path | None:
         """The complete checkpoint with the highest score."""
         return max(self._complete("best"), key=_score, default=None)
-
-    def best_score(self) -> float | None:
-        """The score of ``best()``."""
-        path = self.best()
-        return None if path is None else _score(path)
 
     def find(self, which: str = "last") -> Path:
         """``latest()``, or ``best()`` if ``which`` is ``"best"``, or an error that says what is there instead.

@@ -9,16 +9,13 @@ import contextlib
 import json
 import math
 import os
-import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 from typing import IO, Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
@@ -144,22 +141,6 @@ class Logger:
         with writing(self._file.name, "the last checkpoint is intact: make room and resume the run"):
             self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
             self.flush()
-
-    def image(self, key: str, image: NDArray[np.uint8], frames: int) -> None:
-        """Show an image (H, W, 3) in TensorBoard."""
-        if self._writer is not None:
-            self._writer.add_image(key, image, frames, dataformats="HWC")
-
-    def gif(self, key: str, data: bytes, frames: int) -> None:
-        """Show an encoded GIF in TensorBoard, which plays it."""
-        if self._writer is None:
-            return
-        from tensorboard.compat.proto.summary_pb2 import Summary
-
-        width, height = struct.unpack("<HH", data[6:10])
-        image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=data)
-        summary = Summary(value=[Summary.Value(tag=key, image=image)])
-        self._writer.file_writer.add_summary(summary, frames)
 
     def offset(self) -> int:
         """Bytes written so far, all of them safe on the disk; belongs into the checkpoint."""

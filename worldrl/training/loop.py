@@ -11,6 +11,7 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -178,6 +179,8 @@ class Trainer:
                 if not self.stop_signal:
                     self.evaluate_if_due()
             except WorkerError as error:
+                if self.fresh:  # in its first evaluation, with nothing to continue from
+                    raise WorkerError(f"{error}; start the run again", error.index) from error
                 self.save()
                 raise WorkerError(f"{error}; continue with: {self.resume_command()}", error.index) from error
             except Interrupted:
@@ -213,7 +216,7 @@ class Trainer:
             self.learn()
         with self.timer["env"]:
             self.rows = with_action(self.envs.receive(), action)
-        self.state = state  # only now: a tick that a dead worker cuts short has not happened
+        self.state = state  # only now: after a tick that a dead worker cuts short, its row is still to come
         self.replay.add(self.rows)
         self.count()
         self.progress.update(self.frames, *self._shown_returns(), self.timer.shares())
@@ -490,7 +493,13 @@ def _pointing_to_checks(config: Config) -> Iterator[None]:
 
 @contextmanager
 def _signals(handle: Callable[[int], None]) -> Any:
-    """SIGTERM and the first Ctrl-C end the tick in progress, a second Ctrl-C ends the process."""
+    """SIGTERM and the first Ctrl-C end the tick in progress, a second Ctrl-C ends the process.
+
+    Python gives signals to the main thread alone; a run in another thread is not asked.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         handle(number)
