@@ -1,8 +1,9 @@
 import argparse
+import json
 
 import pytest
 
-from worldrl.command import Parser, command, number, positive, whole
+from worldrl.command import Parser, command, number, positive, to_json, whole
 from worldrl.errors import UserError
 
 
@@ -44,3 +45,8 @@ def test_numbers_keep_their_bounds(kind: object, good: dict[str, float], bad: li
     for text in bad:
         with pytest.raises(argparse.ArgumentTypeError, match=f"found '{text}', expected a"):
             kind(text)
+
+
+def test_numbers_that_are_not_finite_are_null() -> None:
+    found = to_json({"a": [1, {"b": float("nan")}], "c": float("-inf"), "d": 0.5})
+    assert json.loads(found) == {"a": [1, {"b": None}], "c": None, "d": 0.5}

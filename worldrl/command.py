@@ -1,12 +1,13 @@
-"""What the commands share: exit codes, and a parser whose complaints are one line as all others."""
+"""What the commands share: exit codes, a parser whose complaints are one line, numbers with bounds, JSON."""
 
 from __future__ import annotations
 
 import argparse
 import functools
+import json
 import math
 from collections.abc import Callable
-from typing import NoReturn, ParamSpec
+from typing import Any, NoReturn, ParamSpec
 
 from worldrl.errors import UserError, exit_code
 
@@ -60,3 +61,16 @@ def whole(least: int = 1) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def to_json(x: Any) -> str:
+    """``x`` as JSON, with null for every number that is not finite, which JSON does not know."""
+    return json.dumps(_finite(x), indent=2, allow_nan=False) + "\n"
+
+
+def _finite(x: Any) -> Any:
+    if isinstance(x, dict):
+        return {key: _finite(value) for key, value in x.items()}
+    if isinstance(x, list):
+        return [_finite(value) for value in x]
+    return None if isinstance(x, float) and not math.isfinite(x) else x

@@ -7,8 +7,6 @@ observations, what of the simulator's state can be read off it, and what acting 
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +16,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from worldrl.agent import Agent
-from worldrl.command import Parser, command, whole
+from worldrl.command import Parser, command, to_json, whole
 from worldrl.errors import UserError, check_out
 from worldrl.evaluation import marginal, noise, prediction, probe
 from worldrl.evaluation.recording import Condition, Recorder, conditions
@@ -126,18 +124,9 @@ def run_studies(subject: Subject, names: Sequence[str], console: Console) -> lis
             console.print(f"{name}: skipped: {error}")
             continue
         path = subject.settings.out / f"{name}.json"
-        path.write_text(json.dumps(_plain(results), indent=1, allow_nan=False) + "\n")
+        path.write_text(to_json(results))
         console.print(f"{name}: {line} ({time.perf_counter() - start:.0f} s)")
     return skipped
-
-
-def _plain(value: Any) -> Any:
-    """NaN as null: JSON knows no NaN."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def make_subject(options: argparse.Namespace) -> Subject:

@@ -251,8 +251,8 @@ def opencv() -> Any:
         import cv2
     except ImportError as error:
         raise UserError(
-            f"OpenCV cannot be imported ({_one_line(error)}); install opencv-python and, on Debian or Ubuntu, "
-            "its libraries: apt-get install libgl1 libglib2.0-0"
+            f"OpenCV cannot be imported ({_one_line(error)}); install opencv-python and, on Debian or Ubuntu, its "
+            "libraries (apt-get install libgl1 libglib2.0-0), or opencv-python-headless in its place"
         ) from error
     return cv2
 

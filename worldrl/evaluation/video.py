@@ -8,11 +8,11 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from worldrl.envs.gym import opencv
 from worldrl.errors import UserError
 
 Frames = NDArray[np.uint8]  # (T, H, W, 3) RGB
@@ -52,7 +52,7 @@ def save_video(path: str | Path, frames: Frames, fps: float, overlay: Sequence[s
 def check_video(path: Path) -> None:
     """Raise UserError for a suffix that ``save_video`` does not know, or if OpenCV, for the text, cannot be loaded."""
     _check_suffix(path)
-    _cv2()
+    opencv()
 
 
 def gif_bytes(frames: Frames, fps: float) -> bytes:
@@ -105,7 +105,7 @@ def _check(frames: Frames) -> None:
 
 
 def _with_text(frames: Frames, lines: Sequence[str]) -> Frames:
-    cv2 = _cv2()
+    cv2 = opencv()
     frames = np.ascontiguousarray(frames).copy()
     # White letters on a black rim of one pixel. A thicker stroke will not do: OpenCV sets its letters farther apart.
     rim = [(x, y, 0) for x in (-1, 0, 1) for y in (-1, 0, 1) if (x, y) != (0, 0)]
@@ -116,7 +116,7 @@ def _with_text(frames: Frames, lines: Sequence[str]) -> Frames:
 
 
 def _write_mp4(path: Path, frames: Frames, fps: float) -> None:
-    cv2 = _cv2()
+    cv2 = opencv()
     height, width = frames.shape[1] // 2 * 2, frames.shape[2] // 2 * 2  # the format wants even sizes
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*CODEC), fps, (width, height))
     if not writer.isOpened():
@@ -124,14 +124,3 @@ def _write_mp4(path: Path, frames: Frames, fps: float) -> None:
     for frame in frames[:, :height, :width, ::-1]:  # OpenCV wants BGR
         writer.write(np.ascontiguousarray(frame))
     writer.release()
-
-
-def _cv2() -> ModuleType:
-    try:
-        import cv2
-    except ImportError as error:
-        raise UserError(
-            f"OpenCV cannot be loaded ({error}): install the system packages libgl1 libglib2.0-0, "
-            "or replace opencv-python by opencv-python-headless"
-        ) from error
-    return cv2

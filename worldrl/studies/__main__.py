@@ -6,7 +6,6 @@ STUDY is ``bandit``, ``entropy [RUN_DIR...]``, ``variance [RUN_DIR]``, ``margina
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import platform
 import sys
@@ -16,7 +15,7 @@ from typing import Any, cast
 
 import torch
 
-from worldrl.command import Parser, command, positive, whole
+from worldrl.command import Parser, command, positive, to_json, whole
 from worldrl.errors import Diverged, check_out
 from worldrl.policies.latent import LatentGaussian
 from worldrl.registry import known_parts
@@ -187,15 +186,6 @@ def _named(values: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
-def finite(x: Any) -> Any:
-    """``x`` with None, JSON's null, for every number in its dictionaries and lists that is not finite."""
-    if isinstance(x, dict):
-        return {key: finite(value) for key, value in x.items()}
-    if isinstance(x, list):
-        return [finite(value) for value in x]
-    return None if isinstance(x, float) and not math.isfinite(x) else x
-
-
 def _numbers(options: argparse.Namespace) -> Path:
     return options.out / f"{options.study}.json"
 
@@ -204,9 +194,8 @@ def write_numbers(options: argparse.Namespace, result: Mapping[str, Any]) -> Non
     """What a study found, with its settings and the machine, in place of what was there."""
     settings = {key: str(value) for key, value in vars(options).items()}
     machine = {"machine": platform.machine(), "torch": torch.__version__, "threads": torch.get_num_threads()}
-    record = finite({"settings": settings, "on": machine, **result})
     partial = options.out / f".{options.study}.json.partial"
-    partial.write_text(json.dumps(record, indent=2, allow_nan=False) + "\n")
+    partial.write_text(to_json({"settings": settings, "on": machine, **result}))
     partial.replace(_numbers(options))
 
 
