@@ -60,7 +60,7 @@ def test_filter_and_elbo_match_the_textbook_loop(make_batch) -> None:
     kl = kl_divergence(post, prior).mean()
     constant = 0.5 * math.log(2 * math.pi)
     reconstruction = -Independent(Normal(model.decoders["state"](feat), 1.0), 1).log_prob(batch.obs["state"]).mean()
-    reward = -Normal(model.reward_head(feat)[..., 0], 1.0).log_prob(batch.reward).mean()
+    reward = -Normal(model.reward_head(feat), 1.0).log_prob(batch.reward).mean()
     torch.testing.assert_close(losses["state"], reconstruction - 5 * constant)
     torch.testing.assert_close(losses["reward"], reward - constant)
     torch.testing.assert_close(metrics["belief/kl"], kl.detach())
@@ -185,7 +185,7 @@ def test_continue_predictor_is_there_where_tasks_terminate(make_batch) -> None:
     batch = make_batch(ends)
     batch.is_terminal[0, 2] = 1.0
     losses = model.observe(batch, 0)[1]
-    logit = model.continue_head(model.observe(batch, 0)[0].feat)[..., 0]
+    logit = model.continue_head(model.observe(batch, 0)[0].feat)
     assert "continue" in losses
     assert logit.shape == (4, 6)
     assert "continue" not in RSSM(SMALL, STATE_SPEC).observe(batch, 0)[1]
@@ -218,8 +218,8 @@ def test_imagination_matches_the_textbook_loop(terminates: bool) -> None:
         mean, raw = model.prior_head(deter).chunk(2, -1)
         feats.append(torch.cat([mean + (F.softplus(raw) + 0.1) * noise[t], deter], -1))
     feat = torch.stack(feats)
-    discount = torch.sigmoid(model.continue_head(feat)[..., 0]) if terminates else torch.ones(6, 7)
-    expected = Rollout(feat, torch.stack(actions), model.reward_head(feat)[..., 0], discount)
+    discount = torch.sigmoid(model.continue_head(feat)) if terminates else torch.ones(6, 7)
+    expected = Rollout(feat, torch.stack(actions), model.reward_head(feat), discount)
     for found, want in zip(rollout, expected, strict=True):
         torch.testing.assert_close(found, want)
 

@@ -363,8 +363,8 @@ def test_slacs_continue_predictor_learns_and_dreams_that_an_episode_goes_on(make
     batch.is_terminal[0, 2] = batch.is_terminal[3, 5] = 1.0
     model = SLAC(config, ends)
     belief, losses, _ = model.observe(batch, 0)
-    logits = model.continue_head(belief.feat)[..., 0]
+    logits = model.continue_head(belief.feat)
     expected = -Bernoulli(logits=logits).log_prob(1 - batch.is_terminal).sum(1).mean()
     torch.testing.assert_close(losses["continue"], expected)
     dream = model.imagine(belief.feat[:, 0], lambda feat: feat[:, :2], 3)
-    torch.testing.assert_close(dream.discount, Bernoulli(logits=model.continue_head(dream.feat)[..., 0]).probs)
+    torch.testing.assert_close(dream.discount, Bernoulli(logits=model.continue_head(dream.feat)).probs)

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from worldrl.errors import UserError
 from worldrl.nn.conv import ImageDecoder, ImageEncoder, to_blocks, to_pixels
 from worldrl.nn.functional import elu_, normal_entropy, normal_kl
-from worldrl.nn.mlp import MLP, xavier
+from worldrl.nn.mlp import MLP, ScalarMLP, xavier
 from worldrl.types import Batch, Belief, EnvSpec, Metrics, Obs, Rollout, State
 
 
@@ -86,9 +86,9 @@ class RSSM(nn.Module):
         self.prior_head = MLP(c.deter, c.hidden, 1, 2 * c.stoch)
         self.post_in = nn.Linear(c.deter + self.embed_dim, c.hidden)
         self.post_out = nn.Linear(c.hidden, 2 * c.stoch)
-        self.reward_head = MLP(self.feat_dim, c.reward_units, 2, 1)
+        self.reward_head = ScalarMLP(self.feat_dim, c.reward_units, 2)
         use_continue = c.continue_predictor == "on" or (c.continue_predictor == "auto" and spec.terminates)
-        self.continue_head = MLP(self.feat_dim, c.reward_units, 2, 1) if use_continue else None
+        self.continue_head = ScalarMLP(self.feat_dim, c.reward_units, 2) if use_continue else None
         if c.init == "xavier":
             self.apply(xavier)
 
@@ -174,7 +174,7 @@ class RSSM(nn.Module):
             actions.append(actor(feats[-1]))
             feats.append(self._dream_step(feats[-1], actions[-1], step_noise))
         dream = torch.stack(feats)  # (H + 1, N, F)
-        reward = self.reward_head(dream).float().squeeze(-1)
+        reward = self.reward_head(dream)
         return Rollout(dream, torch.stack(actions), reward, self._discount(dream))
 
     # --- encoding -----------------------------------------------------------------------------------------------------
@@ -259,7 +259,7 @@ class RSSM(nn.Module):
         """(..., F) -> (...) probability that the episode goes on after this state; one where nothing can end it."""
         if self.continue_head is None:
             return feat.new_ones(feat.shape[:-1])
-        return torch.sigmoid(self.continue_head(feat).float().squeeze(-1))
+        return torch.sigmoid(self.continue_head(feat))
 
     # --- learning -----------------------------------------------------------------------------------------------------
 
@@ -268,12 +268,12 @@ class RSSM(nn.Module):
         c = self.config
         flat = rearrange(feat, "b t f -> (b t) f")
         losses = {key: self._reconstruction(flat, key, targets[key]) for key in (*self.pixel_keys, *self.vector_keys)}
-        reward = self.reward_head(feat).float().squeeze(-1)
+        reward = self.reward_head(feat)
         losses["reward"] = c.reward_scale * 0.5 * (reward - batch.reward).square().mean()
         kl = self._kl(post)
         losses["kl"] = c.kl_scale * self._free_nats(kl)
         if self.continue_head is not None:
-            logit = self.continue_head(feat).float().squeeze(-1)
+            logit = self.continue_head(feat)
             losses["continue"] = F.binary_cross_entropy_with_logits(logit, 1.0 - batch.is_terminal)
         return losses, {"belief/kl": kl.mean().detach()}
 

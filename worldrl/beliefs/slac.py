@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from worldrl.errors import UserError
 from worldrl.nn.conv import SameDecoder, SameEncoder, to_blocks, to_images, to_pixels
 from worldrl.nn.functional import inverse_softplus, normal_entropy, normal_kl, normal_log_prob
-from worldrl.nn.mlp import MLP, xavier
+from worldrl.nn.mlp import MLP, ScalarMLP, xavier
 from worldrl.types import Batch, Belief, EnvSpec, Metrics, Obs, Rollout, State
 
 MIN_STD = 1e-5
@@ -138,7 +138,7 @@ class SLAC(nn.Module):
         self.z2_later = GaussianMLP(c.z1 + c.z2 + a, c.units, c.z2, c.init_std)
         self.reward_head = GaussianMLP(2 * self.feat_dim + a, c.units, 1)
         use_continue = c.continue_predictor == "on" or (c.continue_predictor == "auto" and spec.terminates)
-        self.continue_head = MLP(self.feat_dim, c.units, 2, 1, "leaky_relu") if use_continue else None
+        self.continue_head = ScalarMLP(self.feat_dim, c.units, 2, "leaky_relu") if use_continue else None
         self.apply(xavier)
 
     def _build_observation_nets(self, spec: EnvSpec) -> None:
@@ -284,7 +284,7 @@ class SLAC(nn.Module):
         """(..., F) -> (...) probability that the episode goes on after this state; one where nothing can end it."""
         if self.continue_head is None:
             return feat.new_ones(feat.shape[:-1])
-        return torch.sigmoid(self.continue_head(feat).float().squeeze(-1))
+        return torch.sigmoid(self.continue_head(feat))
 
     # --- learning -----------------------------------------------------------------------------------------------------
 
@@ -302,7 +302,7 @@ class SLAC(nn.Module):
         kl = self._kl(batch, path, keep)
         losses["kl"] = kl.sum(1).mean()
         if self.continue_head is not None:
-            logit = self.continue_head(feat).float().squeeze(-1)
+            logit = self.continue_head(feat)
             error = F.binary_cross_entropy_with_logits(logit, 1.0 - batch.is_terminal, reduction="none")
             losses["continue"] = error.sum(1).mean()
         return losses, {"belief/kl": kl.mean().detach()}
