@@ -654,12 +654,12 @@ def _check_agreement(name: str, model: Any, batch: Batch) -> None:
         rows.append(belief)
     known = rows[model.lost_rows :]
     acted = Belief(*(torch.stack(parts, -1 if parts[0].dim() == 1 else -2) for parts in zip(*known, strict=True)))
-    if _is_noisy(name, model, batch):
+    if _is_noisy(model, batch):
         return
     _compare(f"{name}: step and observe differ in {{}} on the same rows without noise", acted, seen[1])
 
 
-def _is_noisy(name: str, model: Any, batch: Batch) -> bool:
+def _is_noisy(model: Any, batch: Batch) -> bool:
     """Whether there is noise that is not Gaussian, which cannot be switched off from here."""
     with _NoNoise(), torch.no_grad():
         draws = []

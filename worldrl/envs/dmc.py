@@ -111,10 +111,9 @@ class DMCEnv(TaskEnv):
         """The image that the agent sees, (64, 64, 3) uint8."""
         return self.video_frame(rendering.SIZE, rendering.SIZE)
 
-    def video_frame(self, height: int, width: int, camera: int = -1) -> Array:
+    def video_frame(self, height: int, width: int) -> Array:
         rendering.choose_backend(self._render.backend)
-        camera_id = self._camera if camera == -1 else camera
-        return self._env.physics.render(height=height, width=width, camera_id=camera_id)
+        return self._env.physics.render(height=height, width=width, camera_id=self._camera)
 
     def truth(self) -> dict[str, float]:
         """MuJoCo's generalised positions, then its velocities, named after their joints."""

@@ -130,7 +130,7 @@ class GymEnv(TaskEnv):
         """The image that the agent sees, (64, 64, 3) uint8."""
         return self.video_frame(rendering.SIZE, rendering.SIZE)
 
-    def video_frame(self, height: int, width: int, camera: int = -1) -> Array:
+    def video_frame(self, height: int, width: int) -> Array:
         with self._drawing("cannot render an image for the video", NO_VIDEO):
             return resize(self._draw(), height, width)
 

@@ -36,7 +36,7 @@ class TaskEnv(gymnasium.Env[Any, Any]):
     max_frames: int
     render_pixels: bool = True
 
-    def video_frame(self, height: int, width: int, camera: int = -1) -> Array:
+    def video_frame(self, height: int, width: int) -> Array:
         """Draw the present state for a video: (height, width, 3) uint8, or the size at hand where it is fixed."""
         raise NotImplementedError
 

@@ -110,14 +110,14 @@ class VectorEnv:
         self._log.ended = rows["is_last"] > 0
         return rows
 
-    def render(self, height: int = 240, width: int = 320, camera: int = -1) -> Array:
+    def render(self, height: int = 240, width: int = 320) -> Array:
         """Environment 0 as it is now, (height, width, 3) uint8, for videos; works for state observations too.
 
         Raises:
             UserError: where nothing can draw.
         """
         with self._naming_failures():
-            return self._streams.render(height, width, camera, self._config.timeout_s)
+            return self._streams.render(height, width, self._config.timeout_s)
 
     def close(self) -> None:
         """End the environments; never hangs, may be called twice."""
@@ -275,7 +275,7 @@ class _Streams(Protocol):
 
     def receive(self, timeout_s: float) -> Rows: ...
 
-    def render(self, height: int, width: int, camera: int, timeout_s: float) -> Array: ...
+    def render(self, height: int, width: int, timeout_s: float) -> Array: ...
 
     def close(self) -> None: ...
 
@@ -297,9 +297,9 @@ class _Local:
         with _failing_as(0):
             return _batch_of_one(self._stream.step(self._action)[0])
 
-    def render(self, height: int, width: int, camera: int, timeout_s: float) -> Array:
+    def render(self, height: int, width: int, timeout_s: float) -> Array:
         with _failing_as(0, but=UserError):
-            return self._stream.task_env.video_frame(height, width, camera)
+            return self._stream.task_env.video_frame(height, width)
 
     def close(self) -> None:
         self._stream.close()
@@ -365,12 +365,12 @@ class _WorkerStream(gymnasium.Env[dict[str, Array], Array]):
         except Exception as error:
             return self._nothing(), 0.0, False, False, {"failure": _what(error)}
 
-    def video(self, height: int, width: int, camera: int) -> Array | str | None:
+    def video(self, height: int, width: int) -> Array | str | None:
         """The image; the failure in words; None for all but environment 0."""
         if self._index != 0 or self._stream is None:
             return None
         try:
-            return self._stream.task_env.video_frame(height, width, camera)
+            return self._stream.task_env.video_frame(height, width)
         except Exception as error:
             return _what(error)
 
@@ -436,9 +436,9 @@ class _Workers:
             rows, _, _, _, info = self._envs.step_wait(timeout_s)
         return self._checked(rows, info)
 
-    def render(self, height: int, width: int, camera: int, timeout_s: float) -> Array:
+    def render(self, height: int, width: int, timeout_s: float) -> Array:
         with self._watching(timeout_s):
-            self._envs.call_async("video", height, width, camera)
+            self._envs.call_async("video", height, width)
             image = self._envs.call_wait(timeout_s)[0]
         if isinstance(image, str):
             raise _Failure(0, f"cannot be drawn: {image}")
