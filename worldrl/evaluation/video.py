@@ -6,7 +6,8 @@ OpenCV and Pillow are imported only where they are used, so that a missing syste
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from worldrl.envs.gym import opencv
 from worldrl.errors import UserError
 
 Frames = NDArray[np.uint8]  # (T, H, W, 3) RGB
+Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 
 CODEC = "mp4v"  # OpenCV's wheels come without an H.264 encoder
 TEXT_HEIGHT = 256  # pixels from which overlays can be read
@@ -38,14 +40,12 @@ def save_video(path: str | Path, frames: Frames, fps: float, overlay: Sequence[s
     if overlay is not None and len(overlay) != len(frames):
         raise UserError(f"overlay has {len(overlay)} lines for {len(frames)} frames; expected one for each")
     _check_suffix(path)
-    frames = enlarge(frames, -(-TEXT_HEIGHT // frames.shape[1]))
-    if overlay is not None:
-        frames = _with_text(frames, overlay)
     path.parent.mkdir(parents=True, exist_ok=True)
+    pictures = _pictures(frames, overlay)
     if path.suffix == ".gif":
-        path.write_bytes(gif_bytes(frames, fps))
+        path.write_bytes(gif_bytes(pictures, fps))
     else:
-        _write_mp4(path, frames, fps)
+        _write_mp4(path, pictures, fps)
     return path
 
 
@@ -55,12 +55,11 @@ def check_video(path: Path) -> None:
     opencv()
 
 
-def gif_bytes(frames: Frames, fps: float) -> bytes:
-    """An endless GIF of ``frames`` (T, H, W, 3) uint8 RGB; its clock ticks in hundredths of a second."""
+def gif_bytes(pictures: Iterable[Picture], fps: float) -> bytes:
+    """An endless GIF of ``pictures`` (H, W, 3) uint8 RGB; its clock ticks in hundredths of a second."""
     from PIL import Image
 
-    _check(frames)
-    images = [Image.fromarray(frame) for frame in frames]
+    images = [Image.fromarray(picture) for picture in pictures]
     data = io.BytesIO()
     duration = max(20, 10 * round(100 / fps))  # ms; browsers slow shorter ones down
     images[0].save(data, "GIF", save_all=True, append_images=images[1:], duration=duration, loop=0)
@@ -89,11 +88,6 @@ def contact_sheet(frames: Frames, columns: int, border: int = 2) -> NDArray[np.u
     return sheet.reshape(rows * (height + border), columns * (width + border), 3)[: -border or None, : -border or None]
 
 
-def enlarge(frames: Frames, factor: int) -> Frames:
-    """Every pixel as a square of ``factor`` x ``factor`` pixels."""
-    return frames if factor <= 1 else frames.repeat(factor, axis=1).repeat(factor, axis=2)
-
-
 def _check_suffix(path: Path) -> None:
     if path.suffix not in (".mp4", ".gif"):
         raise UserError(f"'{path.name}': videos end in .mp4 or .gif")
@@ -104,23 +98,30 @@ def _check(frames: Frames) -> None:
         raise UserError(f"frames are {frames.dtype} {frames.shape}; expected uint8 (T, H, W, 3) with T > 0")
 
 
-def _with_text(frames: Frames, lines: Sequence[str]) -> Frames:
+def _pictures(frames: Frames, lines: Sequence[str] | None) -> Iterator[Picture]:
+    """Every frame as large as text needs, with its line; one at a time, for a film may take most of the memory."""
+    factor = -(-TEXT_HEIGHT // frames.shape[1])
+    for i, frame in enumerate(frames):
+        picture = frame.repeat(factor, axis=0).repeat(factor, axis=1)
+        yield picture if lines is None else _with_text(picture, lines[i])
+
+
+def _with_text(picture: Picture, line: str) -> Picture:
     cv2 = opencv()
-    frames = np.ascontiguousarray(frames).copy()
     # White letters on a black rim of one pixel. A thicker stroke will not do: OpenCV sets its letters farther apart.
     rim = [(x, y, 0) for x in (-1, 0, 1) for y in (-1, 0, 1) if (x, y) != (0, 0)]
-    for frame, line in zip(frames, lines, strict=True):
-        for x, y, grey in (*rim, (0, 0, 255)):
-            cv2.putText(frame, line, (6 + x, 16 + y), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (grey,) * 3, 1, cv2.LINE_AA)
-    return frames
+    for x, y, grey in (*rim, (0, 0, 255)):
+        cv2.putText(picture, line, (6 + x, 16 + y), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (grey,) * 3, 1, cv2.LINE_AA)
+    return picture
 
 
-def _write_mp4(path: Path, frames: Frames, fps: float) -> None:
+def _write_mp4(path: Path, pictures: Iterator[Picture], fps: float) -> None:
     cv2 = opencv()
-    height, width = frames.shape[1] // 2 * 2, frames.shape[2] // 2 * 2  # the format wants even sizes
+    first = next(pictures)
+    height, width = first.shape[0] // 2 * 2, first.shape[1] // 2 * 2  # the format wants even sizes
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*CODEC), fps, (width, height))
     if not writer.isOpened():
         raise UserError(f"OpenCV cannot write {path}: no {CODEC} encoder, or the folder refuses it; try a .gif")
-    for frame in frames[:, :height, :width, ::-1]:  # OpenCV wants BGR
-        writer.write(np.ascontiguousarray(frame))
+    for picture in chain([first], pictures):
+        writer.write(np.ascontiguousarray(picture[:height, :width, ::-1]))  # OpenCV wants BGR
     writer.release()
