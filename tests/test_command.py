@@ -1,5 +1,7 @@
 import argparse
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -50,3 +52,24 @@ def test_numbers_keep_their_bounds(kind: object, good: dict[str, float], bad: li
 def test_numbers_that_are_not_finite_are_null() -> None:
     found = to_json({"a": [1, {"b": float("nan")}], "c": float("-inf"), "d": 0.5})
     assert json.loads(found) == {"a": [1, {"b": None}], "c": None, "d": 0.5}
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    code = "from worldrl.command import command; import sys; sys.exit(command(lambda: print('x' * 10**6) or 0)())"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
+def test_a_broken_pipe_of_another_kind_is_not_hidden() -> None:
+    def main() -> int:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        command(main)()

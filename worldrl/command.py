@@ -6,6 +6,9 @@ import argparse
 import functools
 import json
 import math
+import os
+import select
+import sys
 from collections.abc import Callable
 from typing import Any, NoReturn, ParamSpec
 
@@ -15,16 +18,32 @@ P = ParamSpec("P")
 
 
 def command(main: Callable[P, int]) -> Callable[P, int]:
-    """``main`` with the exit code 2, after one line on stderr, for bad input, and 130 for Ctrl-C."""
+    """``main`` with the exit code 2, after one line on stderr, for bad input; 130 for Ctrl-C; 141 for a closed pipe."""
 
     @functools.wraps(main)
     def run(*args: P.args, **kwargs: P.kwargs) -> int:
         try:
-            return main(*args, **kwargs)
+            code = main(*args, **kwargs)
+            sys.stdout.flush()
+            return code
         except (UserError, KeyboardInterrupt) as error:
             return exit_code(error)
+        except BrokenPipeError:
+            if not _output_is_closed():
+                raise
+            return 141
 
     return run
+
+
+def _output_is_closed() -> bool:
+    """Whether stdout leads nowhere, as in ``... | head``; if so it is quiet from here on."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), 0)
+    closed = any(event & select.POLLERR for _, event in poll.poll(0))
+    if closed:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return closed
 
 
 class Parser(argparse.ArgumentParser):

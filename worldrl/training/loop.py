@@ -362,6 +362,8 @@ class Trainer:
         if c.schedule.prefill >= c.frames:
             prefill = f"schedule.prefill={c.schedule.prefill}"
             self.progress.say(f"nothing will be learned: {prefill} is not below frames={c.frames}")
+        if c.eval.every > c.frames:
+            self.progress.say(f"evaluated before training alone: eval.every={c.eval.every} is above frames={c.frames}")
         if agent.initial(1) and "model" in agent.optimizers and c.replay.length < SHORT:
             self.progress.say(
                 f"the belief cannot learn to remember: found windows of replay.length={c.replay.length} rows, "
