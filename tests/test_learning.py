@@ -16,7 +16,7 @@ SWINGUP_RANDOM, CHEETAH_RANDOM = 127.0, 12.3  # of the random policy, over 30 ep
 
 ON_STATES = {
     "sac": [],
-    "td3": ["head.units=400"],  # with 256, its authors' width, one seed in five or so saturates
+    "td3": ["head.units=400"],  # with 256, its authors' width, some seeds saturate
     "smac_state": ["policy.num_particles=8"],
     "flow_sac": [],
     "moe_sac": [],

@@ -31,19 +31,17 @@ def command(main: Callable[P, int]) -> Callable[P, int]:
         except BrokenPipeError:
             if not _output_is_closed():
                 raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
             return 141
 
     return run
 
 
 def _output_is_closed() -> bool:
-    """Whether stdout leads nowhere, as in ``... | head``; if so it is quiet from here on."""
+    """Whether stdout is a pipe that nobody reads any more, as in ``... | head``."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
-    closed = any(event & select.POLLERR for _, event in poll.poll(0))
-    if closed:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return closed
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 class Parser(argparse.ArgumentParser):

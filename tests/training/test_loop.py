@@ -458,8 +458,10 @@ def test_a_folder_that_cannot_be_written_is_one_line(folder: str) -> None:
 
 
 def test_a_run_that_cannot_learn_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train({**STATE, "frames": 400, "eval.every": 0}, tmp_path / "run")
-    assert "nothing will be learned: schedule.prefill=1000 is not below frames=400" in capsys.readouterr().out
+    train({**STATE, "frames": 400}, tmp_path / "run")
+    told = capsys.readouterr().out
+    assert "nothing will be learned: schedule.prefill=1000 is not below frames=400" in told
+    assert "evaluated before training alone: eval.every=2000 is above frames=400" in told
 
 
 @pytest.mark.parametrize(("length", "said"), [(2, True), (6, False)])

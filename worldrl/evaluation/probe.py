@@ -58,7 +58,7 @@ def r_squared(y: np.ndarray, guess: np.ndarray) -> np.ndarray:
 def choose_penalty(x: Sequence[np.ndarray], y: Sequence[np.ndarray]) -> float:
     """The penalty with the least error on each episode (T, F), (T, D) in turn, fitted on the others.
 
-    Coordinates count by their variance, those that do not move do not count; a single episode is cut in two.
+    Errors are in units of each coordinate's deviation; one that does not move has no say. One episode is cut in two.
     """
     if len(x) == 1:
         x, y = np.array_split(x[0], 2), np.array_split(y[0], 2)

@@ -497,7 +497,7 @@ def _pointing_to_checks(config: Config) -> Iterator[None]:
 def _signals(handle: Callable[[int], None]) -> Any:
     """SIGTERM and the first Ctrl-C end the tick in progress, a second Ctrl-C ends the process.
 
-    Python gives signals to the main thread alone; a run in another thread is not asked.
+    Python gives signals to the main thread alone: a run in another thread goes on.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
