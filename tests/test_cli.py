@@ -16,8 +16,8 @@ from worldrl.cli import compose, eval_main, help_text, preset_names, read_comman
 from worldrl.config import Config, CorruptionConfig, config_from_dict, load_config, save_config
 from worldrl.errors import UserError
 from worldrl.registry import AGENTS
+from worldrl.runs.checkpoint import Checkpoints
 from worldrl.training import loop
-from worldrl.training.checkpoint import Checkpoints
 
 ROOT = Path(__file__).resolve().parents[1]
 PRESETS = ROOT / "configs"
@@ -385,7 +385,7 @@ def test_a_named_sweep_skips_what_has_finished_and_goes_on_with_the_rest(
     assert done.pop()[:2] == ("resume", 3)
     out = capsys.readouterr().out
     assert out.count("finished before: ") == 3
-    assert out.splitlines()[-1] == "curves and tables: python -m worldrl.report runs/mine"
+    assert out.splitlines()[-1] == "curves and tables: worldrl report runs/mine"
     assert train_main([*command[:-1], "frames=200"], PRESETS) == 0  # a longer sweep goes on where the shorter one ended
     assert [(what, seed) for what, seed, _ in done[4:]] == [("resume", 1), ("resume", 2), ("resume", 3)]
     assert train_main(["sweep=mine", "agent=sac", "seed=4", "frames=200"], PRESETS) == 0  # one more seed

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from worldrl.cli import train
-    from worldrl.inference import load
+    from worldrl.runs.trained import load
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load", "train"]

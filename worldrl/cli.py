@@ -35,7 +35,6 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from worldrl.command import Parser, command, whole
 from worldrl.config import (
     MAY_CHANGE,
     Config,
@@ -55,10 +54,12 @@ from worldrl.config import (
 )
 from worldrl.errors import UserError, exit_code, unknown, unwritable
 from worldrl.registry import DEFAULTS, PARTS, agent_label, canonical, known_parts, shared_fields
+from worldrl.terminal import Parser, command, whole
 
 __all__ = ["compose", "config_to_dict", "eval_main", "load_config", "save_config", "train", "train_main"]
 
 GROUPS = ("agent", "env", "experiment")  # keys whose value is the name of a preset
+CHECKOUT = Path(__file__).resolve().parents[1]
 RUNS = "runs"  # the folder of all run folders
 PRIMARY = "worldrl_train"
 RUN_FILES = ("metrics.jsonl", "checkpoints")  # either of them means that a run has begun in a folder
@@ -268,7 +269,7 @@ def _values(override: Override) -> list[Any]:
 
 
 @command
-def train_main(argv: Sequence[str], presets: Path) -> int:
+def train_main(argv: Sequence[str], presets: Path = CHECKOUT / "configs") -> int:
     """All of ``train.py``: check every argument of every job, then let Hydra run the jobs.
 
     Args:
@@ -298,7 +299,7 @@ def train_main(argv: Sequence[str], presets: Path) -> int:
     _check_hydra(line.hydra)
     _launch(line)
     for name in sweeps:
-        print(f"curves and tables: python -m worldrl.report {Path(RUNS, name)}")
+        print(f"curves and tables: worldrl report {Path(RUNS, name)}")
     return 0
 
 
@@ -361,8 +362,8 @@ def train(config: Config | Mapping[str, Any], run_dir: Path | None = None) -> Pa
     Raises:
         UserError: wrong settings, or a folder that holds a run.
     """
+    from worldrl.runs.checkpoint import Checkpoints
     from worldrl.training import loop
-    from worldrl.training.checkpoint import Checkpoints
 
     config = config_from_dict(config_to_dict(config) if isinstance(config, Config) else with_world(config))
     run_dir = Path(RUNS) / run_name(config) if run_dir is None else Path(run_dir)
@@ -382,8 +383,8 @@ def _resume(run_dir: Path, changes: Arguments) -> None:
 
 def train_or_go_on(config: Config, run_dir: Path) -> None:
     """One run of a named sweep: train it, resume it where it has begun, leave it alone where it has finished."""
+    from worldrl.runs.checkpoint import Checkpoints
     from worldrl.training import loop
-    from worldrl.training.checkpoint import Checkpoints
 
     checkpoints = Checkpoints(run_dir)
     if checkpoints.latest() is None:
@@ -400,7 +401,7 @@ def train_or_go_on(config: Config, run_dir: Path) -> None:
 
 def _has_frames(run_dir: Path) -> bool:
     """Whether the metrics of a run go beyond its start."""
-    from worldrl.evaluation.curves import METRICS_FILE, read_records
+    from worldrl.report.curves import METRICS_FILE, read_records
 
     path = run_dir / METRICS_FILE
     return path.exists() and any(record.get("frames", 0) > 0 for record in read_records(path)[0])
@@ -576,7 +577,7 @@ def eval_main(argv: Sequence[str]) -> int:
 
 
 def _evaluate(options: dict[str, Any]) -> None:
-    from worldrl.evaluation.run import evaluate_run
+    from worldrl.evaluation.evaluate import evaluate_run
 
     _refuse_options(options, GRID_ONLY, "is for a grid of corruptions: name them with --corruption")
     if options.get("video") is True:

@@ -130,7 +130,7 @@ class Config:
 # --- what a value may be ----------------------------------------------------------------------------------------------
 
 CONFIG_FILE = "config.yaml"
-FOREIGN = "sb3_"  # begins the labels of agents that are not ours (``worldrl.sb3``)
+FOREIGN = "sb3_"  # begins the labels of agents that are not ours (``worldrl.commands.baseline``)
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "env.obs": ("pixels", "state", "both"),
@@ -544,7 +544,7 @@ def load_config(run_dir: Path, **changes: Any) -> Config:
     if not stored:
         raise UserError(f"{path} is empty, expected the settings of the run; put it back")
     if str(stored.get("agent", "")).startswith(FOREIGN):
-        raise UserError(f"{run_dir} holds a run of Stable-Baselines3: worldrl.report reads it, nothing else here does")
+        raise UserError(f"{run_dir} holds a run of Stable-Baselines3: worldrl report reads it, nothing else here does")
     try:
         config_from_dict(stored)
     except UserError as error:

@@ -15,6 +15,7 @@ import torch
 from gymnasium import spaces
 from scipy import stats
 
+from worldrl.acting.episodes import run_episodes
 from worldrl.agent import Agent
 from worldrl.cli import eval_main, train
 from worldrl.config import Config, config_from_dict, load_config
@@ -23,7 +24,7 @@ from worldrl.envs.corruption import Noise
 from worldrl.envs.stream import EVAL
 from worldrl.errors import UserError
 from worldrl.evaluation import robustness
-from worldrl.evaluation.episodes import run_episodes
+from worldrl.evaluation.evaluate import load_agent
 from worldrl.evaluation.robustness import (
     CLEAN,
     Cell,
@@ -38,7 +39,6 @@ from worldrl.evaluation.robustness import (
     traces,
     worst_cells,
 )
-from worldrl.evaluation.run import load_agent
 
 TASK = f"{__name__}:Steer"
 SETTINGS = {

@@ -18,12 +18,15 @@ from worldrl.envs import make_envs
 from worldrl.errors import Diverged
 from worldrl.nn.functional import normal_entropy, tanh_log_det
 from worldrl.nn.mlp import MLP
-from worldrl.policies.marginal import MarginalPolicy
-from worldrl.studies import along, bandit, marginal, variance, visited
+from worldrl.policies.action_prior import MarginalPolicy
+from worldrl.runs.checkpoint import Checkpoints
+from worldrl.studies import action_prior as marginal
+from worldrl.studies import bandit, variance
+from worldrl.studies import during_training as along
+from worldrl.studies import pools as visited
 from worldrl.studies.__main__ import main
 from worldrl.studies.entropy import Pool, draw, estimate, true_entropy
 from worldrl.studies.variance import relative_spread
-from worldrl.training.checkpoint import Checkpoints
 
 
 def test_truth_lies_between_its_bounds_and_the_estimators_around_it() -> None:

@@ -20,17 +20,17 @@ import pytest
 import torch
 
 from tests.toy_runs import STATE_SAC
+from worldrl.acting import episodes
 from worldrl.cli import load_config, train
 from worldrl.config import config_from_dict, save_config
 from worldrl.envs import WorkerError
 from worldrl.envs.stream import EVAL
 from worldrl.errors import Diverged, UserError
-from worldrl.evaluation import episodes
 from worldrl.heads.sac import transitions
 from worldrl.heads.smac import SMAC
-from worldrl.inference import load_agent
+from worldrl.runs.checkpoint import Checkpoints
+from worldrl.runs.trained import load_agent
 from worldrl.training import loop
-from worldrl.training.checkpoint import Checkpoints
 from worldrl.training.loop import Stopped, Trainer, resume, sole_use
 
 SMALL = {

@@ -32,6 +32,8 @@ from rich.table import Table
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from worldrl.acting.episodes import check_length, naming_failures, own_randomness
+from worldrl.acting.video import Frames, check_video, save_video
 from worldrl.agent import Agent
 from worldrl.config import LEVELS, Config, CorruptionConfig, EnvConfig, check_level, config_to_dict, flatten
 from worldrl.envs import episode_seed
@@ -40,11 +42,9 @@ from worldrl.envs.spaces import Observation
 from worldrl.envs.stream import EVAL
 from worldrl.envs.vector import describe, make_env
 from worldrl.errors import UserError, check_out, unknown
-from worldrl.evaluation.episodes import check_length, naming_failures, own_randomness
-from worldrl.evaluation.run import check_environment
-from worldrl.evaluation.statistics import mean_interval
-from worldrl.evaluation.video import Frames, check_video, save_video
-from worldrl.inference import load_agent
+from worldrl.evaluation.evaluate import check_environment
+from worldrl.report.statistics import mean_interval
+from worldrl.runs.trained import load_agent
 from worldrl.types import EnvSpec
 
 CLEAN = "clean"

@@ -21,7 +21,7 @@ from worldrl.errors import UserError
 from worldrl.heads.value_sac import Judged, ValueSAC
 from worldrl.nn.functional import masked_mean
 from worldrl.nn.optim import Optimizer
-from worldrl.policies.marginal import Fit, MarginalPolicy
+from worldrl.policies.action_prior import Fit, MarginalPolicy
 from worldrl.types import Batch, Belief, BeliefModel, Draw, Extra, MakePolicy, Metrics
 
 

@@ -1,4 +1,4 @@
-"""``python -m worldrl.studies STUDY``: a picture, and its numbers as JSON.
+"""``worldrl studies STUDY``: a picture, and its numbers as JSON.
 
 STUDY is ``bandit``, ``entropy [RUN_DIR...]``, ``variance [RUN_DIR]``, ``marginal RUN_DIR`` or ``counterexample``.
 """
@@ -15,13 +15,15 @@ from typing import Any, cast
 
 import torch
 
-from worldrl.command import Parser, command, positive, to_json, whole
 from worldrl.errors import Diverged, check_out
 from worldrl.policies.latent import LatentGaussian
 from worldrl.registry import known_parts
-from worldrl.studies import along, bandit, entropy, marginal, plots, variance
-from worldrl.studies.visited import run_actions, run_latents, run_pools
+from worldrl.studies import action_prior as marginal
+from worldrl.studies import bandit, entropy, plots, variance
+from worldrl.studies import during_training as along
+from worldrl.studies.pools import run_actions, run_latents, run_pools
 from worldrl.tabular.counterexample import threshold, wrong_action
+from worldrl.terminal import Parser, command, positive, to_json, whole
 
 LATENT = "latent"
 PARTICLES = (1, 2, 4, 8, 16, 32)
@@ -35,7 +37,7 @@ def _discount(text: str) -> float:
 
 def make_parser() -> argparse.ArgumentParser:
     """The options of the command."""
-    parser = Parser(prog="python -m worldrl.studies", description="Small studies of estimators and policies.")
+    parser = Parser(prog="worldrl studies", description="Small studies of estimators and policies.")
     studies = parser.add_subparsers(dest="study", required=True, parser_class=Parser)
     modes = studies.add_parser("bandit", help="which policies find all four best actions?")
     modes.add_argument("--policy", nargs="+", default=known_parts("policy"), metavar="NAME", help="default: all")
@@ -210,7 +212,7 @@ STUDIES = {
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """All of ``python -m worldrl.studies``. Returns the exit code."""
+    """All of ``worldrl studies``. Returns the exit code."""
     options = make_parser().parse_args(argv)
     check_out(options.out)
     picture = options.out / f"{options.study}.png"

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from worldrl.evaluation.plots import COLOURS, INK, MARKERS, PALE, PANEL, STYLE
+from worldrl.report.plots import COLOURS, INK, MARKERS, PALE, PANEL, STYLE
 from worldrl.studies.bandit import CENTRES, NEAR
 from worldrl.studies.entropy import COMPARED, Truth
 from worldrl.studies.variance import Noise

@@ -1,4 +1,4 @@
-"""VIREL's counterexample to maximum entropy; ``python -m worldrl.studies counterexample`` draws it.
+"""VIREL's counterexample to maximum entropy; ``worldrl studies counterexample`` draws it.
 
 Section 2.2 of Fellows et al. (2019). In s0, action a2 pays 1 and ends all choice; a1 pays nothing and leads to a state
 with k equally worthless actions. A policy that is rewarded for its future entropy goes there with the probability

@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
+from worldrl.acting.episodes import VIDEO_SIZE, Interrupted, own_randomness, run_episodes, with_action
 from worldrl.agent import Agent, check_length
 from worldrl.config import Config, check_unchanged, config_to_dict, load_config, save_config
 from worldrl.data.replay import Replay, choose_replay_device
@@ -30,9 +31,8 @@ from worldrl.envs import describe_backend, gl_string, make_envs
 from worldrl.envs.gym import is_gym_task
 from worldrl.envs.vector import VectorEnv, WorkerError
 from worldrl.errors import Diverged, UserError, writing
-from worldrl.evaluation.episodes import VIDEO_SIZE, Interrupted, own_randomness, run_episodes, with_action
 from worldrl.registry import PARTS
-from worldrl.training.checkpoint import (
+from worldrl.runs.checkpoint import (
     CheckpointError,
     Checkpoints,
     compare_fingerprint,
@@ -40,10 +40,10 @@ from worldrl.training.checkpoint import (
     rng_state,
     set_rng_state,
 )
+from worldrl.runs.metrics import Logger, Meter, Progress
+from worldrl.runs.transfer import check_spec, encode_spec, load_model
 from worldrl.training.clocks import Every, Ratio, Seconds, Timer
-from worldrl.training.logging import Logger, Meter, Progress
 from worldrl.training.speed import make_update
-from worldrl.training.transfer import check_spec, encode_spec, load_model
 from worldrl.types import Needs, State
 
 PRETRAIN_LOG = 1_000  # updates

@@ -1,0 +1,164 @@
+"""The baselines of Stable-Baselines3: same episodes, same frames, a folder that the report reads."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import worldrl
+from worldrl.cli import train
+from worldrl.commands import baseline as sb3
+from worldrl.envs.stream import EVAL
+from worldrl.envs.vector import make_env, make_envs
+from worldrl.errors import UserError
+from worldrl.report.__main__ import main as report
+from worldrl.report.curves import read_runs
+
+
+def command(*arguments: str, code: int = 0) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # theirs
+        assert sb3.main(arguments) == code
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two short episodes' worth of PPO."""
+    folder = tmp_path_factory.mktemp("sb3") / "run"
+    settings = ("task=cartpole_balance", "frames=4000", "env.action_repeat=4", "eval.every=2000", "eval.episodes=1")
+    command("ppo", *settings, "sb3.n_steps=128", "sb3.batch_size=64", f"dir={folder}")
+    return folder
+
+
+def records(folder: Path, key: str) -> list[tuple[int, float]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [(line["frames"], line[key]) for line in lines if key in line]
+
+
+def test_evaluates_on_time_and_counts_frames(run: Path) -> None:
+    assert [frames for frames, _ in records(run, "eval/return")] == [0, 2000, 4000]
+    assert [frames for frames, _ in records(run, "episode/return")] == [1000, 2000, 3000, 4000]
+    assert (run / sb3.MODEL_FILE).is_file()
+
+
+def test_it_goes_on_to_the_last_frame_where_episodes_end_within_a_repeat(tmp_path: Path) -> None:
+    """334 actions of three frames are an episode of 1,000 frames."""
+    settings = ("task=cartpole_balance", "frames=1002", "env.action_repeat=3", "eval.every=5000", "eval.episodes=1")
+    command("ppo", *settings, "sb3.n_steps=64", "sb3.batch_size=64", f"dir={tmp_path / 'run'}")
+    assert [frames for frames, _ in records(tmp_path / "run", "eval/return")] == [0, 1003]
+
+
+def test_the_report_shows_it_beside_our_own_agents(run: Path, tmp_path: Path) -> None:
+    ours = {"agent": "sac", "task": "cartpole_balance", "env.obs": "state", "env.action_repeat": 4, "frames": 2000}
+    quiet = {"eval.every": 1000, "eval.episodes": 1, "eval.video": False, "log.tensorboard": False}
+    train({**ours, **quiet, "schedule.prefill": 3000}, tmp_path / "ours")
+    runs, _ = read_runs([run, tmp_path / "ours"], "eval/return")
+    assert {r.agent for r in runs} == {"sb3_ppo", "sac"}
+    assert {r.task for r in runs} == {"cartpole_balance"}
+    assert report([str(run), str(tmp_path / "ours"), "--out", str(tmp_path / "report")]) == 0
+
+
+def test_it_cannot_be_loaded_as_one_of_our_own(run: Path) -> None:
+    with pytest.raises(UserError, match=r"holds a run of Stable-Baselines3"):
+        worldrl.load(run)
+
+
+def test_episodes_start_where_those_of_our_own_runs_start() -> None:
+    _, config, _, _ = sb3.parse(["ppo", "task=cartpole_swingup", "seed=3"])
+    env = sb3.Numbered(make_env(config.env, config.task), config.seed, EVAL)
+    ours = make_envs(config.env, config.task, config.seed, training=False)
+    for episode in range(2):
+        np.testing.assert_array_equal(env.reset()[0], ours.reset(episode)["state"][0])
+
+
+def test_the_return_of_an_episode_is_the_sum_of_its_rewards() -> None:
+    class Still:
+        def predict(self, obs: Any, deterministic: bool) -> tuple[np.ndarray, None]:
+            return np.zeros(1, np.float32), None
+
+    _, config, _, _ = sb3.parse(["ppo", "task=cartpole_balance", "env.action_repeat=8"])
+    env = sb3.Numbered(make_env(config.env, config.task), 1, EVAL)
+    obs, total = env.reset(), 0.0
+    for _ in range(125):
+        obs = env.step(np.zeros(1, np.float32))
+        total += obs[1]
+    assert not obs[2]
+    assert obs[3]
+    env.episode = 0
+    assert sb3.episode_return(Still(), env) == pytest.approx(total)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ([], "expected an algorithm first: ppo, ddpg"),
+        (["pbo"], "unknown algorithm 'pbo'; did you mean: ppo"),
+        (["ppo", "head.units=3"], "unknown key 'head.units'; "),
+        (["ppo", "env.obs=pixels"], "found env.obs=pixels and env.num_envs=1; a baseline learns"),
+        (["ppo", "resume=x"], "resume: a run of Stable-Baselines3 cannot be continued"),
+        (["ppo", "sb3.n_stepps=3"], "PPO refuses its settings"),
+        (["ppo", "frames=-1"], "frames: found -1"),
+        (["ppo", "seed=1,2"], "found seed=1,2: a baseline is one run"),
+        (["ppo", "-m"], "found -m: a baseline is one run"),
+        (["ppo", "--cfg", "job"], "found --cfg: of train.py alone"),
+        (["ppo", "hydra.run.dir=x"], "found hydra.run.dir=x: of train.py alone; dir= is the run folder"),
+    ],
+)
+def test_wrong_use_ends_in_one_line(
+    arguments: list[str], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(*arguments, *([f"dir={tmp_path / 'run'}"] if arguments else []), code=2)
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_argument_may_be_a_mapping_and_the_folder_no_file(tmp_path: Path) -> None:
+    algorithm, config, _, arguments = sb3.parse(["ppo", "task=cartpole_balance", "sb3.policy_kwargs={net_arch:[8,9]}"])
+    assert arguments == {"policy_kwargs": {"net_arch": [8, 9]}}
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="is not a folder; choose another one with dir="):
+        sb3.train(algorithm, config, tmp_path / "file", arguments)
+
+
+def test_does_not_write_over_another_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (run / "metrics.jsonl").read_bytes()
+    command("ppo", "task=cartpole_balance", f"dir={run}", code=2)
+    assert "is not empty" in capsys.readouterr().err
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_says_what_to_install_where_it_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "stable_baselines3", None)
+    algorithm, config, _, arguments = sb3.parse(["ppo", "task=cartpole_balance"])
+    with pytest.raises(UserError, match=r"pip install -e '\.\[sb3\]'"):
+        sb3.train(algorithm, config, tmp_path, arguments)
+
+
+def test_a_number_for_action_noise_is_gaussian_noise_of_this_width(tmp_path: Path, monkeypatch) -> None:
+    import stable_baselines3
+
+    made = []
+
+    class Watched(stable_baselines3.DDPG):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            made.append(options["action_noise"])
+            super().__init__(*args, **options)
+
+    monkeypatch.setattr(stable_baselines3, "DDPG", Watched)
+    settings = ("task=reacher_easy", "frames=200", "env.action_repeat=4", "eval.every=0")
+    command("ddpg", *settings, "sb3.action_noise=0.1", "sb3.buffer_size=1000", f"dir={tmp_path / 'run'}")
+    draws = np.stack([made[0]() for _ in range(4000)])
+    assert draws.shape == (4000, 2)
+    np.testing.assert_allclose(draws.std(0), 0.1, atol=0.01)
+    np.testing.assert_allclose(draws.mean(0), 0.0, atol=0.01)
+    command("ddpg", *settings, "sb3.action_noise=wide", f"dir={tmp_path / 'other'}", code=2)
+    assert not (tmp_path / "other").exists()

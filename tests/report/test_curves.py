@@ -1,0 +1,196 @@
+"""Reading run folders and putting curves on one axis."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.report.toy_runs import make_run, write_run
+from worldrl.errors import UserError
+from worldrl.report.curves import (
+    Curve,
+    align,
+    check_overlap,
+    find_runs,
+    read_run,
+    read_runs,
+    task_name,
+    unlabelled_differences,
+)
+
+
+def curve(frames: list[float], values: list[float]) -> Curve:
+    return Curve(np.array(frames, float), np.array(values, float))
+
+
+def message(call, *arguments) -> str:
+    with pytest.raises(UserError) as caught:
+        call(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+# --- curves -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_curve_is_linear_between_its_points_and_level_beyond() -> None:
+    assert curve([0, 10, 20], [0, 5, 1]).at(np.array([-5, 4, 10, 15, 99])).tolist() == [0, 2, 5, 3, 1]
+
+
+def test_until_ends_where_it_should() -> None:
+    whole = curve([0, 10, 20], [0, 5, 1])
+    for end, frames, values in ((15, [0, 10, 15], [0, 5, 3]), (10, [0, 10], [0, 5]), (50, [0, 10, 20], [0, 5, 1])):
+        part = whole.until(end)
+        assert (part.frames.tolist(), part.values.tolist()) == (frames, values)
+
+
+def test_smoothing_is_the_mean_of_the_last_frames() -> None:
+    smooth = curve([0, 1, 2, 10, 11], [4, 2, 6, 8, 10]).smoothed(2)
+    assert smooth.values.tolist() == [4, 3, 4, 8, 9]
+    noisy = curve(list(range(50)), np.random.default_rng(0).normal(size=50).tolist())
+    by_hand = [noisy.values[max(0, i - 6) : i + 1].mean() for i in range(50)]
+    np.testing.assert_allclose(noisy.smoothed(7).values, by_hand)
+    assert curve([0, 1, 2, 3], [1, 1e22, 1, 1]).smoothed(1).values.tolist() == [1, 1e22, 1, 1]  # it does not linger
+
+
+def test_aligned_curves_share_the_points_of_all() -> None:
+    frames, values = align([curve([0, 5, 9], [0, 5, 9]), curve([2, 6, 20], [4, 0, 14])])
+    assert frames.tolist() == [2, 5, 6, 9]
+    np.testing.assert_allclose(values, [[2, 5, 6, 9], [4, 1, 0, 3]])
+
+
+def test_equal_axes_are_left_as_they_are() -> None:
+    frames, values = align([curve([0, 5], [1, 2]), curve([0, 5], [3, 4])])
+    assert (frames.tolist(), values.tolist()) == ([0, 5], [[1, 2], [3, 4]])
+
+
+# --- finding ----------------------------------------------------------------------------------------------------------
+
+
+def test_runs_are_found_at_any_depth_once_and_in_order(tmp_path: Path) -> None:
+    first = make_run(tmp_path / "a" / "deep" / "1", [1])
+    second = make_run(tmp_path / "b", [1])
+    (second / "replay" / "inner").mkdir(parents=True)
+    (tmp_path / "c" / ".hydra").mkdir(parents=True)
+    (tmp_path / "c" / ".hydra" / "config.yaml").write_text("job: 1")
+    assert find_runs([tmp_path, second, tmp_path / "a"]) == [first, second]
+
+
+def test_where_no_run_is_the_path_is_named(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    make_run(tmp_path / "run", [1])
+    assert f"no run folder at or below {tmp_path / 'empty'}" in message(find_runs, [tmp_path, tmp_path / "empty"])
+    assert f"{tmp_path / 'none'} is no folder" in message(find_runs, [tmp_path / "none"])
+
+
+# --- reading ----------------------------------------------------------------------------------------------------------
+
+
+def test_any_key_is_read_with_the_settings(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path / "x", [3, 4], agent="sac", seed=7, task="walker-walk"), "loss/kl")
+    assert (run.task, run.agent, run.seed, run.end) == ("walker_walk", "sac", 7, 1000)
+    assert run.curve.frames.tolist() == [0, 1000]
+    assert run.curve.values.tolist() == [3, 3]
+    assert run.label(["head.critic_lr", "head.num_particles"]) == "sac critic_lr=0.0003"
+
+
+@pytest.mark.parametrize("name", ["Pendulum-v1", "point:Point", "my-mod:Env", "HalfCheetah-v10"])
+def test_gymnasium_names_keep_their_dashes(name: str) -> None:
+    assert task_name(name) == name
+
+
+def test_settings_of_an_unknown_agent_can_be_read(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "x", [3])
+    (run_dir / "config.yaml").write_text("task: t_u\nagent: mine\nseed: 1\nhead: {name: 'gone:Head', lr: 0.1}\nnew: 3")
+    run = read_run(run_dir, "eval/return")
+    assert run.label(["head", "head.lr", "new"]) == "mine head=gone:Head lr=0.1 new=3"
+
+
+def test_values_of_one_frame_are_averaged(tmp_path: Path) -> None:
+    records = [{"frames": f, "episode/return": r} for f, r in ((10, 1.0), (10, 3.0), (20, 5.0))]
+    run = read_run(write_run(tmp_path / "x", records), "episode/return")
+    assert (run.curve.frames.tolist(), run.curve.values.tolist()) == ([10, 20], [2, 5])
+
+
+def test_half_a_last_line_is_ignored_and_told(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "x", [1, 2]) / "metrics.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"frames": 2000, "eval/ret')
+    run = read_run(path.parent, "eval/return")
+    assert run.curve.values.tolist() == [1, 2]
+    assert f"{path}: ignored half a line" in run.notes[0]
+
+
+def test_a_whole_last_line_without_its_end_counts(tmp_path: Path) -> None:
+    path = make_run(tmp_path / "x", [1]) / "metrics.jsonl"
+    path.write_bytes(path.read_bytes() + b'{"frames": 2000, "eval/return": 2.0}')
+    run = read_run(path.parent, "eval/return")
+    assert (run.curve.values.tolist(), run.notes) == ([1, 2], ())
+
+
+def test_values_that_were_not_finite_are_left_out_and_told(tmp_path: Path) -> None:
+    run = read_run(make_run(tmp_path / "x", [1, None, 3, float("nan")]), "eval/return")
+    assert run.curve.frames.tolist() == [0, 2000]
+    assert "left out 2 values of eval/return" in run.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (b'{"frames": 5', "line 3: not a JSON record; the file is damaged"),
+        (b"\xff\xfe", "line 3: not a JSON record"),
+        (b"[1]", "line 3: found [1], expected a record"),
+        (b'{"eval/return": 1.0}', "line 3: frames is None, expected a number"),
+        (b'{"frames": 9000, "eval/return": "high"}', "line 3: eval/return is 'high', expected a number"),
+        (b'{"frames": -5, "eval/return": 1.0}', "line 3: frames go back from 0 to -5"),
+    ],
+)
+def test_a_damaged_line_is_named(tmp_path: Path, line: bytes, expected: str) -> None:
+    path = make_run(tmp_path / "x", [1]) / "metrics.jsonl"
+    path.write_bytes(path.read_bytes() + line + b"\n" + b'{"frames": 9000, "eval/return": 1.0}\n')
+    assert f"{path}, {expected}" in message(read_run, path.parent, "eval/return")
+
+
+def test_foreign_settings_are_named(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "x", [1])
+    (run_dir / "config.yaml").write_text("model: resnet\n")
+    assert f"{run_dir / 'config.yaml'}: task is None" in message(read_run, run_dir, "eval/return")
+
+
+def test_a_run_that_has_only_begun_is_left_out_and_told(tmp_path: Path) -> None:
+    make_run(tmp_path / "old", [1, 2])
+    make_run(tmp_path / "new", [])
+    runs, notes = read_runs([tmp_path], "eval/return")
+    assert [run.path.name for run in runs] == ["old"]
+    assert notes == [f"left out {tmp_path / 'new'}: it has no eval/return"]
+
+
+def test_no_evaluation_at_all(tmp_path: Path) -> None:
+    write_run(tmp_path / "x", [{"frames": 0, "loss/kl": 1.0}])
+    assert f"no eval/return yet in {tmp_path / 'x'}" in message(read_runs, [tmp_path], "eval/return")
+    make_run(tmp_path / "y", [])
+    assert "and 1 more; expected a record with it" in message(read_runs, [tmp_path], "eval/return")
+
+
+def test_an_unknown_metric_brings_the_nearest(tmp_path: Path) -> None:
+    make_run(tmp_path / "x", [1])
+    assert "unknown metric 'loss/kll'; did you mean: loss/kl" in message(read_runs, [tmp_path], "loss/kll")
+
+
+# --- comparing --------------------------------------------------------------------------------------------------------
+
+
+def test_runs_without_common_frames_are_named(tmp_path: Path) -> None:
+    early = read_run(make_run(tmp_path / "early", [1, 2]), "eval/return")
+    late = read_run(write_run(tmp_path / "late", [{"frames": 5000, "eval/return": 1.0}]), "eval/return")
+    check_overlap([early, early])
+    text = message(check_overlap, [early, late])
+    assert f"{tmp_path / 'late'} begins at 5,000 frames, where {tmp_path / 'early'} has ended (1,000)" in text
+
+
+def test_differences_that_matter(tmp_path: Path) -> None:
+    settings = [{"seed": 1, "head.num_particles": 2, "frames": 5, "device": "cpu"}, {"seed": 2, "eval.episodes": 9}]
+    runs = [read_run(make_run(tmp_path / str(i), [1], **s), "eval/return") for i, s in enumerate(settings)]
+    assert unlabelled_differences(runs) == ["head.num_particles"]
+    assert unlabelled_differences(runs[:1]) == []

@@ -1,0 +1,151 @@
+"""Grids of several runs side by side, from files that are written by hand."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from worldrl.report.__main__ import main
+from worldrl.report.grids import CLEAN, GRID_FILE, grid_rows, read_grids
+from worldrl.report.plots import draw_band, looks_of
+
+CELLS = [("clean", 0.0), ("missing", 0.1), ("missing", 0.5), ("blur", 0.1), ("blur", 0.5)]
+RETURNS = {("smac", 1): [100, 90, 50, 95, 80], ("smac", 2): [140, 130, 70, 105, 60], ("sac", 1): [60, 30, 0, 60, 60]}
+
+
+def write_grid(folder: Path, agent: str, returns: list[float], seed: int = 1, **changes: Any) -> Path:
+    cells = [
+        {"corruption": kind, "level": level, "return": value}
+        for (kind, level), value in zip(CELLS, returns, strict=True)
+    ]
+    settings = {"task": "walker_walk", "agent": agent, "seed": seed, "head.units": 300}
+    found = {"task": "walker_walk", "agent": agent, "trained_with": {}, "cells": cells, "settings": settings, **changes}
+    folder.mkdir(parents=True)
+    path = folder / GRID_FILE
+    path.write_text(json.dumps(found))
+    return path
+
+
+@pytest.fixture
+def grids(tmp_path: Path) -> Path:
+    for (agent, seed), returns in RETURNS.items():
+        write_grid(tmp_path / "runs" / agent / str(seed) / "robustness", agent, list(returns), seed)
+    write_grid(tmp_path / "runs/smac/9/robustness", "smac", [80, 80, 80, 80, 80], trained_with={"missing": 0.05})
+    return tmp_path / "runs"
+
+
+def test_rows_are_means_over_runs_and_noise_in_training_makes_another_agent(grids: Path) -> None:
+    rows = {(row["agent"], row["corruption"], row["level"]): row for row in grid_rows(read_grids([grids, grids]))}
+    assert len(rows) == 3 * len(CELLS)
+    both = rows["smac", "missing", "0.5"]
+    assert both["runs"] == 2
+    assert both["return"] == 60
+    assert both["return_std"] == pytest.approx(np.std([50, 70], ddof=1))
+    assert both["of clean"] == "50 %"  # 60 of (100 + 140) / 2
+    assert rows["sac", "missing", "0.1"]["of clean"] == "50 %"
+    assert np.isnan(rows["sac", "missing", "0.1"]["return_std"])
+    assert rows["smac, trained with missing 0.05", "blur", "0.5"]["return"] == 80
+
+
+def test_the_command_writes_picture_and_tables(grids: Path, capsys: pytest.CaptureFixture) -> None:
+    out = grids.parent / "out"
+    assert main([str(grids), "--robustness", "--out", str(out)]) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["robustness.csv", "robustness.md", "robustness.png"]
+    assert "Notes" not in (out / "robustness.md").read_text()
+    assert (out / "robustness.png").read_bytes().startswith(b"\x89PNG")
+    assert "| 60.0 ± 14.1" in capsys.readouterr().out
+    with (out / "robustness.csv").open() as file:
+        assert len(list(csv.DictReader(file))) == 3 * len(CELLS)
+
+
+def names(grids: Path, *labels: str) -> dict[str, int]:
+    return {row["agent"]: row["runs"] for row in grid_rows(read_grids([grids], labels))}
+
+
+@pytest.mark.parametrize(
+    ("played", "name"),
+    [
+        ({"checkpoint": "best"}, "smac, checkpoint best"),
+        ({"action": "sample"}, "smac, sampled actions"),
+        ({"groups": ["velocity", "height"]}, "smac, noise on velocity, height"),
+        ({"checkpoint": "last", "action": "mode", "groups": []}, "smac"),
+    ],
+)
+def test_grids_that_were_played_in_another_way_are_not_averaged(grids: Path, played: dict[str, Any], name: str) -> None:
+    before = names(grids)
+    write_grid(grids / "other", "smac", [0.0] * len(CELLS), seed=3, **played)
+    assert names(grids) == {**before, name: before.get(name, 0) + 1}
+
+
+def test_runs_that_are_no_seeds_of_one_agent_are_told(grids: Path, capsys: pytest.CaptureFixture) -> None:
+    def notes(*options: str) -> str:
+        assert main([str(grids), "--robustness", "--out", str(grids.parent / "out"), *options]) == 0
+        return capsys.readouterr().out.partition("Notes:")[2]
+
+    assert notes() == ""
+    wide = {"task": "walker_walk", "agent": "sac", "seed": 2, "head.units": 400}
+    write_grid(grids / "wide", "sac", [0.0] * len(CELLS), settings=wide)
+    assert "sac on walker_walk: its runs differ in head.units; tell them apart with --label head.units" in notes()
+    assert names(grids, "head.units")["sac units=400"] == 1
+    assert "differ" not in notes("--label", "head.units")
+    write_grid(grids / "twice", "smac", [0.0] * len(CELLS), seed=2)
+    assert "several runs of seed 2" in notes()
+    write_grid(grids / "old", "smac", [0.0] * len(CELLS), settings={})
+    assert "smac on walker_walk: grids of an earlier version do not say" in notes()
+    assert main([str(grids), "--robustness", "--label", "head.unit"]) == 2
+    assert "head.units" in capsys.readouterr().err
+
+
+def test_the_band_is_students_interval_over_runs() -> None:
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    values = [[1.0, 2.0], [3.0, 6.0], [8.0, 7.0]]
+    draw_band(axes, [0.0, 0.5], values, looks_of(["a"])["a"])
+    edges = axes.collections[0].get_paths()[0].vertices
+    low, high = stats.t.interval(0.95, 2, np.mean(values, 0), stats.sem(values, 0))
+    for x, bottom, top in zip([0.0, 0.5], low, high, strict=True):
+        heights = edges[edges[:, 0] == x, 1]
+        assert [heights.min(), heights.max()] == pytest.approx([bottom, top])
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ("{", "is no robustness grid"),
+        ("[]", "is no robustness grid"),
+        (json.dumps({"task": "walker_walk", "agent": "x", "trained_with": {}}), "cells"),
+        (
+            json.dumps({"trained_with": {}, "cells": [{"corruption": "clean", "level": 0, "return": float("nan")}]}),
+            "not finite",
+        ),
+    ],
+)
+def test_a_damaged_file_is_named(grids: Path, content: str, words: str, capsys: pytest.CaptureFixture) -> None:
+    broken = grids / "sac/1/robustness" / GRID_FILE
+    broken.write_text(content)
+    assert main([str(grids), "--robustness"]) == 2
+    error = capsys.readouterr().err
+    assert str(broken) in error
+    assert words in error
+    assert error.count("\n") == 1
+
+
+def test_other_cells_nothing_to_read_and_other_options_are_refused(
+    grids: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert main([str(tmp_path / "empty"), "--robustness"]) == 2
+    assert "eval.py RUN_DIR --corruption" in capsys.readouterr().err
+    assert main([str(grids), "--robustness", "--frames", "10"]) == 2
+    assert "--frames is for learning curves" in capsys.readouterr().err
+    fewer = [{"corruption": CLEAN[0], "level": 0.0, "return": 1.0}]
+    write_grid(grids / "other", "sac", [0.0] * len(CELLS), cells=fewer)
+    assert main([str(grids), "--robustness"]) == 2
+    assert "the same kinds and levels" in capsys.readouterr().err

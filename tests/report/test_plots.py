@@ -1,0 +1,55 @@
+"""Pictures of curves: that they are drawn, and where their words go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from worldrl.report.curves import Curve
+from worldrl.report.plots import COLOURS, Line, draw, picture_formats, spread
+from worldrl.report.statistics import Estimate
+
+
+def panel(agents: int, seeds: int = 2, low: float = 0.0) -> dict[str, list[Curve]]:
+    frames = np.linspace(0, 1e6, 6)
+    return {
+        f"agent{a}": [Curve(frames, low + frames / (1e4 + 1e3 * a) + seed) for seed in range(seeds)]
+        for a in range(agents)
+    }
+
+
+@pytest.mark.parametrize(("tasks", "agents"), [(1, 1), (1, 12), (2, 4), (9, 3)])
+def test_every_number_of_panels_and_agents(tmp_path: Path, tasks: int, agents: int) -> None:
+    path = tmp_path / "x.png"
+    draw(path, {f"task{i}": panel(agents) for i in range(tasks)}, "return", [Line(None, "random", 30.0)])
+    with Image.open(path) as picture:
+        assert 3000 > picture.width > picture.height
+
+
+def test_the_colours_of_the_agents_are_in_the_picture(tmp_path: Path) -> None:
+    draw(tmp_path / "x.png", {"task": panel(8, seeds=1)}, "return")
+    with Image.open(tmp_path / "x.png") as picture:
+        shown = {colour for _, colour in picture.convert("RGB").getcolors(10**6)}
+    assert {tuple(bytes.fromhex(colour[1:])) for colour in COLOURS} <= shown
+
+
+def test_negative_returns_one_point_and_an_aggregate(tmp_path: Path) -> None:
+    point = {"a": [Curve(np.array([0.0]), np.array([-3.0]))]}
+    aggregate = {"a": Estimate(0.5, 0.4, 0.6), "agent1": Estimate(0.5, np.nan, np.nan)}
+    draw(tmp_path / "x.svg", {"t": point, "u": panel(2, low=-500)}, "return", [Line("u", "best", -9)], aggregate)
+    assert "<svg" in (tmp_path / "x.svg").read_text()
+
+
+def test_formats() -> None:
+    assert {"png", "pdf", "svg"} <= picture_formats()
+
+
+def test_labels_are_spread_apart_in_their_order() -> None:
+    assert spread([0.5, 0.1], gap=0.1) == [0.5, 0.1]
+    np.testing.assert_allclose(spread([0.5, 0.5, 0.48], gap=0.1), [0.58, 0.68, 0.48])
+    np.testing.assert_allclose(spread([0.99, 1.0, 0.2], gap=0.1), [0.9, 1.0, 0.2])
+    placed = spread(np.random.default_rng(0).uniform(0.4, 0.6, 9).tolist(), gap=0.05)
+    assert np.diff(sorted(placed)).min() > 0.0499

@@ -1,0 +1,209 @@
+"""The report end to end: from run folders to a picture and tables, and its one-line errors."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from tests.report.toy_runs import make_run, write_run
+from worldrl.report.__main__ import main
+
+
+@pytest.fixture
+def runs(tmp_path: Path) -> Path:
+    """Two agents, two tasks, three seeds, 0 to 4000 frames; smac is 10 above sac, and best at 3000."""
+    for task in ("walker_walk", "cheetah-run"):
+        for agent, level in (("smac", 110.0), ("sac", 100.0)):
+            for seed in (1, 2, 3):
+                returns = [0, level, level + seed, level + 5 * seed, level + 2 * seed]
+                make_run(tmp_path / "runs" / task / agent / str(seed), returns, task=task, agent=agent, seed=seed)
+    return tmp_path / "runs"
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+def run_report(capsys: pytest.CaptureFixture, *arguments: object) -> str:
+    assert main([str(argument) for argument in arguments]) == 0
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    return printed.out
+
+
+def fails(capsys: pytest.CaptureFixture, *arguments: object) -> str:
+    assert main([str(argument) for argument in arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    return printed.err
+
+
+# --- the whole --------------------------------------------------------------------------------------------------------
+
+
+def test_a_multirun_folder_becomes_a_picture_and_tables(runs: Path, capsys: pytest.CaptureFixture) -> None:
+    out = runs.parent / "new" / "report"
+    text = run_report(capsys, runs, "--out", out, "--normalise", 1000, "--random", 30, "--baseline", "Dreamer=700")
+    written = ["agents.csv", "aggregate.csv", "curves.png", "pairs.csv", "report.md", "runs.csv"]
+    assert sorted(path.name for path in out.iterdir()) == written
+    assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "report.md").read_text() in text
+    assert "Notes" not in text
+
+    first = rows(out / "agents.csv")[1]
+    assert [first[key] for key in ("task", "agent", "seeds", "frames")] == ["cheetah_run", "smac", "3", "4000.0"]
+    assert [float(first[key]) for key in ("last", "last_std", "iqm", "best", "best_std")] == [114, 2, 114, 120, 5]
+
+    assert [float(row["iqm"]) for row in rows(out / "aggregate.csv")] == pytest.approx([0.104, 0.114])
+    pairs = rows(out / "pairs.csv")
+    assert [(row["task"], row["agent"], row["other"]) for row in pairs] == [
+        (task, "sac", "smac") for task in ("cheetah_run", "walker_walk", "all tasks")
+    ]
+    assert {(row["probability"], row["pairs"]) for row in pairs} == {("0.0", "same seed")}
+
+    table = rows(out / "runs.csv")
+    assert len(table) == 12
+    assert table[0]["run"] == str(runs / "cheetah-run" / "sac" / "1")
+    last = [float(row["last"]) for row in table if row["agent"] == "smac" and row["task"] == "walker_walk"]
+    np.testing.assert_allclose(float(first["last"]), stats.trim_mean(last, 0.25))
+
+
+def test_a_picture_takes_its_tables_with_it(runs: Path, capsys: pytest.CaptureFixture) -> None:
+    text = run_report(capsys, runs / "walker_walk" / "smac", "--out", runs.parent / "fig.svg")
+    names = sorted(path.name for path in runs.parent.iterdir() if path.is_file())
+    assert names == ["fig-agents.csv", "fig-report.md", "fig-runs.csv", "fig.svg"]
+    assert "| walker_walk | smac  | 3     | 4,000  | 114.0 ± 2.0      |" in text
+
+
+def test_tables_of_an_earlier_report_do_not_stay(runs: Path, capsys: pytest.CaptureFixture) -> None:
+    out = runs.parent / "out"
+    run_report(capsys, runs, "--out", out)
+    (out / "mine.csv").write_text("")
+    run_report(capsys, runs / "walker_walk" / "smac", "--out", out)
+    assert sorted(path.name for path in out.glob("*.csv")) == ["agents.csv", "mine.csv", "runs.csv"]
+
+
+def test_the_same_runs_give_the_same_report(runs: Path, capsys: pytest.CaptureFixture) -> None:
+    first = run_report(capsys, runs, "--out", runs.parent / "x")
+    assert run_report(capsys, runs, runs / "walker_walk", "--out", runs.parent / "x") == first
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+
+def test_frames_compare_there_and_leave_out_shorter_runs(runs: Path, capsys: pytest.CaptureFixture) -> None:
+    short = make_run(runs / "walker_walk" / "smac" / "4", [0, 500], seed=4)
+    text = run_report(capsys, runs, "--out", runs.parent, "--frames", 3000)
+    assert f"left out {short}: it spans 0 to 1,000 frames" in text
+    assert {(row["frames"], row["seeds"]) for row in rows(runs.parent / "agents.csv")} == {("3000.0", "3")}
+    assert rows(runs.parent / "agents.csv")[0]["last"] == "110.0"
+    text = run_report(capsys, runs, "--out", runs.parent)
+    assert f"walker_walk is compared at 1,000 frames, where {short} ends; others go on to 4,000" in text
+
+
+def test_between_two_evaluations_is_between_their_returns(runs: Path, capsys: pytest.CaptureFixture) -> None:
+    run_report(capsys, runs / "walker_walk" / "sac" / "1", "--out", runs.parent, "--frames", 500)
+    assert rows(runs.parent / "agents.csv")[0]["last"] == "50.0"
+
+
+def test_another_metric_smoothed(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    records = [{"frames": 10 * i, "episode/return": float(i)} for i in range(10)]
+    write_run(tmp_path / "run", records)
+    text = run_report(capsys, tmp_path, "--metric", "episode/return", "--smooth", 40, "--out", tmp_path)
+    assert text.startswith("# episode/return\n")
+    assert rows(tmp_path / "agents.csv")[0]["last"] == "7.5"  # mean of 6, 7, 8, 9
+
+
+def test_means_of_the_last_episodes_and_the_best_of_them(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    returns = [9, 9, 1, 5, 6, 4, 2]
+    write_run(tmp_path / "run", [{"frames": 10 * i, "episode/return": float(x)} for i, x in enumerate(returns)])
+    write_run(tmp_path / "short", [{"frames": 0, "episode/return": 5.0}])
+    text = run_report(capsys, tmp_path, "--metric", "episode/return", "--last", 3, "--out", tmp_path)
+    assert f"left out {tmp_path / 'short'}: it has 1 values of episode/return" in text
+    row = rows(tmp_path / "agents.csv")[0]
+    assert float(row["last"]) == pytest.approx((6 + 4 + 2) / 3)
+    assert float(row["best"]) == pytest.approx((9 + 9 + 1) / 3)  # not that of two nines alone
+    assert row["frames"] == "60.0"
+
+
+def test_a_label_tells_settings_apart(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for k in (2, 16):
+        make_run(tmp_path / f"k{k}", [k], **{"head.num_particles": k})
+        make_run(tmp_path / f"t{k}", [k], task="finger_spin", **{"head.num_particles": k})
+    make_run(tmp_path / "sac", [1], agent="sac")
+    text = run_report(capsys, tmp_path, "--out", tmp_path)
+    assert "smac on finger_spin, walker_walk: its runs differ in head.num_particles; tell them apart with" in text
+    text = run_report(capsys, tmp_path, "--out", tmp_path, "--label", "head.num_particles")
+    assert "differ" not in text
+    agents = [row["agent"] for row in rows(tmp_path / "agents.csv") if row["task"] == "walker_walk"]
+    assert agents == ["sac", "smac num_particles=2", "smac num_particles=16"]
+
+
+def test_a_seed_that_ran_twice_is_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for name in "ab":
+        make_run(tmp_path / name, [1], seed=5)
+    assert "smac on walker_walk: several runs of seed 5" in run_report(capsys, tmp_path, "--out", tmp_path)
+
+
+def test_normalisers_and_lines_may_belong_to_a_task(runs: Path, capsys: pytest.CaptureFixture) -> None:
+    units = ["--normalise", "walker-walk=100", "--normalise", "200"]
+    lines = ["--random", "walker-walk=-3", "--random", "cheetah_run=1", "--baseline", "walker_walk:Dreamer=900"]
+    run_report(capsys, runs, "--out", runs.parent, *units, *lines)
+    sac, smac = rows(runs.parent / "aggregate.csv")
+    assert float(sac["iqm"]) == pytest.approx(stats.trim_mean([1.02, 1.04, 1.06, 0.51, 0.52, 0.53], 0.25))
+    assert float(smac["iqm"]) == pytest.approx(stats.trim_mean([1.12, 1.14, 1.16, 0.56, 0.57, 0.58], 0.25))
+
+
+def test_what_is_missing_for_an_aggregate_is_told(runs: Path, capsys: pytest.CaptureFixture) -> None:
+    assert "no aggregate over tasks: give the return that is 1" in run_report(capsys, runs, "--out", runs.parent)
+    text = run_report(capsys, runs / "walker_walk", "--out", runs.parent, "--normalise", 1000)
+    assert "no aggregate over tasks: all agents share 1" in text
+    assert "--normalise says nothing of cheetah_run" in fails(capsys, runs, "--normalise", "walker_walk=1")
+
+
+# --- wrong use --------------------------------------------------------------------------------------------------------
+
+
+def test_errors_are_one_line(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "empty").mkdir()
+    cases = {
+        (tmp_path / "none",): "is no folder",
+        (runs, tmp_path / "empty"): f"no run folder at or below {tmp_path / 'empty'}",
+        (): "the following arguments are required: RUN_DIR; see --help",
+        (runs, "--frames", "-5"): "--frames: found '-5', expected a number above 0",
+        (runs, "--frames", "nan"): "--frames: found 'nan', expected a number",
+        (runs, "--frames", "1e9"): "no run gets there",
+        (runs, "--smooth", "much"): "--smooth: found 'much'",
+        (runs, "--last", "0"): "--last: found '0', expected a whole number, 1 or more",
+        (runs, "--last", "2", "--smooth", "2"): "not allowed with argument",
+        (runs, "--last", "99"): "--last 99: the longest run has 5 values of eval/return; expected 99 or more",
+        (runs, "--metric", "eval/retrun"): "unknown metric 'eval/retrun'; did you mean: eval/return",
+        (runs, "--label", "head.particles"): "unknown setting 'head.particles'; did you mean: head.num_particles",
+        (runs, "--random", "walk=5"): "unknown task 'walk'; did you mean: walker_walk?",
+        (runs, "--random", "x"): "--random: found 'x', expected a number",
+        (runs, "--baseline", "5"): "--baseline: found '5', expected NAME=VALUE",
+        (runs, "--normalise", "0"): "--normalise: found '0', expected a number above 0",
+        (runs, "--normalise", "hopper=1"): "unknown task 'hopper'",
+        (runs, "--out", tmp_path / "file"): f"cannot write to {tmp_path / 'file'}",
+        (runs, "--out", tmp_path / "file" / "x.png"): "--out takes a folder, or a picture",
+    }
+    for arguments, expected in cases.items():
+        assert expected in fails(capsys, *arguments)
+
+
+def test_damage_and_gaps_are_one_line(runs: Path, capsys: pytest.CaptureFixture) -> None:
+    bad = runs / "walker_walk" / "sac" / "2" / "metrics.jsonl"
+    good = bad.read_text()
+    bad.write_text("\n" + good.replace("}", "", 1))
+    assert f"{bad}, line 2: not a JSON record" in fails(capsys, runs)
+    bad.write_text('{"frames": 1e999, "eval/return": 1.0}\n')
+    assert f"{bad}, line 1: frames is inf, expected a number" in fails(capsys, runs)
+    bad.write_text('{"frames": 9000, "eval/return": 1.0}\n')
+    assert f"nothing to compare on walker_walk: {bad.parent} begins at 9,000 frames" in fails(capsys, runs)

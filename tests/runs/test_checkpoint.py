@@ -1,0 +1,454 @@
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from worldrl.data.replay import Replay
+from worldrl.errors import UserError
+from worldrl.runs import checkpoint
+from worldrl.runs.checkpoint import (
+    CheckpointError,
+    Checkpoints,
+    compare_fingerprint,
+    decode,
+    encode,
+    environment_fingerprint,
+    rng_state,
+    set_rng_state,
+)
+from worldrl.types import EnvSpec, ObsSpec
+
+SPEC = EnvSpec("toy", {"state": ObsSpec((3,), "float32")}, action_dim=1)
+
+
+def rows(tick: int) -> dict[str, np.ndarray]:
+    zero = np.zeros(1, np.float32)
+    return {
+        "state": np.full((1, 3), tick, np.float32),
+        "action": np.zeros((1, 1), np.float32),
+        "reward": np.full(1, tick, np.float32),
+        "is_first": zero,
+        "is_terminal": zero,
+    }
+
+
+def filled(ticks: int, capacity: int = 40) -> Replay:
+    replay = Replay(SPEC, capacity)
+    for tick in range(ticks):
+        replay.add(rows(tick))
+    return replay
+
+
+def listing(run_dir: Path) -> list[str]:
+    return sorted(str(path.relative_to(run_dir)) for path in run_dir.rglob("*"))
+
+
+def test_round_trip(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    state: dict[str, Any] = {
+        "weights": {"w": torch.randn(3, 4), "half": torch.randn(2).bfloat16(), "count": torch.tensor(7)},
+        "optimizer": {"state": {0: {"step": torch.tensor(1.0)}}, "param_groups": [{"betas": (0.9, 0.999), "lr": 1e-3}]},
+        "arrays": {"a": rng.normal(size=(2, 3)), "u32": np.arange(3, dtype=np.uint32), "flag": np.array([True])},
+        "scalars": [1, 2.5, True, None, "text", b"bytes", np.float32(0.1), np.int64(5)],
+        "numpy_rng": rng.bit_generator.state,
+        "torch_rng": rng_state(),
+    }
+    checkpoints = Checkpoints(tmp_path)
+    path = checkpoints.save(1234, state)
+    assert path.name == "step-000001234"
+    assert checkpoints.latest() == checkpoints.find() == path
+    got = checkpoints.load(path)
+    assert got.keys() == state.keys()
+    for name, value in state["weights"].items():
+        assert got["weights"][name].dtype == value.dtype
+        assert torch.equal(got["weights"][name], value)
+    assert got["optimizer"]["param_groups"] == state["optimizer"]["param_groups"]
+    assert got["optimizer"]["state"][0]["step"] == 1.0
+    for name, array in state["arrays"].items():
+        assert got["arrays"][name].dtype == array.dtype
+        np.testing.assert_array_equal(got["arrays"][name], array)
+    assert got["scalars"] == [1, 2.5, True, None, "text", b"bytes", float(np.float32(0.1)), 5]
+    other = np.random.default_rng(0)
+    other.bit_generator.state = got["numpy_rng"]
+    assert other.normal() == rng.normal()
+    expected = torch.randn(5)
+    set_rng_state(got["torch_rng"])
+    assert torch.equal(torch.randn(5), expected)
+
+
+def test_an_optimizer_continues_exactly(tmp_path: Path) -> None:
+    def step(weight: torch.Tensor, adam: torch.optim.Optimizer) -> None:
+        weight.grad = torch.randn_like(weight)
+        adam.step()
+
+    weight = torch.zeros(5, requires_grad=True)
+    adam = torch.optim.Adam([weight], lr=0.1)
+    step(weight, adam)
+    checkpoints = Checkpoints(tmp_path)
+    path = checkpoints.save(0, {"weight": weight, "adam": adam.state_dict(), "rng": rng_state()})
+    step(weight, adam)
+
+    state = checkpoints.load(path)
+    other = state["weight"].clone().requires_grad_()
+    twin = torch.optim.Adam([other], lr=0.5)
+    twin.load_state_dict(state["adam"])
+    set_rng_state(state["rng"])
+    step(other, twin)
+    assert torch.equal(other, weight)
+
+
+def test_a_view_does_not_drag_its_storage_along(tmp_path: Path) -> None:
+    path = Checkpoints(tmp_path).save(0, {"view": torch.zeros(1_000_000)[:10]})
+    assert (path / "state.pt").stat().st_size < 10_000
+
+
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [({"a": [1, {2, 3}]}, r"state\.a\[1\] is a set"), ({"a": {(1, 2): 3}}, r"state\.a has a key of type tuple")],
+)
+def test_what_cannot_be_read_back_is_not_written(tmp_path: Path, value: Any, place: str) -> None:
+    with pytest.raises(TypeError, match=place):
+        Checkpoints(tmp_path).save(0, value)
+    assert listing(tmp_path) == []
+
+
+def test_encode_is_inverted_by_decode() -> None:
+    value = {"a": (1, [np.zeros((0, 2))]), "b": {}}
+    got = decode(encode(value))
+    assert got["a"][0] == 1
+    assert got["a"][1][0].shape == (0, 2)
+    assert got["b"] == {}
+
+
+def test_only_the_last_is_kept_and_replay_files_go_after_it(tmp_path: Path) -> None:
+    checkpoints, replay = Checkpoints(tmp_path), Replay(SPEC, 40)
+    for save in range(5):
+        for tick in range(15):
+            replay.add(rows(15 * save + tick))
+        path = checkpoints.save(30 * (save + 1), {"n": save}, replay)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000150"]
+    named = {file["name"] for file in json.loads((path / "replay.json").read_text())["files"]}
+    assert {path.name for path in (tmp_path / "replay").iterdir()} == named
+    other = Replay(SPEC, 40)
+    assert checkpoints.load_replay(path, other)
+    assert torch.equal(other.sample(30, 3).reward, replay.sample(30, 3).reward)
+    assert checkpoints.load(path) == {"n": 4}
+
+
+def test_without_replay(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    path = checkpoints.save(1, {})
+    replay = Replay(SPEC, 40)
+    assert not checkpoints.load_replay(path, replay)
+    assert len(replay) == 0
+
+
+def test_two_at_the_same_frame(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    for n in range(12):
+        path = checkpoints.save(5, {"n": n})
+        assert checkpoints.latest() == path
+        assert checkpoints.load(path)["n"] == n
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+
+
+def test_best(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.best() is None
+    checkpoints.save(5, {"n": 0})
+    checkpoints.save_best(10, 3.5, {"n": 1})
+    path = checkpoints.save_best(7, 4.5, {"n": 2})  # after a resume from an earlier frame
+    checkpoints.save(20, {"n": 3})
+    assert checkpoints.best() == path
+    assert checkpoints.load(path) == {"n": 2}
+    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["best-000000007", "step-000000020"]
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_to_find(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="is not a folder"):
+        Checkpoints(tmp_path / "nowhere").find()
+    assert Checkpoints(tmp_path).latest() is None
+    with pytest.raises(UserError, match="no complete checkpoint"):
+        Checkpoints(tmp_path).find()
+    with pytest.raises(UserError, match="is not a folder"):
+        Checkpoints(tmp_path).load(tmp_path / "checkpoints/step-000000001")
+    assert listing(tmp_path) == []
+
+
+def test_a_checkpoint_without_a_replay_leaves_no_rows_behind(tmp_path: Path) -> None:
+    checkpoints, replay = Checkpoints(tmp_path), filled(3)
+    checkpoints.save(10, {"n": 1}, replay)
+    assert listing(tmp_path / "replay")
+    checkpoints.save(20, {"n": 2})
+    assert not listing(tmp_path / "replay")
+
+
+def test_half_written(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    path = checkpoints.save(10, {"n": 1})
+    half = path.with_name("step-000000020")
+    half.mkdir()
+    (half / "state.pt").write_bytes((path / "state.pt").read_bytes())
+    assert checkpoints.latest() == path
+    with pytest.raises(UserError, match="step-000000020 is half-written"):
+        checkpoints.load(half)
+    (path / "COMPLETE.json").unlink()
+    with pytest.raises(UserError, match=r"half-written ones \(step-000000010, step-000000020\)"):
+        checkpoints.find()
+
+
+def edit_marker(path: Path, **changes: Any) -> None:
+    marker = json.loads((path / "COMPLETE.json").read_text())
+    (path / "COMPLETE.json").write_text(json.dumps({**marker, **changes}))
+
+
+def test_another_format(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    path = checkpoints.save(10, {"n": 1})
+    edit_marker(path, format=99, worldrl="7.0")
+    with pytest.raises(UserError, match=r"format 99 \(written by worldrl 7\.0\), this version reads format 1"):
+        checkpoints.load(path)
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe"])
+def test_damaged_marker(tmp_path: Path, content: bytes) -> None:
+    path = Checkpoints(tmp_path).save(10, {"n": 1})
+    (path / "COMPLETE.json").write_bytes(content)
+    with pytest.raises(UserError, match=r"COMPLETE\.json"):
+        Checkpoints(tmp_path).load(path)
+
+
+@pytest.mark.parametrize("name", ["state.pt", "replay.json"])
+def test_damaged_files_are_named(tmp_path: Path, name: str) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    path = checkpoints.save(10, {"w": torch.zeros(100)}, filled(5))
+    good = (path / name).read_bytes()
+    for position in (0, len(good) // 2, len(good) - 1):
+        bad = bytearray(good)
+        bad[position] ^= 1
+        (path / name).write_bytes(bad)
+        for load in (checkpoints.load, lambda p: checkpoints.load_replay(p, Replay(SPEC, 40))):
+            with pytest.raises(UserError, match=rf"{name} does not match its checksum"):
+                load(path)
+        assert (path / name).read_bytes() == bad  # an error changes nothing
+    (path / name).write_bytes(good[:-1])
+    with pytest.raises(UserError, match=rf"{name} has {len(good) - 1} bytes"):
+        checkpoints.load(path)
+    (path / name).unlink()
+    with pytest.raises(UserError, match=rf"{name} is missing"):
+        checkpoints.load(path)
+
+
+def test_beside_a_damaged_checkpoint_the_best_one_is_pointed_to(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save_best(10, 3.5, {"n": 1})
+    last = checkpoints.save(20, {"n": 2})
+    (last / "state.pt").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"state.pt has 1 bytes, .*; best-000000010 is there too: eval.py --checkpoint"):
+        checkpoints.load(last)
+    (last / "COMPLETE.json").unlink()
+    with pytest.raises(UserError, match=r"only half-written ones .*; best-000000010 is there: eval.py --checkpoint"):
+        checkpoints.find()
+
+
+def test_damaged_replay_file_is_named(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    path = checkpoints.save(10, {}, filled(5))
+    (file,) = (tmp_path / "replay").iterdir()
+    data = bytearray(file.read_bytes())
+    data[-30] ^= 4
+    file.write_bytes(data)
+    with pytest.raises(UserError, match=file.name):
+        checkpoints.load_replay(path, Replay(SPEC, 40))
+
+
+# --- failures while saving --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["file", "rename", "replay"])
+def test_disk_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    checkpoints, replay = Checkpoints(tmp_path), filled(5)
+    path = checkpoints.save(10, {"n": 1}, replay)
+    before = listing(tmp_path)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    replay.add(rows(5))
+    with monkeypatch.context() as patch:
+        target: tuple[Any, str] = {
+            "file": (os, "fsync"),
+            "rename": (Path, "rename"),
+            "replay": (np, "savez"),
+        }[where]
+        patch.setattr(*target, full)
+        with pytest.raises(CheckpointError, match=r"No space left on device.*step-000000010 is intact"):
+            checkpoints.save(20, {"n": 2}, replay)
+    assert [name for name in listing(tmp_path) if not name.startswith("replay/")] == [
+        name for name in before if not name.startswith("replay/")
+    ]
+    assert checkpoints.latest() == path
+    assert checkpoints.load(path) == {"n": 1}
+    checkpoints.load_replay(path, Replay(SPEC, 40))
+    later = checkpoints.save(20, {"n": 2}, replay)  # there is room again
+    other = Replay(SPEC, 40)
+    checkpoints.load_replay(later, other)
+    assert len(other) == 6
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 1
+
+
+def test_the_first_checkpoint_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(CheckpointError, match="there is no earlier checkpoint"):
+        Checkpoints(tmp_path).save(20, {"n": 2})
+    assert listing(tmp_path) == ["checkpoints"]
+
+
+LIMITED = """
+import resource, signal, sys, torch
+from worldrl.runs.checkpoint import CheckpointError, Checkpoints
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+checkpoints = Checkpoints(sys.argv[1])
+checkpoints.save(10, {"w": torch.zeros(100)})
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    checkpoints.save(20, {"w": torch.zeros(1_000_000)})
+except CheckpointError as error:
+    print(error)
+"""
+
+
+def test_a_real_refusal_of_the_system(tmp_path: Path) -> None:
+    assert resource  # POSIX only
+    out = subprocess.run([sys.executable, "-c", LIMITED, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert "File too large" in out.stdout
+    assert "step-000000010 is intact" in out.stdout
+    assert listing(tmp_path / "checkpoints")[0] == "step-000000010"
+    assert Checkpoints(tmp_path).load(Checkpoints(tmp_path).find())["w"].shape == (100,)
+
+
+def test_stale_folders_go_with_the_next_save_but_not_by_looking(tmp_path: Path) -> None:
+    stale = tmp_path / "checkpoints/.tmp-step-000000005"
+    stale.mkdir(parents=True)
+    (stale / "state.pt").write_bytes(b"half")
+    checkpoints = Checkpoints(tmp_path)
+    assert checkpoints.latest() is None
+    assert stale.exists()
+    checkpoints.save(5, {})
+    assert not stale.exists()
+
+
+def nothing() -> None:
+    pass
+
+
+def save_forever(run_dir: str) -> None:
+    checkpoints = Checkpoints(run_dir)
+    replay = Replay(SPEC, 2000, seed=1)
+    last = checkpoints.latest()
+    n = 0
+    if last is not None:
+        n = checkpoints.load(last)["n"]
+        checkpoints.load_replay(last, replay)
+    while True:
+        n += 1
+        for tick in range(100 * (n - 1), 100 * n):
+            replay.add(rows(tick))
+        checkpoints.save(n, {"n": n, "w": torch.full((200_000,), float(n))}, replay)
+        checkpoints.save_best(n, float(n), {"n": n})
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="POSIX")
+def test_a_kill_at_any_moment_leaves_a_complete_checkpoint(tmp_path: Path) -> None:
+    # Children of a fork server have torch loaded when they start, so that many kills fit.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    warm_up = context.Process(target=nothing)
+    warm_up.start()
+    warm_up.join()
+    rng = random.Random(0)
+    checkpoints, reached, interrupted, best_score = Checkpoints(tmp_path), 0, 0, 0.0
+    patience = 1.0  # grows where the machine is too busy for a child to get anywhere
+    for _ in range(40):
+        child = context.Process(target=save_forever, args=(str(tmp_path),))
+        child.start()
+        time.sleep(patience * rng.uniform(0.03, 0.2))
+        assert child.pid is not None
+        os.kill(child.pid, signal.SIGKILL)
+        child.join()
+        assert child.exitcode == -signal.SIGKILL
+        interrupted += bool(list((tmp_path / "checkpoints").glob(".tmp-*")))
+        path = checkpoints.latest()
+        if path is None:
+            assert reached == 0
+            patience *= 1.3
+            continue
+        state, replay = checkpoints.load(path), Replay(SPEC, 2000)
+        assert checkpoints.load_replay(path, replay)
+        n = state["n"]
+        assert n >= reached
+        patience *= 1.3 if n == reached else 1.0
+        assert (state["w"] == n).all()
+        assert len(replay) == min(2000, 100 * n)
+        batch = replay.window(np.array([100 * n - 50]), np.array([0]), 50)
+        assert batch.reward[0].tolist() == list(range(100 * n - 50, 100 * n))
+        best = checkpoints.best()
+        if best is not None:
+            best_n = checkpoints.load(best)["n"]
+            assert best_score <= best_n <= n
+            best_score = best_n
+        reached = n
+    assert reached > 10
+    assert best_score > 10
+    assert interrupted > 3  # some kills did hit a save
+
+
+# --- fingerprint ------------------------------------------------------------------------------------------------------
+
+
+def test_fingerprint() -> None:
+    new = environment_fingerprint("EGL")
+    assert new["torch"] == torch.__version__.split("+")[0] or new["torch"] == torch.__version__
+    assert new["numpy"] == np.__version__
+    assert new["torch threads"] == str(torch.get_num_threads())
+    assert compare_fingerprint(new, dict(new)) == []
+    old = {**new, "torch": "2.11", "renderer": "OSMesa"}
+    del old["gpu"]
+    assert compare_fingerprint(old, new) == [
+        f"exact continuation is not guaranteed: torch 2.11 -> {new['torch']}",
+        "exact continuation is not guaranteed: renderer OSMesa -> EGL",
+        "exact continuation is not guaranteed: gpu unknown -> none",
+    ]
+    checkpoint.encode(new)
+
+
+@pytest.mark.cuda
+def test_on_the_gpu(tmp_path: Path) -> None:
+    state = rng_state("cuda")
+    expected = torch.randn(4, device="cuda")
+    checkpoints = Checkpoints(tmp_path)
+    path = checkpoints.save(1, {"rng": state, "w": expected})
+    for device in ("cpu", "cuda"):
+        got = checkpoints.load(path, device)
+        assert got["w"].device.type == device
+        set_rng_state(got["rng"], "cuda")
+        assert torch.equal(torch.randn(4, device="cuda"), expected)

@@ -1,0 +1,302 @@
+"""The policy of a run folder: it acts as training did, alone and in batches, and as an exported program."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import worldrl
+from tests.toy_runs import SLAC, SMALL, STATE_SAC, make_run
+from worldrl.acting.episodes import with_action
+from worldrl.errors import UserError
+from worldrl.runs.checkpoint import Checkpoints
+from worldrl.runs.trained import TrainedPolicy, load_agent
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module")
+def pixels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("pixels") / "run")
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("both") / "run", SMALL, **{"env.obs": "both"})
+
+
+@pytest.fixture(scope="module")
+def slac(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("slac") / "run", SLAC, **{"env.obs": "both"})
+
+
+@pytest.fixture(scope="module")
+def states(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("states") / "run", STATE_SAC)
+
+
+def observations(n: int, seed: int = 0) -> dict[str, np.ndarray]:
+    """``n`` observations of the run on both."""
+    rng = np.random.default_rng(seed)
+    return {
+        "pixels": rng.integers(0, 256, (n, 64, 64, 3), dtype=np.uint8),
+        "state": rng.standard_normal((n, 5)).astype(np.float32),
+    }
+
+
+def entry(obs: dict[str, np.ndarray], i: int) -> dict[str, np.ndarray]:
+    return {key: value[i] for key, value in obs.items()}
+
+
+@pytest.mark.parametrize("mode", [{}, {"explore": True}, {"deterministic": True}])
+@pytest.mark.parametrize(("kind", "particles"), [("both", 0), ("both", 3), ("slac", 0)])
+def test_acts_as_the_training_loop_does(
+    kind: str, mode: dict[str, bool], particles: int, request: pytest.FixtureRequest
+) -> None:
+    run = request.getfixturevalue(kind)
+    agent, _ = load_agent(run, device="cpu")
+    rows = [observations(2, t) | {"is_first": np.full(2, float(t in (0, 3)), np.float32)} for t in range(5)]
+    torch.manual_seed(3)
+    state, action, wanted = agent.initial(2, particles), np.zeros((2, 1), np.float32), []
+    for row in rows:
+        state, action, _ = agent.act(state, with_action(dict(row), action), noise=False, **({"explore": False} | mode))
+        wanted.append(action)
+    policy = worldrl.load(run, device="cpu", act_particles=particles)
+    torch.manual_seed(3)
+    found = [policy.act({key: row[key] for key in agent.spec.obs}, row["is_first"], **mode) for row in rows]
+    np.testing.assert_array_equal(found, wanted)
+
+
+def test_a_batch_is_its_entries(both: Path) -> None:
+    batched = worldrl.load(both, device="cpu")
+    single = [worldrl.load(both, device="cpu") for _ in range(3)]
+    for t in range(4):
+        obs = observations(3, t)
+        first = np.array([False, t == 2, False])
+        actions = batched.act(obs, first, deterministic=True)
+        alone = [p.act(entry(obs, i), first[i], deterministic=True) for i, p in enumerate(single)]
+        assert actions.shape == (3, 1)
+        assert alone[0].shape == (1,)
+        np.testing.assert_allclose(actions, alone, atol=1e-6)
+        torch.testing.assert_close(batched.belief.feat[1], single[1].belief.feat)
+        assert single[1].belief.entropy.shape == ()
+
+
+def test_reset_forgets_and_is_first_forgets_in_one_entry(both: Path) -> None:
+    policy = worldrl.load(both, device="cpu")
+    obs = [observations(2, t) for t in range(3)]
+    fresh = policy.act(obs[2], deterministic=True)
+    policy.reset()
+    for o in obs[:2]:
+        policy.act(o, deterministic=True)
+    mixed = policy.act(obs[2], [True, False], deterministic=True)
+    np.testing.assert_allclose(mixed[0], fresh[0], atol=1e-6)
+    assert not np.allclose(mixed[1], fresh[1], atol=1e-5)
+    policy.reset()
+    with pytest.raises(UserError, match="no belief yet"):
+        _ = policy.belief
+    assert policy.act(entry(obs[0], 0)).shape == (1,)  # another batch size is fine after a reset
+
+
+def test_the_executed_action_is_what_the_belief_hears_of(both: Path) -> None:
+    a, b, c = (worldrl.load(both, device="cpu") for _ in range(3))
+    for policy, told in ((a, None), (b, a), (c, [0.9])):
+        first = policy.act(entry(observations(1), 0), deterministic=True)
+        told = first if isinstance(told, TrainedPolicy) else told
+        policy.act(entry(observations(1, 1), 0), deterministic=True, prev_action=told)
+    assert torch.equal(a.belief.feat, b.belief.feat)
+    assert not torch.equal(a.belief.feat, c.belief.feat)
+
+
+def test_a_bare_array_is_taken_where_there_is_one_key(pixels: Path, states: Path) -> None:
+    image, vector = observations(1)["pixels"][0], np.arange(5)
+    for run, obs, key in ((pixels, image, "pixels"), (states, vector, "state")):
+        bare, named = (worldrl.load(run, device="cpu") for _ in range(2))
+        np.testing.assert_array_equal(bare.act(obs, deterministic=True), named.act({key: obs}, deterministic=True))
+
+
+def test_reconstruction_is_the_decoded_belief(both: Path, states: Path) -> None:
+    policy = worldrl.load(both, device="cpu")
+    policy.act(observations(2))
+    images = policy.reconstruct()["pixels"]
+    assert images.shape == (2, 64, 64, 3)
+    assert images.dtype == np.uint8
+    policy.reset()
+    policy.act(entry(observations(2), 0))
+    assert policy.reconstruct()["state"].shape == (5,)
+    point = worldrl.load(states, device="cpu")
+    point.act(np.zeros(5))
+    with pytest.raises(UserError, match="Identity cannot decode; beliefs that can: rssm"):
+        point.reconstruct()
+
+
+@pytest.mark.parametrize(
+    ("obs", "words"),
+    [
+        (np.zeros((64, 64, 3), np.uint8), "dict with the keys pixels, state"),
+        ({"pixels": np.zeros((64, 64, 3), np.uint8)}, "found the observation keys pixels; expected pixels, state"),
+        (observations(1) | {"reward": 0.0}, "keys pixels, state, reward"),
+        (observations(1) | {"state": np.zeros(4)}, r"'state': found shape \(4,\), expected \(5,\) or \(B, 5\)"),
+        (observations(1) | {"state": np.zeros((0, 5))}, r"'state': found shape \(0, 5\)"),
+        (observations(1) | {"state": np.zeros(5)}, "different batch sizes"),
+        (observations(2) | {"state": np.zeros((3, 5))}, "different batch sizes"),
+        (observations(1) | {"state": np.full((1, 5), "x")}, "found <U1, expected numbers"),
+        (observations(1) | {"state": np.full((1, 5), np.nan)}, "not finite"),
+        (observations(1) | {"pixels": np.zeros((1, 64, 64, 3))}, "'pixels': found float64, expected uint8"),
+        (
+            observations(1) | {"pixels": np.zeros((1, 3, 64, 64), np.uint8)},
+            r"expected \(64, 64, 3\) or \(B, 64, 64, 3\)",
+        ),
+    ],
+)
+def test_wrong_observations_are_refused_in_one_line(both: Path, obs: Any, words: str) -> None:
+    with pytest.raises(UserError, match=words) as refused:
+        worldrl.load(both, device="cpu").act(obs)
+    assert "\n" not in str(refused.value)
+
+
+def test_wrong_calls_are_refused_in_one_line(both: Path, pixels: Path, tmp_path: Path) -> None:
+    policy = worldrl.load(both, device="cpu")
+    policy.act(observations(2))
+    for words, arguments in (
+        ("batch of 3 after a batch of 2", (observations(3),)),
+        ("is_first: found", (observations(2), [True])),
+        ("is_first: found", (observations(2), [0, 7])),
+    ):
+        with pytest.raises(UserError, match=words):
+            policy.act(*arguments)
+    with pytest.raises(UserError, match=r"prev_action: found shape \(1, 2\), expected \(2, 1\) or \(1,\)"):
+        policy.act(observations(2), prev_action=[0.0, 1.0])
+    for action, found in (([[0.0], [np.nan]], "nan"), ([[0.0], [-1.5]], "-1.5")):
+        with pytest.raises(UserError, match=rf"prev_action: found {found}, expected numbers in \[-1, 1\]"):
+            policy.act(observations(2), prev_action=action)
+    with pytest.raises(UserError, match="no run in"):
+        worldrl.load(tmp_path)
+    with pytest.raises(UserError, match="did you mean: last"):
+        worldrl.load(pixels, checkpoint="lost")
+    with pytest.raises(UserError, match="no best checkpoint"):
+        worldrl.load(pixels, checkpoint="best", device="cpu")
+    with pytest.raises(UserError, match="act_particles=-1"):
+        worldrl.load(pixels, device="cpu", act_particles=-1)
+    with pytest.raises(UserError, match=r"end in \.pt2"):
+        policy.export(tmp_path / "step.onnx")
+    with pytest.raises(UserError, match=r"cannot write to .*; choose another file"):
+        policy.export(Path(__file__) / "step.pt2")
+
+
+def test_a_run_in_half_precision_acts_on_the_cpu(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(re.sub("(?m)^precision: auto", "precision: fp16", text))
+    assert worldrl.load(run, device="cpu").act(observations(1)["pixels"]).shape == (1, 1)
+
+
+def test_best_is_the_best_checkpoint(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", STATE_SAC)
+    checkpoints = Checkpoints(run)
+    state = checkpoints.load(checkpoints.find())
+    state["agent"]["updates"] = 7
+    checkpoints.save_best(5, 1.0, state)
+    assert worldrl.load(run, checkpoint="best", device="cpu").agent.updates == 7
+    assert worldrl.load(run, device="cpu").agent.updates == 0
+
+
+OTHERS = ["dreamer", "td3", "miracle", "sac+flow", "sac+mixture", "sac+latent"]
+
+
+@pytest.mark.parametrize("run", ["both", "slac", "states", *OTHERS])
+def test_an_exported_program_acts_alike(run: str, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    if run not in OTHERS:
+        folder = request.getfixturevalue(run)
+    else:
+        head, _, chosen = run.partition("+")
+        settings = STATE_SAC | ({"belief": "rssm", "belief.deter": 8} if head == "dreamer" else {})
+        folder = make_run(tmp_path / "run", settings, head=head, policy=chosen or "own")
+    policy = worldrl.load(folder, device="cpu")
+    program = torch.export.load(policy.export(tmp_path / "deep" / "step.pt2"))
+    step, state = program.module(), policy.agent.initial(3)
+    previous = torch.zeros(3, 1)
+    for t in range(3):
+        obs = {key: value for key, value in observations(3, t).items() if key in policy.spec.obs}
+        first = torch.tensor([t == 0, t == 0, t != 1]).float()
+        tensors = {key: torch.from_numpy(value) for key, value in obs.items()}
+        torch.manual_seed(t)  # Dreamer's deterministic action is the densest of many draws
+        state, previous = step(state, tensors, previous * (1 - first)[:, None], first)
+        torch.manual_seed(t)
+        np.testing.assert_allclose(previous, policy.act(obs, first, deterministic=True), atol=1e-6)
+
+
+USE = """
+import sys, torch
+program = torch.export.load(sys.argv[1])
+torch.save(program.module()(*program.example_inputs[0])[1], sys.argv[2])
+assert not any(name.split(".")[0] == "worldrl" for name in sys.modules)
+"""
+
+
+def test_an_exported_program_needs_torch_alone(both: Path, tmp_path: Path) -> None:
+    policy = worldrl.load(both, device="cpu")
+    path = policy.export(tmp_path / "step.pt2")
+    subprocess.run([sys.executable, "-I", "-c", USE, path, tmp_path / "out.pt"], check=True, cwd=tmp_path, timeout=300)
+    nothing = {key: np.zeros_like(value) for key, value in observations(2).items()}
+    wanted = policy.act(nothing, deterministic=True)
+    np.testing.assert_allclose(torch.load(tmp_path / "out.pt", weights_only=True), wanted, atol=1e-6)
+
+
+def test_an_exported_program_can_draw_and_leaves_the_agent_as_it_was(both: Path, tmp_path: Path) -> None:
+    policy = worldrl.load(both, device="cpu", act_particles=2)
+    path = policy.export(tmp_path / "step.pt2", explore=True, deterministic=False)
+    assert all(parameter.requires_grad for parameter in policy.agent.model.parameters())
+    program = torch.export.load(path)
+    parts = (policy.agent.model, policy.agent.head)
+    weights = sum(p.nbytes for part in parts for p in part.parameters())
+    assert 0 < sum(x.nbytes for x in program.constants.values()) < 0.7 * weights  # neither decoders nor critics
+    arguments = program.example_inputs[0]
+    torch.manual_seed(1)
+    state, action = program.module()(*arguments)
+    torch.manual_seed(1)
+    wanted, belief = policy.agent.model.step(*arguments)
+    assert state["stoch"].shape == (2, 3, 4)
+    torch.testing.assert_close(state["stoch"], wanted["stoch"])
+    torch.testing.assert_close(action, policy.agent.head.act(belief, explore=True))
+
+
+@pytest.mark.parametrize("chosen", ["flow", "mixture", "latent"])
+def test_an_exported_program_draws_from_a_chosen_policy(chosen: str, tmp_path: Path) -> None:
+    policy = worldrl.load(make_run(tmp_path / "run", STATE_SAC, policy=chosen), device="cpu")
+    program = torch.export.load(policy.export(tmp_path / "step.pt2", explore=True)).module()
+    obs = observations(7)["state"]
+    torch.manual_seed(1)
+    _, action = program({}, {"state": torch.from_numpy(obs)}, torch.zeros(7, 1), torch.ones(7))
+    torch.manual_seed(1)
+    np.testing.assert_allclose(action, policy.act(obs, explore=True), atol=1e-6)
+
+
+def test_loading_and_acting_import_no_simulator(pixels: Path) -> None:
+    code = f"""
+import sys, numpy, worldrl
+assert "torch" not in sys.modules
+worldrl.load({str(pixels)!r}, device="cpu").act(numpy.zeros((64, 64, 3), numpy.uint8))
+assert not {{"dm_control", "mujoco", "gymnasium", "cv2"}} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=300)
+
+
+def test_the_examples_of_the_document_run(
+    pixels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    act, use = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "inside.md").read_text(), re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    found: dict[str, Any] = {}
+    exec(act.replace("RUN_DIR", str(pixels)), found)
+    assert "(64, 64, 3)" in capsys.readouterr().out
+    worldrl.load(pixels, device="cpu").export("step.pt2")
+    exec(use, found)
+    assert found["action"].shape == (2, 1)

@@ -1,0 +1,75 @@
+import argparse
+import json
+import subprocess
+import sys
+
+import pytest
+
+from worldrl.errors import UserError
+from worldrl.terminal import Parser, command, number, positive, to_json, whole
+
+
+def test_what_ends_a_command_is_one_line_and_a_code(capsys: pytest.CaptureFixture[str]) -> None:
+    @command
+    def main(error: BaseException | None = None) -> int:
+        """Its own words."""
+        if error:
+            raise error
+        return 1
+
+    assert [main(), main(UserError("two\n  lines")), main(error=KeyboardInterrupt())] == [1, 2, 130]
+    assert capsys.readouterr().err == "two lines\nstopped\n"
+    assert main.__doc__ == "Its own words."
+    with pytest.raises(ZeroDivisionError):  # a fault of ours keeps its traceback
+        main(ZeroDivisionError())
+
+
+def test_a_wrong_option_is_one_line_without_the_usage() -> None:
+    parser = Parser()
+    parser.add_argument("--n", type=whole(2))
+    for argv, found in ((["--m"], "unrecognized arguments: --m"), (["--n", "1"], "expected a whole number, 2 or more")):
+        with pytest.raises(UserError, match=f"{found}; see --help$"):
+            parser.parse_args(argv)
+
+
+@pytest.mark.parametrize(
+    ("kind", "good", "bad"),
+    [
+        (number, {"-1e3": -1000.0, "0": 0.0}, ["nan", "inf", "x", ""]),
+        (positive, {"0.5": 0.5}, ["0", "-1", "nan", "x"]),
+        (whole(), {"1": 1, "12": 12}, ["0", "-1", "1.5", "x", ""]),
+        (whole(0), {"0": 0}, ["-1", "x"]),
+    ],
+)
+def test_numbers_keep_their_bounds(kind: object, good: dict[str, float], bad: list[str]) -> None:
+    assert callable(kind)
+    assert {text: kind(text) for text in good} == good
+    for text in bad:
+        with pytest.raises(argparse.ArgumentTypeError, match=f"found '{text}', expected a"):
+            kind(text)
+
+
+def test_numbers_that_are_not_finite_are_null() -> None:
+    found = to_json({"a": [1, {"b": float("nan")}], "c": float("-inf"), "d": 0.5})
+    assert json.loads(found) == {"a": [1, {"b": None}], "c": None, "d": 0.5}
+
+
+def test_a_reader_that_has_enough_is_no_error() -> None:
+    code = "from worldrl.terminal import command; import sys; sys.exit(command(lambda: print('x' * 10**6) or 0)())"
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.read(1)
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
+
+
+def test_a_broken_pipe_of_another_kind_is_not_hidden() -> None:
+    def main() -> int:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        command(main)()

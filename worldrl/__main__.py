@@ -1,0 +1,55 @@
+"""The one door, ``worldrl COMMAND ...``, which is ``python -m worldrl COMMAND ...`` too."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from worldrl.errors import UserError, unknown
+from worldrl.terminal import command
+
+
+class Command(NamedTuple):
+    """Where a command's ``main(argv) -> exit code`` is, and what it does in a line."""
+
+    module: str
+    function: str
+    purpose: str
+
+
+COMMANDS = {
+    "train": Command("worldrl.cli", "train_main", "train an agent, or resume a run"),
+    "eval": Command("worldrl.cli", "eval_main", "play episodes with a trained agent; robustness grids"),
+    "report": Command("worldrl.report.__main__", "main", "learning curves and statistics of many runs"),
+    "look": Command("worldrl.commands.look", "main", "what a trained agent's belief knows"),
+    "studies": Command("worldrl.studies.__main__", "main", "the papers' studies of estimators and policies"),
+    "bench": Command("worldrl.commands.bench", "main", "how fast updates, replay and environments are here"),
+    "doctor": Command("worldrl.commands.doctor", "main", "what works on this machine, and how to fix the rest"),
+    "baseline": Command("worldrl.commands.baseline", "main", "train a baseline of Stable-Baselines3"),
+}
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code."""
+    name, *rest = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
+    if name in ("-h", "--help"):
+        print(help_text())
+        return 0
+    if name not in COMMANDS:
+        raise UserError(f"{unknown('command', name, COMMANDS)}; see worldrl --help")
+    found = COMMANDS[name]
+    code: int = getattr(importlib.import_module(found.module), found.function)(rest)
+    return code
+
+
+def help_text() -> str:
+    """What ``worldrl --help`` prints."""
+    rows = "\n".join(f"  {name:<9} {entry.purpose}" for name, entry in COMMANDS.items())
+    return f"worldrl COMMAND ...\n\n{rows}\n\nworldrl COMMAND --help lists what a command takes."
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,232 @@
+"""``worldrl baseline ppo task=walker_walk``: a baseline of Stable-Baselines3 on our environments, in a run folder.
+
+It learns from state vectors, from the training episodes that worldrl's own agents of the same seed start in, and is
+evaluated on theirs, so that ``worldrl.report`` can put all of them into one plot. The algorithm and its settings are
+theirs, ``sb3.*`` being the arguments of its constructor. There is no checkpoint to go on from: a run that was stopped
+begins anew.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from omegaconf import OmegaConf
+
+from worldrl.cli import RUNS, expand, read_command_line, run_name
+from worldrl.config import CONFIG_FILE, FOREIGN, Config, check_keys, config_from_dict, config_to_dict, known_keys
+from worldrl.envs.stream import EVAL, TRAIN, episode_seed
+from worldrl.envs.vector import make_env
+from worldrl.errors import UserError, unknown, writing
+from worldrl.runs.metrics import Logger, Progress
+from worldrl.terminal import command
+from worldrl.training.clocks import Every
+
+ALGORITHMS = {"ppo": "PPO", "ddpg": "DDPG", "td3": "TD3", "sac": "SAC", "a2c": "A2C"}
+SETTINGS = "sb3."  # what comes before an argument of the algorithm
+SHARED = ("agent", "task", "seed", "frames", "env", "eval", "log")  # what of our settings has a meaning here
+MODEL_FILE = "model.zip"
+USAGE = f"""worldrl baseline ALGORITHM [key=value ...]
+
+ALGORITHM: {", ".join(ALGORITHMS)}
+keys: task, seed, frames, env.*, eval.*, log.* as for train.py, from states at one frame per action unless told;
+      sb3.KEY, an argument of the algorithm's constructor, such as sb3.learning_rate=1e-3
+      dir, the run folder (runs/<task>/sb3_<algorithm>/<seed>-<stamp>)"""
+
+Env = gymnasium.Env[Any, Any]
+
+
+class Numbered(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """The state vector alone; episode e starts from the seed that it has in every run of ``run_seed``."""
+
+    def __init__(self, env: Env, run_seed: int, stream: int) -> None:
+        super().__init__(env)
+        self._key, self.episode = (run_seed, stream), 0
+        self.observation_space = env.observation_space["state"]  # type: ignore[index]
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        obs, info = self.env.reset(seed=episode_seed(*self._key, 0, self.episode))
+        self.episode += 1
+        return obs["state"], info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        obs, *rest = self.env.step(action)
+        return obs["state"], *rest
+
+
+def train(algorithm: str, config: Config, run_dir: Path, arguments: dict[str, Any]) -> Path:
+    """Train one baseline in a new folder.
+
+    Args:
+        algorithm: a key of ``ALGORITHMS``.
+        config: of it task, seed, frames, env, eval and log are read.
+        arguments: of the algorithm's constructor.
+
+    Returns:
+        the run folder, with ``config.yaml``, ``metrics.jsonl`` and ``model.zip``.
+
+    Raises:
+        UserError: it is not installed, an argument it does not take, or a folder that is not empty.
+    """
+    make = _algorithm(algorithm)
+    if run_dir.exists() and not run_dir.is_dir():
+        raise UserError(f"{run_dir} is not a folder; choose another one with dir=")
+    if run_dir.exists() and any(run_dir.iterdir()):
+        raise UserError(f"{run_dir} is not empty; choose another folder with dir=")
+    with contextlib.ExitStack() as stack:
+        training, evaluation = (stack.enter_context(contextlib.closing(_env(config, t))) for t in (True, False))
+        model = _built(make, algorithm, training, {"seed": config.seed, "device": "cpu", **arguments})
+        with writing(run_dir, "choose another folder with dir="):
+            run_dir.mkdir(parents=True, exist_ok=True)
+        _save_settings(config, run_dir, arguments)
+        logger = Logger(run_dir, config.log.tensorboard)
+        stack.callback(logger.close)
+        watch = _watcher(config, evaluation, logger)
+        stack.callback(watch.progress.close)
+        model.learn(total_timesteps=config.frames, callback=watch)  # the callback ends it: steps are of several frames
+        if config.eval.every:
+            watch.evaluate()
+        model.save(run_dir / MODEL_FILE)
+        watch.progress.say(f"done: {watch.frames} frames, in {run_dir}")
+    return run_dir
+
+
+def _env(config: Config, training: bool) -> Numbered:
+    return Numbered(make_env(config.env, config.task, training), config.seed, TRAIN if training else EVAL)
+
+
+def _algorithm(name: str) -> Any:
+    if name not in ALGORITHMS:
+        raise unknown("algorithm", name, ALGORITHMS)
+    try:
+        import stable_baselines3
+    except ImportError as error:
+        raise UserError(f"this needs Stable-Baselines3 ({error}); pip install -e '.[sb3]'") from error
+    return getattr(stable_baselines3, ALGORITHMS[name])
+
+
+def _built(make: Any, name: str, env: Env, arguments: dict[str, Any]) -> Any:
+    try:
+        return make("MlpPolicy", env, **arguments | _noise(env, arguments.get("action_noise")))
+    except (TypeError, ValueError, AssertionError) as error:
+        raise UserError(f"{ALGORITHMS[name]} refuses its settings: {' '.join(str(error).split())}") from error
+
+
+def _noise(env: Env, std: Any) -> dict[str, Any]:
+    """The object that ``sb3.action_noise=0.1`` stands for: Gaussian noise of this width on actions in [-1, 1]."""
+    if std is None:
+        return {}
+    if isinstance(std, bool) or not isinstance(std, int | float) or std < 0:
+        raise UserError(f"sb3.action_noise: found {std}, expected a number, 0 or more: a standard deviation")
+    from stable_baselines3.common.noise import NormalActionNoise
+
+    size = env.action_space.shape or ()
+    return {"action_noise": NormalActionNoise(np.zeros(size), np.full(size, float(std)))}
+
+
+def _save_settings(config: Config, run_dir: Path, arguments: dict[str, Any]) -> None:
+    """What the report reads, and what it takes to run this again."""
+    stored = config_to_dict(config)
+    settings = {**{key: stored[key] for key in SHARED}, "sb3": arguments}
+    (run_dir / CONFIG_FILE).write_text(OmegaConf.to_yaml(OmegaConf.create(settings)), encoding="utf-8")
+
+
+def _watcher(config: Config, env: Env, logger: Logger) -> Any:
+    """A callback that counts frames, evaluates, logs and stops; its class needs theirs, which is optional."""
+    from stable_baselines3.common.callbacks import BaseCallback
+
+    class Watch(BaseCallback):
+        def __init__(self) -> None:
+            super().__init__()
+            self.frames = 0
+            self.due = Every(config.eval.every)
+            self.progress = Progress(config.frames, enabled=config.log.progress)
+
+        def _on_training_start(self) -> None:
+            if config.eval.every:
+                self.evaluate()
+
+        def _on_step(self) -> bool:
+            (info,) = self.locals["infos"]
+            self.frames += info["frames"]
+            if "episode" in info:
+                self.record({"episode/return": float(info["episode"]["r"])})
+            if self.due(self.frames) and self.frames < config.frames:
+                self.evaluate()
+            self.progress.update(self.frames)
+            return self.frames < config.frames
+
+        def evaluate(self) -> None:
+            returns = [episode_return(self.model, env) for _ in range(config.eval.episodes)]
+            self.progress.update(self.frames, eval_return=float(np.mean(returns)))
+            self.record({"eval/return": float(np.mean(returns)), "eval/return_std": float(np.std(returns))})
+
+        def record(self, values: dict[str, float]) -> None:
+            logger.write(self.frames, self.num_timesteps, getattr(self.model, "_n_updates", 0), values)
+
+    return Watch()
+
+
+def episode_return(model: Any, env: Env) -> float:
+    """The undiscounted return of one episode of the deterministic policy."""
+    (obs, _), total, done = env.reset(), 0.0, False
+    while not done:
+        obs, reward, terminated, truncated, _ = env.step(model.predict(obs, deterministic=True)[0])
+        total, done = total + float(reward), terminated or truncated
+    return total
+
+
+def parse(argv: Sequence[str]) -> tuple[str, Config, Path, dict[str, Any]]:
+    """The arguments of ``train`` from those of the command.
+
+    Raises:
+        UserError: no algorithm, a key without a meaning here, or a wrong value.
+    """
+    if not argv or "=" in argv[0]:
+        raise UserError(f"expected an algorithm first: {', '.join(ALGORITHMS)}; see --help")
+    algorithm, line = argv[0], read_command_line(argv[1:])
+    several = [override.input_line for override in line.ours if override.is_sweep_override()]
+    if line.multirun or several:
+        raise UserError(f"found {several[0] if several else '-m'}: a baseline is one run; call it once for each value")
+    if line.show or line.hydra:
+        raise UserError(f"found {line.hydra[0] if line.hydra else '--cfg'}: of train.py alone; dir= is the run folder")
+    theirs = {o.key_or_group.removeprefix(SETTINGS): o for o in line.ours if o.key_or_group.startswith(SETTINGS)}
+    arguments = {key: override.value() for key, override in theirs.items()}
+    (given,) = expand([override for override in line.ours if override not in theirs.values()])
+    folder = given.pop("dir", "")
+    if "resume" in given:
+        raise UserError("resume: a run of Stable-Baselines3 cannot be continued; start it again with more frames")
+    parts = {"belief": "identity", "head": "sac", "policy": "own"}
+    check_keys(given, {key for key in known_keys(parts) if key.partition(".")[0] in SHARED[1:]} | {"dir"})
+    config = config_from_dict({"agent": "sac", "env.obs": "state", "env.action_repeat": 1, **given})
+    if config.env.obs != "state" or config.env.num_envs != 1:
+        raise UserError(
+            f"found env.obs={config.env.obs} and env.num_envs={config.env.num_envs}; a baseline learns from one "
+            "environment's states: expected env.obs=state and env.num_envs=1"
+        )
+    config = dataclasses.replace(config, agent=f"{FOREIGN}{algorithm}")
+    return algorithm, config, Path(folder or Path(RUNS) / run_name(config)), arguments
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if "-h" in argv or "--help" in argv:
+        print(USAGE)
+        return 0
+    start = time.perf_counter()
+    train(*parse(argv))
+    print(f"{time.perf_counter() - start:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

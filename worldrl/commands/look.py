@@ -1,0 +1,189 @@
+"""What does a trained agent believe: ``worldrl look RUN_DIR``.
+
+Four studies of a run's belief model, each a picture and a JSON file: what it predicts, whether it notices bad
+observations, what of the simulator's state can be read off it, and what acting on all of it is worth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from worldrl.acting.recording import Condition, Recorder, conditions
+from worldrl.acting.video import check_video
+from worldrl.agent import Agent
+from worldrl.errors import UserError, check_out
+from worldrl.runs.trained import CHECKPOINTS, load_agent
+from worldrl.studies.beliefs import doubt as noise
+from worldrl.studies.beliefs import many_paths as marginal
+from worldrl.studies.beliefs import prediction, probe
+from worldrl.terminal import Parser, command, to_json, whole
+
+Results = dict[str, Any]
+
+
+class Settings(NamedTuple):
+    """What the command was asked for."""
+
+    episodes: int
+    rows: int
+    seed: int
+    context: int
+    horizon: int
+    particles: int
+    out: Path
+
+
+class Subject(NamedTuple):
+    """Whom to study, and how."""
+
+    agent: Agent
+    recorder: Recorder
+    by_kind: Mapping[str, Sequence[Condition]]
+    settings: Settings
+
+
+# --- the studies: each writes its pictures and returns its figures and what they say in a line ------------------------
+
+
+def study_prediction(subject: Subject) -> tuple[Results, str]:
+    s = subject.settings
+    if any(obs.dtype == "uint8" for obs in subject.agent.spec.obs.values()):
+        check_video(s.out / "x.mp4")
+    windows = prediction.cut_windows(subject.recorder.played(), s.context + s.horizon, count=50)
+    found = prediction.predict(subject.agent, windows, s.context, s.seed)
+    errors = prediction.errors(found, s.context)
+    results: Results = {"context": s.context, "windows": len(windows.action), "errors": errors}
+    prediction.save_pictures(found, s.context, s.out)
+    prediction.draw(results, s.out / "prediction.png")
+    last = {key: (by_guess["open_loop"][-1], by_guess["mean"][-1]) for key, by_guess in errors.items()}
+    said = [f"{key}: RMS error {x:.3f} after {s.horizon} rows, of the mean {y:.3f}" for key, (x, y) in last.items()]
+    return results, ", ".join(said)
+
+
+def study_noise(subject: Subject) -> tuple[Results, str]:
+    results: Results = {"records": noise.measure(subject.recorder, subject.by_kind)}
+    noise.draw(results, subject.settings.out / "noise.png")
+    return results, _at_worst(results["records"], lambda r: f"entropy {r['entropy_change']:+.2f} nats")
+
+
+def study_probe(subject: Subject) -> tuple[Results, str]:
+    results: Results = {"records": probe.measure(subject.recorder, subject.by_kind)}
+    probe.draw(results, subject.settings.out / "probe.png")
+    (subject.settings.out / "probe.md").write_text(probe.table(results["records"]))
+    return results, _at_worst(
+        results["records"], lambda r: f"R squared {r['trained_median']:.2f}, untrained {r['untrained_median']:.2f}"
+    )
+
+
+def study_marginal(subject: Subject) -> tuple[Results, str]:
+    s = subject.settings
+    records = marginal.measure(subject.agent, subject.by_kind, s.episodes, s.seed, s.particles)
+    results: Results = {"particles": s.particles, "records": records}
+    marginal.draw(results, s.out / "marginal.png")
+    return results, _at_worst(records, lambda r: f"return {r['gain']:+.1f} +- {r['gain_interval']:.1f}")
+
+
+STUDIES: dict[str, Callable[[Subject], tuple[Results, str]]] = {
+    "prediction": study_prediction,
+    "noise": study_noise,
+    "probe": study_probe,
+    "marginal": study_marginal,
+}
+
+
+def _at_worst(records: Sequence[Results], say: Callable[[Results], str]) -> str:
+    """What is to be said of the highest level of each kind."""
+    worst = {record["kind"]: record for record in records}  # levels rise: the last one stays
+    return "; ".join(f"{kind}@{record['level']:g}: {say(record)}" for kind, record in worst.items())
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def run_studies(subject: Subject, names: Sequence[str], console: Console) -> list[str]:
+    """Run studies one after the other; returns the names of those that the agent or task does not admit.
+
+    Raises:
+        UserError: of the only study that was asked for.
+    """
+    skipped = []
+    for name in names:
+        start = time.perf_counter()
+        try:
+            with console.status(f"{name} ..."):
+                results, line = STUDIES[name](subject)
+        except UserError as error:
+            if len(names) == 1:
+                raise
+            skipped.append(name)
+            console.print(f"{name}: skipped: {error}")
+            continue
+        path = subject.settings.out / f"{name}.json"
+        path.write_text(to_json(results))
+        console.print(f"{name}: {line} ({time.perf_counter() - start:.0f} s)")
+    return skipped
+
+
+def make_subject(options: argparse.Namespace) -> Subject:
+    """Load the run and check what was asked for.
+
+    Raises:
+        UserError: a bad run folder or corruption.
+    """
+    agent, config = load_agent(options.run_dir, options.checkpoint, options.device)
+    by_kind = conditions(config, options.corruption, options.level, options.burst_length)
+    values = {name: getattr(options, name) for name in Settings._fields}
+    settings = Settings(**{**values, "out": options.out or options.run_dir / "inside"})
+    check_out(settings.out)
+    recorder = Recorder(agent, config, settings.seed, settings.episodes, settings.rows)
+    return Subject(agent, recorder, by_kind, settings)
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options of the command."""
+    parser = Parser(prog="worldrl look", description=(__doc__ or "").split("\n\n")[1])
+    add = parser.add_argument
+    add("run_dir", type=Path, metavar="RUN_DIR", help="a folder that train.py wrote")
+    add("--study", choices=[*STUDIES, "all"], default="all", help="default all")
+    add("--out", type=Path, metavar="DIR", help="where to (default RUN_DIR/inside)")
+    add("--corruption", nargs="+", default=["gaussian", "missing"], metavar="NAME", help="default gaussian missing")
+    add("--level", nargs="+", type=float, default=[0.05, 0.2], help="levels beside 0 (default 0.05 0.2)")
+    add(
+        "--burst-length",
+        type=whole(),
+        metavar="ROWS",
+        help="of bursts (default: the run's own, 10 if unset)",
+    )
+    add("--episodes", type=whole(), default=6, help="how many (default 6)")
+    add("--rows", type=whole(0), default=0, help="cut recorded episodes after so many rows (default 0: whole)")
+    add("--seed", type=whole(0), default=1000, help="of the episodes, not of the run (default 1000)")
+    add("--context", type=whole(), default=5, help="rows that are seen before a prediction (default 5)")
+    add("--horizon", type=whole(), default=45, help="rows that are predicted (default 45)")
+    add("--particles", type=whole(), default=8, help="paths beside the single one in the marginal study (default 8)")
+    add("--checkpoint", choices=CHECKPOINTS, default="last", help="default last")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
+    return parser.parse_args(argv)
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    options = parse_args(argv)
+    console = Console(highlight=False, markup=False, soft_wrap=True)
+    subject = make_subject(options)
+    names = list(STUDIES) if options.study == "all" else [options.study]
+    if len(run_studies(subject, names, console)) == len(names):
+        raise UserError("no study could be made of this run: see above")
+    console.print(f"in {subject.settings.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

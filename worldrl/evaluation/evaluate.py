@@ -1,0 +1,74 @@
+"""Evaluate what a run folder holds: the work of ``eval.py``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldrl.acting.episodes import own_randomness, run_episodes
+from worldrl.acting.video import check_video
+from worldrl.envs import make_envs
+from worldrl.errors import UserError, check_writable
+from worldrl.runs.trained import load_agent
+from worldrl.types import EnvSpec
+
+
+def check_environment(trained: EnvSpec, found: EnvSpec) -> None:
+    """Raise UserError unless the environment has the observations and the action size that the agent was trained on."""
+    if trained.obs == found.obs and trained.action_dim == found.action_dim:
+        return
+    raise UserError(
+        f"the environment {found.task} no longer matches the checkpoint: found {_interface(found)}, the agent was "
+        f"trained on {_interface(trained)}; use the environment of that time, or train anew"
+    )
+
+
+def _interface(spec: EnvSpec) -> str:
+    return ", ".join(f"{key} {obs.shape} {obs.dtype}" for key, obs in spec.obs.items()) + f", {spec.action_dim} actions"
+
+
+def evaluate_run(
+    run_dir: Path,
+    episodes: int = 10,
+    seed: int = 1000,
+    checkpoint: str = "last",
+    explore: bool = False,
+    video: Path | None = None,
+    device: str = "auto",
+    json_path: Path | None = None,
+) -> dict[str, Any]:
+    """Evaluate a trained agent over fresh seeded episodes and say what came out."""
+    if episodes < 1:
+        raise UserError(f"--episodes {episodes}: expected 1 or more")
+    if video is not None:
+        check_video(video)
+    for path in (video, json_path):
+        if path is not None:
+            check_writable(path)
+    agent, config = load_agent(run_dir, checkpoint, device)
+    envs = make_envs(config.env, config.task, seed, num_envs=1, training=False)
+    try:
+        check_environment(agent.spec, envs.spec)
+        with own_randomness(seed):
+            played = run_episodes(agent, envs, episodes, explore=explore, record=video is not None)
+    finally:
+        envs.close()
+    result = {
+        "task": config.task,
+        "agent": config.agent,
+        "checkpoint": checkpoint,
+        "updates": agent.updates,
+        "seed": seed,
+        "action": "sample" if explore else "mode",
+        "return": float(np.mean(played.returns)),
+        "return_std": float(np.std(played.returns)),
+        "returns": played.returns,
+    }
+    if json_path is not None:  # the numbers first
+        json_path.write_text(json.dumps(result, indent=2) + "\n")
+    if video is not None:
+        played.save_video(video)
+    return result

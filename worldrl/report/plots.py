@@ -1,0 +1,248 @@
+"""Pictures of learning curves: one panel per task, one colour and marker per agent."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from worldrl.report.curves import Curve, align
+from worldrl.report.statistics import Estimate, mean_interval
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's colours, told apart with every colour vision deficiency; wine for their yellow, faint on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#882255")
+MARKERS = "osD^vPX*"
+DASHES = ("-", "--", ":", "-.")  # the next eight agents
+INK, PALE = "#333333", "#888888"
+PANEL = (3.5, 2.6)  # inches
+SINGLE = (6.4, 3.8)
+COLUMNS = 4
+
+STYLE: dict[Any, Any] = {
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": PALE,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "xtick.color": PALE,
+    "ytick.color": PALE,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+}
+
+Panels = Mapping[str, Mapping[str, Sequence[Curve]]]  # task -> agent -> the curves of its seeds
+Look = Mapping[str, Any]  # how an agent's line is drawn
+
+
+class Line(NamedTuple):
+    """A horizontal line to compare with, on one task or (``None``) on all."""
+
+    task: str | None
+    name: str
+    value: float
+
+
+def picture_formats() -> set[str]:
+    """Suffixes, without a dot, that ``draw`` can write."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    return set(FigureCanvasBase.get_supported_filetypes())
+
+
+@contextlib.contextmanager
+def picture(path: Path, width: float, height: float) -> Iterator[Figure]:
+    """A figure of some inches in the style of this package, to be drawn on and then written."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+    from matplotlib.rcsetup import cycler
+
+    with rc_context({**STYLE, "axes.prop_cycle": cycler(color=COLOURS), "legend.frameon": False}):
+        figure = Figure(figsize=(width, height), layout="constrained", dpi=200)
+        yield figure
+        figure.savefig(path)
+
+
+def draw(
+    path: Path,
+    panels: Panels,
+    ylabel: str,
+    lines: Sequence[Line] = (),
+    aggregate: Mapping[str, Estimate] | None = None,
+) -> None:
+    """Write the picture; its suffix says the format.
+
+    Args:
+        panels: In each, the mean over an agent's seeds with its 95 % interval, where all of them have values, and each
+            seed faintly. An agent looks the same in all of them.
+        lines: Baselines.
+        aggregate: Per agent a value over all tasks, for one more panel.
+    """
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    agents = list(dict.fromkeys(agent for panel in panels.values() for agent in panel))
+    looks = looks_of(agents)
+    number = len(panels) + bool(aggregate)
+    rows = math.ceil(number / COLUMNS)
+    columns = math.ceil(number / rows)
+    names = {agent: f"{agent} ({seeds})" for agent, seeds in _seeds(panels).items()}
+    size = (PANEL[0] * columns, PANEL[1] * rows) if number > 1 else (SINGLE[0] + _width(names.values()), SINGLE[1])
+    with rc_context(STYLE):
+        figure = Figure(figsize=size, layout="constrained", dpi=200)
+        cells = figure.subplots(rows, columns, squeeze=False)
+        for axes in cells.flat[number:]:
+            axes.remove()
+        for i, (axes, (task, panel)) in enumerate(zip(cells.flat, panels.items(), strict=False)):
+            _draw_panel(axes, panel, looks, [line for line in lines if line.task in (None, task)])
+            axes.set_title(task)
+            axes.set_xlabel("environment frames" if i + columns >= number else "")
+            axes.set_ylabel(ylabel if i % columns == 0 else "")
+        if aggregate:
+            _draw_estimates(cells.flat[number - 1], aggregate, looks)
+        if number == 1:
+            _label_ends(cells[0, 0], names, looks)
+        else:
+            legend(figure, _seeds(panels), looks)
+        figure.savefig(path)
+
+
+def looks_of(agents: Iterable[str]) -> dict[str, Look]:
+    """How each agent is drawn, in the order of their names' first appearance."""
+    return {
+        agent: {"color": COLOURS[i % 8], "marker": MARKERS[i % 8], "linestyle": DASHES[i // 8 % len(DASHES)]}
+        for i, agent in enumerate(dict.fromkeys(agents))
+    }
+
+
+def _seeds(panels: Panels) -> dict[str, str]:
+    """Per agent ``5 seeds``, or ``3-5 seeds`` where tasks differ."""
+    counts: dict[str, set[int]] = {}
+    for panel in panels.values():
+        for agent, curves in panel.items():
+            counts.setdefault(agent, set()).add(len(curves))
+    return {agent: number_of("seed", n) for agent, n in counts.items()}
+
+
+def number_of(thing: str, counts: set[int]) -> str:
+    """``1 seed``, ``5 seeds``, or ``3-5 seeds`` where counts differ."""
+    return f"{'-'.join(map(str, sorted({min(counts), max(counts)})))} {thing}{'s' * (max(counts) > 1)}"
+
+
+def _width(texts: Iterable[str]) -> float:
+    """About how many inches the longest text takes."""
+    return 0.068 * max(map(len, texts))
+
+
+def _draw_panel(
+    axes: Any, panel: Mapping[str, Sequence[Curve]], looks: Mapping[str, Look], lines: Sequence[Line]
+) -> None:
+    from matplotlib.ticker import EngFormatter
+
+    faint = min(1.0, 4 / len(panel))  # many agents: less ink for each one's spread
+    ends = np.stack([_draw_agent(axes, agent, curves, looks[agent], faint) for agent, curves in panel.items()])
+    for line in lines:
+        _draw_line(axes, line, ends)
+    axes.set_ylim(limits([*(c.values for curves in panel.values() for c in curves), [line.value for line in lines]]))
+    axes.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axes.grid(axis="y")
+    axes.margins(x=0.02)
+    reach = {float(curve.frames[i]) for curves in panel.values() for curve in curves for i in (0, -1)}
+    if len(reach) == 1:  # a single evaluation
+        axes.set_xlim(0.0, max(1.0, 1.02 * reach.pop()))
+
+
+def _draw_agent(axes: Any, agent: str, curves: Sequence[Curve], look: Look, faint: float) -> np.ndarray:
+    """Returns the mean at its two ends."""
+    colour = look["color"]
+    for curve in curves if len(curves) > 1 else ():
+        axes.plot(curve.frames, curve.values, color=colour, alpha=0.3 * faint, linewidth=0.6)
+    frames, values = align(curves)
+    mean, half = mean_interval(values)
+    axes.fill_between(frames, mean - half, mean + half, color=colour, alpha=0.14 * faint, linewidth=0)
+    axes.plot(frames, mean, color=colour, linestyle=look["linestyle"], linewidth=1.6, label=agent)
+    axes.plot(frames[-1:], mean[-1:], color=colour, marker=look["marker"], markersize=5, clip_on=False, zorder=3)
+    return mean[[0, -1]]
+
+
+def draw_band(axes: Any, x: Sequence[float], values: ArrayLike, look: Look) -> None:
+    """The mean of ``values`` (runs, len(x)) with its 95 % interval, and each run faintly."""
+    values = np.asarray(values, float)
+    mean, half = mean_interval(values)
+    for run in values if len(values) > 1 else ():
+        axes.plot(x, run, color=look["color"], alpha=0.3, linewidth=0.6)
+    axes.fill_between(x, mean - half, mean + half, color=look["color"], alpha=0.14, linewidth=0)
+    axes.plot(x, mean, linewidth=1.6, markersize=4, **look)
+
+
+def _draw_line(axes: Any, line: Line, ends: np.ndarray) -> None:
+    """A baseline, with its name at the side where the curves' ``ends`` (agents, 2) are farther from it."""
+    left, right = np.abs(ends - line.value).min(0)
+    x, side = (0.01, "left") if left > right else (0.99, "right")
+    axes.axhline(line.value, color=PALE, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
+    place = {"xycoords": axes.get_yaxis_transform(), "textcoords": "offset points", "ha": side, "va": "bottom"}
+    axes.annotate(f"{line.name} {line.value:.4g}", (x, line.value), (0, 1), color=PALE, fontsize="small", **place)
+
+
+def limits(values: Iterable[ArrayLike]) -> tuple[float, float]:
+    """The range of the seeds and baselines, not of the intervals: two seeds would widen those beyond all reading."""
+    every = np.concatenate([np.asarray(x, float) for x in values])
+    low, high = float(every.min()), float(every.max())
+    margin = 0.05 * (high - min(low, 0.0)) or 1.0
+    return (0.0 if low >= 0 else low - margin), high + margin
+
+
+def _label_ends(axes: Any, names: Mapping[str, str], looks: Mapping[str, Look]) -> None:
+    """Each agent's name right of the end of its mean curve, apart from the others."""
+    to_axes = axes.transData + axes.transAxes.inverted()
+    last = {line.get_label(): line.get_xydata()[-1] for line in axes.lines if line.get_label() in names}
+    heights = spread([to_axes.transform(point)[1] for point in last.values()], gap=0.06)
+    for agent, height in zip(last, heights, strict=True):
+        axes.text(1.02, height, names[agent], transform=axes.transAxes, color=looks[agent]["color"], va="center")
+
+
+def spread(heights: Sequence[float], gap: float, top: float = 1.0) -> list[float]:
+    """``heights`` moved to lie ``gap`` or more apart and at most at ``top``, in the order that they have."""
+    order = np.argsort(heights, kind="stable")
+    placed = np.asarray(heights, float)[order]
+    for i in range(1, len(placed)):
+        placed[i] = max(placed[i], placed[i - 1] + gap)
+    for i in reversed(range(len(placed))):
+        placed[i] = min(placed[i], top - gap * (len(placed) - 1 - i))
+    return [float(height) for height in placed[np.argsort(order)]]
+
+
+def legend(figure: Any, seeds: Mapping[str, str], looks: Mapping[str, Look]) -> None:
+    """Below all panels; how many seeds there are is said once if all agents have the same number."""
+    from matplotlib.lines import Line2D
+
+    same = len(set(seeds.values())) == 1
+    names = {agent: agent if same else f"{agent} ({number})" for agent, number in seeds.items()}
+    handles = [Line2D([], [], linewidth=1.6, markersize=5, label=name, **looks[agent]) for agent, name in names.items()]
+    columns = max(1, min(len(names), int(figure.get_figwidth() / (_width(names.values()) + 0.6))))
+    title = f"mean and 95 % interval, {next(iter(seeds.values()))}" if same else "mean and 95 % interval"
+    place = {"loc": "outside lower center", "ncols": columns, "frameon": False}
+    figure.legend(handles=handles, labelcolor=INK, title=title, title_fontproperties={"size": "small"}, **place)
+
+
+def _draw_estimates(axes: Any, estimates: Mapping[str, Estimate], looks: Mapping[str, Look]) -> None:
+    for i, (agent, (value, low, high)) in enumerate(estimates.items()):
+        look = looks[agent]
+        axes.plot([low, high], [i, i], color=look["color"], linewidth=5, alpha=0.35, solid_capstyle="butt")
+        axes.plot(value, i, color=look["color"], marker=look["marker"], markersize=6)
+    axes.set_title("all tasks")
+    axes.set_xlabel("interquartile mean, normalised")
+    axes.set_yticks([])
+    axes.set_ylim(len(estimates) - 0.5, -0.5)
+    axes.grid(axis="x")

@@ -1,0 +1,193 @@
+"""Tables of what runs scored: per agent, between agents, and over all tasks; as CSV and as Markdown.
+
+Rows are dictionaries by column. Agents keep the order in which their scores come. Every interval is drawn with a
+generator of its own, so that it does not depend on what else is in the table.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldrl.report.statistics import (
+    Estimate,
+    improvement_interval,
+    interquartile_mean_interval,
+    mean_and_deviation,
+)
+
+Row = dict[str, Any]  # column -> text, number or Estimate
+
+SEED = 0  # of every bootstrap
+ALL = "all tasks"
+
+
+class Score(NamedTuple):
+    """What one run reached at the frames of comparison; ``best`` is its highest value until there."""
+
+    task: str
+    agent: str
+    seed: int
+    repeat: int  # how many runs of this task, agent and seed came before
+    frames: float
+    last: float
+    best: float
+    run: str
+
+
+def agent_rows(scores: Sequence[Score]) -> list[Row]:
+    """One row per task and agent: its last scores, their interquartile mean, its best scores."""
+    tasks = _by("task", scores).values()
+    return [_agent_row(runs) for of_task in tasks for runs in _by("agent", of_task).values()]
+
+
+def _agent_row(runs: Sequence[Score]) -> Row:
+    last, last_std = mean_and_deviation([score.last for score in runs])
+    best, best_std = mean_and_deviation([score.best for score in runs])
+    return {
+        "task": runs[0].task,
+        "agent": runs[0].agent,
+        "seeds": len(runs),
+        "frames": runs[0].frames,
+        "last": last,
+        "last_std": last_std,
+        "iqm": interquartile_mean_interval([score.last for score in runs], np.random.default_rng(SEED)),
+        "best": best,
+        "best_std": best_std,
+    }
+
+
+def pair_rows(scores: Sequence[Score]) -> list[Row]:
+    """How probable it is that an agent's run beats another's, for each pair: per task, and over all that they share."""
+    pairs = itertools.combinations(_by("agent", scores).values(), 2)
+    return [row for x, y in pairs for row in _rows_of_pair(x, y)]
+
+
+def _rows_of_pair(x: Sequence[Score], y: Sequence[Score]) -> list[Row]:
+    tasks = common_tasks([*x, *y])
+    spans = {task: [task] for task in tasks} | ({ALL: tasks} if len(tasks) > 1 else {})
+    return [_pair_row(name, span, *(_on(span, side) for side in (x, y))) for name, span in spans.items()]
+
+
+def _pair_row(name: str, tasks: Sequence[str], x: Sequence[Score], y: Sequence[Score]) -> Row:
+    places = [{(score.task, score.seed) for score in side} for side in (x, y)]
+    paired = places[0] == places[1] and not any(score.repeat for score in (*x, *y))
+    seeds = _seeds([*x, *y])
+    better = improvement_interval(
+        _array(x, seeds, tasks), _array(y, seeds, tasks), np.random.default_rng(SEED), paired=paired
+    )
+    pairs = "same seed" if paired else "all"
+    return {"task": name, "agent": x[0].agent, "other": y[0].agent, "probability": better, "pairs": pairs}
+
+
+def aggregate_rows(scores: Sequence[Score], units: Mapping[str, float]) -> list[Row]:
+    """Per agent, the interquartile mean of ``last`` / ``units[task]`` over the tasks of all agents, if several."""
+    tasks = common_tasks(scores)
+    if len(tasks) < 2:
+        return []
+    normalised = [score._replace(last=score.last / units[score.task]) for score in _on(tasks, scores)]
+    return [_aggregate_row(runs, tasks) for runs in _by("agent", normalised).values()]
+
+
+def _aggregate_row(runs: Sequence[Score], tasks: Sequence[str]) -> Row:
+    iqm = interquartile_mean_interval(_array(runs, _seeds(runs), tasks), np.random.default_rng(SEED))
+    return {"agent": runs[0].agent, "tasks": len(tasks), "runs": len(runs), "iqm": iqm}
+
+
+def common_tasks(scores: Sequence[Score]) -> list[str]:
+    """The tasks that every agent has run, in their order."""
+    agents = _by("agent", scores)
+    return [task for task, runs in _by("task", scores).items() if len(_by("agent", runs)) == len(agents)]
+
+
+def _by(field: Literal["task", "agent"], scores: Sequence[Score]) -> dict[str, list[Score]]:
+    found: dict[str, list[Score]] = {}
+    for score in scores:
+        found.setdefault(getattr(score, field), []).append(score)
+    return found
+
+
+def _on(tasks: Sequence[str], scores: Sequence[Score]) -> list[Score]:
+    return [score for score in scores if score.task in tasks]
+
+
+def _seeds(scores: Sequence[Score]) -> list[tuple[int, int]]:
+    """The rows of an array of these scores: one per seed, and per repetition of it."""
+    return sorted({(score.seed, score.repeat) for score in scores})
+
+
+def _array(scores: Sequence[Score], seeds: Sequence[tuple[int, int]], tasks: Sequence[str]) -> NDArray[np.float64]:
+    """``last`` as (seeds, tasks), NaN where a seed has no run."""
+    array = np.full((len(seeds), len(tasks)), np.nan)
+    for score in scores:
+        array[seeds.index((score.seed, score.repeat)), tasks.index(score.task)] = score.last
+    return array
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def to_csv(rows: Sequence[Row]) -> str:
+    """Full precision; an estimate takes three columns (``iqm``, ``iqm_low``, ``iqm_high``), NaN is left empty."""
+    flat = [_flat(row) for row in rows]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(flat)
+    return text.getvalue()
+
+
+def _flat(row: Row) -> Row:
+    flat: Row = {}
+    for column, value in row.items():
+        if isinstance(value, Estimate):
+            flat |= {column: value.value, f"{column}_low": value.low, f"{column}_high": value.high}
+        else:
+            flat[column] = value
+    return {k: "" if isinstance(v, float) and math.isnan(v) else v for k, v in flat.items()}
+
+
+def to_markdown(rows: Sequence[Row]) -> str:
+    """For reading: numbers rounded, ``x`` and ``x_std`` as mean ± deviation, an estimate with its interval."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = [_shown(row) for row in rows]
+    table = Table(box=box.MARKDOWN)
+    for column in shown[0]:
+        table.add_column(column, no_wrap=True)
+    for row in shown:
+        table.add_row(*row.values())
+    text = io.StringIO()
+    Console(file=text, width=10_000, highlight=False, markup=False).print(table)
+    return "\n".join(line.rstrip() for line in text.getvalue().strip().splitlines())
+
+
+def _shown(row: Row) -> dict[str, str]:
+    shown = {}
+    for column, value in row.items():
+        if f"{column}_std" in row:
+            mean, *deviation = _alike(value, row[f"{column}_std"])
+            shown[f"{column}, mean ± std"] = " ± ".join([mean, *deviation])
+        elif isinstance(value, Estimate):
+            middle, *interval = _alike(*value)
+            shown[f"{column} [95 %]"] = f"{middle} [{', '.join(interval)}]" if interval else middle
+        elif not column.endswith("_std"):
+            shown[column] = f"{value:,.0f}" if isinstance(value, float) else str(value)
+    return shown
+
+
+def _alike(*values: float) -> list[str]:
+    """Numbers of as many digits: one decimal from ten on, three below, powers of ten for small ones; without NaN."""
+    known = [value for value in values if not math.isnan(value)]
+    size = max(map(abs, known))
+    form = ".1f" if size >= 10 else ".3f" if size >= 0.01 or size == 0 else ".2e"
+    return [f"{value:{form}}" for value in known]

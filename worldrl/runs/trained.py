@@ -1,0 +1,265 @@
+"""A trained agent as a policy, from a run folder alone: observations in, actions out.
+
+    policy = worldrl.load(run_dir)
+    policy.reset()
+    action = policy.act(image)
+
+Neither environments nor simulators are imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from worldrl.agent import Agent, require
+from worldrl.config import Config, check_unchanged, load_config
+from worldrl.errors import UserError, check_writable, unknown
+from worldrl.runs.checkpoint import Checkpoints
+from worldrl.types import Belief, Decodes, EnvSpec, Obs, ObsSpec, State
+
+CHECKPOINTS = ("last", "best")
+EXPORT_SUFFIX = ".pt2"
+
+Arrays = dict[str, np.ndarray]
+
+
+def load(run_dir: str | Path, checkpoint: str = "last", device: str = "auto", act_particles: int = 0) -> TrainedPolicy:
+    """The policy that a run has learned, ready to act on any device, whatever it was trained on.
+
+    Args:
+        run_dir: a folder that ``train.py`` wrote.
+        checkpoint: ``last``, or ``best`` (the highest evaluation return during training).
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
+        act_particles: act on the mean of the modes over this many more filtered paths (SMAC's marginal policy).
+
+    Raises:
+        UserError: no run, no complete checkpoint, a damaged one, or no such device.
+    """
+    agent, _ = load_agent(Path(run_dir), checkpoint, device)
+    return TrainedPolicy(agent, act_particles)
+
+
+def load_agent(run_dir: Path, checkpoint: str = "last", device: str = "auto") -> tuple[Agent, Config]:
+    """The agent of a run folder, ready to act, and the run's settings; arguments and errors are those of ``load``."""
+    if checkpoint not in CHECKPOINTS:
+        raise unknown("checkpoint", checkpoint, CHECKPOINTS)
+    config = load_config(run_dir, device=device, precision="fp32")  # half precision is for updates, and may need a GPU
+    checkpoints = Checkpoints(run_dir)
+    state = checkpoints.load(checkpoints.find(checkpoint))
+    check_unchanged(run_dir, state["config"], agent_only=True)
+    spec = {**state["spec"], "obs": {key: ObsSpec(tuple(shape), dtype) for key, shape, dtype in state["spec"]["obs"]}}
+    agent = Agent(config, EnvSpec(**spec))
+    agent.load_state_dict(state["agent"], optimizers=False)
+    return agent, config
+
+
+class TrainedPolicy:
+    """An agent that acts, with the memory of what it has seen since ``reset``.
+
+    Random draws come from torch's default generator: ``torch.manual_seed`` before acting repeats them.
+
+    Attributes:
+        agent: belief model and head.
+        spec: what the agent was trained on: observation keys with shapes and types, action size, action repeat.
+    """
+
+    def __init__(self, agent: Agent, act_particles: int = 0) -> None:
+        if act_particles < 0:
+            raise UserError(f"act_particles={act_particles}: expected 0 or more")
+        self.agent, self.spec, self.act_particles = agent, agent.spec, act_particles
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything: the next observation begins an episode, in every entry of a batch."""
+        self._state: State | None = None
+        self._belief: Belief | None = None
+        self._action = self._no_action(0)
+        self._single = False
+
+    def act(
+        self,
+        obs: ArrayLike | Mapping[str, ArrayLike],
+        is_first: ArrayLike | None = None,
+        *,
+        explore: bool = False,
+        deterministic: bool = False,
+        prev_action: ArrayLike | None = None,
+    ) -> np.ndarray:
+        """Take an observation in and choose an action.
+
+        Args:
+            obs: one observation, or a batch with a leading axis B that stays the same until ``reset``. A dict by key,
+                or the bare array where the agent knows one key: images (64, 64, 3) uint8, vectors (D,) of numbers.
+            is_first: where an episode begins, a bool or (B,) of them; the first call after ``reset`` begins everywhere.
+            explore: sample the policy; otherwise take its mode, as evaluation does.
+            deterministic: use the posterior mean of the belief; otherwise a posterior draw, as evaluation does.
+            prev_action: the action that led here, (A,) or (B, A), if it was not the one that ``act`` returned last.
+
+        Returns:
+            (A,), or (B, A) for a batch; float32 in [-1, 1], to be repeated ``spec.action_repeat`` times.
+
+        Raises:
+            UserError: wrong keys, shapes, types or values, or another batch size than before.
+        """
+        arrays, single = check_observation(obs, self.spec)
+        n = len(next(iter(arrays.values())))
+        if self._state is None:
+            state, action, first = self.agent.initial(n, self.act_particles), self._no_action(n), np.ones(n, np.float32)
+        else:
+            state, action, first = self._state, self._action, _check_flags(is_first, n)
+        if len(action) != n:
+            raise UserError(f"a batch of {n} after a batch of {len(action)}: call reset() between them")
+        if prev_action is not None:
+            action = _check_action(prev_action, action.shape)
+        rows = {**arrays, "action": action * (1.0 - first)[:, None], "is_first": first}
+        self._state, self._action, self._belief = self.agent.act(state, rows, explore, deterministic, noise=False)
+        self._single = single
+        return (self._action[0] if single else self._action).copy()
+
+    @property
+    def belief(self) -> Belief:
+        """What is known after the last observation, as tensors on the agent's device.
+
+        ``feat`` (B, F) the draw that was acted on, ``particles`` (K, B, F), ``context`` (B, C), ``entropy`` (B,) in
+        nats; without the axis B after a single observation.
+        """
+        if self._belief is None:
+            raise UserError("there is no belief yet: call act() first")
+        if not self._single:
+            return self._belief
+        feat, particles, context, entropy = self._belief
+        return Belief(feat[0], particles[:, 0], context[0], entropy[0])
+
+    def reconstruct(self) -> Arrays:
+        """What the belief takes the last observation to be, by key: images uint8, vectors float32.
+
+        Raises:
+            UserError: the belief model does not decode.
+        """
+        model: Any = self.agent.model
+        require(model, Decodes, "decode")
+        return {key: value.cpu().numpy() for key, value in model.decode(self.belief.feat).items()}
+
+    def export(self, path: str | Path, *, explore: bool = False, deterministic: bool = True) -> Path:
+        """Write one acting step as a program that needs torch alone, for the device that the agent is on.
+
+        ``torch.export.load(path)`` gives the program and ``program.module()`` the function
+        ``(state, obs, prev_action, is_first) -> (state, action)``, each argument with a leading axis of any size B.
+        ``program.example_inputs[0]`` are such arguments for the start of two episodes. Only what acting needs is in it.
+
+        Args:
+            path: ends in ``.pt2``.
+            explore: as in ``act``.
+            deterministic: as in ``act``; if not, the program draws from torch's default generator.
+
+        Raises:
+            UserError: another ending, or a file that cannot be written.
+        """
+        path = Path(path)
+        if path.suffix != EXPORT_SUFFIX:
+            raise UserError(f"'{path.name}': exported programs end in {EXPORT_SUFFIX}")
+        check_writable(path)
+        step, inputs = _Step(self.agent, explore, deterministic), self._example(2)  # one row would be taken for fixed
+        batch = torch.export.Dim("batch", min=1)
+        shapes = pytree.tree_map(lambda _: {0: batch}, inputs)
+        program = torch.export.export(step, inputs, dynamic_shapes=shapes)
+        torch.export.save(program, path)
+        return path
+
+    def _example(self, n: int) -> tuple[State, Obs, Tensor, Tensor]:
+        """Arguments of the exported step: ``n`` first rows."""
+        with torch.device(self.agent.device):
+            obs = {
+                key: torch.zeros(n, *spec.shape, dtype=getattr(torch, spec.dtype))
+                for key, spec in self.spec.obs.items()
+            }
+            state = self.agent.initial(n, self.act_particles)
+            return state, obs, torch.zeros(n, self.spec.action_dim), torch.ones(n)
+
+    def _no_action(self, n: int) -> np.ndarray:
+        return np.zeros((n, self.spec.action_dim), np.float32)
+
+
+class _Step(nn.Module):
+    """One acting step. The parts hide in a tuple so that only the weights that it uses are exported."""
+
+    def __init__(self, agent: Agent, explore: bool, deterministic: bool) -> None:
+        super().__init__()
+        self.parts = deepcopy((agent.model, agent.head))
+        self.explore, self.deterministic = explore, deterministic
+        for part in self.parts:
+            for parameter in part.parameters():
+                parameter.requires_grad_(False)  # the exporter takes no hidden weights that want a gradient
+
+    def forward(self, state: State, obs: Obs, prev_action: Tensor, is_first: Tensor) -> tuple[State, Tensor]:
+        model, head = self.parts
+        state, belief = model.step(state, obs, prev_action, is_first, self.deterministic)
+        return state, head.act(belief, self.explore)
+
+
+def check_observation(obs: Any, spec: EnvSpec) -> tuple[Arrays, bool]:
+    """An observation as the batch (B, ...) of arrays that the agent takes, and whether it came without an axis B.
+
+    Raises:
+        UserError: keys, shapes or types differ from those of ``spec``, or a number is not finite.
+    """
+    if not isinstance(obs, Mapping):
+        if len(spec.obs) > 1:
+            raise UserError(f"found a bare observation, expected a dict with the keys {', '.join(spec.obs)}")
+        obs = {next(iter(spec.obs)): obs}
+    if obs.keys() != spec.obs.keys():
+        raise UserError(f"found the observation keys {', '.join(map(str, obs))}; expected {', '.join(spec.obs)}")
+    arrays = {key: _check_array(key, obs[key], expected) for key, expected in spec.obs.items()}
+    leads = {key: array.shape[: array.ndim - len(spec.obs[key].shape)] for key, array in arrays.items()}
+    if len(set(leads.values())) > 1:
+        found = ", ".join(f"{key} {arrays[key].shape}" for key in arrays)
+        raise UserError(f"found observations of different batch sizes: {found}")
+    single = next(iter(leads.values())) == ()
+    return {key: array[None] if single else array for key, array in arrays.items()}, single
+
+
+def _check_array(key: str, value: Any, expected: ObsSpec) -> np.ndarray:
+    array = np.asarray(value)
+    shape, n = expected.shape, len(expected.shape)
+    if array.shape[array.ndim - n :] != shape or array.ndim not in (n, n + 1) or array.size == 0:
+        batch = ", ".join(["B", *map(str, shape)])
+        raise UserError(f"observation '{key}': found shape {array.shape}, expected {shape} or ({batch})")
+    if expected.dtype == "uint8" and array.dtype != np.uint8:
+        raise UserError(f"observation '{key}': found {array.dtype}, expected uint8 from 0 to 255")
+    if expected.dtype == "float32":
+        if array.dtype.kind not in "fiu":
+            raise UserError(f"observation '{key}': found {array.dtype}, expected numbers")
+        array = array.astype(np.float32)
+        if not np.isfinite(array).all():
+            raise UserError(f"observation '{key}' holds a number that is not finite; the belief would never recover")
+    return array
+
+
+def _check_action(action: ArrayLike, expected: tuple[int, ...]) -> np.ndarray:
+    """(n, A) float32"""
+    array = np.atleast_2d(np.asarray(action, np.float32))
+    if array.shape != expected:
+        raise UserError(f"prev_action: found shape {array.shape}, expected {expected} or {expected[1:]} for one")
+    if not (np.abs(array) <= 1.0).all():
+        worst = float(array.flat[np.abs(array).argmax()])
+        raise UserError(f"prev_action: found {worst:g}, expected numbers in [-1, 1], as act returns them")
+    return array
+
+
+def _check_flags(is_first: ArrayLike | None, n: int) -> np.ndarray:
+    """(n,) float32, 1 where an episode begins."""
+    if is_first is None:
+        return np.zeros(n, np.float32)
+    flags = np.atleast_1d(np.asarray(is_first, np.float32))
+    if flags.shape != (n,) or not np.isin(flags, (0.0, 1.0)).all():
+        raise UserError(f"is_first: found {np.asarray(is_first)!r}, expected {n} of True and False")
+    return flags

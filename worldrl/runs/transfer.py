@@ -1,0 +1,75 @@
+"""A trained world model under a new head: what ``init_from=RUN_DIR`` loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from worldrl.agent import Agent
+from worldrl.config import Config, check_same_belief
+from worldrl.errors import UserError
+from worldrl.runs.checkpoint import Checkpoints
+from worldrl.types import EnvSpec
+
+
+def encode_spec(spec: EnvSpec) -> dict[str, Any]:
+    """The environment's description as a checkpoint holds it."""
+    obs = [(key, list(item.shape), item.dtype) for key, item in spec.obs.items()]
+    return {**spec._asdict(), "obs": obs}
+
+
+def load_model(agent: Agent, config: Config) -> Path:
+    """Give a new agent the belief model of the run ``config.init_from``; its optimiser starts anew.
+
+    Returns:
+        the checkpoint that the weights come from.
+
+    Raises:
+        UserError: another belief, other observations or actions, weights that do not fit, or no complete checkpoint.
+    """
+    where = f"init_from={config.init_from}"
+    check_same_belief(config)
+    ours = agent.model.state_dict()
+    if not ours:
+        raise UserError(f"{where}: belief={config.belief['name']} has no weights to take over; leave init_from out")
+    checkpoints = Checkpoints(config.init_from)
+    try:
+        folder = checkpoints.find(config.init_from_checkpoint)
+        saved = checkpoints.load(folder)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from error
+    theirs = saved["agent"]["model"]
+    check_spec(where, encode_spec(agent.spec), saved["spec"])
+    _check_weights(where, ours, theirs)
+    agent.model.load_state_dict(theirs)
+    return folder
+
+
+def check_spec(where: str, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+    """Raise UserError, which ``where`` begins, unless an agent that was trained on ``theirs`` can act on ``ours``."""
+    for key, name in (("obs", "observations"), ("action_dim", "action size")):
+        if ours[key] != theirs[key]:
+            raise UserError(
+                f"{where}: its agent was trained on {theirs['task']} with {name} {_words(theirs[key])}; found "
+                f"{_words(ours[key])} on {ours['task']}; expected a task and env.obs that give the same"
+            )
+
+
+def _words(value: Any) -> str:
+    """``pixels 64x64x3, state 5``, or the action size."""
+    if isinstance(value, int):
+        return str(value)
+    return ", ".join(f"{key} {'x'.join(map(str, shape))}" for key, shape, _ in value)
+
+
+def _check_weights(where: str, ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
+    """With one class and the same settings, what is left to differ is whether the task terminates, or the code."""
+    for name in [*ours, *(name for name in theirs if name not in ours)]:
+        there, here = (tuple(side[name].shape) if name in side else "none" for side in (theirs, ours))
+        if there != here:
+            raise UserError(
+                f"{where}: weight {name} has shape {there} there and {here} here; expected the same code, and tasks "
+                f"that both can terminate or both cannot"
+            )

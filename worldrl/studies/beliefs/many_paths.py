@@ -1,0 +1,85 @@
+"""Does it pay to act on the whole belief? Returns with and without averaging over filtered paths.
+
+The single path acts on the mode of the policy at one draw of the state; the marginal policy acts on the mean of the
+modes at K + 1 draws, each of a path of its own. Episode i of both has the same start and the same noise on its
+observations.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from worldrl.acting.episodes import own_randomness, run_episodes
+from worldrl.acting.recording import Condition, shown_corruption
+from worldrl.agent import Agent
+from worldrl.config import Config, CorruptionConfig
+from worldrl.envs import make_envs
+from worldrl.errors import UserError
+from worldrl.report.plots import picture
+from worldrl.report.statistics import mean_interval
+
+
+def measure(
+    agent: Agent, by_kind: Mapping[str, Sequence[Condition]], episodes: int, seed: int, particles: int
+) -> list[dict[str, Any]]:
+    """One record per condition: both lists of returns, and the mean of their differences with its 95 % interval.
+
+    Raises:
+        UserError: particles cannot make a difference, or none are asked for.
+    """
+    if particles < 1:
+        raise UserError(f"{particles} particles: expected 1 or more beside the single path")
+    if not agent.initial(1, particles):
+        raise UserError(f"belief {type(agent.model).__name__} is a point: it has no paths to average over")
+    if agent.head.needs.actor_input == "context":
+        raise UserError(f"head {type(agent.head).__name__} acts on the context: paths make no difference to it")
+    known: dict[CorruptionConfig, dict[int, list[float]]] = {}
+    records = []
+    for condition in (c for found in by_kind.values() for c in found):
+        key = shown_corruption(condition.config)
+        if key not in known:
+            known[key] = {k: _returns(agent, condition.config, episodes, seed, k) for k in (0, particles)}
+        single, marginal = known[key][0], known[key][particles]
+        gain, half = mean_interval(np.subtract(marginal, single))
+        records.append(
+            {
+                "kind": condition.kind,
+                "level": condition.level,
+                "single": single,
+                "marginal": marginal,
+                "gain": float(gain),
+                "gain_interval": float(half),
+            }
+        )
+    return records
+
+
+def _returns(agent: Agent, config: Config, episodes: int, seed: int, particles: int) -> list[float]:
+    with (
+        contextlib.closing(make_envs(config.env, config.task, seed, num_envs=1, training=False)) as envs,
+        own_randomness(seed),
+    ):
+        return run_episodes(agent, envs, episodes, particles=particles).returns
+
+
+def draw(results: dict[str, Any], path: Path) -> None:
+    """Mean returns against the level, one panel per kind, each episode a faint point."""
+    records = results["records"]
+    kinds = list(dict.fromkeys(record["kind"] for record in records))
+    with picture(path, 4.5 * len(kinds), 3.6) as figure:
+        for kind, axes in zip(kinds, figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0], strict=True):
+            mine = [record for record in records if record["kind"] == kind]
+            levels = [record["level"] for record in mine]
+            for i, (name, label) in enumerate(
+                (("single", "one path"), ("marginal", f"mean over {results['particles'] + 1}"))
+            ):
+                axes.plot(levels, [np.mean(record[name]) for record in mine], "o-", color=f"C{i}", label=label)
+                axes.plot(levels, [record[name] for record in mine], ".", color=f"C{i}", alpha=0.3)
+            axes.set(title=kind, xlabel="corruption level", ylabel="return")
+            axes.legend()
+            axes.grid()

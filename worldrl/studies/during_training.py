@@ -1,0 +1,79 @@
+"""What each estimator says of an agent while it learns: runs are trained on, with a look every so many frames."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from worldrl.report.curves import read_run, unlabelled_differences
+from worldrl.runs.checkpoint import Checkpoints
+from worldrl.studies import entropy
+from worldrl.studies.pools import run_pools
+from worldrl.training.loop import resume
+
+Point = dict[str, float]  # frames, lower and upper bound of the truth, and each estimator's value, in nats
+
+
+class Look(NamedTuple):
+    """How far to train runs on, how often to look, and how closely."""
+
+    until: int  # frames
+    every: int  # frames
+    states: int
+    pool: int | None  # latents for the truth
+    particles: int
+
+    def extend(self, run: Path, points: list[Point]) -> Iterator[Point]:
+        """Add to the points of a run, and yield, one where it stands and one wherever training on has come to.
+
+        Points of an earlier study stay, but for those that the run has not reached.
+
+        Raises:
+            Diverged: a loss of the run was not finite; the run stays at its last good checkpoint.
+        """
+        for frames in self.stages(run):  # where it stands: an action may go a few frames beyond what was asked for
+            points[:] = [point for point in points if point["frames"] <= frames]
+            if not points or points[-1]["frames"] < frames:
+                points.append(self.point(run, frames))
+                yield points[-1]
+
+    def stages(self, run: Path) -> Iterator[int]:
+        """The frames at which a run stands: where it is, and wherever training on has come to."""
+        target = frames = Checkpoints(run).frames() or 0
+        yield frames
+        while frames < self.until:
+            target = min(self.until, target + self.every)
+            resume(run, {"frames": target})
+            frames = Checkpoints(run).frames() or 0
+            yield frames
+
+    def point(self, run: Path, frames: int) -> Point:
+        """The truth and the estimates in states that the agent of this run visits now."""
+        truth, estimates = entropy.study(run_pools(run, self.states, self.pool), [self.particles])
+        values = {name: by_k[self.particles] for name, by_k in estimates.items()}
+        return {"frames": float(frames), **truth._asdict(), **values}
+
+
+def labels(runs: Sequence[Path]) -> dict[Path, str]:
+    """Names of runs for a picture: the agent, the task and settings in which these runs differ, and the seed."""
+    read = {run: read_run(run, "eval/return") for run in runs}
+    differ = unlabelled_differences(list(read.values()))
+    tasks = ["task"] * (len({each.task for each in read.values()}) > 1)
+    return {run: each.label([*tasks, *differ, "seed"]) for run, each in read.items()}
+
+
+def known_points(numbers: Path, settings: Mapping[str, str]) -> dict[str, list[Point]]:
+    """By run, the points that a study with the same ``settings`` has left in its file of numbers."""
+    try:
+        record = json.loads(numbers.read_text())
+        same = all(record["settings"][key] == value for key, value in settings.items())
+        return {run: [_read(p) for p in found["points"]] for run, found in record["runs"].items()} if same else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}  # none yet, or of another study
+
+
+def _read(point: Mapping[str, float | None]) -> Point:
+    return {key: math.nan if value is None else value for key, value in point.items()}

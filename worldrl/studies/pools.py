@@ -1,0 +1,125 @@
+"""The states that a trained agent visits, and the latents that it believes in there."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldrl.acting.episodes import own_randomness, with_action
+from worldrl.agent import Agent
+from worldrl.config import EnvConfig
+from worldrl.envs import make_envs
+from worldrl.errors import UserError
+from worldrl.evaluation.evaluate import load_agent
+from worldrl.policies.action_prior import MarginalPolicy
+from worldrl.policies.latent import LatentGaussian
+from worldrl.policies.tanh_gaussian import TanhGaussian
+from worldrl.studies.entropy import Pool, belief_pool, latent_pool
+from worldrl.types import Belief
+
+EVERY = 5  # agent steps from one state to the next
+DRAWN, FILTERED = 100_000, 2_000  # latents of a state: draws are cheap, paths of a belief are filtered from the start
+
+
+def steps(
+    agent: Agent, env: EnvConfig, task: str, particles: int = 0, seed: int = 1000
+) -> Generator[tuple[Belief, np.ndarray, bool], None, None]:
+    """Belief, action (1, A) and whether it ends the episode, step by step without end, while the agent explores."""
+    envs = make_envs(env, task, seed, num_envs=1, training=False)
+    try:
+        state, over = agent.initial(1, particles), False
+        rows = with_action(envs.reset(), np.zeros((1, agent.spec.action_dim), np.float32))
+        while True:
+            state, action, belief = agent.act(state, rows, explore=True, noise=False)
+            rows = with_action(envs.step(action), action)
+            last = bool(rows["is_last"][0])
+            if not over:  # else the environment has reset instead of taking the action
+                yield belief, action, last
+            over = last
+    finally:
+        envs.close()
+
+
+def beliefs(
+    agent: Agent, env: EnvConfig, task: str, states: int, particles: int = 0, seed: int = 1000
+) -> Iterator[Belief]:
+    """What the agent believes at every fifth step of an episode in which it explores, ``states`` times at most."""
+    with closing(steps(agent, env, task, particles, seed)) as played:
+        for step, (belief, _, last) in enumerate(played):
+            if step % EVERY == 0:
+                yield belief
+            if last or step + 1 == states * EVERY:
+                return
+
+
+def run_actions(run_dir: Path, n: int, seed: int = 1000) -> tuple[MarginalPolicy, Tensor]:
+    """The marginal policy of a run's agent, and ``n`` actions (n, A) that it takes one after the other, exploring.
+
+    Raises:
+        UserError: the run cannot be loaded, or its head has learned no marginal policy.
+    """
+    agent, config = load_agent(run_dir)
+    marginal = getattr(agent.head, "marginal", None)
+    if not isinstance(marginal, MarginalPolicy):
+        raise UserError(
+            f"{run_dir}: found head {type(agent.head).__name__}, expected one with a marginal: head=miracle"
+        )
+    with own_randomness(seed), closing(steps(agent, config.env, config.task, seed=seed)) as played:
+        taken = [action for _, action, _ in islice(played, n)]
+    return marginal, torch.from_numpy(np.concatenate(taken)).to(agent.device)
+
+
+def run_latents(run_dir: Path, states: int, seed: int = 1000) -> tuple[LatentGaussian, Tensor]:
+    """The latent-variable policy of a run's agent, and its inputs (states, F) in the states of an episode.
+
+    Raises:
+        UserError: the run cannot be loaded, or its policy has no latent.
+    """
+    agent, config = load_agent(run_dir)
+    head: Any = agent.head
+    policy = getattr(head, "policy", None)
+    if not isinstance(policy, LatentGaussian):
+        raise UserError(f"{run_dir}: found policy {type(policy).__name__}, expected policy=latent")
+    with own_randomness(seed), torch.no_grad():
+        visited = list(beliefs(agent, config.env, config.task, states, 0, seed))
+        return policy, torch.cat([head.actor_input(belief) for belief in visited])
+
+
+def run_pools(run_dir: Path, states: int, size: int | None = None, seed: int = 1000) -> list[Pool]:
+    """Pools of ``size`` latents for the states of an episode of this run's agent.
+
+    The latents are the policy's own where it has some (by default 100,000 draws); else they are filtered paths of the
+    belief, as SMAC's are (by default 2,000).
+
+    Raises:
+        UserError: the run cannot be loaded, a pool is too small, or the agent has no latents: its policy is neither a
+            latent-variable one nor a tanh-Gaussian that acts on the state of a belief with particles.
+    """
+    agent, config = load_agent(run_dir)
+    head: Any = agent.head
+    policy: Any = getattr(head, "policy", None)
+    own = isinstance(policy, LatentGaussian)
+    size = size or (DRAWN if own else FILTERED)
+    if size < 2:
+        raise UserError(f"--pool: found {size}, expected 2 or more: the truth is also taken without one of the latents")
+    refusal = UserError(
+        f"{run_dir}: found head {type(head).__name__} with policy {type(policy).__name__}, "
+        f"actor_input={head.needs.actor_input}, on belief {type(agent.model).__name__}; expected policy=latent, or a "
+        f"tanh-Gaussian with actor_input=feat on a belief with particles, such as rssm"
+    )
+    if not own and not (isinstance(policy, TanhGaussian) and head.needs.actor_input == "feat"):
+        raise refusal
+    with own_randomness(seed), torch.no_grad():
+        visited = list(beliefs(agent, config.env, config.task, states, 0 if own else size, seed))
+        if own:
+            return [latent_pool(policy, head.actor_input(belief)[0], size) for belief in visited]
+        if not len(visited[0].particles):
+            raise refusal
+        return [belief_pool(policy, belief.particles[:, 0]) for belief in visited]
