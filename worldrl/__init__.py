@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["__version__", "load", "train"]
 
-_HOME = {"load": "inference", "train": "cli"}
+_HOME = {"load": "runs.trained", "train": "cli"}
 
 
 def __getattr__(name: str) -> Any:

@@ -19,7 +19,7 @@ from worldrl.errors import UserError
 from worldrl.runs.checkpoint import Checkpoints
 from worldrl.runs.trained import TrainedPolicy, load_agent
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
