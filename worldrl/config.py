@@ -19,7 +19,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from worldrl.errors import UserError, unknown
+from worldrl.errors import UserError, unknown, wrong
 from worldrl.registry import AGENTS, DEFAULTS, OWN_POLICY, PARTS, agent_label, canonical, load_class
 
 
@@ -203,30 +203,30 @@ def _check_range(key: str, value: Any) -> None:
     if key in CHOICES and value not in CHOICES[key]:
         raise unknown(f"value of {key}", value, CHOICES[key])
     if key in PATTERNS and not re.fullmatch(PATTERNS[key][0], value):
-        raise _wrong(key, value, PATTERNS[key][1])
+        raise wrong(key, value, PATTERNS[key][1])
     if key in MINIMUM and value < MINIMUM[key]:
-        raise _wrong(key, value, f"{MINIMUM[key]:g} or more")
+        raise wrong(key, value, f"{MINIMUM[key]:g} or more")
     if key in POSITIVE and value <= 0:
-        raise _wrong(key, value, "more than 0")
+        raise wrong(key, value, "more than 0")
     group, _, name = key.rpartition(".")
     if group == "env.corruption" and name in LEVELS:
         check_level(key, name, value)
     if key == "seed" and value > MAX_SEED:
-        raise _wrong(key, value, f"at most {MAX_SEED}")
+        raise wrong(key, value, f"at most {MAX_SEED}")
     if key == "env.render.size" and value != IMAGE_SIZE:
-        raise _wrong(key, value, f"{IMAGE_SIZE}: the networks are built for {IMAGE_SIZE} x {IMAGE_SIZE} images only")
+        raise wrong(key, value, f"{IMAGE_SIZE}: the networks are built for {IMAGE_SIZE} x {IMAGE_SIZE} images only")
 
 
 def _check_part_range(key: str, name: str, value: Any) -> None:
     """The same for a setting of a registered part; a user's own class judges its settings itself."""
     if isinstance(value, int) and value < (least := int(name in (*SIZES, "critic_layers"))):
-        raise _wrong(key, value, f"{least} or more")
+        raise wrong(key, value, f"{least} or more")
     if name in SHARES and not 0 <= value <= 1:
-        raise _wrong(key, value, "a number in [0, 1]")
+        raise wrong(key, value, "a number in [0, 1]")
     if name in ABOVE_ZERO and value <= 0:
-        raise _wrong(key, value, "more than 0")
+        raise wrong(key, value, "more than 0")
     if (name == "lr" or name.endswith("_lr")) and value < 0:
-        raise _wrong(key, value, "0 or more")
+        raise wrong(key, value, "0 or more")
 
 
 def check_level(key: str, corruption: str, level: float) -> None:
@@ -234,13 +234,13 @@ def check_level(key: str, corruption: str, level: float) -> None:
     largest, meaning = LEVELS[corruption]
     if not 0 <= level <= largest or math.isinf(level):
         within = "of 0 or more" if math.isinf(largest) else f"in [0, {largest:g}]"
-        raise _wrong(key, level, f"{meaning} {within}")
+        raise wrong(key, level, f"{meaning} {within}")
 
 
 def _check_together(config: Config) -> None:
     rows, length = config.replay.capacity, config.replay.length * config.env.num_envs
     if rows < length:
-        raise _wrong("replay.capacity", rows, f"at least replay.length x env.num_envs = {length}")
+        raise wrong("replay.capacity", rows, f"at least replay.length x env.num_envs = {length}")
     if config.schedule.model_every == 0:
         _check_frozen(config)
 
@@ -250,11 +250,7 @@ def _check_frozen(config: Config) -> None:
         raise UserError("schedule.model_every=0: the belief model never learns, expected init_from=RUN_DIR beside it")
     if config.schedule.pretrain:
         pretrain = config.schedule.pretrain
-        raise _wrong("schedule.pretrain", pretrain, "0: with schedule.model_every=0 the belief model never learns")
-
-
-def _wrong(key: str, found: Any, expected: str) -> UserError:
-    return UserError(f"{key}: found {found!r}, expected {expected}")
+        raise wrong("schedule.pretrain", pretrain, "0: with schedule.model_every=0 the belief model never learns")
 
 
 # --- types ------------------------------------------------------------------------------------------------------------
@@ -283,7 +279,7 @@ def _typed_scalar(key: str, value: Any, hint: type) -> Any:
         return float(value)
     if hint is int and type(value) is float and value.is_integer():
         return int(value)
-    raise _wrong(key, value, _NAMES[hint])
+    raise wrong(key, value, _NAMES[hint])
 
 
 def _typed_literal(key: str, value: Any, names: tuple[Any, ...]) -> Any:
@@ -307,11 +303,11 @@ def _typed_union(key: str, value: Any, hints: tuple[Any, ...]) -> Any:
 def _typed_tuple(key: str, value: Any, hints: tuple[Any, ...]) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
         example = "[256,256]" if hints[0] in (int, float) else "[left,right]"
-        raise _wrong(key, value, f"a list such as {example}")
+        raise wrong(key, value, f"a list such as {example}")
     if hints[1:] == (...,):
         hints = hints[:1] * len(value)
     if len(value) != len(hints):
-        raise _wrong(key, value, f"a list of {len(hints)}")
+        raise wrong(key, value, f"a list of {len(hints)}")
     return tuple(_typed(f"{key}[{i}]", item, hint) for i, (item, hint) in enumerate(zip(value, hints, strict=True)))
 
 

@@ -13,10 +13,31 @@ OTHER_RUN_DIR = "choose another run folder: hydra.run.dir=DIR"
 
 
 class UserError(Exception):
-    """Bad input. Its message is one line that says what was found, what was expected and how to mend it.
+    """Bad input: where it is, what was found, what was expected and how to fix it; shown as one line.
 
-    Commands print it without a traceback and exit with code 2 (``exit_code``).
+    Commands print it without a traceback and exit with code 2 (``exit_code``). Tests compare the fields.
+
+    Attributes:
+        where: a setting's key, a file, a command-line option; or a whole sentence, where no field fits.
+        found: what is there, as text.
+        expected: what could be there instead.
+        fix: what to do about it; may be pasted where it is a command.
     """
+
+    def __init__(self, where: str, found: str = "", expected: str = "", fix: str = "") -> None:
+        super().__init__(where, found, expected, fix)
+        self.where, self.found, self.expected, self.fix = where, found, expected, fix
+
+    def __str__(self) -> str:
+        pairs = (("found", self.found), ("expected", self.expected))
+        said = ", ".join(f"{word} {text}" for word, text in pairs if text)
+        line = f"{self.where}: {said}" if said else self.where
+        return f"{line}; {self.fix}" if self.fix else line
+
+
+def wrong(key: str, value: object, expected: str, fix: str = "") -> UserError:
+    """The error for a setting of the wrong type or out of range."""
+    return UserError(key, repr(value), expected, fix)
 
 
 class Diverged(UserError):
@@ -28,8 +49,9 @@ def unknown(kind: str, found: str, valid: Iterable[str]) -> UserError:
     names = sorted(valid)
     near = difflib.get_close_matches(found, names, n=3, cutoff=0.5)
     if near:
-        return UserError(f"unknown {kind} '{found}'; did you mean: {', '.join(near)}?")
-    return UserError(f"unknown {kind} '{found}'; expected one of: {', '.join(names[:12])}{', ...' * (len(names) > 12)}")
+        return UserError(f"unknown {kind} '{found}'", fix=f"did you mean: {', '.join(near)}?")
+    shown = ", ".join(names[:12]) + ", ..." * (len(names) > 12)
+    return UserError(f"unknown {kind} '{found}'", expected=f"one of: {shown}")
 
 
 def unwritable(path: object, error: OSError, remedy: str = OTHER_RUN_DIR) -> UserError:

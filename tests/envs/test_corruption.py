@@ -354,7 +354,7 @@ def test_bad_levels(levels: dict, message: str) -> None:
         ("pixels", {"stuck": 0.1}, "corruption stuck is for state vectors, found pixels; kinds that fit: occlusion"),
         ("both", {"jpeg": 0.5, "groups": ("arm",)}, "corruption jpeg is for images, found arm"),
         ("state", {"missing": 0.1, "groups": ("amr",)}, "unknown sensor group 'amr'; did you mean: arm"),
-        ("state", {"missing": 0.1, "groups": ("pixels",)}, "unknown sensor group 'pixels'; expected one of: arm, legs"),
+        ("state", {"missing": 0.1, "groups": ("pixels",)}, "unknown sensor group 'pixels': expected one of: arm, legs"),
     ],
 )
 @pytest.mark.parametrize("apply", ["both", "train"])

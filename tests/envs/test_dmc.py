@@ -135,7 +135,7 @@ def test_camera_of_the_quadruped() -> None:
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"obs": "rgb"}, "unknown env.obs 'rgb'; expected one of: both"),
+        ({"obs": "rgb"}, "unknown env.obs 'rgb': expected one of: both"),
         ({"action_repeat": 0}, "env.action_repeat=0: expected 1 or more"),
         ({"render": RenderConfig(size=84)}, "render.size=84: only 64 is supported"),
         ({"obs": "state", "render": RenderConfig(quality="ultra")}, "unknown render.quality 'ultra'"),
