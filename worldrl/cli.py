@@ -384,11 +384,11 @@ def _resume(run_dir: Path, changes: Arguments) -> None:
 def train_or_go_on(config: Config, run_dir: Path) -> None:
     """One run of a named sweep: train it, resume it where it has begun, leave it alone where it has finished."""
     from worldrl.runs.checkpoint import Checkpoints
-    from worldrl.training import loop
+    from worldrl.runs.folder import sole_use
 
     checkpoints = Checkpoints(run_dir)
     if checkpoints.latest() is None:
-        with loop.sole_use(run_dir):
+        with sole_use(run_dir):
             if checkpoints.best() or _has_frames(run_dir):
                 raise UserError(f"{run_dir} has begun but lost its last checkpoint; delete the folder to train it anew")
             shutil.rmtree(run_dir)  # killed before its first checkpoint: nothing to go on from

@@ -31,7 +31,7 @@ from worldrl.heads.smac import SMAC
 from worldrl.runs.checkpoint import Checkpoints
 from worldrl.runs.trained import load_agent
 from worldrl.training import loop
-from worldrl.training.loop import Stopped, Trainer, resume, sole_use
+from worldrl.training.loop import Stopped, Trainer, resume
 
 SMALL = {
     "task": "cartpole_swingup",
@@ -149,7 +149,7 @@ def test_a_folder_that_another_process_trains_in_is_refused_and_left_alone(tmp_p
     run = tmp_path / "run"
     train({**STATE, "frames": 1_000}, run)
     before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file() and path.name != "lock"}
-    code = "import sys; from pathlib import Path; from worldrl.training.loop import sole_use\n"
+    code = "import sys; from pathlib import Path; from worldrl.runs.folder import sole_use\n"
     code += "with sole_use(Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     holder = subprocess.Popen([sys.executable, "-c", code, str(run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     with holder:
@@ -236,13 +236,6 @@ def test_what_only_the_agent_can_judge_is_refused(tmp_path: Path, settings: dict
     kept = {k: v for k, v in STATE.items() if not k.startswith(("belief", "head")) or k in ("belief", "head")}
     with pytest.raises(UserError, match=message):
         make_trainer({**kept, **settings}, tmp_path / "run")
-
-
-def test_a_refused_run_leaves_no_folders(tmp_path: Path) -> None:
-    (tmp_path / "runs").mkdir()
-    with pytest.raises(UserError, match="not today"), sole_use(tmp_path / "runs" / "a" / "b"):
-        raise UserError("not today")
-    assert list(tmp_path.rglob("*")) == [tmp_path / "runs"]
 
 
 def test_acting_without_prefill(tmp_path: Path) -> None:

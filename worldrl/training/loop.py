@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import sys
 import threading
@@ -21,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
 
 from worldrl.acting.episodes import VIDEO_SIZE, Interrupted, own_randomness, run_episodes, with_action
 from worldrl.agent import Agent, check_length
@@ -30,7 +28,7 @@ from worldrl.data.replay import Replay, choose_replay_device
 from worldrl.envs import describe_backend, gl_string, make_envs
 from worldrl.envs.gym import is_gym_task
 from worldrl.envs.vector import VectorEnv, WorkerError
-from worldrl.errors import Diverged, UserError, writing
+from worldrl.errors import Diverged, UserError
 from worldrl.registry import PARTS
 from worldrl.runs.checkpoint import (
     CheckpointError,
@@ -40,6 +38,7 @@ from worldrl.runs.checkpoint import (
     rng_state,
     set_rng_state,
 )
+from worldrl.runs.folder import sole_use
 from worldrl.runs.metrics import Logger, Meter, Progress
 from worldrl.runs.transfer import check_spec, encode_spec, load_model
 from worldrl.training.clocks import Every, Ratio, Seconds, Timer
@@ -75,32 +74,6 @@ def resume(run_dir: Path, overrides: dict[str, Any] | None = None) -> None:
         trainer = Trainer(config, run_dir, {**saved, "folder": folder})
         save_config(config, run_dir)
         _run(trainer)
-
-
-@contextmanager
-def sole_use(run_dir: Path) -> Iterator[None]:
-    """Keep other processes from training in a folder, which is made if need be; the lock ends with the process.
-
-    Raises:
-        UserError: another process trains in it, or nothing can be written there.
-    """
-    lock = run_dir / "lock"
-    made = [folder for folder in run_dir.parents if not folder.exists()]
-    with writing(run_dir):
-        run_dir.mkdir(parents=True, exist_ok=True)
-        lock.touch()
-    try:
-        with FileLock(lock, blocking=False):
-            yield
-    except Timeout:
-        raise UserError(f"{run_dir} is in use by another training process; wait for it, or stop it") from None
-    except UserError:
-        if list(run_dir.iterdir()) in ([], [lock]):
-            shutil.rmtree(run_dir)  # refused before anything was written
-            for folder in made:
-                with suppress(OSError):  # another run may have begun in it
-                    folder.rmdir()
-        raise
 
 
 def _run(trainer: Trainer) -> None:
