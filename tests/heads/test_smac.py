@@ -137,11 +137,18 @@ def test_marginal_target_uses_the_particles_of_the_next_row(make_batch) -> None:
     torch.testing.assert_close(y, tr.reward + 0.99 * (q - 0.3 * log_pi), rtol=1e-4, atol=1e-4)
 
 
-def test_roulette_phase_depends_on_the_update_number_alone() -> None:
-    _, head = build(estimator="roulette", num_particles=4)
-    phases = [head.phase(n) for n in range(300)]
-    assert phases == [head.phase(n) for n in range(300)]
-    assert len(set(phases)) > 3
+def test_roulette_phase_depends_on_the_seed_and_the_update_number() -> None:
+    model, head = build(estimator="roulette", num_particles=4)
+
+    def phases(seed: int) -> list[str]:
+        torch.manual_seed(seed)
+        again = SMAC(head.config, model.feat_dim, model.context_dim, 2)
+        torch.rand(7)
+        return [again.phase(n) for n in range(300)]
+
+    assert phases(1) == phases(1) == [head.phase(n) for n in range(300)]
+    assert phases(1) != phases(2)
+    assert len(set(phases(1))) > 3
     assert head.particles("roulette-0") == 1
     assert head.particles("roulette-3") == 15
 

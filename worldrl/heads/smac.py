@@ -63,12 +63,13 @@ class SMAC(SAC):
                 f"them; use head=sac with it, or head=smac with policy=own"
             )
         self.needs = self.needs._replace(particles=independent_draws(config.estimator, config.num_particles))
+        self._seed = torch.initial_seed()  # the run's: its parts are built under it, at the start and on resuming
 
     def phase(self, n: int) -> str:
-        """Roulette draws its truncation level from the update number alone, so that a resumed run draws the same."""
+        """Roulette draws its truncation level from seed and update number, so that a resumed run draws the same."""
         if self.config.estimator != "roulette" or self.config.num_particles == 0:
             return "update"
-        level = draw_level(np.random.default_rng([0x52554C, n]))
+        level = draw_level(np.random.default_rng([0x52554C, self._seed, n]))
         return f"roulette-{min(level, self.config.max_roulette_level)}"
 
     def particles(self, phase: str) -> int:
