@@ -14,9 +14,10 @@ import torch
 from tests.conftest import BOTH_SPEC, PIXEL_SPEC, STATE_SPEC
 from worldrl.acting.episodes import run_episodes, with_action
 from worldrl.agent import MODEL_ONLY, Agent
-from worldrl.config import EnvConfig, config_from_dict
+from worldrl.config import config_from_dict
 from worldrl.data.replay import Replay
 from worldrl.envs import make_envs
+from worldrl.envs.make import EnvConfig
 from worldrl.errors import UserError
 from worldrl.heads.sac import transitions
 from worldrl.registry import HEADS, load_class

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from worldrl.cli import compose, eval_main, help_text, preset_names, read_command_line, run_name, train, train_main
-from worldrl.config import Config, CorruptionConfig, config_from_dict, load_config, save_config
+from worldrl.config import Config, config_from_dict, load_config, save_config
+from worldrl.envs.corruption import CorruptionConfig
 from worldrl.errors import UserError
 from worldrl.registry import AGENTS
 from worldrl.runs.checkpoint import Checkpoints

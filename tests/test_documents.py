@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from worldrl.cli import check, expand, read_command_line
-from worldrl.config import EnvConfig
 from worldrl.envs import make_envs
+from worldrl.envs.make import EnvConfig
 from worldrl.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -19,47 +19,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from worldrl.envs.corruption import LEVELS, check_level
+from worldrl.envs.make import EnvConfig
 from worldrl.errors import UserError, unknown, wrong
 from worldrl.registry import AGENTS, DEFAULTS, OWN_POLICY, PARTS, agent_label, canonical, load_class
-
-
-@dataclass(frozen=True)
-class RenderConfig:
-    """How pixels are made."""
-
-    backend: str = "auto"  # auto | egl | osmesa | glfw: auto probes them in this order
-    quality: str = "full"  # full: dm_control's own; fast: cheaper shadows and meshes, about 3 x in software OpenGL
-    size: int = 64  # only 64 is supported
-    camera: int = -1  # -1: the task's usual camera (0; quadruped 2)
-
-
-@dataclass(frozen=True)
-class CorruptionConfig:
-    """Noise on observations, seeded per episode: one level for each kind, 0 is off, larger is worse."""
-
-    gaussian: float = 0.0  # standard deviation per value, where a pixel lies in [0, 1], or in units of the state
-    missing: float = 0.0  # share of values that are zero, per channel value
-    flicker: float = 0.0  # share of rows whose whole frame (or vector) is zero
-    missing_pixels: float = 0.0  # share of pixels that are black in all channels
-    occlusion: float = 0.0  # share of the image behind a black square that stays in place for the episode
-    blur: float = 0.0  # standard deviation in pixels
-    jpeg: float = 0.0  # lost share of quality: 0.9 is JPEG quality 10
-    bursts: float = 0.0  # share of rows in which a sensor group (or the frame) is zero, burst_length rows in a run
-    group_dropout: float = 0.0  # share of rows in which a sensor group is zero
-    stuck: float = 0.0  # share of rows in which a sensor group repeats what it read before
-    burst_length: int = 10  # rows
-    groups: tuple[str, ...] = ()  # the sensors it applies to, by name, "pixels" for the image; none named: all
-    apply: str = "both"  # train | eval | both
-
-
-@dataclass(frozen=True)
-class EnvConfig:
-    obs: str = "pixels"  # pixels | state | both
-    action_repeat: int = 2
-    num_envs: int = 1  # more than one: worker processes
-    timeout_s: float = 120.0  # a worker that is silent for longer is taken for dead
-    render: RenderConfig = field(default_factory=RenderConfig)
-    corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
 
 
 @dataclass(frozen=True)
@@ -171,18 +134,6 @@ MINIMUM: dict[str, float] = {
     "log.every": 1,
 }
 POSITIVE = ("env.timeout_s", "checkpoint.minutes")
-LEVELS: dict[str, tuple[float, str]] = {  # of each kind of corruption: the largest, and what it is
-    "gaussian": (math.inf, "a standard deviation"),
-    "missing": (1.0, "a share of the values"),
-    "flicker": (1.0, "a share of the rows"),
-    "missing_pixels": (1.0, "a share of the pixels"),
-    "occlusion": (1.0, "a share of the image"),
-    "blur": (64.0, "a standard deviation in pixels"),
-    "jpeg": (1.0, "a lost share of quality"),
-    "bursts": (1.0, "a share of the rows"),
-    "group_dropout": (1.0, "a share of the rows"),
-    "stuck": (1.0, "a share of the rows"),
-}
 # Settings of beliefs, heads and policies, by the field's usual names; any other count is 0 or more.
 SIZES = ("units", "hidden", "stoch", "deter", "depth", "z1", "z2", "reward_units", "vector_units", "latent", "critics")
 SHARES = ("gamma", "lam", "tau")
@@ -227,14 +178,6 @@ def _check_part_range(key: str, name: str, value: Any) -> None:
         raise wrong(key, value, "more than 0")
     if (name == "lr" or name.endswith("_lr")) and value < 0:
         raise wrong(key, value, "0 or more")
-
-
-def check_level(key: str, corruption: str, level: float) -> None:
-    """Refuse a level outside the range of its kind of corruption; ``key`` is what the message calls it."""
-    largest, meaning = LEVELS[corruption]
-    if not 0 <= level <= largest or math.isinf(level):
-        within = "of 0 or more" if math.isinf(largest) else f"in [0, {largest:g}]"
-        raise wrong(key, level, f"{meaning} {within}")
 
 
 def _check_together(config: Config) -> None:

@@ -13,8 +13,9 @@ import pytest
 import worldrl
 from worldrl.cli import train
 from worldrl.commands import baseline as sb3
+from worldrl.envs.make import make_env
 from worldrl.envs.stream import EVAL
-from worldrl.envs.vector import make_env, make_envs
+from worldrl.envs.vector import make_envs
 from worldrl.errors import UserError
 from worldrl.report.__main__ import main as report
 from worldrl.report.curves import read_runs

@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from worldrl.config import LEVELS, CorruptionConfig, EnvConfig
-from worldrl.envs.corruption import KINDS, VECTORS, Corruption, Noise, check_corruption, is_active
+from worldrl.envs.corruption import KINDS, LEVELS, VECTORS, CorruptionConfig, Noise, check_corruption, is_active
 from worldrl.envs.gym import GymEnv
-from worldrl.envs.vector import make_env, make_envs
+from worldrl.envs.make import EnvConfig, make_env
+from worldrl.envs.vector import make_envs
+from worldrl.envs.wrappers import Corruption
 from worldrl.errors import UserError
 from worldrl.types import ObsSpec
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from worldrl.config import RenderConfig
 from worldrl.envs.dmc import DMCEnv, canonical_name, dmc_tasks
+from worldrl.envs.rendering import RenderConfig
 from worldrl.errors import UserError
 
 # Tasks that write model fields, draw at construction, build terrain, or mix several generators.

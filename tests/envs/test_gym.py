@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from worldrl.envs.gym import GymEnv, is_gym_task, resize
+from worldrl.envs.gym import GymEnv, is_gym_task
+from worldrl.envs.images import resize
 from worldrl.envs.spaces import rescale
 from worldrl.errors import UserError
 

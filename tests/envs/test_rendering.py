@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from worldrl.config import RenderConfig
 from worldrl.envs import rendering
 from worldrl.envs.dmc import DMCEnv
+from worldrl.envs.rendering import RenderConfig
 from worldrl.errors import UserError
 
 
@@ -79,7 +79,7 @@ def test_a_probe_that_hangs_or_fails(undecided: pytest.MonkeyPatch) -> None:
 
 def test_state_only_needs_no_backend_and_imports_no_torch() -> None:
     code = (
-        "import os, sys; from worldrl.config import EnvConfig; from worldrl.envs.vector import make_env; "
+        "import os, sys; from worldrl.envs.make import EnvConfig, make_env; "
         "make_env(EnvConfig(obs='state'), 'cartpole_balance').reset(seed=0); "
         "print('MUJOCO_GL' in os.environ, 'torch' in sys.modules, sys.modules['dm_control._render'].BACKEND)"
     )

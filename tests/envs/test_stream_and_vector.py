@@ -7,8 +7,10 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from worldrl.config import CorruptionConfig, EnvConfig, RenderConfig
 from worldrl.envs import VectorEnv, WorkerError, episode_seed, make_envs, random_return
+from worldrl.envs.corruption import CorruptionConfig
+from worldrl.envs.make import EnvConfig
+from worldrl.envs.rendering import RenderConfig
 from worldrl.errors import UserError
 
 STATE = EnvConfig(obs="state", action_repeat=1)

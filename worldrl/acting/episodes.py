@@ -12,7 +12,8 @@ import torch
 
 from worldrl.acting.video import save_video
 from worldrl.agent import Agent
-from worldrl.envs.vector import Rows, VectorEnv
+from worldrl.envs.vector import VectorEnv
+from worldrl.envs.workers import Rows
 from worldrl.errors import UserError
 
 VIDEO_SIZE = (256, 336)

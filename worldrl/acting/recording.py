@@ -18,10 +18,10 @@ from torch import Tensor
 
 from worldrl.acting.episodes import check_length, naming_failures, own_randomness
 from worldrl.agent import Agent
-from worldrl.config import LEVELS, Config, CorruptionConfig, config_from_dict, config_to_dict, flatten
-from worldrl.envs.corruption import is_active
+from worldrl.config import Config, config_from_dict, config_to_dict, flatten
+from worldrl.envs.corruption import LEVELS, CorruptionConfig, is_active
+from worldrl.envs.make import make_env
 from worldrl.envs.stream import EVAL, RowStream
-from worldrl.envs.vector import make_env
 from worldrl.errors import unknown
 from worldrl.runs.trained import TrainedPolicy
 from worldrl.types import Batch

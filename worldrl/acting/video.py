@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from worldrl.envs.gym import opencv
+from worldrl.envs.images import opencv
 from worldrl.errors import UserError
 
 Frames = NDArray[np.uint8]  # (T, H, W, 3) RGB

@@ -22,8 +22,8 @@ from omegaconf import OmegaConf
 
 from worldrl.cli import RUNS, expand, read_command_line, run_name
 from worldrl.config import CONFIG_FILE, FOREIGN, Config, check_keys, config_from_dict, config_to_dict, known_keys
+from worldrl.envs.make import make_env
 from worldrl.envs.stream import EVAL, TRAIN, episode_seed
-from worldrl.envs.vector import make_env
 from worldrl.errors import UserError, unknown, writing
 from worldrl.runs.metrics import Logger, Progress
 from worldrl.terminal import command

@@ -31,14 +31,14 @@ from worldrl.agent import Agent
 from worldrl.config import (
     CheckpointConfig,
     Config,
-    EnvConfig,
     EvalConfig,
     LogConfig,
-    RenderConfig,
     ReplayConfig,
     ScheduleConfig,
 )
 from worldrl.data.replay import Replay
+from worldrl.envs.make import EnvConfig
+from worldrl.envs.rendering import RenderConfig
 from worldrl.errors import UserError, check_writable
 from worldrl.nn.precision import choose_device
 from worldrl.registry import OWN_POLICY

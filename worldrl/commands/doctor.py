@@ -25,8 +25,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.console import Console
 
-from worldrl.config import EnvConfig, RenderConfig, ReplayConfig
+from worldrl.config import ReplayConfig
 from worldrl.envs import rendering
+from worldrl.envs.make import EnvConfig
+from worldrl.envs.rendering import RenderConfig
 from worldrl.errors import UserError
 from worldrl.terminal import Parser, command
 

@@ -9,16 +9,18 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from worldrl.envs.corruption import Corruption
     from worldrl.envs.dmc import DMCEnv, dmc_tasks
     from worldrl.envs.gym import GymEnv, check_spaces
+    from worldrl.envs.make import EnvConfig
     from worldrl.envs.rendering import choose_backend, describe_backend, gl_string
     from worldrl.envs.stream import RowStream, episode_seed
     from worldrl.envs.vector import VectorEnv, WorkerError, make_envs, random_return
+    from worldrl.envs.wrappers import Corruption
 
 _HOME = {
-    "Corruption": "corruption",
+    "Corruption": "wrappers",
     "DMCEnv": "dmc",
+    "EnvConfig": "make",
     "GymEnv": "gym",
     "RowStream": "stream",
     "VectorEnv": "vector",
@@ -36,6 +38,7 @@ _HOME = {
 __all__ = [
     "Corruption",
     "DMCEnv",
+    "EnvConfig",
     "GymEnv",
     "RowStream",
     "VectorEnv",

@@ -7,22 +7,57 @@ needs the clean values of earlier rows besides; state vectors are there even whe
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import gymnasium
 import numpy as np
 
-from worldrl.config import LEVELS, CorruptionConfig, check_level
-from worldrl.envs.gym import opencv
-from worldrl.envs.spaces import Array, Groups, Observation
-from worldrl.errors import UserError, unknown
+from worldrl.envs.images import opencv
+from worldrl.errors import UserError, unknown, wrong
+
+if TYPE_CHECKING:
+    from worldrl.envs.spaces import Array, Groups, Observation
 
 STREAM, EPISODE_STREAM = 0xC0221, 0xC0222  # keep these draws apart from every other use of an episode's seed
 APPLY = ("both", "train", "eval")
 IMAGE = "pixels"  # what `groups` calls an image
 IMAGES, VECTORS = "images", "state vectors"
+
+
+@dataclass(frozen=True)
+class CorruptionConfig:
+    """Noise on observations, seeded per episode: one level for each kind, 0 is off, larger is worse."""
+
+    gaussian: float = 0.0  # standard deviation per value, where a pixel lies in [0, 1], or in units of the state
+    missing: float = 0.0  # share of values that are zero, per channel value
+    flicker: float = 0.0  # share of rows whose whole frame (or vector) is zero
+    missing_pixels: float = 0.0  # share of pixels that are black in all channels
+    occlusion: float = 0.0  # share of the image behind a black square that stays in place for the episode
+    blur: float = 0.0  # standard deviation in pixels
+    jpeg: float = 0.0  # lost share of quality: 0.9 is JPEG quality 10
+    bursts: float = 0.0  # share of rows in which a sensor group (or the frame) is zero, burst_length rows in a run
+    group_dropout: float = 0.0  # share of rows in which a sensor group is zero
+    stuck: float = 0.0  # share of rows in which a sensor group repeats what it read before
+    burst_length: int = 10  # rows
+    groups: tuple[str, ...] = ()  # the sensors it applies to, by name, "pixels" for the image; none named: all
+    apply: str = "both"  # train | eval | both
+
+
+LEVELS: dict[str, tuple[float, str]] = {  # of each kind of corruption: the largest, and what it is
+    "gaussian": (math.inf, "a standard deviation"),
+    "missing": (1.0, "a share of the values"),
+    "flicker": (1.0, "a share of the rows"),
+    "missing_pixels": (1.0, "a share of the pixels"),
+    "occlusion": (1.0, "a share of the image"),
+    "blur": (64.0, "a standard deviation in pixels"),
+    "jpeg": (1.0, "a lost share of quality"),
+    "bursts": (1.0, "a share of the rows"),
+    "group_dropout": (1.0, "a share of the rows"),
+    "stuck": (1.0, "a share of the rows"),
+}
 
 
 class Moment(NamedTuple):
@@ -126,7 +161,7 @@ def add_gaussian(x: Array, sigma: float, moment: Moment) -> Array:
 
 
 class Kind(NamedTuple):
-    """A kind of corruption: how it spoils an observation, and which ones it fits. ``config.LEVELS`` has its range."""
+    """A kind of corruption: how it spoils an observation, and which ones it fits. ``LEVELS`` has its range."""
 
     spoil: Callable[[Array, float, Moment], Array]
     fits: tuple[str, ...]
@@ -153,8 +188,16 @@ def active_levels(config: CorruptionConfig) -> dict[str, float]:
     return {kind: level for kind in KINDS if (level := getattr(config, kind)) > 0}
 
 
+def check_level(key: str, corruption: str, level: float) -> None:
+    """Refuse a level outside the range of its kind of corruption; ``key`` is what the message calls it."""
+    largest, meaning = LEVELS[corruption]
+    if not 0 <= level <= largest or math.isinf(level):
+        within = "of 0 or more" if math.isinf(largest) else f"in [0, {largest:g}]"
+        raise wrong(key, level, f"{meaning} {within}")
+
+
 def check_corruption(config: CorruptionConfig) -> None:
-    """Raise UserError for a level outside its range (``config.LEVELS``), no burst length, or an unknown ``apply``."""
+    """Raise UserError for a level outside its range (``LEVELS``), no burst length, or an unknown ``apply``."""
     for kind in LEVELS:
         check_level(f"corruption.{kind}", kind, getattr(config, kind))
     if config.burst_length < 1:
@@ -276,33 +319,3 @@ def _unfit(kind: str, found: tuple[str, ...]) -> UserError:
         f"corruption {kind} is for {' and '.join(KINDS[kind].fits)}, found {', '.join(found)}; "
         f"kinds that fit: {', '.join(others)}"
     )
-
-
-class Corruption(gymnasium.Wrapper[Observation, Array, Observation, Array]):
-    """Corrupts every entry of a TaskEnv's observation dict, the reset row included.
-
-    ``reset`` needs a seed. Images that are not drawn (``render_pixels = False``) pass as they are.
-
-    Raises:
-        UserError: as ``Noise``.
-    """
-
-    def __init__(self, env: gymnasium.Env[Observation, Array], config: CorruptionConfig) -> None:
-        super().__init__(env)
-        assert isinstance(env.observation_space, gymnasium.spaces.Dict)
-        groups = getattr(self.unwrapped, "groups", {})
-        self._noise: Noise = Noise(config, env.observation_space.spaces, {"state": groups} if groups else {})
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict]:
-        if seed is None:
-            raise ValueError("Corruption.reset needs the episode's seed")
-        self._noise.begin(seed)
-        obs, info = self.env.reset(seed=seed, options=options)
-        return self._corrupt(obs), info
-
-    def step(self, action: Array) -> tuple[Observation, Any, bool, bool, dict[str, Any]]:
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        return self._corrupt(obs), reward, terminated, truncated, info
-
-    def _corrupt(self, obs: Observation) -> Observation:
-        return self._noise(obs, images=getattr(self.unwrapped, "render_pixels", True))

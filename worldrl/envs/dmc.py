@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from worldrl.config import RenderConfig
 from worldrl.envs import rendering
+from worldrl.envs.rendering import RenderConfig
 from worldrl.envs.spaces import (
     IMAGE_SHAPE,
     Array,

@@ -13,8 +13,9 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
-from worldrl.config import RenderConfig
 from worldrl.envs import rendering
+from worldrl.envs.images import resize
+from worldrl.envs.rendering import RenderConfig
 from worldrl.envs.spaces import (
     IMAGE_SHAPE,
     Array,
@@ -234,27 +235,6 @@ def check_spaces(env: gymnasium.Env[Any, Any], task: str) -> Layout:
     if len(images) > 1:
         raise UserError(f"{task}: found the images {', '.join(images)}, expected one; drop the others in a wrapper")
     return Layout(vectors, images[0] if images else None)
-
-
-def resize(image: Array, height: int, width: int) -> Array:
-    """Resize (H, W, 3) uint8 by area averaging."""
-    if image.shape[:2] == (height, width):
-        return image
-    cv2 = opencv()
-    shrinks = image.shape[0] >= height and image.shape[1] >= width
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-
-
-def opencv() -> Any:
-    """The module ``cv2``, or UserError with the packages to install."""
-    try:
-        import cv2
-    except ImportError as error:
-        raise UserError(
-            f"OpenCV cannot be imported ({_one_line(error)}); install opencv-python and, on Debian or Ubuntu, its "
-            "libraries (apt-get install libgl1 libglib2.0-0), or opencv-python-headless in its place"
-        ) from error
-    return cv2
 
 
 def _check_action_space(space: spaces.Space[Any], task: str) -> None:

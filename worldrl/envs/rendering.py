@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from worldrl.errors import UserError, unknown
@@ -48,6 +49,16 @@ os._exit(0)
 """
 
 
+@dataclass(frozen=True)
+class RenderConfig:
+    """How pixels are made."""
+
+    backend: str = "auto"  # auto | egl | osmesa | glfw: auto probes them in this order
+    quality: str = "full"  # full: dm_control's own; fast: cheaper shadows and meshes, about 3 x in software OpenGL
+    size: int = 64  # only 64 is supported
+    camera: int = -1  # -1: the task's usual camera (0; quadruped 2)
+
+
 class Probe(NamedTuple):
     """Whether a back-end can draw here."""
 
@@ -64,17 +75,15 @@ _probes: dict[str, Probe] = {}
 _choice: _Choice | None = None
 
 
-def _load_triton_first() -> None:
-    """PyTorch's Triton and software OpenGL each bring an LLVM; loaded in the other order the process crashes.
+def load_triton_first() -> None:
+    """Call this before anything may load OpenGL.
 
-    Worker processes never load PyTorch, and where dm_control is already there it is too late.
+    PyTorch's Triton and software OpenGL each bring an LLVM; loaded in the other order the process crashes. Worker
+    processes never load PyTorch, and where dm_control is already there it is too late.
     """
     if multiprocessing.parent_process() is None and "dm_control" not in sys.modules:
         with contextlib.suppress(ImportError):
             importlib.import_module("triton")
-
-
-_load_triton_first()
 
 
 def choose_backend(requested: str = "auto") -> str:
@@ -87,6 +96,7 @@ def choose_backend(requested: str = "auto") -> str:
         UserError: for an unknown name, and when nothing can draw; names the packages to install.
     """
     global _choice
+    load_triton_first()
     if requested not in ("auto", *BACKENDS):
         raise unknown("render.backend", requested, ("auto", *BACKENDS))
     if _choice is None or requested not in ("auto", _choice.backend):
@@ -145,6 +155,7 @@ def prepare_without_backend() -> None:
 
     Left alone, dm_control tries GLFW first, which is slow and prints warnings on machines without a display.
     """
+    load_triton_first()
     if _choice is None and "dm_control._render" not in sys.modules:
         with _environment(MUJOCO_GL="off"):
             importlib.import_module("dm_control._render")

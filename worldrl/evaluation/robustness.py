@@ -35,12 +35,12 @@ from torch.overrides import TorchFunctionMode
 from worldrl.acting.episodes import check_length, naming_failures, own_randomness
 from worldrl.acting.video import Frames, check_video, save_video
 from worldrl.agent import Agent
-from worldrl.config import LEVELS, Config, CorruptionConfig, EnvConfig, check_level, config_to_dict, flatten
+from worldrl.config import Config, config_to_dict, flatten
 from worldrl.envs import episode_seed
-from worldrl.envs.corruption import KINDS, Noise, active_levels, is_active
+from worldrl.envs.corruption import KINDS, LEVELS, CorruptionConfig, Noise, active_levels, check_level, is_active
+from worldrl.envs.make import EnvConfig, describe, make_env
 from worldrl.envs.spaces import Observation
 from worldrl.envs.stream import EVAL
-from worldrl.envs.vector import describe, make_env
 from worldrl.errors import UserError, check_out, unknown
 from worldrl.evaluation.evaluate import check_environment
 from worldrl.report.statistics import mean_interval

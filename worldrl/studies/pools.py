@@ -14,8 +14,8 @@ from torch import Tensor
 
 from worldrl.acting.episodes import own_randomness, with_action
 from worldrl.agent import Agent
-from worldrl.config import EnvConfig
 from worldrl.envs import make_envs
+from worldrl.envs.make import EnvConfig
 from worldrl.errors import UserError
 from worldrl.evaluation.evaluate import load_agent
 from worldrl.policies.action_prior import MarginalPolicy

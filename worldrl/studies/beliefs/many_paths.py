@@ -17,8 +17,9 @@ import numpy as np
 from worldrl.acting.episodes import own_randomness, run_episodes
 from worldrl.acting.recording import Condition, shown_corruption
 from worldrl.agent import Agent
-from worldrl.config import Config, CorruptionConfig
+from worldrl.config import Config
 from worldrl.envs import make_envs
+from worldrl.envs.corruption import CorruptionConfig
 from worldrl.errors import UserError
 from worldrl.report.plots import picture
 from worldrl.report.statistics import mean_interval

@@ -1,0 +1,31 @@
+"""Images as arrays (H, W, 3) uint8, and OpenCV, which is imported only where it is used."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from worldrl.errors import UserError
+
+
+def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize (H, W, 3) uint8 by area averaging."""
+    if image.shape[:2] == (height, width):
+        return image
+    cv2 = opencv()
+    shrinks = image.shape[0] >= height and image.shape[1] >= width
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+
+
+def opencv() -> Any:
+    """The module ``cv2``, or UserError with the packages to install."""
+    try:
+        import cv2
+    except ImportError as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"OpenCV cannot be imported ({reason}); install opencv-python and, on Debian or Ubuntu, its "
+            "libraries (apt-get install libgl1 libglib2.0-0), or opencv-python-headless in its place"
+        ) from error
+    return cv2

@@ -1,0 +1,66 @@
+"""One environment of a run: its settings, its task with everything around it, and what it tells an agent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, cast
+
+from worldrl.envs import rendering
+from worldrl.envs.corruption import CorruptionConfig, check_corruption, is_active
+from worldrl.envs.rendering import RenderConfig
+
+if TYPE_CHECKING:
+    import gymnasium
+    from gymnasium import spaces
+
+    from worldrl.envs.spaces import TaskEnv
+    from worldrl.types import EnvSpec  # imports torch, which workers do without
+
+
+@dataclass(frozen=True)
+class EnvConfig:
+    obs: str = "pixels"  # pixels | state | both
+    action_repeat: int = 2
+    num_envs: int = 1  # more than one: worker processes
+    timeout_s: float = 120.0  # a worker that is silent for longer is taken for dead
+    render: RenderConfig = field(default_factory=RenderConfig)
+    corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
+
+
+def make_env(config: EnvConfig, task: str, training: bool = True) -> gymnasium.Env[Any, Any]:
+    """One environment with its corruption, in this process. Raises UserError as ``make_envs`` does."""
+    from worldrl.envs.wrappers import Corruption
+
+    check_corruption(config.corruption)
+    env = make_task(config, task)
+    noisy = Corruption(env, config.corruption)  # refuses what does not fit, also where it does not apply
+    return noisy if is_active(config.corruption, training) else env
+
+
+def describe(env: gymnasium.Env[Any, Any], task: str, config: EnvConfig) -> EnvSpec:
+    """The EnvSpec of an environment made by ``make_env``."""
+    from worldrl.types import EnvSpec, ObsSpec
+
+    inner = cast("TaskEnv", env.unwrapped)
+    obs, action = cast("spaces.Dict", env.observation_space), cast("spaces.Box", env.action_space)
+    return EnvSpec(
+        task=getattr(inner, "task", task),
+        obs={k: ObsSpec(tuple(v.shape or ()), str(v.dtype)) for k, v in obs.spaces.items()},
+        action_dim=action.shape[0],
+        action_repeat=config.action_repeat,
+        terminates=inner.terminates,
+        max_frames=inner.max_frames,
+        groups={"state": inner.groups} if inner.groups else {},
+    )
+
+
+def make_task(config: EnvConfig, task: str) -> TaskEnv:
+    """The task as it is. Raises UserError where it does not exist or does not fit."""
+    rendering.load_triton_first()
+    from worldrl.envs.gym import GymEnv, is_gym_task
+
+    if is_gym_task(task):
+        return GymEnv(task, config.obs, config.action_repeat, config.render)
+    from worldrl.envs.dmc import DMCEnv
+
+    return DMCEnv(task, config.obs, config.action_repeat, config.render)
