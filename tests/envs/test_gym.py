@@ -107,7 +107,9 @@ def test_pixels_from_rendering_and_none_when_skipped() -> None:
     env.render_pixels = False
     assert not env.step(np.zeros(1, np.float32))[0]["pixels"].any()
     assert env._env.drawn == drawn
-    assert env.video_frame(120, 160).shape == (120, 160, 3)
+    assert env._draw().shape == (96, 128, 3)
+    assert env.video_frame(48, 200).shape == (48, 64, 3)  # not stretched
+    assert env.video_frame(120, 160).shape == (96, 128, 3)  # nor enlarged
 
 
 @pytest.mark.parametrize(

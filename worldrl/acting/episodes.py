@@ -26,18 +26,18 @@ class Interrupted(Exception):
 
 
 class Episodes(NamedTuple):
-    """What a number of evaluation episodes gave; ``frames`` of the first one if asked, (T, H, W, 3) uint8."""
+    """What a number of evaluation episodes gave; ``frames`` of the first one if asked, (H, W, 3) uint8."""
 
     returns: list[float]
     lengths: list[int]  # environment frames
-    frames: np.ndarray | None
+    frames: list[np.ndarray] | None
     captions: list[str]
 
     def save_video(self, path: Path) -> None:
         """Write the recorded episode, 1000 environment frames in about ten seconds."""
         assert self.frames is not None
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_video(path, self.frames, fps=max(10, min(60, len(self.frames) // 10)), overlay=self.captions)
+        save_video(path, self.frames, fps=max(10, min(60, len(self.frames) // 10)), captions=self.captions)
 
 
 def run_episodes(
@@ -88,7 +88,7 @@ def run_episodes(
     return Episodes(
         [r for i in range(n) for r in returns[i][: per_env[i]]],
         [x for i in range(n) for x in lengths[i][: per_env[i]]],
-        None if film is None else np.stack(film.frames),
+        None if film is None else film.frames,
         [] if film is None else film.captions,
     )
 

@@ -1,69 +1,84 @@
 """Videos and contact sheets of episodes: MP4, GIF and PNG.
 
-OpenCV and Pillow are imported only where they are used, so that a missing system library never stops a training run.
+An MP4 holds H.264 in the form that every browser, Jupyter and VS Code play: 4:2:0 at even sizes, its index in front.
+PyAV, Pillow and torchvision are imported only where they are used, so that a missing library never stops a training run
+without videos.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+import textwrap
+from collections.abc import Iterable
+from fractions import Fraction
+from itertools import repeat
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from worldrl.envs.images import opencv
 from worldrl.errors import UserError
 
 Frames = NDArray[np.uint8]  # (T, H, W, 3) RGB
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 
-CODEC = "mp4v"  # OpenCV's wheels come without an H.264 encoder
-TEXT_HEIGHT = 256  # pixels from which overlays can be read
+READABLE = 256  # rows and columns from which captions can be read
+FONT, LETTER, EDGE = 14, 8, 6  # size of the captions, about the width of a letter, place of the first: pixels
+BT709, LIMITED = 1, 1  # FFmpeg's numbers of the colour space and range of video; players guess where they are not named
 
 
-def save_video(path: str | Path, frames: Frames, fps: float, overlay: Sequence[str] | None = None) -> Path:
-    """Write a video; the suffix says which: ``.mp4`` (MPEG-4 part 2) or ``.gif``.
+class Video:
+    """A film that is encoded picture by picture as it comes; ``save`` writes it. Only the encoded film is in memory.
 
     Args:
-        path: Where to; folders are made.
-        frames: (T, H, W, 3) uint8 RGB. Small frames are enlarged by a whole factor to at least 256 rows.
-        fps: Frames per second.
-        overlay: One line of text for each frame, or ``None``.
+        path: Where to; the suffix says as what: ``.mp4`` (H.264) or ``.gif`` (larger, and in 256 colours a picture).
+        fps: Pictures per second.
 
     Raises:
-        UserError: Wrong frames or suffix, OpenCV cannot be loaded, or no encoder was found.
+        UserError: Another suffix, or no encoder.
     """
-    path = Path(path)
-    _check(frames)
-    if overlay is not None and len(overlay) != len(frames):
-        raise UserError(f"overlay has {len(overlay)} lines for {len(frames)} frames; expected one for each")
-    _check_suffix(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pictures = _pictures(frames, overlay)
-    if path.suffix == ".gif":
-        path.write_bytes(gif_bytes(pictures, fps))
-    else:
-        _write_mp4(path, pictures, fps)
-    return path
+
+    def __init__(self, path: str | Path, fps: float) -> None:
+        self.path = Path(path)
+        check_video(self.path)
+        self._film: _Film = _Gif(fps) if self.path.suffix == ".gif" else _Mp4(fps)
+
+    def add(self, picture: Picture, caption: str = "") -> None:
+        """The next picture, all of one size; a small one is enlarged by a whole factor until its caption is readable.
+
+        Raises:
+            UserError: Anything but (H, W, 3) uint8.
+        """
+        _check(picture, "(H, W, 3)")
+        factor = max(1, -(-READABLE // min(picture.shape[:2])))
+        large = picture.repeat(factor, axis=0).repeat(factor, axis=1)
+        self._film.add(_with_text(large, caption) if caption else large)
+
+    def save(self) -> Path:
+        """Write the film once, after its last picture; folders are made."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._film.save(self.path)
+        return self.path
+
+
+def save_video(
+    path: str | Path, pictures: Iterable[Picture], fps: float, captions: Iterable[str] | None = None
+) -> Path:
+    """Write a whole ``Video``, if wanted with a line of text for each picture."""
+    video = Video(path, fps)
+    lines = zip(pictures, repeat("")) if captions is None else zip(pictures, captions, strict=True)
+    for picture, caption in lines:
+        video.add(picture, caption)
+    return video.save()
 
 
 def check_video(path: Path) -> None:
-    """Raise UserError for a suffix that ``save_video`` does not know, or if OpenCV, for the text, cannot be loaded."""
-    _check_suffix(path)
-    opencv()
-
-
-def gif_bytes(pictures: Iterable[Picture], fps: float) -> bytes:
-    """An endless GIF of ``pictures`` (H, W, 3) uint8 RGB; its clock ticks in hundredths of a second."""
-    from PIL import Image
-
-    images = [Image.fromarray(picture) for picture in pictures]
-    data = io.BytesIO()
-    duration = max(20, 10 * round(100 / fps))  # ms; browsers slow shorter ones down
-    images[0].save(data, "GIF", save_all=True, append_images=images[1:], duration=duration, loop=0)
-    return data.getvalue()
+    """Raise UserError for a suffix that videos do not have, or if the encoder cannot be loaded."""
+    if path.suffix not in (".mp4", ".gif"):
+        raise UserError("a video's name", found=f"'{path.name}'", expected="one that ends in .mp4 or .gif")
+    if path.suffix == ".mp4":
+        _encoder()
 
 
 def strip(path: str | Path, frames: Frames, columns: int, border: int = 2) -> Path:
@@ -76,52 +91,102 @@ def strip(path: str | Path, frames: Frames, columns: int, border: int = 2) -> Pa
     return path
 
 
-def contact_sheet(frames: Frames, columns: int, border: int = 2) -> NDArray[np.uint8]:
-    """``frames`` (T, H, W, 3) side by side, ``columns`` to a row, as one image (H', W', 3)."""
-    _check(frames)
-    count, height, width, _ = frames.shape
-    columns = min(columns, count)
-    rows = -(-count // columns)
-    cells = np.full((rows * columns, height + border, width + border, 3), 255, np.uint8)
-    cells[:count, :height, :width] = frames
-    sheet = cells.reshape(rows, columns, height + border, width + border, 3).swapaxes(1, 2)
-    return sheet.reshape(rows * (height + border), columns * (width + border), 3)[: -border or None, : -border or None]
+def contact_sheet(frames: Frames, columns: int, border: int = 2) -> Picture:
+    """``frames`` (T, H, W, 3) side by side, ``columns`` to a row, as one picture (H', W', 3) with white borders."""
+    import torch
+    from torchvision.utils import make_grid
+
+    _check(frames, "(T, H, W, 3)")
+    grid = make_grid(torch.from_numpy(frames).permute(0, 3, 1, 2), columns, border, pad_value=255)
+    return np.ascontiguousarray(grid.permute(1, 2, 0).numpy())
 
 
-def _check_suffix(path: Path) -> None:
-    if path.suffix not in (".mp4", ".gif"):
-        raise UserError(f"'{path.name}': videos end in .mp4 or .gif")
+def _check(pixels: NDArray[Any], form: str) -> None:
+    if pixels.ndim != form.count(",") + 1 or pixels.shape[-1] != 3 or pixels.size == 0 or pixels.dtype != np.uint8:
+        raise UserError("pictures of a video", found=f"{pixels.dtype} {pixels.shape}", expected=f"uint8 {form}")
 
 
-def _check(frames: Frames) -> None:
-    if frames.ndim != 4 or frames.shape[-1] != 3 or len(frames) == 0 or frames.dtype != np.uint8:
-        raise UserError(f"frames are {frames.dtype} {frames.shape}; expected uint8 (T, H, W, 3) with T > 0")
+def _with_text(picture: Picture, text: str) -> Picture:
+    """White letters with a black rim at the top, in as many lines as the width needs."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    image = Image.fromarray(picture)
+    lines = textwrap.wrap(text, (picture.shape[1] - 2 * EDGE) // LETTER)
+    font = ImageFont.load_default(FONT)
+    ImageDraw.Draw(image).text(
+        (EDGE, EDGE), "\n".join(lines), "white", font, stroke_width=1, stroke_fill="black", spacing=2
+    )
+    return np.asarray(image)
 
 
-def _pictures(frames: Frames, lines: Sequence[str] | None) -> Iterator[Picture]:
-    """Every frame as large as text needs, with its line; one at a time, for a film may take most of the memory."""
-    factor = -(-TEXT_HEIGHT // frames.shape[1])
-    for i, frame in enumerate(frames):
-        picture = frame.repeat(factor, axis=0).repeat(factor, axis=1)
-        yield picture if lines is None else _with_text(picture, lines[i])
+# --- encoders ---------------------------------------------------------------------------------------------------------
 
 
-def _with_text(picture: Picture, line: str) -> Picture:
-    cv2 = opencv()
-    # White letters on a black rim of one pixel. A thicker stroke will not do: OpenCV sets its letters farther apart.
-    rim = [(x, y, 0) for x in (-1, 0, 1) for y in (-1, 0, 1) if (x, y) != (0, 0)]
-    for x, y, grey in (*rim, (0, 0, 255)):
-        cv2.putText(picture, line, (6 + x, 16 + y), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (grey,) * 3, 1, cv2.LINE_AA)
-    return picture
+class _Film(Protocol):
+    def add(self, picture: Picture) -> None: ...
+
+    def save(self, path: Path) -> None: ...
 
 
-def _write_mp4(path: Path, pictures: Iterator[Picture], fps: float) -> None:
-    cv2 = opencv()
-    first = next(pictures)
-    height, width = first.shape[0] // 2 * 2, first.shape[1] // 2 * 2  # the format wants even sizes
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*CODEC), fps, (width, height))
-    if not writer.isOpened():
-        raise UserError(f"OpenCV cannot write {path}: no {CODEC} encoder, or the folder refuses it; try a .gif")
-    for picture in chain([first], pictures):
-        writer.write(np.ascontiguousarray(picture[:height, :width, ::-1]))  # OpenCV wants BGR
-    writer.release()
+class _Mp4:
+    """H.264 by libx264, first into memory: the index, which must be in front, is known only at the end."""
+
+    def __init__(self, fps: float) -> None:
+        self._av = _encoder()
+        self._memory = io.BytesIO()
+        self._file = self._av.open(self._memory, "w", format="mp4")
+        self._stream = self._file.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))
+        self._stream.pix_fmt = "yuv420p"
+        context = self._stream.codec_context
+        context.colorspace = context.color_primaries = context.color_trc = BT709
+        context.color_range = LIMITED
+
+    def add(self, picture: Picture) -> None:
+        height, width = (size // 2 * 2 for size in picture.shape[:2])  # colours have half the resolution
+        if not self._stream.codec_context.is_open:
+            self._stream.height, self._stream.width = height, width
+        frame = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(picture[:height, :width]), format="rgb24")
+        colours = {"dst_colorspace": BT709, "dst_color_range": LIMITED}
+        self._file.mux(self._stream.encode(frame.reformat(format="yuv420p", **colours)))
+
+    def save(self, path: Path) -> None:
+        self._file.mux(self._stream.encode())
+        self._file.close()
+        self._memory.seek(0)
+        with (
+            self._av.open(self._memory) as film,
+            self._av.open(str(path), "w", format="mp4", options={"movflags": "faststart"}) as file,
+        ):
+            stream = file.add_stream_from_template(film.streams.video[0])
+            for packet in film.demux():
+                if packet.dts is not None:  # the last one is empty
+                    packet.stream = stream
+                    file.mux(packet)
+
+
+class _Gif:
+    """An endless GIF by Pillow; its clock ticks in hundredths of a second."""
+
+    def __init__(self, fps: float) -> None:
+        self._duration = max(20, 10 * round(100 / fps))  # ms; browsers slow shorter ones down
+        self._images: list[Any] = []
+
+    def add(self, picture: Picture) -> None:
+        from PIL import Image
+
+        self._images.append(Image.fromarray(picture).quantize(method=Image.Quantize.FASTOCTREE))
+
+    def save(self, path: Path) -> None:
+        first, *others = self._images
+        first.save(path, "GIF", save_all=True, append_images=others, duration=self._duration, loop=0)
+
+
+def _encoder() -> Any:
+    """The module ``av``, or UserError where it cannot be loaded."""
+    try:
+        import av
+    except ImportError as error:
+        raise UserError(
+            f"PyAV, which encodes videos, cannot be imported ({error})", fix="pip install av, or write a .gif"
+        ) from error
+    return av

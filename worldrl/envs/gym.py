@@ -129,11 +129,14 @@ class GymEnv(TaskEnv):
 
     def render(self) -> Array:
         """The image that the agent sees, (64, 64, 3) uint8."""
-        return self.video_frame(rendering.SIZE, rendering.SIZE)
+        with self._drawing("cannot render an image", NO_PIXELS):
+            return resize(self._draw(), rendering.SIZE, rendering.SIZE)
 
     def video_frame(self, height: int, width: int) -> Array:
         with self._drawing("cannot render an image for the video", NO_VIDEO):
-            return resize(self._draw(), height, width)
+            image = self._draw()
+            share = min(1.0, height / image.shape[0], width / image.shape[1])  # what is square stays square
+            return resize(image, round(share * image.shape[0]), round(share * image.shape[1]))
 
     def truth(self) -> dict[str, float]:
         """The vectors that the environment itself observes, entry by entry: ``arm 0``, ``arm 1``."""

@@ -377,7 +377,7 @@ class Film:
 
     def save(self, path: Path) -> None:
         """Write it, 1000 environment frames in about ten seconds."""
-        save_video(path, self.frames(), fps=max(10, min(60, len(self.clean) // 10)), overlay=self.captions)
+        save_video(path, self.frames(), fps=max(10, min(60, len(self.clean) // 10)), captions=self.captions)
 
     def frames(self) -> Frames:
         """(T, 64 x keys, 130, 3): clean on the left, seen on the right, one observation key below the other."""

@@ -125,9 +125,7 @@ def save_pictures(found: Prediction, context: int, out: Path) -> list[Path]:
         rows = [part[key] for part in found]  # 3 x (N, L, H, W, 3)
         length = rows[0].shape[1]
         shown = min(SHOWN, len(rows[0]))
-        frames = np.stack(
-            [contact_sheet(np.concatenate([row[:shown, t] for row in rows]), shown) for t in range(length)]
-        )
+        frames = (contact_sheet(np.concatenate([row[:shown, t] for row in rows]), shown) for t in range(length))
         captions = ["seen" if t < context else f"{t + 1 - context} ahead" for t in range(length)]
         paths.append(save_video(out / f"prediction_{key}.mp4", frames, FPS, captions))
         times = np.unique(np.linspace(0, length - 1, STRIP).astype(int))
