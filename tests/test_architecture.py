@@ -132,8 +132,8 @@ def test_every_import_names_a_module() -> None:
 
 def test_one_module_opens_checkpoints() -> None:
     found = {module for module, tree in MODULES.items() if file_calls(tree)}
-    assert found == {"worldrl.runs.checkpoint", "worldrl.data.replay"}
-    assert file_calls(MODULES["worldrl.data.replay"]) == {("np", "savez"), ("np", "load")}
+    assert found == {"worldrl.runs.checkpoint", "worldrl.data.chunks"}
+    assert file_calls(MODULES["worldrl.data.chunks"]) == {("np", "savez"), ("np", "load")}
 
 
 def test_one_module_touches_the_opengl_variable() -> None:

@@ -16,7 +16,7 @@ import torch
 
 from worldrl.commands import doctor
 from worldrl.commands.doctor import FAIL, NOTE, OK, WARN, Check, examine, main
-from worldrl.data import replay
+from worldrl.data import memory
 from worldrl.envs import rendering
 from worldrl.errors import UserError
 
@@ -87,13 +87,13 @@ def test_too_many_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_little_memory_and_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(replay, "available_bytes", lambda device: 2**30)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 2**30)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1, 1, 1))
     found = by_name("memory")
     assert (found["memory"].status, found["disk"].status) == (WARN, WARN)
     rows = int(found["memory"].remedy.removeprefix("set replay.capacity=").removesuffix(" or less"))
     assert 0.7 * 2**30 < rows * 12_300 < 2**30
-    monkeypatch.setattr(replay, "available_bytes", lambda device: 2**40)
+    monkeypatch.setattr(memory, "available_bytes", lambda device: 2**40)
     assert by_name("memory")["memory"].status == OK
 
 

@@ -11,8 +11,10 @@ import pytest
 import torch
 from scipy import stats
 
+from worldrl.data import chunks
 from worldrl.data import replay as module
-from worldrl.data.replay import Replay, choose_replay_device, nbytes, prune
+from worldrl.data.chunks import prune
+from worldrl.data.replay import Replay, choose_replay_device, nbytes
 from worldrl.errors import UserError
 from worldrl.types import Batch, EnvSpec, Needs, ObsSpec
 
@@ -72,6 +74,42 @@ def test_windows_are_the_rows_that_were_added(num_envs: int, ticks: int) -> None
         assert got.dtype == (np.uint8 if name == "pixels" else np.float32)
         np.testing.assert_array_equal(got, plain(history, starts, envs, 6, name))
     assert_same(replay.window(starts, envs, 6), batch)
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+@pytest.mark.parametrize("parts", [[9], [1, 0, 8, 30], [45, 2], [20, 20], [7, 13, 61]])
+def test_many_ticks_at_once_are_the_rows_and_slots_of_single_ones(
+    num_envs: int, parts: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also beyond the ring's end, more than once around it, and where a piece has to be cut."""
+    monkeypatch.setattr(module, "CHUNK_BYTES", 900)
+    single, many = (Replay(SPEC, 20 * num_envs, num_envs, seed=3) for _ in range(2))
+    at = 0
+    for ticks in parts:
+        rows = [make_rows(tick, num_envs) for tick in range(at, at + ticks)]
+        for one in rows:
+            single.add(one)
+        names = make_rows(0, num_envs)
+        many.extend({k: np.stack([one[k] for one in rows]) if rows else v[None][:0] for k, v in names.items()})
+        at += ticks
+    assert_equal_replays(single, many)
+    held = slice(min(at, 20) * num_envs)
+    assert torch.equal(single._floats[held], many._floats[held])
+    assert torch.equal(single._bytes["pixels"][held], many._bytes["pixels"][held])
+
+
+def test_a_long_stretch_that_does_not_fit_is_refused_whole() -> None:
+    replay = Replay(SPEC, 10, num_envs=2)
+    rows = [make_rows(tick, 2) for tick in range(4)]
+    good = {name: np.stack([one[name] for one in rows]) for name in rows[0]}
+    for name, bad in (("state", good["state"][:3]), ("reward", good["reward"].T), ("reward", good["reward"][:, :1])):
+        with pytest.raises(ValueError, match=r"reshape|expected \(T, 2\)"):
+            replay.extend({**good, name: bad})
+    with pytest.raises(TypeError, match="uint8"):
+        replay.extend({**good, "pixels": good["pixels"].astype(np.int16)})
+    assert len(replay) == 0
+    replay.extend(good)
+    assert len(replay) == 8
 
 
 def test_a_head_without_needs_changes_no_draw() -> None:
@@ -240,7 +278,7 @@ def test_small_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_only_new_ticks_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
-    monkeypatch.setattr(module, "file_crc", lambda path, crc=module.file_crc: (read.append(path), crc(path))[1])
+    monkeypatch.setattr(chunks, "file_crc", lambda path, crc=chunks.file_crc: (read.append(path), crc(path))[1])
     replay = Replay(SPEC, 1000)
     fill(replay, 0, 500)
     first = saved(replay, tmp_path)
@@ -413,20 +451,6 @@ def test_too_big_is_refused_before_allocation(monkeypatch: pytest.MonkeyPatch) -
 def test_fewer_rows_than_environments_are_refused() -> None:
     with pytest.raises(UserError, match=r"replay\.capacity=7"):
         Replay(SPEC, 7, num_envs=4)
-
-
-def test_cgroup_limits(tmp_path: Path) -> None:
-    own = tmp_path / "cgroup"
-    own.write_text("1:cpu:/x\n0::/job/step\n")
-    root = tmp_path / "sys"
-    (root / "job/step").mkdir(parents=True)
-    assert module._cgroup_room(root, own) is None
-    for group, limit, used in ((root / "job/step", "max", "10"), (root / "job", "5000", "3000")):
-        (group / "memory.max").write_text(limit)
-        (group / "memory.current").write_text(used)
-    assert module._cgroup_room(root, own) == 2000
-    (root / "job/memory.stat").write_text("anon 5\ninactive_file 700\n")
-    assert module._cgroup_room(root, own) == 2700
 
 
 def test_choose_replay_device(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -163,7 +163,8 @@ def check_memory() -> Iterator[Check]:
     import torch
 
     from worldrl.commands.bench import PIXEL_SPEC
-    from worldrl.data.replay import available_bytes, nbytes, row_bytes
+    from worldrl.data.memory import available_bytes
+    from worldrl.data.replay import nbytes, row_bytes
 
     free, capacity = available_bytes(torch.device("cpu")), ReplayConfig().capacity
     needed = nbytes(PIXEL_SPEC, capacity)

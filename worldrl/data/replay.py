@@ -10,11 +10,7 @@ only the ticks that no chunk file holds yet, so its cost does not grow with the 
 
 from __future__ import annotations
 
-import io
 import math
-import os
-import zipfile
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -25,10 +21,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from worldrl.data.chunks import read_chunk, sync_folder, write_chunk
+from worldrl.data.memory import GIB, available_bytes
 from worldrl.errors import UserError
 from worldrl.types import Batch, EnvSpec, Extra, Needs
 
-GIB = 2**30
 CHUNK_BYTES = 2**28  # bounds the memory that reading a chunk takes
 RECENT = 1000  # draws that can be rebuilt
 GPU_HEADROOM = 2.5  # the agent, its activations and the captured graphs need room beside the replay
@@ -79,8 +76,6 @@ class Replay:
             key: torch.empty(rows, math.prod(shape), dtype=torch.uint8, device=self.device)
             for key, shape in _byte_shapes(spec).items()
         }
-        self._tick = np.empty((num_envs, sum(self._widths)), np.float32)
-        self._byte_ticks = {key: np.empty((num_envs, x.shape[1]), np.uint8) for key, x in self._bytes.items()}
 
         self._first = self._next = 0  # the ticks held are first <= tick < next
         self._rng = np.random.Generator(np.random.PCG64(seed))
@@ -104,20 +99,18 @@ class Replay:
         Raises:
             KeyError, ValueError, TypeError: A column is missing, has another size, or pixels are not uint8.
         """
-        start = self._next % self.ticks * self.num_envs
-        stop = start + self.num_envs
-        column = 0
-        for name, width in zip(self._shapes, self._widths, strict=True):
-            self._tick[:, column : column + width] = rows[name].reshape(self.num_envs, width)
-            column += width
-        self._put(self._floats[start:stop], self._tick)
-        for name, stored in self._bytes.items():
-            if rows[name].dtype != np.uint8:
-                raise TypeError(f"'{name}' must be uint8, got {rows[name].dtype}")
-            self._byte_ticks[name][:] = rows[name].reshape(self._byte_ticks[name].shape)
-            self._put(stored[start:stop], self._byte_ticks[name])
-        self._next += 1
-        self._first = max(self._first, self._next - self.ticks)
+        self._append(rows, 1)
+
+    def extend(self, rows: Rows) -> None:
+        """Store ``T`` ticks at once: arrays ``(T, N, ...)`` by name. The same rows in the same slots as by ``add``.
+
+        Raises:
+            KeyError, ValueError, TypeError: As ``add``; nothing has been stored then.
+        """
+        shape = np.shape(rows["reward"])
+        if len(shape) != 2 or shape[1] != self.num_envs:
+            raise ValueError(f"'reward' has shape {shape}, expected (T, {self.num_envs})")
+        self._append(rows, shape[0])
 
     def sample(self, batch: int, length: int, to: torch.device | None = None) -> Batch:
         """Draw ``batch`` windows of ``length`` rows, uniform over all windows held.
@@ -189,7 +182,7 @@ class Replay:
             self._folder, self._files, self._saved = folder, [], 0
         self._files = [file for file in self._files if file["last"] > self._first]
         for start, stop in self._pieces(max(self._saved, self._first), self._next):
-            self._files.append(_write_chunk(folder, start, stop, self._arrays(start, stop)))
+            self._files.append(write_chunk(folder, start, stop, self._arrays(start, stop)))
             self._saved = stop
         sync_folder(folder)
         return {
@@ -220,7 +213,8 @@ class Replay:
                 continue
             if file["first"] > covered:
                 break
-            self._restore(_read_chunk(folder, file), file["first"], covered, file["last"])
+            flat = self._flat(read_chunk(folder, file), file["last"] - file["first"])
+            self._put_rows(flat, file["first"], covered, file["last"])
             covered = file["last"]
         if covered < last:
             raise UserError(f"{folder}: no file holds the replay's tick {covered}; the checkpoint is damaged")
@@ -235,6 +229,34 @@ class Replay:
             raise ValueError(f"a window of {length} rows needs {length} ticks, the replay holds {windows + length - 1}")
         offsets, envs = np.divmod(self._rng.integers(windows * self.num_envs, size=batch), self.num_envs)
         return Windows(first + offsets, envs, length)
+
+    def _append(self, rows: Rows, ticks: int) -> None:
+        start, stop = self._next, self._next + ticks
+        self._put_rows(self._flat(rows, ticks), start, max(start, stop - self.ticks), stop)
+        self._next = stop
+        self._first = max(self._first, stop - self.ticks)
+
+    def _flat(self, rows: Rows, ticks: int) -> dict[str, NDArray[Any]]:
+        """The columns that are kept, each (rows, width)."""
+        n = ticks * self.num_envs
+        flat = {name: rows[name].reshape(n, width) for name, width in zip(self._shapes, self._widths, strict=True)}
+        for name, stored in self._bytes.items():
+            if rows[name].dtype != np.uint8:
+                raise TypeError(f"'{name}' must be uint8, got {rows[name].dtype}")
+            flat[name] = rows[name].reshape(n, stored.shape[1])
+        return flat
+
+    def _put_rows(self, flat: Rows, origin: int, start: int, stop: int) -> None:
+        """Put the ticks ``start <= tick < stop`` of columns that begin at tick ``origin`` into their slots."""
+        for low, high in self._pieces(start, stop):
+            source = slice((low - origin) * self.num_envs, (high - origin) * self.num_envs)
+            slot = low % self.ticks * self.num_envs
+            target = slice(slot, slot + (high - low) * self.num_envs)
+            floats = [flat[name][source] for name in self._shapes]
+            self._put(self._floats[target], np.concatenate(floats, axis=1, dtype=np.float32, casting="same_kind"))
+            for name, stored in self._bytes.items():
+                # torch.from_numpy wants its own kind of memory: in one piece, and not read-only.
+                self._put(stored[target], np.require(flat[name][source], requirements=("C", "W")))
 
     def _put(self, target: Tensor, source: NDArray[Any]) -> None:
         target.copy_(_upload(torch.from_numpy(source), self.device), non_blocking=True)
@@ -276,28 +298,6 @@ class Replay:
             arrays[name] = stored[rows].cpu().numpy().reshape(*lead, *self.spec.obs[name].shape)
         return arrays
 
-    def _restore(self, arrays: Rows, origin: int, start: int, stop: int) -> None:
-        """Put the ticks ``start <= tick < stop`` of a chunk that begins at tick ``origin`` into their slots."""
-        floats = np.concatenate(
-            [arrays[name].reshape(-1, width) for name, width in zip(self._shapes, self._widths, strict=True)], axis=1
-        )
-        flat = {name: arrays[name].reshape(len(floats), -1) for name in self._bytes}
-        for low, high in self._pieces(start, stop):
-            source = slice((low - origin) * self.num_envs, (high - origin) * self.num_envs)
-            slot = low % self.ticks * self.num_envs
-            target = slice(slot, slot + (high - low) * self.num_envs)
-            self._floats[target].copy_(torch.from_numpy(floats[source]))
-            for name, stored in self._bytes.items():
-                stored[target].copy_(torch.from_numpy(flat[name][source]))
-
-
-def prune(folder: str | Path, manifest: Mapping[str, Any]) -> None:
-    """Delete the chunk files in ``folder`` that ``manifest`` does not name; call it once that manifest is safe."""
-    keep = {file["name"] for file in manifest["files"]}
-    for path in Path(folder).glob("rows-*.npz*"):
-        if path.name not in keep:
-            path.unlink(missing_ok=True)
-
 
 def row_bytes(spec: EnvSpec) -> int:
     """Bytes of one row."""
@@ -330,33 +330,6 @@ def choose_replay_device(
     room = "" if free is None else f" ({free / GIB:.2f} GiB available)"
     say(f"replay: {capacity:,} rows of {row_bytes(spec):,} bytes = {size / GIB:.2f} GiB on {device}{room}")
     return device
-
-
-def available_bytes(device: torch.device) -> int | None:
-    """Memory that can still be used, in bytes; ``None`` where the system does not say."""
-    if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
-    found = [value for value in (_meminfo(), _cgroup_room()) if value is not None]
-    return min(found) if found else _sysconf()
-
-
-def file_crc(path: Path) -> int:
-    """CRC-32 of a file's content."""
-    crc = 0
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            crc = zlib.crc32(block, crc)
-    return crc
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames inside ``folder`` survive a power cut; only POSIX systems can."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 def _byte_shapes(spec: EnvSpec) -> dict[str, tuple[int, ...]]:
@@ -404,87 +377,3 @@ def _refuse_if_too_big(spec: EnvSpec, rows: int, device: torch.device) -> None:
             f"the replay needs {needed / GIB:.2f} GiB for {rows:,} rows, {free / GIB:.2f} GiB are available on "
             f"{device}: lower replay.capacity to {fits} or less"
         )
-
-
-def _read_int(path: Path) -> int | None:
-    try:
-        return int(path.read_text())
-    except (OSError, ValueError):  # no such file, or "max"
-        return None
-
-
-def _meminfo() -> int | None:
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-    except OSError:
-        return None
-    kib = [int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")]
-    return kib[0] * 1024 if kib else None
-
-
-def _cgroup_room(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int | None:
-    """The least room under the memory limits of this process's control groups, version 2 or 1."""
-    try:
-        path = next(line[3:] for line in own.read_text().splitlines() if line.startswith("0::")).lstrip("/")
-    except (OSError, StopIteration):
-        path = ""
-    groups = [root / path, *(root / parent for parent in Path(path).parents), root]
-    pairs = [(group / "memory.max", group / "memory.current", group) for group in dict.fromkeys(groups)]
-    first = root / "memory"
-    pairs.append((first / "memory.limit_in_bytes", first / "memory.usage_in_bytes", first))
-    rooms = []
-    for limit_file, used_file, group in pairs:
-        limit, used = _read_int(limit_file), _read_int(used_file)
-        if limit is not None and used is not None:
-            rooms.append(max(0, limit - used + _reclaimable(group)))
-    return min(rooms) if rooms else None
-
-
-def _reclaimable(group: Path) -> int:
-    """File cache counts as used but gives way."""
-    try:
-        lines = (group / "memory.stat").read_text().splitlines()
-    except OSError:
-        return 0
-    return next((int(line.split()[1]) for line in lines if line.startswith("inactive_file ")), 0)
-
-
-def _sysconf() -> int | None:
-    for name in ("SC_AVPHYS_PAGES", "SC_PHYS_PAGES"):
-        try:
-            return os.sysconf(name) * os.sysconf("SC_PAGE_SIZE")
-        except (AttributeError, ValueError, OSError):  # not this system
-            continue
-    return None
-
-
-def _write_chunk(folder: Path, first: int, last: int, arrays: Mapping[str, Any]) -> dict[str, Any]:
-    temporary = folder / f"rows-{first:012d}.npz.tmp"
-    try:
-        with temporary.open("wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        crc, size = file_crc(temporary), temporary.stat().st_size
-        # The checksum in the name: a run that lost its replay never overwrites a file that a checkpoint names.
-        name = f"rows-{first:012d}-{last:012d}-{crc:08x}.npz"
-        temporary.replace(folder / name)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    return {"name": name, "size": size, "crc32": crc, "first": first, "last": last}
-
-
-def _read_chunk(folder: Path, file: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
-    path = folder / file["name"]
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"replay file {path} cannot be read: {error.strerror}") from error
-    if len(data) != file["size"] or zlib.crc32(data) != file["crc32"]:
-        raise UserError(f"replay file {path} is damaged: {len(data)} bytes do not match the checkpoint's checksum")
-    try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            return dict(archive)
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"replay file {path} cannot be understood: {error}") from error

@@ -34,7 +34,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldrl.data.replay import Replay, file_crc, prune, sync_folder
+from worldrl.data.chunks import file_crc, prune, sync_folder
+from worldrl.data.replay import Replay
 from worldrl.errors import UserError
 
 FORMAT = 1
