@@ -115,6 +115,19 @@ def test_blur_spreads_a_point_over_the_given_deviation() -> None:
     np.testing.assert_array_equal(seen[..., 0], seen[..., 2])
 
 
+def test_blur_is_that_of_torchvision() -> None:
+    import torch
+    from torchvision.transforms.v2 import functional
+
+    fine = np.random.default_rng(0).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+    x = fine.repeat(4, 0).repeat(4, 1)
+    theirs = torch.from_numpy(x).permute(2, 0, 1).contiguous()
+    for sigma in (0.5, 1.0, 4.0):
+        size = 2 * round(3 * sigma) + 1
+        expected = functional.gaussian_blur(theirs, [size, size], [sigma, sigma]).permute(1, 2, 0).numpy()
+        assert np.abs(images(1, x, blur=sigma)[0].astype(int) - expected).max() <= 1
+
+
 def test_jpeg_keeps_the_colours_and_loses_more_at_higher_levels() -> None:
     smooth = np.stack(np.broadcast_arrays(np.linspace(0, 200, 64)[:, None], np.full((1, 64), 90), 30), -1)
     smooth = smooth.astype(np.uint8)
