@@ -9,6 +9,7 @@ work as usual, and each job composes its settings from its own arguments, wherev
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import functools
 import hashlib
 import itertools
@@ -52,6 +53,7 @@ from worldrl.config import (
     with_world,
     world_of,
 )
+from worldrl.envs.families import canonical_name
 from worldrl.errors import UserError, exit_code, unknown, unwritable
 from worldrl.registry import DEFAULTS, PARTS, agent_label, canonical, known_parts, shared_fields
 from worldrl.terminal import Parser, command, whole
@@ -108,25 +110,10 @@ def compose(arguments: Mapping[str, Any], presets: Path) -> Config:
         check_keys(settings, {*known_keys(parts), *GROUPS, "resume", "sweep"}, where)
         values.update(settings)
     label = agent_label(name, {kind: _first(kind, agent) for kind in PARTS}, **parts)
-    config = config_from_dict({**values, **parts, "agent": label, "task": resolve_task(values["task"])})
+    config = config_from_dict({**values, **parts, "agent": label})
     if init_from:
         check_same_belief(config)
-    return config
-
-
-def resolve_task(task: Any) -> Any:
-    """The task's one spelling; ``walker-walk`` is ``walker_walk``. Raises UserError with the nearest names."""
-    if not isinstance(task, str) or not re.fullmatch(r"[\w./-]+", task):
-        return task  # a user's class, or nothing that reads as a task: the check of the settings words that
-    if "/" in task or re.search(r"-v\d+$", task):
-        import gymnasium
-
-        if task not in gymnasium.registry:
-            raise unknown("task", task, gymnasium.registry)
-        return task
-    from worldrl.envs.dmc import canonical_name
-
-    return canonical_name(task)
+    return dataclasses.replace(config, task=canonical_name(config.task))
 
 
 def _settings_for(layer: Mapping[str, Any], intended: Mapping[str, Any], parts: Mapping[str, str]) -> Arguments:

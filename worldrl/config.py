@@ -107,10 +107,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
 PATTERNS: dict[str, tuple[str, str]] = {
     "device": (r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N"),
     "replay.device": (r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N"),
-    "task": (
-        r"[A-Za-z]\w*([-_]\w+)+|([\w.-]+/)?[\w.-]+-v\d+|[A-Za-z_][\w.]*:[A-Za-z_]\w*",
-        "domain_task (walker_walk), a Gymnasium id (Pendulum-v1) or module:Class",
-    ),
     "agent": (r"[^/\\\s]+", "a label without blanks and slashes"),
 }
 MINIMUM: dict[str, float] = {

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from worldrl.envs.corruption import KINDS, LEVELS, VECTORS, CorruptionConfig, Noise, check_corruption, is_active
-from worldrl.envs.gym import GymEnv
+from worldrl.envs.families.gym import GymEnv
 from worldrl.envs.make import EnvConfig, make_env
 from worldrl.envs.vector import make_envs
 from worldrl.envs.wrappers import Corruption

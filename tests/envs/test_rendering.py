@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from worldrl.envs import rendering
-from worldrl.envs.dmc import DMCEnv
+from worldrl.envs.families.dmc import DMCEnv
 from worldrl.envs.rendering import RenderConfig
 from worldrl.errors import UserError
 

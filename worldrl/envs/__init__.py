@@ -9,8 +9,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from worldrl.envs.dmc import DMCEnv, dmc_tasks
-    from worldrl.envs.gym import GymEnv, check_spaces
+    from worldrl.envs.families.dmc import DMCEnv, dmc_tasks
+    from worldrl.envs.families.gym import GymEnv, check_spaces
     from worldrl.envs.make import EnvConfig
     from worldrl.envs.rendering import choose_backend, describe_backend, gl_string
     from worldrl.envs.stream import RowStream, episode_seed
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 _HOME = {
     "Corruption": "wrappers",
-    "DMCEnv": "dmc",
+    "DMCEnv": "families.dmc",
     "EnvConfig": "make",
-    "GymEnv": "gym",
+    "GymEnv": "families.gym",
     "RowStream": "stream",
     "VectorEnv": "vector",
     "WorkerError": "vector",
-    "check_spaces": "gym",
+    "check_spaces": "families.gym",
     "choose_backend": "rendering",
     "describe_backend": "rendering",
-    "dmc_tasks": "dmc",
+    "dmc_tasks": "families.dmc",
     "episode_seed": "stream",
     "gl_string": "rendering",
     "make_envs": "vector",

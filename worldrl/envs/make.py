@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from worldrl.envs import rendering
 from worldrl.envs.corruption import CorruptionConfig, check_corruption, is_active
+from worldrl.envs.families import family_of
 from worldrl.envs.rendering import RenderConfig
 
 if TYPE_CHECKING:
@@ -54,13 +55,7 @@ def describe(env: gymnasium.Env[Any, Any], task: str, config: EnvConfig) -> EnvS
     )
 
 
-def make_task(config: EnvConfig, task: str) -> TaskEnv:
-    """The task as it is. Raises UserError where it does not exist or does not fit."""
+def make_task(config: EnvConfig, task: str, draws: bool = True) -> TaskEnv:
+    """The task as it is; without ``draws`` nothing is drawn. Raises UserError where it does not exist or fit."""
     rendering.load_triton_first()
-    from worldrl.envs.gym import GymEnv, is_gym_task
-
-    if is_gym_task(task):
-        return GymEnv(task, config.obs, config.action_repeat, config.render)
-    from worldrl.envs.dmc import DMCEnv
-
-    return DMCEnv(task, config.obs, config.action_repeat, config.render)
+    return family_of(task).make(task, config.obs, config.action_repeat, config.render, draws)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 from collections.abc import Iterator
 from typing import Any, NoReturn, Protocol
 
 import gymnasium
 import numpy as np
 
-from worldrl.envs.gym import is_gym_task
 from worldrl.envs.make import EnvConfig, describe, make_env, make_task
 from worldrl.envs.spaces import Array, TaskEnv
 from worldrl.envs.stream import EVAL, RANDOM, TRAIN, RowStream, episode_seed
@@ -146,9 +144,7 @@ def make_envs(config: EnvConfig, task: str, seed: int, num_envs: int | None = No
 
 def random_return(config: EnvConfig, task: str, seed: int, episodes: int) -> list[float]:
     """Undiscounted returns of the uniform random policy, one per seeded episode; nothing is drawn."""
-    env = make_task(config if is_gym_task(task) else dataclasses.replace(config, obs="state"), task)
-    env.render_pixels = False
-    with contextlib.closing(env):
+    with contextlib.closing(make_task(config, task, draws=False)) as env:
         return [_random_episode(env, seed, e) for e in range(episodes)]
 
 

@@ -26,7 +26,6 @@ from worldrl.agent import Agent, check_length
 from worldrl.config import Config, check_unchanged, config_to_dict, load_config, save_config
 from worldrl.data.replay import Replay, choose_replay_device
 from worldrl.envs import describe_backend, gl_string, make_envs
-from worldrl.envs.gym import is_gym_task
 from worldrl.envs.vector import VectorEnv, WorkerError
 from worldrl.errors import Diverged, UserError
 from worldrl.registry import PARTS
@@ -133,8 +132,8 @@ class Trainer:
         self._window = (time.perf_counter(), self.frames, self.agent.updates)
 
     def _try_video(self) -> None:
-        """Refuse a video of a user's environment that cannot be drawn, before anything is written."""
-        if self.config.eval.video and self.config.eval.every and is_gym_task(self.config.task):
+        """Refuse a video that cannot be drawn, before anything is written."""
+        if self.config.eval.video and self.config.eval.every:
             self.envs.reset()
             self.envs.render(*VIDEO_SIZE)
 

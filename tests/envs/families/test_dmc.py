@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from worldrl.envs.dmc import DMCEnv, canonical_name, dmc_tasks
+from worldrl.envs.families.dmc import DMCEnv, canonical_name, dmc_tasks
 from worldrl.envs.rendering import RenderConfig
 from worldrl.errors import UserError
 

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import logging
 import math
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
@@ -30,6 +31,7 @@ from worldrl.envs.spaces import (
 )
 from worldrl.errors import UserError, unknown
 
+SPELLING = "domain_task of the DeepMind Control suite (walker_walk)"
 ALIASES = {"cup_catch": "ball_in_cup_catch"}
 CAMERAS = {"quadruped": 2}  # camera 0 of the quadruped does not follow it
 DRAWS_AT_RESET = ("quadruped_escape",)  # uploads its terrain to OpenGL even where no image is asked for
@@ -49,13 +51,19 @@ class DMCEnv(TaskEnv):
     """
 
     def __init__(
-        self, task: str, obs: str = "pixels", action_repeat: int = 2, render: RenderConfig | None = None
+        self,
+        task: str,
+        obs: str = "pixels",
+        action_repeat: int = 2,
+        render: RenderConfig | None = None,
+        draws: bool = True,
     ) -> None:
         check_obs_mode(obs)
         check_repeat(action_repeat)
         self._obs, self._repeat, self._render = obs, action_repeat, render or RenderConfig()
+        self.render_pixels = draws
         rendering.check_size(self._render.size)
-        if obs != "state":
+        if draws and obs != "state":
             rendering.choose_backend(self._render.backend)
         self.task = canonical_name(task)
         if self.task in DRAWS_AT_RESET:
@@ -140,6 +148,18 @@ class DMCEnv(TaskEnv):
         if self._eye is None:  # physics.render makes a new one each time, a quarter of the cost of a fast frame
             self._eye = _camera(self._env.physics, self._camera)
         return self._eye.render().copy()
+
+
+make = DMCEnv
+
+
+def claims(task: str) -> bool:
+    """Two words or more with ``_`` or ``-`` between them, and no version at the end."""
+    return re.fullmatch(r"[A-Za-z]\w*([-_]\w+)+", task) is not None and re.search(r"-v\d+$", task) is None
+
+
+def code_of(task: str) -> str:
+    return ""
 
 
 @functools.cache

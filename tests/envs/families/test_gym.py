@@ -1,21 +1,75 @@
 from __future__ import annotations
 
 import builtins
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 
-from worldrl.envs.gym import GymEnv, is_gym_task
+from worldrl.envs.families.gym import GymEnv, canonical_name, claims, code_of
 from worldrl.envs.images import resize
 from worldrl.envs.spaces import rescale
 from worldrl.errors import UserError
 
+PACKAGE = """
+import gymnasium
+from toy_envs import Count
+gymnasium.register("{name}-v0", entry_point="{name}:Count", max_episode_steps=3)
+gymnasium.register("space/{name}-v0", entry_point=Count)
+gymnasium.register("bare_{name}", entry_point="{name}:Count")
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The name of a module that registers ids when it is imported, and is not imported yet."""
+    name = f"registers_{abs(hash(request.node.name))}"
+    (tmp_path / f"{name}.py").write_text(PACKAGE.format(name=name))
+    monkeypatch.syspath_prepend(tmp_path)
+    before = dict(gymnasium.registry)
+    yield name
+    gymnasium.registry.clear()
+    gymnasium.registry.update(before)
+    sys.modules.pop(name, None)
+
 
 def test_which_names_are_for_gymnasium() -> None:
-    assert all(map(is_gym_task, ("Pendulum-v1", "my/Env-v0", "pkg.mod:Class")))
-    assert not any(map(is_gym_task, ("walker_walk", "walker-walk", "ball_in_cup_catch")))
+    assert all(map(claims, ("Pendulum-v1", "my/Env-v0", "pkg.mod:Class", "pkg:Name-v0", "pkg.mod:my/Name-v12")))
+    assert not any(map(claims, ("walker_walk", "walker-walk", "ball_in_cup_catch", "pkg:", ":Class", "a:b:C", "pkg:1")))
+
+
+@pytest.mark.parametrize(
+    ("task", "module"), [("Pendulum-v1", ""), ("my/Env-v0", ""), ("pkg.mod:Class", "pkg.mod"), ("pkg:a/B-v0", "pkg")]
+)
+def test_the_code_that_a_name_imports(task: str, module: str) -> None:
+    assert code_of(task) == module
+
+
+@pytest.mark.parametrize(("name", "limit"), [("{}-v0", 3), ("space/{}-v0", 0), ("bare_{}", 0), ("Count", 0)])
+def test_the_id_of_a_package_imports_it(package: str, name: str, limit: int) -> None:
+    task = f"{package}:{name.format(package)}"
+    assert canonical_name(task) == task
+    env = GymEnv(task, "state")
+    assert env.reset(seed=0)[0]["state"].shape == (3,)
+    assert (env.task, env.max_frames) == (task, limit)
+
+
+def test_an_id_of_a_package_that_nobody_imported(package: str) -> None:
+    with pytest.raises(UserError) as caught:
+        canonical_name(f"{package}-v0")
+    assert caught.value.where == f"unknown task '{package}-v0'"
+    assert f"task=PACKAGE:{package}-v0" in caught.value.fix
+
+
+def test_an_id_that_the_package_does_not_register(package: str) -> None:
+    with pytest.raises(UserError) as caught:
+        GymEnv(f"{package}:{package}-v1", "state")
+    assert caught.value.where == f"unknown name in {package} '{package}-v1'"
+    assert f"{package}-v0" in caught.value.fix
 
 
 def test_pendulum() -> None:
@@ -123,7 +177,7 @@ def test_pixels_from_rendering_and_none_when_skipped() -> None:
         ("TwoImages", r"found the images left, right, expected one"),
         ("Matrix", r"found an array of shape \(3, 3\), expected a vector"),
         ("NotAnEnv", r"made an object of type NotAnEnv, expected a gymnasium.Env"),
-        ("Cuont", r"unknown class in toy_envs 'Cuont'; did you mean: Count"),
+        ("Cuont", r"unknown name in toy_envs 'Cuont'; did you mean: Count"),
     ],
 )
 def test_what_does_not_fit_is_explained(name: str, message: str) -> None:

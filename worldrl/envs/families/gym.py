@@ -1,12 +1,14 @@
-"""Gymnasium environments with continuous actions, by id or by class."""
+"""Gymnasium environments with continuous actions, by id, by package and id, or by class."""
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import inspect
 import re
 import traceback
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import Any, NamedTuple
 
 import gymnasium
@@ -31,6 +33,8 @@ from worldrl.envs.spaces import (
 )
 from worldrl.errors import UserError, unknown
 
+SPELLING = "a Gymnasium id (Pendulum-v1, or package:Name-v0), or module:Class"
+ID = r"([\w.-]+/)?[\w.-]+-v\d+"
 WHOLE = ""  # the only part of an observation that is not a dict
 NO_PIXELS = "use env.obs=state and eval.video=false"
 NO_VIDEO = "use eval.video=false (eval.py: leave out --video)"
@@ -58,13 +62,19 @@ class GymEnv(TaskEnv):
     terminates = True
 
     def __init__(
-        self, task: str, obs: str = "pixels", action_repeat: int = 2, render: RenderConfig | None = None
+        self,
+        task: str,
+        obs: str = "pixels",
+        action_repeat: int = 2,
+        render: RenderConfig | None = None,
+        draws: bool = True,
     ) -> None:
         check_obs_mode(obs)
         check_repeat(action_repeat)
         self._obs, self._repeat, self._render, self.task = obs, action_repeat, render or RenderConfig(), task
+        self.render_pixels = draws
         rendering.check_size(self._render.size)
-        self._env = make(task)
+        self._env = make_unwrapped(task)
         self._layout = check_spaces(self._env, task)
         self._check_modes()
         self._describe()
@@ -72,7 +82,7 @@ class GymEnv(TaskEnv):
     def _check_modes(self) -> None:
         if self._obs != "pixels" and not self._layout.vectors:
             raise UserError(f"{self.task} gives images only and env.obs={self._obs} needs a state; use env.obs=pixels")
-        if self._obs != "state" and self._layout.image is None:
+        if self.render_pixels and self._obs != "state" and self._layout.image is None:
             self._env.reset(seed=0)
             with self._drawing("gives no image and cannot render one", NO_PIXELS):
                 self._draw()
@@ -203,16 +213,34 @@ class GymEnv(TaskEnv):
         return frame
 
 
-def is_gym_task(task: str) -> bool:
-    """Whether the name is meant for Gymnasium: ``Name-v1``, ``namespace/Name-v1`` or ``module:Class``."""
-    return ":" in task or "/" in task or re.search(r"-v\d+$", task) is not None
+make = GymEnv
 
 
-def make(task: str) -> gymnasium.Env[Any, Any]:
+def claims(task: str) -> bool:
+    """``Name-v1``, ``namespace/Name-v1``, either of them after ``package:``, or ``module:Class``."""
+    module = r"[A-Za-z_][\w.]*:"
+    return re.fullmatch(rf"({module})?{ID}|{module}[A-Za-z_]\w*", task) is not None
+
+
+def canonical_name(task: str) -> str:
+    """The name as it is; an id without a package has to be registered already."""
+    if ":" not in task:
+        _check_registered(task)
+    return task
+
+
+def code_of(task: str) -> str:
+    return task.partition(":")[0] if ":" in task else ""
+
+
+def make_unwrapped(task: str) -> gymnasium.Env[Any, Any]:
     """Make the environment, with ``rgb_array`` rendering where it offers that. Raises UserError in one line."""
-    build = _from_class if ":" in task else _from_id
+    module, _, name = task.rpartition(":")
     try:
-        return build(task)
+        imported = importlib.import_module(module) if module else None
+        if imported is None or (not hasattr(imported, name) and name in gymnasium.registry):
+            return _from_id(name)
+        return _from_class(imported, name, task)
     except UserError:
         raise
     except Exception as error:  # a user's module or constructor may fail in any way
@@ -296,28 +324,50 @@ def _vector_size(space: spaces.Space[Any], label: str) -> int:
     return int(np.prod(space.shape))
 
 
-def _from_id(task: str) -> gymnasium.Env[Any, Any]:
-    if task not in gymnasium.registry:
-        raise unknown("task", task, gymnasium.registry)
-    spec = gymnasium.spec(task)
-    mode = "rgb_array" if _offers_rgb_array(spec.entry_point) else None
-    return gymnasium.make(task, render_mode=mode, disable_env_checker=True)
+def _from_id(name: str) -> gymnasium.Env[Any, Any]:
+    _check_registered(name)
+    drawn: dict[str, Any] = {"render_mode": "rgb_array"} if _offers_rgb_array(gymnasium.spec(name)) else {}
+    return gymnasium.make(name, disable_env_checker=True, **drawn)
 
 
-def _offers_rgb_array(entry_point: str | Callable[..., Any] | None) -> bool:
-    creator = gymnasium.envs.registration.load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
-    return "rgb_array" in getattr(creator, "metadata", {}).get("render_modes", ())
+def _check_registered(name: str) -> None:
+    if name not in gymnasium.registry:
+        error = unknown("task", name, gymnasium.registry)
+        imports = f"an id that another package registers is task=PACKAGE:{name}, which imports the package first"
+        error.fix = f"{error.fix} {imports}".strip()
+        raise error
 
 
-def _from_class(task: str) -> gymnasium.Env[Any, Any]:
-    module_name, _, name = task.partition(":")
-    module = importlib.import_module(module_name)
+def _offers_rgb_array(spec: gymnasium.envs.registration.EnvSpec) -> bool:
+    """Whether its class draws arrays and can be told so."""
+    entry = spec.entry_point
+    creator: Any = gymnasium.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
+    parameters = inspect.signature(creator).parameters.values()
+    told = any(p.name == "render_mode" or p.kind is p.VAR_KEYWORD for p in parameters)
+    return told and "rgb_array" in getattr(creator, "metadata", {}).get("render_modes", ())
+
+
+def _from_class(module: ModuleType, name: str, task: str) -> gymnasium.Env[Any, Any]:
     if not hasattr(module, name):
-        raise unknown(f"class in {module_name}", name, [k for k, v in vars(module).items() if isinstance(v, type)])
+        raise unknown(f"name in {module.__name__}", name, [*_classes(module), *_ids(module)])
     env = getattr(module, name)()
     if not isinstance(env, gymnasium.Env):
         raise UserError(f"{task} made {_kind(env)}, expected a gymnasium.Env")
     return env
+
+
+def _classes(module: ModuleType) -> list[str]:
+    return [name for name, value in vars(module).items() if isinstance(value, type)]
+
+
+def _ids(module: ModuleType) -> list[str]:
+    """The ids whose environments are in the same package."""
+    package = module.__name__.partition(".")[0]
+    return [name for name, spec in gymnasium.registry.items() if _home(spec.entry_point).partition(".")[0] == package]
+
+
+def _home(entry_point: str | Callable[..., Any] | None) -> str:
+    return entry_point.partition(":")[0] if isinstance(entry_point, str) else getattr(entry_point, "__module__", "")
 
 
 def _uses_mujoco(env: gymnasium.Env[Any, Any]) -> bool:
