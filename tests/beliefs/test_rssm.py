@@ -1,19 +1,16 @@
-"""The RSSM against the sheet's parameter counts, a plain re-implementation, and its own promises."""
+"""The RSSM beside its oracle, the published parameter counts, and its own promises."""
 
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor
-from torch.distributions import Independent, Normal, kl_divergence
 
 from tests.conftest import BOTH_SPEC, PIXEL_SPEC, STATE_SPEC
+from tests.oracles import rssm as oracle
+from tests.oracles.side_by_side import compare_dreams, compare_models
 from tests.test_agent import build
 from worldrl.beliefs.rssm import RSSM
-from worldrl.types import Batch, Decodes, EnvSpec, Imagines, ObsSpec, Rollout, Surprises
+from worldrl.types import Batch, Decodes, EnvSpec, Imagines, ObsSpec, Surprises
 
 SMALL = RSSM.Config(stoch=4, deter=8, hidden=8, depth=2, reward_units=8, vector_units=8)
 
@@ -23,60 +20,6 @@ def test_parameter_counts_of_the_published_models(reward_units: int, count: int)
     spec = EnvSpec("walker_walk", {"pixels": ObsSpec((64, 64, 3), "uint8")}, action_dim=6)
     model = RSSM(RSSM.Config(reward_units=reward_units), spec)
     assert sum(p.numel() for p in model.parameters()) == count
-
-
-def plain_filter(model: RSSM, batch: Batch, noise: Tensor) -> dict[str, Tensor]:
-    """The textbook loop: nothing hoisted, nothing split, vectors only."""
-    c = model.config
-    embed = model.encoders["state"](batch.obs["state"])
-    stoch, deter = torch.zeros(len(embed), c.stoch), torch.zeros(len(embed), c.deter)
-    out: dict[str, list[Tensor]] = {"stoch": [], "deter": [], "mean": [], "std": [], "prior_mean": [], "prior_std": []}
-    for t in range(embed.shape[1]):
-        keep = 1 - batch.is_first[:, t, None]
-        stoch, deter = stoch * keep, deter * keep
-        deter = model.gru(F.elu(model.state_in(torch.cat([stoch, batch.action[:, t]], -1))), deter)
-        prior = model.prior_head(deter)
-        mean, raw = model.post_out(F.elu(model.post_in(torch.cat([deter, embed[:, t]], -1)))).chunk(2, -1)
-        std = F.softplus(raw) + 0.1
-        stoch = mean + std * noise[t]
-        values = (stoch, deter, mean, std, prior[:, : c.stoch], F.softplus(prior[:, c.stoch :]) + 0.1)
-        for name, value in zip(out, values, strict=True):
-            out[name].append(value)
-    return {name: torch.stack(values, 1) for name, values in out.items()}
-
-
-def test_filter_and_elbo_match_the_textbook_loop(make_batch) -> None:
-    model = RSSM(SMALL, STATE_SPEC)
-    batch = make_batch(STATE_SPEC, border=3)
-    torch.manual_seed(5)
-    noise = torch.randn(6, 4, SMALL.stoch)
-    torch.manual_seed(5)
-    belief, losses, metrics = model.observe(batch, 0)
-    want = plain_filter(model, batch, noise)
-    feat = torch.cat([want["stoch"], want["deter"]], -1)
-    torch.testing.assert_close(belief.feat, feat)
-    post = Independent(Normal(want["mean"], want["std"]), 1)
-    prior = Independent(Normal(want["prior_mean"], want["prior_std"]), 1)
-    kl = kl_divergence(post, prior).mean()
-    constant = 0.5 * math.log(2 * math.pi)
-    reconstruction = -Independent(Normal(model.decoders["state"](feat), 1.0), 1).log_prob(batch.obs["state"]).mean()
-    reward = -Normal(model.reward_head(feat), 1.0).log_prob(batch.reward).mean()
-    torch.testing.assert_close(losses["state"], reconstruction - 5 * constant)
-    torch.testing.assert_close(losses["reward"], reward - constant)
-    torch.testing.assert_close(metrics["belief/kl"], kl.detach())
-    torch.testing.assert_close(losses["kl"], kl.clamp(min=3.0))
-    torch.testing.assert_close(belief.entropy, post.entropy().detach())
-
-
-def test_pixel_loss_is_summed_over_the_image_and_averaged_over_rows(make_batch) -> None:
-    model = RSSM(SMALL, PIXEL_SPEC)
-    batch = make_batch(PIXEL_SPEC)
-    belief, losses, _ = model.observe(batch, 0)
-    mean = model.decoders["pixels"](belief.feat.reshape(-1, model.feat_dim))
-    from worldrl.nn.conv import to_blocks
-
-    expected = 0.5 * (mean - to_blocks(batch.obs["pixels"])).square().sum((1, 2, 3)).mean()
-    torch.testing.assert_close(losses["pixels"], expected)
 
 
 def test_free_nats_clip_the_average_or_each_element(make_batch) -> None:
@@ -200,30 +143,6 @@ def test_decode_gives_observations() -> None:
     assert isinstance(model, Decodes)
 
 
-@pytest.mark.parametrize("terminates", [False, True])
-def test_imagination_matches_the_textbook_loop(terminates: bool) -> None:
-    """Entry 0 is the start, action t leads from entry t to t + 1, reward and discount t are those of entry t."""
-    model = RSSM(SMALL, STATE_SPEC._replace(terminates=terminates))
-    assert isinstance(model, Imagines)
-    start, weight = torch.randn(7, model.feat_dim), torch.randn(model.feat_dim, 2)
-    torch.manual_seed(3)
-    rollout = model.imagine(start, lambda feat: torch.tanh(feat @ weight), 5)
-    torch.manual_seed(3)
-    noise = torch.randn(5, 7, SMALL.stoch)
-    feats, actions = [start], []
-    for t in range(5):
-        stoch, deter = feats[-1][:, : SMALL.stoch], feats[-1][:, SMALL.stoch :]
-        actions.append(torch.tanh(feats[-1] @ weight))
-        deter = model.gru(F.elu(model.state_in(torch.cat([stoch, actions[-1]], -1))), deter)
-        mean, raw = model.prior_head(deter).chunk(2, -1)
-        feats.append(torch.cat([mean + (F.softplus(raw) + 0.1) * noise[t], deter], -1))
-    feat = torch.stack(feats)
-    discount = torch.sigmoid(model.continue_head(feat)) if terminates else torch.ones(6, 7)
-    expected = Rollout(feat, torch.stack(actions), model.reward_head(feat), discount)
-    for found, want in zip(rollout, expected, strict=True):
-        torch.testing.assert_close(found, want)
-
-
 def test_imagination_follows_the_law_of_filtering(make_batch) -> None:
     """A step dreamt from a filtered state has the prior that filtering compares its posterior with."""
     model = RSSM(SMALL, STATE_SPEC)
@@ -315,3 +234,20 @@ def test_paths_while_acting_are_independent() -> None:
     ours, theirs = (x[:, :4] - x[:, :4].mean(0) for x in (belief.feat, belief.particles[0]))
     correlation = (ours * theirs).mean(0) / (ours.std(0) * theirs.std(0))
     assert correlation.abs().max() < 0.1
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"free_nats": 0.0, "kl_scale": 0.3, "reward_scale": 10.0, "particles": "last_step"}], ids=str
+)
+def test_filter_bound_and_step_are_the_oracles(settings: dict) -> None:
+    """Eq. 22 from images and vectors: every row of the belief, every term, and Adam's step."""
+    spec = BOTH_SPEC._replace(terminates=True)
+    compare_models(RSSM(RSSM.Config(**{**SMALL.__dict__, **settings}), spec), oracle.RSSM, spec, particles=3)
+
+
+@pytest.mark.parametrize("terminates", [False, True])
+def test_imagination_is_the_oracles(terminates: bool) -> None:
+    """Entry 0 is the start, action t leads from entry t to t + 1, reward and discount t are those of entry t."""
+    model = RSSM(SMALL, STATE_SPEC._replace(terminates=terminates))
+    assert isinstance(model, Imagines)
+    compare_dreams(model, oracle.RSSM)

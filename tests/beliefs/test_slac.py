@@ -1,4 +1,4 @@
-"""The latent model of SLAC against the sheet's counts, a plain re-implementation, and its own promises."""
+"""The latent model of SLAC beside its oracle, the published parameter counts, and its own promises."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
-from torch.distributions import Bernoulli, Independent, Normal, kl_divergence
 
 from tests.conftest import BOTH_SPEC, PIXEL_SPEC, STATE_SPEC
-from worldrl.beliefs.slac import SLAC, GaussianMLP, contexts
+from tests.oracles import slac as oracle
+from tests.oracles.side_by_side import compare_dreams, compare_models
+from worldrl.beliefs.slac import SLAC, contexts
 from worldrl.errors import UserError
 from worldrl.nn.optim import Optimizer
 from worldrl.types import Batch, Decodes, EnvSpec, Imagines, ObsSpec
@@ -34,77 +34,6 @@ def test_parameter_counts_of_the_published_model() -> None:
 
 
 # --- the evidence lower bound -----------------------------------------------------------------------------------------
-
-
-def dist(net: GaussianMLP, *inputs: Tensor) -> Independent:
-    x = torch.cat(inputs, -1)
-    *hidden, last = net.net.linears
-    for layer in hidden:
-        x = torch.nn.functional.leaky_relu(layer(x), 0.2)
-    mean, raw = last(x).chunk(2, -1)
-    return Independent(Normal(mean, torch.log1p(raw.exp()) + 1e-5), 1)
-
-
-def plain_elbo(model: SLAC, batch: Batch, noise: Tensor) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """One window at a time, one row at a time, as the paper writes it -> mean terms, feat, entropy; vectors only."""
-    d, per_window, feats, entropies = model.config.z1, [], [], []
-    for n, obs in enumerate(batch.obs["state"]):
-        terms = {"state": torch.zeros(()), "reward": torch.zeros(()), "kl": torch.zeros(())}
-        f, before = model.encoders["state"](obs), None
-        for t in range(len(obs)):
-            a = batch.action[n, t]
-            if before is None or batch.is_first[n, t]:
-                before = None
-                prior, post = Independent(Normal(torch.zeros(d), torch.ones(d)), 1), dist(model.z1_first, f[t])
-            else:
-                z2 = before[d:]
-                prior, post = dist(model.z1_prior, z2, a), dist(model.z1_posterior, f[t], z2, a)
-            z1 = post.mean + post.stddev * noise[t, n, :d]
-            second = dist(model.z2_first, z1) if before is None else dist(model.z2_later, z1, before[d:], a)
-            feat = torch.cat([z1, second.mean + second.stddev * noise[t, n, d:]])
-            decoded = Independent(Normal(model.decoders["state"](feat), model.config.decoder_std), 1)
-            terms["state"] = terms["state"] - decoded.log_prob(obs[t])
-            terms["kl"] = terms["kl"] + kl_divergence(post, prior)
-            if before is not None:
-                reward = dist(model.reward_head, before, a, feat).log_prob(batch.reward[n, t, None])
-                terms["reward"] = terms["reward"] - reward
-            feats.append(feat)
-            entropies.append(post.entropy() + second.entropy())
-            before = feat
-        per_window.append(terms)
-    mean = {key: torch.stack([terms[key] for terms in per_window]).mean() for key in per_window[0]}
-    lead = batch.reward.shape
-    return mean, torch.stack(feats).unflatten(0, lead), torch.stack(entropies).unflatten(0, lead)
-
-
-def test_elbo_and_its_gradient_match_a_plain_implementation(make_batch) -> None:
-    model, batch = SLAC(replace(SMALL, decoder_std=0.7), STATE_SPEC), make_batch(STATE_SPEC, border=3)
-    torch.manual_seed(5)
-    noise = torch.randn(6, 4, model.feat_dim)
-    torch.manual_seed(5)
-    belief, losses, metrics = model.observe(batch, 0)
-    want, feat, entropy = plain_elbo(model, batch, noise)
-    constant = 6 * 5 * -Normal(0.0, 0.7).log_prob(torch.zeros(())).item()
-    want["state"] = want["state"] - constant
-    assert losses.keys() == want.keys()
-    for name, value in want.items():
-        torch.testing.assert_close(losses[name], value, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(belief.feat, feat[:, 2:].detach())
-    torch.testing.assert_close(belief.entropy, entropy[:, 2:].detach())
-    torch.testing.assert_close(metrics["belief/kl"], want["kl"].detach() / 6)
-    parameters = list(model.parameters())
-    ours = torch.autograd.grad(sum(losses.values()), parameters)
-    theirs = torch.autograd.grad(sum(want.values()), parameters)
-    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
-
-
-def test_pixel_loss_is_summed_over_the_window_in_units_of_the_variance(make_batch) -> None:
-    model, batch = SLAC(replace(SMALL, history=1, decoder_std=0.5), PIXEL_SPEC), make_batch(PIXEL_SPEC)
-    belief, losses, _ = model.observe(batch, 0)
-    blocks = model.decoders["pixels"](belief.feat.flatten(0, 1))
-    image = blocks.unflatten(1, (2, 2, 3)).permute(0, 4, 1, 5, 2, 3).reshape(4, 6, 64, 64, 3)
-    error = image - batch.obs["pixels"] / 255
-    torch.testing.assert_close(losses["pixels"], error.square().sum((1, 2, 3, 4)).mean() / (2 * 0.25))
 
 
 def test_the_first_windows_are_learnt_from_and_all_are_filtered(make_batch) -> None:
@@ -312,25 +241,6 @@ def test_decode_gives_observations() -> None:
     assert isinstance(model, Imagines)
 
 
-def test_imagination_follows_the_prior_and_the_actor(no_noise) -> None:
-    model = SLAC(SMALL, STATE_SPEC._replace(terminates=True))
-    gain = torch.tensor(0.3, requires_grad=True)
-    start = torch.ones(7, model.feat_dim)
-    dream = model.imagine(start, lambda feat: torch.tanh(gain * feat[:, :2]), 4)
-    assert dream.feat.shape == (5, 7, model.feat_dim)
-    assert dream.action.shape == (4, 7, 2)
-    assert dream.reward.shape == dream.discount.shape == (5, 7)
-    assert dream.reward[0].abs().max() == 0
-    z1 = dist(model.z1_prior, dream.feat[2][:, 3:], dream.action[2]).mean
-    z2 = dist(model.z2_later, z1, dream.feat[2][:, 3:], dream.action[2]).mean
-    torch.testing.assert_close(dream.feat[3], torch.cat([z1, z2], -1))
-    reward = dist(model.reward_head, dream.feat[2], dream.action[2], dream.feat[3]).mean[:, 0]
-    torch.testing.assert_close(dream.reward[3], reward)
-    assert ((dream.discount > 0) & (dream.discount < 1)).all()
-    assert torch.autograd.grad(dream.reward.sum(), gain)[0] != 0
-    assert SLAC(SMALL, STATE_SPEC).imagine(start, lambda feat: feat[:, :2], 1).discount.min() == 1
-
-
 def test_bf16_keeps_states_and_losses_in_float32_and_close(make_batch) -> None:
     model, batch = SLAC(SMALL, BOTH_SPEC), make_batch(BOTH_SPEC)
     torch.manual_seed(3)
@@ -357,14 +267,16 @@ def test_bad_settings_are_refused(setting: dict[str, float], message: str) -> No
         SLAC.Config(**setting)  # type: ignore[arg-type]
 
 
-def test_slacs_continue_predictor_learns_and_dreams_that_an_episode_goes_on(make_batch) -> None:
-    config = SLAC.Config(z1=3, z2=6, units=8, vector_units=5, history=1, model_batch=0)
-    ends, batch = STATE_SPEC._replace(terminates=True), make_batch(STATE_SPEC)
-    batch.is_terminal[0, 2] = batch.is_terminal[3, 5] = 1.0
-    model = SLAC(config, ends)
-    belief, losses, _ = model.observe(batch, 0)
-    logits = model.continue_head(belief.feat)
-    expected = -Bernoulli(logits=logits).log_prob(1 - batch.is_terminal).sum(1).mean()
-    torch.testing.assert_close(losses["continue"], expected)
-    dream = model.imagine(belief.feat[:, 0], lambda feat: feat[:, :2], 3)
-    torch.testing.assert_close(dream.discount, Bernoulli(logits=model.continue_head(dream.feat)).probs)
+@pytest.mark.parametrize(
+    "settings", [{}, {"decoder_std": 0.7, "reward_scale": 5.0, "model_batch": 2, "init_std": 0.1}], ids=str
+)
+def test_filter_bound_and_step_are_the_oracles(settings: dict) -> None:
+    """From images and vectors: every row of the belief, every term, and Adam's step."""
+    spec = BOTH_SPEC._replace(terminates=True)
+    compare_models(SLAC(replace(SMALL, **settings), spec), oracle.SLAC, spec, particles=2)
+
+
+@pytest.mark.parametrize("terminates", [False, True])
+def test_imagination_is_the_oracles(terminates: bool) -> None:
+    """The reward into the start is not known, and zero."""
+    compare_dreams(SLAC(SMALL, STATE_SPEC._replace(terminates=terminates)), oracle.SLAC)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.oracles import estimators as oracle
 from worldrl.errors import UserError
 from worldrl.estimators.marginal import (
     ESTIMATORS,
@@ -93,19 +94,6 @@ def test_mlmc_has_the_mean_of_nested(policy, k: int) -> None:
     assert abs(value - reference) < 4 * math.hypot(error, reference_error)
 
 
-def test_mlmc_matches_the_identity_of_its_telescoping_sum() -> None:
-    """log pi = F_L + (1/2) sum_j (F_{j-1} - G_j), the closed form of the shared-sample sum."""
-    k, levels = 8, 3
-    log_probs, _ = linear_gaussian(k, 5)
-    s0, rest = log_probs[:1], log_probs[1:]
-    lme = lambda x: torch.logsumexp(x, 0) - math.log(len(x))  # noqa: E731
-    f = [lme(torch.cat([s0, rest[: 2**j]])) for j in range(levels + 1)]
-    f[0] = torch.stack([lme(torch.cat([s0, rest[i : i + 1]])) for i in range(k)]).mean(0)
-    g = [lme(torch.cat([s0, rest[2 ** (j - 1) : 2**j]])) for j in range(1, levels + 1)]
-    expected = f[levels] + 0.5 * sum(f[j - 1] - g[j - 1] for j in range(1, levels + 1))
-    torch.testing.assert_close(mlmc(log_probs), expected)
-
-
 def test_roulette_is_unbiased() -> None:
     """Its mean is the exact entropy, where nested at the same average cost is biased."""
     rng = np.random.default_rng(0)
@@ -142,13 +130,31 @@ def test_mlmc_refuses_what_is_no_power_of_two(k: int) -> None:
         mlmc(linear_gaussian(k, 2)[0])
 
 
-def test_marginal_q_against_a_direct_sum() -> None:
-    q = torch.randn(2, 5, 3, dtype=torch.float64)
-    direct = torch.log(torch.exp(torch.minimum(q[0], q[1])).mean(0))
-    torch.testing.assert_close(marginal_q(q), direct)
-    outside = torch.minimum(torch.log(torch.exp(q[0]).mean(0)), torch.log(torch.exp(q[1]).mean(0)))
-    torch.testing.assert_close(marginal_q(q, twins_first=False), outside)
-    torch.testing.assert_close(marginal_q(q, "mean"), torch.minimum(q[0], q[1]).mean(0))
-    torch.testing.assert_close(marginal_q(q, "min"), q.amin((0, 1)))
-    one = q[:, :1]
-    assert torch.equal(marginal_q(one), torch.minimum(one[0], one[1])[0])
+@pytest.mark.parametrize("k", [1, 2, 8])
+@pytest.mark.parametrize("name", sorted(ESTIMATORS))
+def test_estimators_are_the_oracles(name: str, k: int) -> None:
+    """Eqs. 9, 11, 12 and appendix B.3."""
+    draws = 2 * k - 1 if name == "roulette" else independent_draws(name, k)
+    assert draws == (2 * k - 1 if name == "roulette" else oracle.draws(name, k))
+    log_probs, _ = linear_gaussian(draws, 5)
+    torch.testing.assert_close(ESTIMATORS[name](log_probs), oracle.ESTIMATORS[name](log_probs))
+
+
+def test_mlmc_is_the_identity_of_its_telescoping_sum() -> None:
+    """log pi = F_L + (1/2) sum_j (F_(j-1) - G_j), the closed form of the shared-sample sum."""
+    log_probs, _ = linear_gaussian(8, 5)
+    s0, rest = log_probs[0], log_probs[1:]
+    f = [oracle.together(s0, rest[: 2**j]) for j in range(4)]
+    f[0] = torch.stack([oracle.together(s0, one[None]) for one in rest]).mean(0)
+    g = [oracle.together(s0, rest[2 ** (j - 1) : 2**j]) for j in range(1, 4)]
+    expected = f[3] + 0.5 * sum(f[j] - g[j] for j in range(3))
+    torch.testing.assert_close(oracle.mlmc(log_probs), expected)
+
+
+@pytest.mark.parametrize("particles", [1, 5])
+@pytest.mark.parametrize("twins_first", [True, False])
+@pytest.mark.parametrize("aggregate", ["lse", "mean", "min"])
+def test_marginal_q_is_the_oracles(aggregate: str, twins_first: bool, particles: int) -> None:
+    """Eq. 14."""
+    q = torch.randn(2, particles, 3, dtype=torch.float64)
+    torch.testing.assert_close(marginal_q(q, aggregate, twins_first), oracle.marginal_q(q, aggregate, twins_first))

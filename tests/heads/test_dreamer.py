@@ -1,4 +1,4 @@
-"""The Dreamer head: returns against closed forms, who sees which reward and value, and where gradients go."""
+"""The Dreamer head beside its oracle: returns, who sees which reward and value, and where gradients go."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.conftest import STATE_SPEC
+from tests.oracles import dreamer as oracle
+from tests.oracles.dreamer import mixed_return
+from tests.oracles.rssm import RSSM as RSSMOracle
+from tests.oracles.side_by_side import compare, plain_agent, random_rows
 from tests.test_agent import build as build_agent
 from worldrl.beliefs.rssm import RSSM
 from worldrl.errors import UserError
@@ -35,20 +39,6 @@ def run(model: RSSM, head: Dreamer, batch: Batch, updates: int = 3) -> dict[str,
 
 
 # --- the return -------------------------------------------------------------------------------------------------------
-
-
-def mixed_return(reward: Tensor, discount: Tensor, next_value: Tensor, lam: float, t: int) -> Tensor:
-    """Eq. 6 of the paper: the average of all n-step returns from t, the longest with the weight that is left."""
-    steps = len(reward) - t
-    total = torch.zeros(())
-    for n in range(1, steps + 1):
-        value, alive = torch.zeros(()), torch.ones(())
-        for k in range(t, t + n):
-            value = value + alive * reward[k]
-            alive = alive * discount[k]
-        value = value + alive * next_value[t + n - 1]
-        total = total + (lam ** (steps - 1) if n == steps else (1 - lam) * lam ** (n - 1)) * value
-    return total
 
 
 @pytest.mark.parametrize("lam", [0.0, 0.3, 0.95, 1.0])
@@ -104,46 +94,6 @@ def test_a_dream_that_names_its_steps(form: str, reward: list, value: list, next
     found = arrival_weights(torch.ones(1), terms.discount)
     assert found[:, 0].tolist() == pytest.approx(weights)
     assert not arrival_weights(torch.zeros(1), terms.discount).any()
-
-
-class Line(nn.Module):
-    """A world on a line: an action moves by a tenth of itself and one step beyond; the reward is the place."""
-
-    def imagine(self, feat: Tensor, actor: Callable[[Tensor], Tensor], horizon: int) -> Rollout:
-        feats, actions = [feat], []
-        for _ in range(horizon):
-            actions.append(actor(feats[-1]))
-            feats.append(feats[-1] + 1.0 + 0.1 * actions[-1])
-        feats = torch.stack(feats)
-        return Rollout(feats, torch.stack(actions), feats[..., 0], torch.full(feats.shape[:-1], 0.8))
-
-
-@pytest.mark.parametrize("form", FORMS)
-def test_losses_of_each_form_written_out(form: str) -> None:
-    """v(s_t) is regressed on the return that starts at s_t: with its own reward, but for the PyTorch form."""
-    head = Dreamer(Dreamer.Config(**{**SIZES, "returns": form}), 1, 1, 1)
-    feat = torch.randn(2, 3, 1)
-    batch = Batch({}, torch.zeros(2, 3, 1), *torch.zeros(3, 2, 3))
-    belief = Belief(feat, feat.expand(0, 2, 3, 1), feat, feat[..., 0])
-    torch.manual_seed(3)
-    s, _, r, _ = Line().imagine(feat.reshape(6, 1), lambda x: head.policy.sample(x).action[0], 4)
-    with torch.no_grad():
-        v, d, lam = head.value(s), 0.99 * 0.8, 0.95
-        if form == "pytorch":
-            rows, last, lead = range(4), v[4], 1
-        else:
-            rows, last, lead = range(1, 4), v[4] if form == "tf2" else v[3], 0
-        target = {}
-        for t in reversed(rows):
-            following = last if t == rows[-1] else (1 - lam) * v[t + 1] + lam * target[t + 1]
-            target[t] = r[t + lead] + d * following
-        powers = [d**i for i in range(len(rows))]
-        value_loss = sum(w * 0.5 * (v[t] - target[t]).square().mean() for w, t in zip(powers, rows, strict=True))
-        actor_loss = -sum(w * target[t].mean() for w, t in zip(powers, rows, strict=True))
-    torch.manual_seed(3)
-    metrics = head.update("update", batch, belief, Line())
-    torch.testing.assert_close(metrics["loss/value"], value_loss / len(rows))
-    torch.testing.assert_close(metrics["loss/actor"], actor_loss / len(rows))
 
 
 # --- gradients --------------------------------------------------------------------------------------------------------
@@ -271,21 +221,6 @@ def test_no_dream_starts_where_an_episode_has_ended(make_batch) -> None:
 # --- switches ---------------------------------------------------------------------------------------------------------
 
 
-def test_entropy_bonus_is_the_weighted_entropy_along_the_dream(make_batch) -> None:
-    batch, found = make_batch(STATE_SPEC), {}
-    for scale in (0.0, 0.5):
-        model, head = build(entropy_scale=scale)
-        belief = model.observe(batch, 0)[0]
-        torch.manual_seed(4)
-        found[scale] = head.update("update", batch, belief, model)["loss/actor"]
-    model, head = build()
-    belief = model.observe(batch, 0)[0]
-    torch.manual_seed(4)
-    _, log_pi = head.dream(belief.feat, model)
-    entropy = (0.99 ** torch.arange(4.0)[:, None] * -log_pi).mean().detach()
-    torch.testing.assert_close(found[0.5], found[0.0] - 0.5 * entropy)
-
-
 def test_entropy_bonus_widens_the_policy(make_batch) -> None:
     batch = make_batch(STATE_SPEC)
     entropy = [
@@ -356,27 +291,12 @@ def test_refusals(settings: dict, message: str) -> None:
         Dreamer.Config(**settings)
 
 
-def test_dreamers_gradients_are_those_of_the_losses_as_printed(make_batch) -> None:
-    """The actor learns through values, not through what it reads; the value net learns from constant returns."""
-    batch, ends = make_batch(STATE_SPEC), []
-    for _ in range(2):
-        torch.manual_seed(1)
-        agent = build_agent("rssm", "dreamer", STATE_SPEC, **{"head.grad_clip": 0.0, "head.init_std": 1.0})
-        torch.manual_seed(2)
-        ends.append((agent.head, agent.model, agent.model.observe(batch, 0)[0]))
-    (head, model, belief), (twin, _, _) = ends
-    torch.manual_seed(4)
-    head.update("update", batch, belief, model)
-    torch.manual_seed(4)
-    rollout = model.imagine(belief.feat.flatten(0, 1), lambda s: twin.policy.sample(s.detach()).action[0], 5)
-    terms = return_terms(rollout, twin.value(rollout.feat[1:]), 0.99, "tf2")
-    returns = lambda_return(terms.reward, terms.discount, terms.next_value, 0.95)
-    weight = arrival_weights(torch.ones(24), terms.discount)
-    value = twin.value(rollout.feat[1:-1].detach())
-    losses = {"actor": -(weight * returns).mean(), "value": (weight * (value - returns.detach()) ** 2).mean() / 2}
-    for name, loss in losses.items():
-        params = twin.optimizers[name].params
-        grads = torch.autograd.grad(loss, params, retain_graph=True)
-        state = head.optimizers[name].adam.state
-        for p, expected in zip(head.optimizers[name].params, grads, strict=True):
-            torch.testing.assert_close(10 * state[p]["exp_avg"], expected, rtol=1e-3, atol=1e-6)
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(
+    "settings", [{}, {"head.entropy_scale": 0.1, "head.init_std": 1.0, "head.grad_clip": 0.01}], ids=str
+)
+def test_updates_are_the_oracles(form: str, settings: dict) -> None:
+    """Eqs. 6 to 8 in each form, in dreams of the RSSM's own oracle."""
+    spec = STATE_SPEC._replace(terminates=True)
+    agent = build_agent("rssm", "dreamer", spec, **{"head.returns": form, "schedule.model_every": 2, **settings})
+    compare(agent, plain_agent(agent, oracle.Dreamer, RSSMOracle), [random_rows(spec, n) for n in range(4)])

@@ -1,4 +1,4 @@
-"""MIRACLE: eqs. 20 to 22 by hand, the limits in which it is SAC, and what its marginal policy learns from."""
+"""MIRACLE beside its oracle, and what its marginal policy learns from."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from tests.conftest import STATE_SPEC
+from tests.oracles import value_sac as oracle
+from tests.oracles.side_by_side import compare, plain_agent, random_rows
+from tests.test_agent import build as build_agent
 from worldrl.beliefs.identity import Identity
 from worldrl.errors import UserError
 from worldrl.heads.miracle import MIRACLE
 from worldrl.heads.sac import transitions
-from worldrl.heads.value_sac import ValueSAC
 from worldrl.nn.functional import tanh_log_det
 from worldrl.types import Batch, Draw
 
@@ -34,45 +36,6 @@ def recent(make_batch: Any, n: int = 8) -> dict[str, Batch]:
 def known_marginal(pre_tanh: Tensor) -> Tensor:
     """Something simple that depends on its argument."""
     return -(pre_tanh - 0.3).square().sum(-1)
-
-
-def test_equations_20_to_22(make_batch, monkeypatch) -> None:
-    model, head = build()
-    monkeypatch.setattr(head.marginal, "log_prob", known_marginal)
-    batch = make_batch(STATE_SPEC, b=6, t=2)
-    batch.is_terminal[1, 1] = 1.0
-    belief = model.observe(batch, 0)[0]
-    tr, states = transitions(batch, belief.feat[None]), head.actor_states(belief)
-    s, a, s2 = batch.obs["state"][:, 0], batch.action[:, 1], batch.obs["state"][:, 1]
-    y = 10 * batch.reward[:, 1] + 0.99 * (1 - batch.is_terminal[:, 1]) * head.target(s2)[0]
-    expected_q = sum(((q - y) ** 2).mean() for q in head.critic(s, a))
-    torch.testing.assert_close(head.critic_loss(tr, head.td_target(tr, belief, ONE))[0], expected_q)
-    judged = head.judge(states)
-    draw = judged.draw
-    q = head.critic(s, draw.action[0, :, 0]).min(0).values
-    gain = q - draw.log_prob[0, :, 0] + known_marginal(draw.pre_tanh[0, :, 0])
-    torch.testing.assert_close(head.policy_loss(judged, tr.mask, ONE), -gain.mean())
-    expected_v = ((head.value(s)[0] - gain.detach()) ** 2).mean()
-    torch.testing.assert_close(head.value_loss(states, judged, tr.mask, ONE), expected_v)
-    information = (draw.log_prob - known_marginal(draw.pre_tanh)).mean()
-    torch.testing.assert_close(head.describe(judged, tr.mask)["policy/information"], information.detach())
-
-
-def test_with_a_constant_marginal_it_is_sac_with_a_value_network(make_batch, monkeypatch) -> None:
-    results = []
-    for cls in (ValueSAC, MIRACLE):
-        torch.manual_seed(0)
-        model, head = build(cls)
-        if cls is MIRACLE:
-            monkeypatch.setattr(head.marginal, "log_prob", lambda pre_tanh: torch.zeros(pre_tanh.shape[:-1]))
-        torch.manual_seed(1)
-        for _ in range(3):
-            batch = make_batch(STATE_SPEC)
-            state = torch.get_rng_state()
-            head.update("update", batch, model.observe(batch, 0)[0], model, recent(make_batch))
-            torch.set_rng_state(state)
-        results.append([p for part in (head.policy, head.critic, head.value) for p in part.parameters()])
-    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def test_the_actor_moves_towards_likely_actions(make_batch, monkeypatch) -> None:
@@ -177,3 +140,19 @@ def test_the_marginal_has_the_jacobian_of_tanh() -> None:
     u64 = u[1].double()
     flat = normal[:, 1].logsumexp(0) - math.log(len(normal)) - (math.log(4) - 2 * u64).sum()
     torch.testing.assert_close(found[1].double(), flat, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        *({"head.marginal_fit": fit} for fit in ("likelihood", "single", "vae")),
+        {"head.marginal_shared": True, "head.marginal_actions": 0},
+        {"head.marginal_log_var": (-3.0, 0.1), "head.reward_scale": 2.0},
+    ],
+    ids=str,
+)
+def test_updates_are_the_oracles(settings: dict[str, Any]) -> None:
+    """Eqs. 20 to 22, and the fit of the marginal policy to recent actions."""
+    agent = build_agent("identity", "miracle", STATE_SPEC, **settings)
+    beside = {"recent": random_rows(STATE_SPEC._replace(obs={}), 50, b=8, t=1)}
+    compare(agent, plain_agent(agent, oracle.MIRACLE), [random_rows(STATE_SPEC, n) for n in range(4)], beside)

@@ -1,16 +1,15 @@
-"""The SAC head against an independent SAC, time alignment, masks and termination."""
+"""The SAC head beside its oracle, time alignment, masks and termination."""
 
 from __future__ import annotations
 
-import math
-from copy import deepcopy
-
 import pytest
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from tests.conftest import STATE_SPEC
+from tests.oracles import sac as oracle
+from tests.oracles.rssm import RSSM as RSSMOracle
+from tests.oracles.side_by_side import compare, plain_agent, random_rows
 from tests.test_agent import build as build_agent
 from worldrl.beliefs.identity import Identity
 from worldrl.beliefs.rssm import RSSM
@@ -25,83 +24,6 @@ SMALL = SAC.Config(
 def build(config: SAC.Config = SMALL) -> tuple[Identity, SAC]:
     model = Identity(Identity.Config(), STATE_SPEC)
     return model, SAC(config, model.feat_dim, model.context_dim, STATE_SPEC.action_dim)
-
-
-class PlainSAC:
-    """Textbook SAC on (s, a, r, s', d): its own losses, critics and updates; the actor's network is copied."""
-
-    def __init__(self, head: SAC) -> None:
-        self.actor = deepcopy(head.policy.net)
-        self.critics = [self.separate(head, j) for j in range(2)]
-        self.targets = deepcopy(self.critics)
-        self.log_alpha = nn.Parameter(head.log_alpha.detach().clone())
-        self.actor_adam = torch.optim.Adam(self.actor.parameters(), lr=3e-4)
-        self.critic_adam = torch.optim.Adam([p for c in self.critics for p in c.parameters()], lr=3e-4)
-        self.alpha_adam = torch.optim.Adam([self.log_alpha], lr=3e-4)
-
-    @staticmethod
-    def separate(head: SAC, j: int) -> nn.Sequential:
-        layers: list[nn.Module] = []
-        for w, b in zip(head.critic.weights, head.critic.biases, strict=True):
-            linear = nn.Linear(w.shape[1], w.shape[2])
-            linear.weight.data, linear.bias.data = w[j].detach().T.clone(), b[j, 0].detach().clone()
-            layers += [linear, nn.ReLU()]
-        return nn.Sequential(*layers[:-1])
-
-    def sample(self, s: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        mean, raw = self.actor(s).chunk(2, -1)
-        std = (-5 + 3.5 * (torch.tanh(raw) + 1)).exp()
-        u = mean + std * noise
-        log_prob = torch.distributions.Normal(mean, std).log_prob(u).sum(-1)
-        return torch.tanh(u), log_prob - (2 * (math.log(2) - u - F.softplus(-2 * u))).sum(-1)
-
-    def q(self, critics: list, s: Tensor, a: Tensor) -> Tensor:
-        return torch.stack([c(torch.cat([s, a], -1))[..., 0] for c in critics])
-
-    def update(self, s: Tensor, a: Tensor, r: Tensor, s2: Tensor, d: Tensor, noises: list[Tensor]) -> None:
-        alpha = self.log_alpha.exp().detach()
-        with torch.no_grad():
-            a2, log_pi2 = self.sample(s2, noises[0])
-            y = r + 0.99 * (1 - d) * (self.q(self.targets, s2, a2).amin(0) - alpha * log_pi2)
-        loss = (self.q(self.critics, s, a) - y).square().mean(-1).sum()
-        self.step(self.critic_adam, loss)
-        action, log_pi = self.sample(s, noises[1])
-        self.step(self.actor_adam, (alpha * log_pi - self.q(self.critics, s, action).amin(0)).mean())
-        self.step(self.alpha_adam, -self.log_alpha * (log_pi.detach().mean() - 2))
-        with torch.no_grad():
-            for critic, target in zip(self.critics, self.targets, strict=True):
-                for p, q in zip(critic.parameters(), target.parameters(), strict=True):
-                    q.copy_(0.005 * p + 0.995 * q)
-
-    @staticmethod
-    def step(adam: torch.optim.Adam, loss: Tensor) -> None:
-        adam.zero_grad()
-        loss.backward()
-        adam.step()
-
-
-def test_identity_belief_reproduces_an_independent_sac(make_batch) -> None:
-    model, head = build()
-    plain = PlainSAC(head)
-    for _ in range(5):
-        batch = make_batch(STATE_SPEC, b=32, t=2)
-        batch.is_terminal[3, 1] = 1.0
-        belief, losses, _ = model.observe(batch, 0)
-        assert not losses
-        state = torch.get_rng_state()
-        noises = [torch.randn(1, 32, 1, 2)[0, :, 0], torch.randn(32, 1, 2)[:, 0]]
-        torch.set_rng_state(state)
-        head.update("update", batch, belief, model)
-        s = batch.obs["state"]
-        plain.update(s[:, 0], batch.action[:, 1], batch.reward[:, 1], s[:, 1], batch.is_terminal[:, 1], noises)
-    for ours, theirs in zip(head.policy.net.parameters(), plain.actor.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
-    for j in range(2):
-        for k, linear in enumerate(m for m in plain.critics[j] if isinstance(m, nn.Linear)):
-            torch.testing.assert_close(head.critic.weights[k][j].T, linear.weight, rtol=1e-4, atol=1e-6)
-        for k, linear in enumerate(m for m in plain.targets[j] if isinstance(m, nn.Linear)):
-            torch.testing.assert_close(head.target.weights[k][j].T, linear.weight, rtol=1e-4, atol=1e-6)
-    torch.testing.assert_close(head.log_alpha, plain.log_alpha)
 
 
 def test_pairs_name_their_own_time_step() -> None:
@@ -215,27 +137,18 @@ def test_each_optimiser_has_its_own_learning_rate() -> None:
     assert {f"{name}_lr": o.adam.defaults["lr"] for name, o in head.optimizers.items()} == rates
 
 
-def test_losses_of_a_mixture_are_weighted_over_its_components(make_batch) -> None:
-    alpha, batch, mask = torch.tensor(0.3), make_batch(STATE_SPEC), torch.ones(4, 5)
-    for name in ("sac", "value_sac"):
-        agent = build_agent("identity", f"{name}+mixture", STATE_SPEC)
-        head, states = agent.head, agent.head.actor_states(agent.model.observe(batch, 0)[0])
-        with torch.no_grad():
-            head.policy.net.linears[-1].weight.mul_(5.0)  # weights that differ
-        torch.manual_seed(1)
-        draw = head.policy.sample(states.inputs)
-        gain = head.critic(states.feat, draw.action).amin(0) - alpha * draw.log_prob
-        expected = -sum(w * g for w, g in zip(draw.weight, gain, strict=True)).mean()
-        torch.manual_seed(1)
-        if name == "sac":
-            found = head.actor_loss(states, mask, alpha)[0]
-        else:
-            judged = head.judge(states)
-            found = head.policy_loss(judged, mask, alpha)
-            target = sum(w * g for w, g in zip(draw.weight, gain, strict=True)).detach()
-            value = (head.value(states.feat)[0] - target).square().mean()
-            torch.testing.assert_close(head.value_loss(states, judged, mask, alpha), value)
-        torch.testing.assert_close(found, expected)
-        params = list(head.policy.parameters())
-        ours, theirs = (torch.autograd.grad(x, params) for x in (found, expected))
-        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-5)
+@pytest.mark.parametrize(
+    "settings", [{}, {"head.reward_scale": 3.0, "head.init_alpha": 0.2}, {"head.tune_alpha": False}], ids=str
+)
+@pytest.mark.parametrize("policy", ["own", "flow", "mixture"])
+def test_updates_are_the_oracles(policy: str, settings: dict) -> None:
+    agent = build_agent("identity", f"sac+{policy}", STATE_SPEC, **settings)
+    compare(agent, plain_agent(agent, oracle.SAC), [random_rows(STATE_SPEC, n) for n in range(4)])
+
+
+@pytest.mark.parametrize("settings", [{}, {"head.actor_input": "context"}, {"head.grad_clip": 0.5}], ids=str)
+def test_updates_of_latent_sac_are_the_oracles(settings: dict) -> None:
+    """The world model learns at every second update only."""
+    spec = STATE_SPEC._replace(terminates=True)
+    agent = build_agent("rssm", "sac", spec, **{"schedule.model_every": 2, **settings})
+    compare(agent, plain_agent(agent, oracle.SAC, RSSMOracle), [random_rows(spec, n) for n in range(4)])

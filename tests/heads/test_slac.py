@@ -1,4 +1,4 @@
-"""The SLAC head: its published size, what its parts read, and that only a whole history starts a transition."""
+"""The SLAC head beside its oracle: its published size, what its parts read, and that only a whole history counts."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ import pytest
 import torch
 
 from tests.conftest import BOTH_SPEC, STATE_SPEC
+from tests.oracles import sac as oracle
+from tests.oracles.rssm import RSSM as RSSMOracle
+from tests.oracles.side_by_side import compare, plain_agent, random_rows
+from tests.oracles.slac import SLAC as SLACOracle
 from tests.test_agent import build
 from worldrl.beliefs.rssm import RSSM
 from worldrl.beliefs.slac import SLAC as Belief
-from worldrl.heads.sac import SAC, transitions
+from worldrl.heads.sac import transitions
 from worldrl.heads.slac import SLAC
 
 SMALL = SLAC.Config(units=16)
@@ -20,19 +24,6 @@ def test_parameter_counts_of_the_published_agent() -> None:
     head = SLAC(SLAC.Config(), 288, 8 * 256 + 7 * 6, 6)
     assert sum(p.numel() for p in head.policy.parameters()) == 604_172
     assert sum(p.numel() for p in head.critic.parameters()) == 283_138
-
-
-def test_it_is_sac_whose_actor_reads_the_context(make_batch) -> None:
-    """The same settings on the plain head give the same update, bit for bit."""
-    ends = []
-    for kind, config in ((SLAC, SMALL), (SAC, SAC.Config(**SMALL.__dict__))):
-        torch.manual_seed(0)
-        model = Belief(MODEL, BOTH_SPEC)
-        head = kind(config, model.feat_dim, model.context_dim, 2)
-        batch = make_batch(BOTH_SPEC)
-        belief, _, _ = model.observe(batch, 0)
-        ends.append(head.update("update", batch.drop_rows(model.lost_rows), belief, model))
-    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
 
 
 def test_the_actor_reads_the_context_and_the_critic_the_state(make_batch) -> None:
@@ -47,7 +38,6 @@ def test_the_actor_reads_the_context_and_the_critic_the_state(make_batch) -> Non
 
 def test_published_windows_hold_one_transition(make_batch) -> None:
     """Nine rows: the critic learns from the last pair alone, which is masked where it crosses an episode border."""
-    from worldrl.heads.sac import transitions
 
     model = Belief(Belief.Config(z1=3, z2=6, units=8, vector_units=5), STATE_SPEC)
     batch = make_batch(STATE_SPEC, t=9, border=8)
@@ -70,15 +60,9 @@ def test_on_the_rssm_the_actor_sees_only_what_is_deterministic(make_batch) -> No
 
 
 @pytest.mark.parametrize("belief", ["rssm", "slac"])
-def test_next_actions_are_chosen_in_the_context_of_the_next_row(belief: str, make_batch) -> None:
-    agent = build(belief, "slac", STATE_SPEC)
-    batch = make_batch(STATE_SPEC)
-    known = agent.model.observe(batch, 0)[0]
-    tr = transitions(batch.drop_rows(agent.model.lost_rows), known.feat[None])
-    alpha = torch.tensor(0.3)
-    torch.manual_seed(1)
-    y = agent.head.td_target(tr, known, alpha)[0]
-    torch.manual_seed(1)
-    draw = agent.head.policy.sample(known.context[None, :, 1:])
-    q = agent.head.target(known.feat[:, 1:], draw.action[0, 0]).amin(0)
-    torch.testing.assert_close(y, tr.reward + 0.99 * (q - alpha * draw.log_prob[0, 0]))
+def test_updates_are_the_oracles(belief: str) -> None:
+    """The actor on the context of its row and of the next, the critic on the state."""
+    spec = BOTH_SPEC._replace(terminates=True)
+    agent = build(belief, "slac", spec)
+    plain = plain_agent(agent, oracle.SAC, RSSMOracle if belief == "rssm" else SLACOracle)
+    compare(agent, plain, [random_rows(spec, n) for n in range(3)])

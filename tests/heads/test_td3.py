@@ -1,4 +1,4 @@
-"""TD3 and DDPG against independent ones: updates, delays, smoothing noise, the original networks."""
+"""TD3 and DDPG beside their oracle: updates, delays, smoothing noise, the original networks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from tests.conftest import STATE_SPEC
-from tests.heads.test_sac import PlainSAC
+from tests.oracles import td3 as oracle
+from tests.oracles.side_by_side import compare, plain_agent, random_rows
 from tests.test_agent import build as build_agent
 from worldrl.beliefs.identity import Identity
 from worldrl.errors import UserError
@@ -29,61 +30,6 @@ def build(cls: type[TD3] = TD3, **settings) -> tuple[Identity, TD3]:
 
 def update(model: Identity, head: TD3, n: int, batch: Batch) -> dict[str, Tensor]:
     return head.update(head.phase(n), batch, model.observe(batch, 0)[0], model)
-
-
-class PlainTD3:
-    """Textbook TD3 on (s, a, r, s', d): own critics, losses and delays; only the starting weights are copied."""
-
-    def __init__(self, head: TD3, critics: int) -> None:
-        self.config = head.config
-        self.actor = deepcopy(head.policy.net)
-        self.critics = nn.ModuleList(PlainSAC.separate(head, j) for j in range(critics))
-        self.old_actor, self.old_critics = deepcopy(self.actor), deepcopy(self.critics)
-        self.actor_adam = torch.optim.Adam(self.actor.parameters(), lr=3e-4)
-        self.critic_adam = torch.optim.Adam(self.critics.parameters(), lr=3e-4)
-        self.count = 0
-
-    def update(self, s: Tensor, a: Tensor, r: Tensor, s2: Tensor, d: Tensor, noise: Tensor) -> None:
-        c = self.config
-        self.count += 1
-        with torch.no_grad():
-            jitter = torch.clip(noise * c.target_noise, -c.noise_clip, c.noise_clip)
-            a2 = torch.clip(torch.tanh(self.old_actor(s2)) + jitter, -1, 1)
-            q2 = torch.cat([q(torch.cat([s2, a2], -1)) for q in self.old_critics], -1).min(-1).values
-            y = r + 0.99 * (1 - d) * q2
-        mse = [nn.functional.mse_loss(q(torch.cat([s, a], -1))[:, 0], y) for q in self.critics]
-        PlainSAC.step(self.critic_adam, sum(mse))
-        if self.count % c.policy_delay:
-            return
-        PlainSAC.step(self.actor_adam, -self.critics[0](torch.cat([s, torch.tanh(self.actor(s))], -1)).mean())
-        with torch.no_grad():
-            for old, new in ((self.old_actor, self.actor), (self.old_critics, self.critics)):
-                for p, q in zip(old.parameters(), new.parameters(), strict=True):
-                    p.mul_(0.995).add_(0.005 * q)
-
-
-@pytest.mark.parametrize(("cls", "critics"), [(TD3, 2), (DDPG, 1)])
-def test_updates_are_those_of_an_independent_one(cls: type[TD3], critics: int, make_batch) -> None:
-    model, head = build(cls)
-    plain = PlainTD3(head, critics)
-    for n in range(7):
-        batch = make_batch(STATE_SPEC, b=32, t=2)
-        batch.is_terminal[3, 1] = 1.0
-        state = torch.get_rng_state()
-        noise = torch.randn(1, 32, 1, 2)[0, :, 0]
-        torch.set_rng_state(state)
-        update(model, head, n, batch)
-        s = batch.obs["state"]
-        plain.update(s[:, 0], batch.action[:, 1], batch.reward[:, 1], s[:, 1], batch.is_terminal[:, 1], noise)
-    pairs = [(head.policy.net, plain.actor), (head.target_policy.net, plain.old_actor)]
-    for ours, theirs in pairs:
-        for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
-            torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6)
-    for ours, theirs in ((head.critic, plain.critics), (head.target, plain.old_critics)):
-        for j, critic in enumerate(theirs):
-            for k, linear in enumerate(m for m in critic if isinstance(m, nn.Linear)):
-                torch.testing.assert_close(ours.weights[k][j].T, linear.weight, rtol=1e-4, atol=1e-6)
-                torch.testing.assert_close(ours.biases[k][j, 0], linear.bias, rtol=1e-4, atol=1e-6)
 
 
 def test_actor_and_targets_move_at_every_nth_update_and_the_critics_at_each(make_batch) -> None:
@@ -159,20 +105,6 @@ def test_the_original_critic_meets_the_action_in_its_second_layer() -> None:
     assert all(grad is None for grad in grads[1:])
 
 
-def test_the_original_ddpg_decays_its_critic_as_adams_weight_decay_does(make_batch) -> None:
-    model, head = build(DDPG, networks="original", critic_l2=1e-2, critic_lr=1e-3)
-    critic = deepcopy(head.critic)
-    adam = torch.optim.Adam(critic.parameters(), lr=1e-3, weight_decay=1e-2)
-    batch = make_batch(STATE_SPEC, b=32, t=2)
-    tr = transitions(batch, model.observe(batch, 0)[0].feat[None])
-    y = head.td_target(tr)
-    PlainSAC.step(adam, (critic(tr.feat, tr.action[None]) - y).square().mean())
-    update(model, head, 0, batch)
-    for ours, theirs in zip(head.critic.parameters(), critic.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
-    assert [m.out_features for m in head.policy.net.linears] == [400, 300, 2]
-
-
 @pytest.mark.parametrize("name", ["critics", "policy_delay", "target_noise", "noise_clip"])
 def test_settings_that_make_no_sense_are_refused(name: str) -> None:
     with pytest.raises(UserError, match=rf"head\.{name}: found -1, expected"):
@@ -199,3 +131,32 @@ def test_td3s_actor_leaves_masked_rows_alone(make_batch) -> None:
         batch.obs["state"][0, 1] += shift
         found.append(agent.head.actor_loss(transitions(batch, batch.obs["state"][None])))
     assert torch.equal(*found)
+
+
+@pytest.mark.parametrize(
+    ("head", "settings"),
+    [
+        ("td3", {}),
+        ("td3", {"head.policy_delay": 1, "head.critics": 3, "head.grad_clip": 0.1}),
+        ("ddpg", {}),
+        ("ddpg", {"head.networks": "original", "head.critic_l2": 1e-2}),
+    ],
+    ids=str,
+)
+def test_updates_are_the_oracles(head: str, settings: dict[str, Any]) -> None:
+    agent = build_agent("identity", head, STATE_SPEC, **settings)
+    compare(agent, plain_agent(agent, oracle.TD3), [random_rows(STATE_SPEC, n) for n in range(5)])
+
+
+def test_the_original_ddpg_decays_its_critic_as_adams_weight_decay_does(make_batch) -> None:
+    model, head = build(DDPG, networks="original", critic_l2=1e-2, critic_lr=1e-3)
+    critic = deepcopy(head.critic)
+    adam = torch.optim.Adam(critic.parameters(), lr=1e-3, weight_decay=1e-2)
+    batch = make_batch(STATE_SPEC, b=32, t=2)
+    tr = transitions(batch, model.observe(batch, 0)[0].feat[None])
+    (critic(tr.feat, tr.action[None]) - head.td_target(tr)).square().mean().backward()
+    adam.step()
+    update(model, head, 0, batch)
+    for ours, theirs in zip(head.critic.parameters(), critic.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-6)
+    assert [m.out_features for m in head.policy.net.linears] == [400, 300, 2]

@@ -1,97 +1,34 @@
-"""VIREL: the losses of its appendix H by hand, the temperature from the residual, and its three critics."""
+"""VIREL beside its oracle: the temperature from the residual, and its three sets of critics."""
 
 from __future__ import annotations
 
-from copy import deepcopy
 from typing import Any
 
 import pytest
 import torch
 
 from tests.conftest import BOTH_SPEC, STATE_SPEC
+from tests.oracles import value_sac as oracle
+from tests.oracles.rssm import RSSM as RSSMOracle
+from tests.oracles.side_by_side import compare, plain_agent, random_rows
+from tests.test_agent import build as build_agent
 from worldrl.beliefs.identity import Identity
 from worldrl.beliefs.rssm import RSSM
 from worldrl.beliefs.slac import SLAC
 from worldrl.errors import UserError
 from worldrl.heads.sac import transitions
 from worldrl.heads.virel import VIREL
-from worldrl.nn.functional import masked_mean
 
 TINY_RSSM = RSSM.Config(stoch=4, deter=8, hidden=8, reward_units=8, vector_units=8)
 TINY_SLAC = SLAC.Config(z1=4, z2=8, units=8, depth=2, vector_units=8, history=3)
+
+RESIDUAL = {"head.temperature": "residual"}
 
 
 def build(**settings: Any) -> tuple[Identity, VIREL]:
     model = Identity(Identity.Config(), STATE_SPEC)
     head = VIREL(VIREL.Config(units=16, **settings), model.feat_dim, model.context_dim, STATE_SPEC.action_dim)
     return model, head
-
-
-def hand(make_batch: Any, model: Identity, head: VIREL) -> dict[str, Any]:
-    """One batch of transitions, taken apart, and one draw of the policy."""
-    batch = make_batch(STATE_SPEC, b=6, t=2)
-    batch.is_terminal[1, 1] = 1.0
-    belief = model.observe(batch, 0)[0]
-    states = head.actor_states(belief)
-    judged = head.judge(states)
-    s = batch.obs["state"]
-    return {
-        "belief": belief,
-        "states": states,
-        "tr": transitions(batch, belief.feat[None]),
-        "judged": judged,
-        "s": s[:, 0],
-        "a": batch.action[:, 1],
-        "r": batch.reward[:, 1],
-        "live": 1 - batch.is_terminal[:, 1],
-        "s2": s[:, 1],
-        "log_pi": judged.draw.log_prob[0, :, 0],
-        "q_pi": head.critic(s[:, 0], judged.draw.action[0, :, 0]),
-    }
-
-
-@pytest.mark.parametrize("critics", ["hard", "two_hard"])
-def test_hard_losses(critics: Any, make_batch) -> None:
-    model, head = build(critics=critics, reward_scale=5.0)
-    x, alpha = hand(make_batch, model, head), torch.tensor(0.7)
-    assert len(x["q_pi"]) == (1 if critics == "hard" else 2)
-    y = 5.0 * x["r"] + 0.99 * x["live"] * head.target(x["s2"])[0]
-    expected_q = sum(((q - y) ** 2).mean() for q in head.critic(x["s"], x["a"]))
-    torch.testing.assert_close(head.critic_loss(x["tr"], head.td_target(x["tr"], x["belief"], alpha))[0], expected_q)
-    least = x["q_pi"].min(0).values
-    expected_v = ((head.value(x["s"])[0] - least.detach()) ** 2).mean()
-    mask = x["tr"].mask
-    torch.testing.assert_close(head.value_loss(x["states"], x["judged"], mask, alpha), expected_v)
-    expected_pi = (0.7 * x["log_pi"] - least).mean()
-    torch.testing.assert_close(head.policy_loss(x["judged"], mask, alpha), expected_pi)
-
-
-def test_hard_and_soft_losses(make_batch) -> None:
-    model, head = build(critics="hard_and_soft", soft_reward_scale=0.5)
-    x, alpha, mask = hand(make_batch, model, head), torch.tensor(0.7), torch.ones(6, 1)
-    y_hard = x["r"] + 0.99 * x["live"] * head.target(x["s2"])[0]
-    y_soft = 0.5 * x["r"] + 0.99 * x["live"] * head.target(x["s2"])[1]
-    q_hard, q_soft = head.critic(x["s"], x["a"])
-    expected_q = ((q_hard - y_hard) ** 2).mean() + ((q_soft - y_soft) ** 2).mean()
-    torch.testing.assert_close(head.critic_loss(x["tr"], head.td_target(x["tr"], x["belief"], alpha))[0], expected_q)
-    least, soft = x["q_pi"].min(0).values, x["q_pi"][1] - 0.7 * x["log_pi"]
-    v_hard, v_soft = head.value(x["s"])
-    expected_v = ((v_hard - least.detach()) ** 2).mean() + ((v_soft - soft.detach()) ** 2).mean()
-    torch.testing.assert_close(head.value_loss(x["states"], x["judged"], mask, alpha), expected_v)
-    torch.testing.assert_close(head.policy_loss(x["judged"], mask, alpha), (0.7 * x["log_pi"] - least).mean())
-
-
-@pytest.mark.parametrize("source", ["online", "target"])
-def test_the_residual_is_the_mean_squared_bellman_error(source: Any, make_batch) -> None:
-    model, head = build(temperature="residual", residual_value=source, reward_scale=3.0)
-    for p in head.target.parameters():
-        p.data.add_(0.05)
-    x = hand(make_batch, model, head)
-    value = (head.value if source == "online" else head.target)(x["s2"])[0]
-    error = 3.0 * x["r"] + 0.99 * x["live"] * value - head.critic(x["s"], x["a"])[0]
-    found = head.residual(x["tr"])
-    torch.testing.assert_close(found, error.square().mean())
-    assert not found.requires_grad
 
 
 def test_the_temperature_comes_from_the_transitions_beside_the_slice(make_batch) -> None:
@@ -173,16 +110,22 @@ def test_settings_without_sense_are_refused(settings: dict[str, Any], message: s
         VIREL.Config(**settings)
 
 
-def test_the_residual_is_the_temperature_of_the_whole_update(make_batch) -> None:
-    """The actor's loss is E [lambda e log pi - Q], e of the critics before the step and Q after it."""
-    model, head = build(temperature="residual", residual_scale=0.3, residual_limits=(1e-9, 1e9))
-    batch, beside = make_batch(STATE_SPEC, b=32, t=2), make_batch(STATE_SPEC, b=64, t=2, border=1)
-    belief = model.observe(batch, 0)[0]
-    residual = head.residual(transitions(beside, beside.obs["state"][None]))
-    policy = deepcopy(head.policy)
-    torch.manual_seed(1)
-    metrics = head.update("update", batch, belief, model, {"td": beside})
-    torch.manual_seed(1)
-    draw = policy.sample(belief.feat[:, :-1])
-    expected = 0.3 * residual * draw.log_prob[0] - head.critic(belief.feat[:, :-1], draw.action[0])[0]
-    torch.testing.assert_close(metrics["loss/actor"], masked_mean(expected, 1 - batch.is_first[:, 1:]))
+@pytest.mark.parametrize(
+    ("belief", "settings"),
+    [
+        ("identity", {"head.reward_scale": 5.0, "head.init_alpha": 0.7}),
+        ("identity", {"head.critics": "two_hard", "head.init_alpha": 0.7}),
+        ("identity", {"head.critics": "hard_and_soft", "head.soft_reward_scale": 0.5, "head.init_alpha": 0.7}),
+        ("identity", {**RESIDUAL, "head.residual_scale": 0.3}),
+        ("identity", {**RESIDUAL, "head.residual_value": "target", "head.critics": "hard_and_soft"}),
+        ("identity", {**RESIDUAL, "head.residual_batch": 0}),
+        ("rssm", RESIDUAL),
+    ],
+    ids=str,
+)
+def test_updates_are_the_oracles(belief: str, settings: dict[str, Any]) -> None:
+    """All variants of appendix H, and the temperature from the residual of transitions beside the slice."""
+    agent = build_agent(belief, "virel", STATE_SPEC, **settings)
+    beside = {"td": random_rows(STATE_SPEC, 50, b=8)}
+    plain = plain_agent(agent, oracle.VIREL, RSSMOracle if belief == "rssm" else None)
+    compare(agent, plain, [random_rows(STATE_SPEC, n) for n in range(4)], beside)

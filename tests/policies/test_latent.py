@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from worldrl.errors import UserError
-from worldrl.estimators.marginal import ESTIMATORS, independent_draws, mlmc, nested
+from worldrl.estimators.marginal import mlmc, nested
 from worldrl.nn.functional import normal_log_prob, tanh_log_det
 from worldrl.policies.latent import LatentGaussian
 from worldrl.policies.tanh_gaussian import TanhGaussian
@@ -82,28 +82,6 @@ def test_mlmc_has_the_mean_of_nested() -> None:
     _, log_probs = policy.conditionals(torch.ones(N, 3), 8)
     difference = mlmc(log_probs) - nested(log_probs)
     assert abs(difference.mean()) < 4 * difference.std() / math.sqrt(N)
-
-
-def test_a_draw_is_the_mean_density_over_its_own_and_the_other_latents() -> None:
-    policy, x = build(), torch.randn(5, 3)
-    torch.manual_seed(1)
-    draw = policy.sample(x)
-    torch.manual_seed(1)
-    s = policy.latents(x, 9)
-    densities = torch.stack([policy.decoder.log_prob(draw.pre_tanh[0], one) for one in s]).exp()
-    torch.testing.assert_close(draw.log_prob[0], densities.mean(0).log())
-    assert draw.action.shape == (1, 5, 2)
-    torch.testing.assert_close(draw.action, torch.tanh(draw.pre_tanh))
-
-
-def test_penalty_is_the_weighted_conditional_entropy_estimate() -> None:
-    policy, x = build(conditional_penalty=0.3), torch.randn(5, 3)
-    torch.manual_seed(1)
-    draw = policy.sample(x)
-    torch.manual_seed(1)
-    s_0 = policy.latents(x, 9)[0]
-    torch.testing.assert_close(draw.penalty, -0.3 * policy.decoder.log_prob(draw.pre_tanh[0], s_0))
-    assert not build().sample(x).penalty.any()
 
 
 @pytest.mark.parametrize("estimator", ["naive", "iwae", "nested", "mlmc", "mlmc_fresh"])
@@ -213,14 +191,3 @@ def test_it_fits_two_modes_where_a_gaussian_cannot() -> None:
 def test_refusals(settings: dict, message: str) -> None:
     with pytest.raises(UserError, match=message):
         LatentGaussian.Config(**settings)
-
-
-@pytest.mark.parametrize("name", ["naive", "iwae", "nested", "mlmc", "mlmc_fresh"])
-def test_the_latent_policy_has_the_estimator_that_it_is_asked_for(name: str) -> None:
-    policy = LatentGaussian(LatentGaussian.Config(latent=4, num_particles=8, estimator=name), 3, 2, 16, 1, "relu")
-    x = torch.randn(5, 3)
-    torch.manual_seed(1)
-    draw = policy.sample(x)
-    torch.manual_seed(1)
-    _, log_probs = policy.conditionals(x, independent_draws(name, 8))
-    assert torch.equal(draw.log_prob[0], ESTIMATORS[name](log_probs))
