@@ -50,7 +50,7 @@ def test_a_new_run_starts_with_the_weights_and_in_the_world_of_the_other(
     trainer = make_trainer(settings, tmp_path / "run")
     trainer.close()
     assert same(trainer.agent.model.state_dict(), weights(trained, which))
-    assert trainer.agent.updates == trainer.frames == 0
+    assert trainer.agent.updates == trainer.experience.now == 0
 
 
 def test_frozen_it_never_changes_and_is_not_trained(trained: Path, tmp_path: Path) -> None:

@@ -31,7 +31,8 @@ from worldrl.heads.smac import SMAC
 from worldrl.runs.checkpoint import Checkpoints
 from worldrl.runs.trained import load_agent
 from worldrl.training import loop
-from worldrl.training.loop import Stopped, Trainer, resume
+from worldrl.training.loop import Trainer, resume
+from worldrl.training.signals import Stopped
 
 SMALL = {
     "task": "cartpole_swingup",
@@ -62,6 +63,15 @@ SMALL = {
 }
 STATE = {**SMALL, "env.obs": "state"}
 PIXELS = {**SMALL, "env.obs": "both", "env.render.quality": "fast", "frames": 3_000, "env.corruption.gaussian": 0.05}
+# Learning from data: its length is in updates, and there is no environment, not even for the evaluation.
+DATA = {
+    **STATE,
+    "task": "no.such:Environment",
+    "frames": 300,
+    "eval.every": 0,
+    "log.every": 40,
+    "schedule.pretrain": 30,
+}
 
 
 class OwnSMAC(SMAC):
@@ -71,14 +81,15 @@ class OwnSMAC(SMAC):
 CHILD = """
 import json, sys
 from pathlib import Path
+from tests.training import toy_experiences
 from worldrl.config import config_from_dict, save_config
 from worldrl.training.loop import resume, train
-run = Path(sys.argv[1])
+run, make = Path(sys.argv[1]), getattr(toy_experiences, sys.argv[3])
 try:
     if any((run / "checkpoints").glob("step-*")):
-        resume(run)
+        resume(run, make=make)
     else:
-        train(config_from_dict(json.loads(sys.argv[2])), run)
+        train(config_from_dict(json.loads(sys.argv[2])), run, make)
 except Exception as error:
     sys.exit(f"{type(error).__name__}: {error}")
 """
@@ -108,9 +119,9 @@ def assert_same_run(a: Path, b: Path) -> None:
     assert not different
 
 
-def start(run: Path, settings: dict[str, Any]) -> subprocess.Popen:
+def start(run: Path, settings: dict[str, Any], kind: str = "stream") -> subprocess.Popen:
     """A child process that begins or continues the run; what it prints is in ``output(run)``."""
-    arguments = [sys.executable, "-c", CHILD, str(run), json.dumps(settings)]
+    arguments = [sys.executable, "-c", CHILD, str(run), json.dumps(settings), kind]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     with run.with_suffix(".out").open("w") as out:
         return subprocess.Popen(arguments, env=env, stdout=out, stderr=subprocess.STDOUT, start_new_session=True)
@@ -120,16 +131,22 @@ def output(run: Path) -> str:
     return run.with_suffix(".out").read_text()
 
 
-@pytest.mark.parametrize("settings", [STATE, PIXELS], ids=["state", "pixels"])
-def test_killed_at_random_moments_and_resumed_is_the_same_run(tmp_path: Path, settings: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [("stream", STATE), ("stream", PIXELS), ("data", DATA), ("mixed", STATE)],
+    ids=["state", "pixels", "data", "mixed"],
+)
+def test_killed_at_random_moments_and_resumed_is_the_same_run(
+    tmp_path: Path, kind: str, settings: dict[str, Any]
+) -> None:
     """kill -9 at random moments, a checkpoint being written most of the time, until the run ends by itself."""
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert start(whole, settings).wait() == 0
+    assert start(whole, settings, kind).wait() == 0, output(whole)
     often = {**settings, "checkpoint.minutes": 0.0005}
     rng, kills = random.Random(3), 0
     while kills < 40:
         before = time.monotonic()
-        child = start(killed, often)
+        child = start(killed, often, kind)
         limit = None if kills >= 3 else 1.0 + 2.0 * rng.random()
         while limit and not list((killed / "checkpoints").glob("step-*")) and child.poll() is None:
             time.sleep(0.01)  # importing is no moment worth a kill
@@ -257,7 +274,7 @@ def test_another_seed_is_another_run(tmp_path: Path) -> None:
     assert records(tmp_path / "1") != records(tmp_path / "2")
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_a_signal_writes_a_checkpoint_and_prints_the_resume_command(tmp_path: Path, number: int, code: int) -> None:
     child = start(tmp_path / "run", {**STATE, "frames": 1_000_000})
     while not list((tmp_path / "run" / "checkpoints").glob("step-*")):
@@ -268,7 +285,7 @@ def test_a_signal_writes_a_checkpoint_and_prints_the_resume_command(tmp_path: Pa
     assert child.wait(timeout=60) == code, output(tmp_path / "run")
     assert f"resume={tmp_path / 'run'}" in output(tmp_path / "run")
     state = Checkpoints(tmp_path / "run").load(Checkpoints(tmp_path / "run").find())
-    assert state["frames"] > 0
+    assert state["now"] > 0
 
 
 def test_a_signal_to_the_whole_group_stops_a_run_with_workers_as_well(tmp_path: Path) -> None:
@@ -307,7 +324,7 @@ def test_a_signal_interrupts_pretraining_which_then_goes_on(tmp_path: Path, monk
     with pytest.raises(Stopped):
         trainer.run()
     trainer.close()
-    assert (trainer.pretrained, trainer.frames) == (3, 1_000)
+    assert (trainer.pretrained, trainer.experience.now) == (3, 1_000)
     resume(tmp_path / "stopped")
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
     warm_up = [record for record in records(tmp_path / "whole") if "loss/kl" in record][:3]
@@ -325,7 +342,7 @@ def test_a_signal_interrupts_an_evaluation_which_is_due_when_the_run_goes_on(
     act, calls = trainer.agent.act, []
 
     def act_until_the_signal(*args: Any, **options: Any) -> Any:
-        if trainer.frames >= 2_000 and options.get("noise") is False:
+        if trainer.experience.now >= 2_000 and options.get("noise") is False:
             calls.append(options)
             if len(calls) == 3:
                 trainer._on_signal(signal.SIGINT)
@@ -454,7 +471,7 @@ def test_a_run_that_cannot_learn_says_so(tmp_path: Path, capsys: pytest.CaptureF
     train({**STATE, "frames": 400}, tmp_path / "run")
     told = capsys.readouterr().out
     assert "nothing will be learned: schedule.prefill=1000 is not below frames=400" in told
-    assert "evaluated before training alone: eval.every=2000 is above frames=400" in told
+    assert "evaluated only before training: eval.every=2000 is above frames=400" in told
 
 
 @pytest.mark.parametrize(("length", "said"), [(2, True), (6, False)])
@@ -498,7 +515,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
         assert trainer.checkpoints.latest() == good
         trainer.checkpoints.load(good)
         report = json.loads((tmp_path / "run" / "non_finite.json").read_text())
-        batch = trainer.replay.window(*(report["window"][key] for key in ("starts", "envs", "length")))
+        batch = trainer.experience.replay.window(*(report["window"][key] for key in ("starts", "envs", "length")))
         assert batch.reward.shape == (4, 6)
         assert report["draws_not_kept"] == []
     finally:
@@ -566,15 +583,15 @@ def test_a_dead_worker_is_named_and_the_run_can_go_on(tmp_path: Path) -> None:
         trainer.begin()
         for _ in range(20):
             trainer.tick()
-        trainer.envs._streams._envs.processes[1].kill()
+        trainer.experience.envs._streams._envs.processes[1].kill()
         with pytest.raises(
             WorkerError, match=rf"environment 1 of cartpole_swingup.*continue with: .* resume={tmp_path}"
         ):
             trainer.run()
-        frames = trainer.frames
+        frames = trainer.experience.now
     finally:
         trainer.close()
-    assert Checkpoints(tmp_path / "run").load(Checkpoints(tmp_path / "run").find())["frames"] == frames
+    assert Checkpoints(tmp_path / "run").load(Checkpoints(tmp_path / "run").find())["now"] == frames
 
 
 def test_a_worker_that_dies_in_the_first_evaluation_leaves_nothing_to_continue(tmp_path: Path, monkeypatch) -> None:
@@ -674,8 +691,8 @@ def test_what_is_stored_is_what_was_done(tmp_path: Path) -> None:
     trainer = make_trainer({**STATE_SAC, **count, "replay.length": 2, "replay.capacity": 100}, tmp_path / "run")
     trainer.run()
     trainer.close()
-    n = len(trainer.replay)
-    batch = trainer.replay.window(np.arange(n), np.zeros(n, int), 1)
+    n = len(trainer.experience.replay)
+    batch = trainer.experience.replay.window(np.arange(n), np.zeros(n, int), 1)
     step, shown, _ = batch.obs["state"][:, 0].unbind(-1)
     assert step.tolist() == [float(t % 6) for t in range(n)]
     assert torch.equal(batch.reward[:, 0], step)
@@ -691,8 +708,8 @@ def test_a_time_limit_is_bootstrapped_and_a_terminal_row_is_not(task: str, ends:
     trainer = make_trainer({**STATE_SAC, **settings, "replay.length": 2, "replay.capacity": 100}, tmp_path / "run")
     trainer.run()
     trainer.close()
-    n = len(trainer.replay) - 1
-    batch = trainer.replay.window(np.arange(n), np.zeros(n, int), 2)
+    n = len(trainer.experience.replay) - 1
+    batch = trainer.experience.replay.window(np.arange(n), np.zeros(n, int), 2)
     step = batch.obs["state"][:, 1, 0]
     head: Any = trainer.agent.head
     belief = trainer.agent.model.observe(batch, 0)[0]

@@ -473,11 +473,11 @@ def _train(config: Config, updates: int) -> Results:
         contextlib.closing(Trainer(config, Path(folder), None)) as trainer,
     ):
         _tick_until(trainer, WARMUP)
-        first, done, start = trainer.frames, trainer.agent.updates, time.perf_counter()
+        first, done, start = trainer.experience.now, trainer.agent.updates, time.perf_counter()
         _tick_until(trainer, done + updates)
         seconds = time.perf_counter() - start
         return {
-            "frames_per_s": (trainer.frames - first) / seconds,
+            "frames_per_s": (trainer.experience.now - first) / seconds,
             "updates_per_s": (trainer.agent.updates - done) / seconds,
         }
 

@@ -89,6 +89,15 @@ class Replay:
         """Rows held, over all environments."""
         return (self._next - self._first) * self.num_envs
 
+    @property
+    def draws(self) -> Any:
+        """The state of the generator that draws; what is saved with the rows has it too."""
+        return self._rng.bit_generator.state
+
+    @draws.setter
+    def draws(self, state: Any) -> None:
+        self._rng.bit_generator.state = state
+
     def ready(self, length: int) -> bool:
         """Whether a window of ``length`` rows can be drawn."""
         return self._next - self._first >= length
@@ -192,7 +201,7 @@ class Replay:
             "ticks": self.ticks,
             "num_envs": self.num_envs,
             "layout": _layout(self.spec),
-            "rng": self._rng.bit_generator.state,
+            "rng": self.draws,
         }
 
     def load_chunks(self, folder: str | Path, manifest: Mapping[str, Any]) -> None:
@@ -220,7 +229,7 @@ class Replay:
             raise UserError(f"{folder}: no file holds the replay's tick {covered}; the checkpoint is damaged")
         self._first, self._next, self._saved = first, last, last
         self._folder, self._files = folder, [dict(file) for file in manifest["files"]]
-        self._rng.bit_generator.state = manifest["rng"]
+        self.draws = manifest["rng"]
 
     def _draw(self, batch: int, length: int, first: int) -> Windows:
         """Windows of the ticks from ``first`` on, uniform over all of them."""
@@ -266,7 +275,7 @@ class Replay:
         flat = (ticks % self.ticks * self.num_envs + windows.envs[:, None]).ravel()
         index = _upload(torch.from_numpy(flat), self.device)
         lead = (len(windows.starts), windows.length)
-        columns = _select(self._floats, index, to).view(*lead, -1).split(self._widths, dim=-1)
+        columns = _select(self._floats, index, to).view(*lead, sum(self._widths)).split(self._widths, dim=-1)
         rows = {
             name: column.view(*lead, *shape)
             for (name, shape), column in zip(self._shapes.items(), columns, strict=True)

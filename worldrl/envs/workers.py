@@ -126,8 +126,9 @@ class _WorkerFactory:
 
     def __call__(self) -> _WorkerStream:
         if os.getpid() != self.parent:  # what reaches the whole process group is the parent's, which ends its workers
-            for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_IGN)
+            for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+                if hasattr(signal, name):  # the last one is not known everywhere
+                    signal.signal(getattr(signal, name), signal.SIG_IGN)
         return _WorkerStream(self.recipe, self.index, self.row, self.action)
 
 

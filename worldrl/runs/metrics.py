@@ -125,9 +125,17 @@ class Logger:
             self._writer = SummaryWriter(str(folder), purge_step=purge)
 
     def write(
-        self, frames: int, agent_steps: int, updates: int, metrics: Mapping[str, float], tensorboard: bool = True
+        self,
+        frames: int,
+        agent_steps: int,
+        updates: int,
+        metrics: Mapping[str, float],
+        tensorboard: bool = True,
+        now: int | None = None,
     ) -> None:
         """Write one record and flush it; NaN and infinities become ``null``.
+
+        ``now`` is TensorBoard's x axis, where it is not the frames.
 
         Raises:
             UserError: the system refuses, for instance because the disk is full.
@@ -137,7 +145,7 @@ class Logger:
             number = float(value)
             record[key] = number if math.isfinite(number) else None
             if self._writer is not None and tensorboard:
-                self._writer.add_scalar(key, number, frames)
+                self._writer.add_scalar(key, number, frames if now is None else now)
         with writing(self._file.name, "the last checkpoint is intact: make room and resume the run"):
             self._file.write(json.dumps(record, allow_nan=False).encode() + b"\n")
             self.flush()
@@ -177,6 +185,7 @@ class Progress:
         file: Where to; by default standard output.
         terminal: Whether that is a terminal; by default found out.
         clock: Seconds.
+        unit: What is counted.
     """
 
     def __init__(
@@ -187,7 +196,9 @@ class Progress:
         file: IO[str] | None = None,
         terminal: bool | None = None,
         clock: Callable[[], float] = time.monotonic,
+        unit: str = "frames",
     ) -> None:
+        self._unit = unit
         self._console: Console = _Console(file=file, force_terminal=terminal)
         self._clock = clock
         self._total, self._start, self._enabled = total, start, enabled
@@ -264,9 +275,9 @@ class Progress:
 
     def _text(self, frames: int, shares: Mapping[str, float]) -> str:
         speed = (frames - self._start) / max(self._clock() - self._began, 1e-9)
-        parts = [f"frames {frames:,}/{self._total:,}"]
+        parts = [f"{self._unit} {frames:,}/{self._total:,}"]
         parts += [f"{name} {value:.1f}" for name, value in self._returns.items()]
-        parts += [f"{speed:.0f} frames/s", f"left {_left(self._total - frames, speed)}"]
+        parts += [f"{speed:.0f} {self._unit}/s", f"left {_left(self._total - frames, speed)}"]
         told = [f"{name} {100 * share:.0f}%" for name, share in shares.items() if share >= TOLD]
         return "  ".join([*parts, " ".join(told)] if told else parts)
 

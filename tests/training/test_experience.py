@@ -1,0 +1,166 @@
+"""The three kinds of experience, without the learning; tests/training/test_loop.py has whole runs on them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from tests.toy_runs import STATE_SAC
+from worldrl.agent import Agent
+from worldrl.config import Config, config_from_dict
+from worldrl.errors import UserError
+from worldrl.training.experience import DataSet, Experience, Mixed, Stream
+from worldrl.types import Batch, EnvSpec, Needs, ObsSpec
+
+SPEC = EnvSpec("data", {"state": ObsSpec((3,), "float32")}, action_dim=1)
+SETTINGS = {**STATE_SAC, "task": "tests.envs.toy_envs:Count", "replay.capacity": 300, "schedule.prefill": 10}
+
+
+def config(**changes: Any) -> Config:
+    return config_from_dict({**SETTINGS, **changes})
+
+
+def columns(rows: int, episode: int = 6) -> dict[str, np.ndarray]:
+    """The reward is minus the row's number, which no environment gives."""
+    rng = np.random.default_rng(rows)
+    return {
+        "state": rng.standard_normal((rows, 3)).astype(np.float32),
+        "action": rng.uniform(-1, 1, (rows, 1)).astype(np.float32),
+        "reward": -np.arange(rows, dtype=np.float32),
+        "is_first": (np.arange(rows) % episode == 0).astype(np.float32),
+        "is_terminal": np.zeros(rows, np.float32),
+    }
+
+
+def attached(experience: Experience, c: Config) -> Any:
+    torch.manual_seed(0)
+    experience.attach(Agent(c, experience.spec))
+    return experience
+
+
+def tick(experience: Experience) -> int:
+    """One tick of the loop; how many updates it had."""
+    experience.send()
+    updates = 0
+    while experience.due():
+        updates += 1
+    experience.receive()
+    return updates
+
+
+def test_a_data_set_gives_its_own_rows_and_its_time_is_updates() -> None:
+    c, rows = config(), columns(40)
+    data = attached(DataSet(c, SPEC, rows, updates=5), c)
+    data.begin()
+    assert (data.unit, data.now, data.length, len(data), data.saved_replay) == ("updates", 0, 5, 40, None)
+    batch, extra = data.sample(8, 4, Needs())
+    assert extra == {}
+    for window in range(8):
+        first = int(-batch.reward[window, 0])
+        for name in ("reward", "action", "is_first", "is_terminal"):
+            np.testing.assert_array_equal(getattr(batch, name)[window].numpy(), rows[name][first : first + 4])
+        np.testing.assert_array_equal(batch.obs["state"][window].numpy(), rows["state"][first : first + 4])
+    assert [tick(data) for _ in range(5)] == [1] * 5
+    assert data.now == 5
+    assert data.counters() == (0, 0)
+
+
+def test_recent_rows_of_a_data_set_are_drawn_from_all_of_it() -> None:
+    c = config()
+    data = attached(DataSet(c, SPEC, columns(40)), c)
+    _, extra = data.sample(2, 4, Needs(recent_batch=500, recent_actions=3))
+    assert set(extra["recent"].reward.ravel().tolist()) == set((-np.arange(40.0)).tolist())
+
+
+def test_a_restored_data_set_draws_what_the_other_one_draws() -> None:
+    c = config()
+    one, two = (attached(DataSet(c, SPEC, columns(40), updates=9), c) for _ in range(2))
+    one.sample(8, 4, Needs())
+    tick(one)
+    two.restore(one.state())
+    assert two.now == 1
+    assert torch.equal(one.sample(8, 4, Needs())[0].reward, two.sample(8, 4, Needs())[0].reward)
+
+
+def test_other_data_than_a_run_began_with_are_refused() -> None:
+    c = config()
+    one, two = (attached(DataSet(c, SPEC, columns(rows)), c) for rows in (40, 41))
+    with pytest.raises(UserError) as refused:
+        two.restore(one.state())
+    assert refused.value.where == "the data"
+    assert refused.value.expected.endswith("which the run began with")
+
+
+def test_data_that_hold_no_window_are_refused() -> None:
+    c = config(**{"replay.length": 8})
+    with pytest.raises(UserError) as refused:
+        attached(DataSet(c, SPEC, columns(7)), c)
+    assert (refused.value.where, refused.value.found) == ("replay.length=8", "7 rows of data")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
+def test_batches_of_both_have_the_share_evenly_spread(share: float) -> None:
+    c = config()
+    mixed = attached(Mixed(c, DataSet(c, SPEC, columns(40)), share), c)
+    mixed.begin()
+    try:
+        while not mixed.ready():
+            tick(mixed)
+        needs = Needs(td_batch=8, recent_batch=16, recent_actions=5)
+        batch, extra = mixed.sample(16, 3, needs)
+        for windows in (batch, extra["td"]):
+            from_data = (windows.reward < 0).any(1).float()
+            assert from_data.mean() == share
+            for half in from_data.chunk(2):  # also of those that a model learns from
+                assert half.mean() == pytest.approx(share, abs=0.5 / len(half))
+        assert not (extra["recent"].reward < 0).any()
+        assert mixed.now == mixed.counters()[0] > 0
+    finally:
+        mixed.close()
+
+
+def test_a_mixture_without_data_draws_what_the_stream_draws() -> None:
+    c = config()
+    batches: list[Batch] = []
+    for made in (Stream(c), Mixed(c, DataSet(c, SPEC, columns(40)), 0.0)):
+        experience = attached(made, c)
+        experience.begin()
+        for _ in range(30):
+            tick(experience)
+        batches.append(experience.sample(8, 4, Needs())[0])
+        experience.close()
+    assert all(torch.equal(a, b) for a, b in zip(batches[0][1:], batches[1][1:], strict=True))
+
+
+@pytest.mark.parametrize("due", [0, 1, 5])
+def test_a_stream_that_is_saved_within_a_tick_ends_that_tick(due: int, tmp_path: Path) -> None:
+    """The same action again, the rows that it leads to, and only the updates that are left."""
+    c = config(**{"schedule.prefill": 10, "schedule.updates_per_1000_frames": 5_000})
+    one, two = (attached(Stream(c), c) for _ in range(2))
+    try:
+        for stream in (one, two):
+            stream.begin()
+        while one.now < 14:
+            tick(one)
+        one.send()
+        assert all(one.due() for _ in range(due))
+        saved = {**one.state(), "action": one.action.copy()}
+        two.replay.load_chunks(tmp_path, one.replay.save_chunks(tmp_path))
+        two.restore(saved)
+        random = torch.get_rng_state()
+        two.send()
+        assert torch.equal(random, torch.get_rng_state())
+        left = [sum(iter(stream.due, False)) for stream in (one, two)]
+        assert left == [5 - due] * 2
+        one.receive()
+        two.receive()
+        assert all(np.array_equal(one.rows[key], two.rows[key]) for key in one.rows)
+        assert one.counters() == two.counters()
+        assert one.state()["action"] is None
+    finally:
+        one.close()
+        two.close()

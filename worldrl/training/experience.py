@@ -1,0 +1,405 @@
+"""Where rows come from: environments that the agent acts in, rows that are there already, or both.
+
+An experience owns its rows, its draws and the time of the run: every clock (evaluation, log, schedule, the end) reads
+``now``, which counts environment frames in a ``Stream`` and updates in a ``DataSet``. One tick of the loop is::
+
+    experience.send()             # a Stream acts; a DataSet has nothing to do
+    while experience.due():       # workers step meanwhile
+        update(*experience.sample(...))
+    experience.receive()
+
+What is between ``send`` and ``receive``, an action under way and the updates still owed, is part of the state: a run
+that is saved there, because a signal came or a worker died, sends the same action again and makes only the updates that
+are left.
+"""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from worldrl.acting.episodes import VIDEO_SIZE, with_action
+from worldrl.agent import Agent
+from worldrl.config import Config
+from worldrl.data.replay import Replay, choose_replay_device
+from worldrl.envs import describe_backend, gl_string, make_envs
+from worldrl.errors import UserError
+from worldrl.training.clocks import Ratio
+from worldrl.types import Batch, EnvSpec, Extra, Needs
+
+Columns = Mapping[str, NDArray[Any]]  # observation keys, action, reward, is_first and is_terminal, each (T, ...)
+
+
+class Experience(Protocol):
+    """What a run learns from. ``attach`` is called first, then ``begin`` or, in a run that continues, ``restore``."""
+
+    spec: EnvSpec
+    unit: str  # of now and length: "frames" or "updates"
+    length: int  # the run ends when now gets there
+    replay: Replay  # the rows of this run
+
+    @property
+    def now(self) -> int: ...
+
+    @property
+    def saved_replay(self) -> Replay | None:
+        """The rows that exist only in this run and are saved with it; None where there are none."""
+        ...
+
+    def counters(self) -> tuple[int, int]:
+        """Environment frames and agent steps so far, for every record of the log."""
+        ...
+
+    def __len__(self) -> int:
+        """Rows that can be drawn."""
+        ...
+
+    def attach(self, agent: Agent) -> None:
+        """Take the agent that acts here and learns from these rows, and make room for them."""
+        ...
+
+    def begin(self) -> None:
+        """Start a new run."""
+        ...
+
+    def notes(self) -> list[str]:
+        """What to say when training begins or continues."""
+        ...
+
+    def ready(self) -> bool:
+        """Whether there is enough to learn from."""
+        ...
+
+    def send(self) -> None:
+        """Start a tick."""
+        ...
+
+    def due(self) -> bool:
+        """Whether one more update is to be made in this tick; the answer yes is counted as one that is made."""
+        ...
+
+    def receive(self) -> list[dict[str, float]]:
+        """End the tick; what there is to log, one record for every episode that ended."""
+        ...
+
+    def sample(self, batch: int, length: int, needs: Needs) -> tuple[Batch, Extra]:
+        """Draw a slice of ``batch`` windows of ``length`` rows, and what a head needs beside it."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the coming ticks depend on, except the rows and the agent."""
+        ...
+
+    def restore(self, state: Mapping[str, Any]) -> None: ...
+
+    def renderer(self) -> str:
+        """What draws the images that the agent sees: it decides their last bits."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Stream:
+    """Environments that the agent acts in; its rows lie in a ring, one unbroken stream per environment."""
+
+    unit = "frames"
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.length = config, config.frames
+        self.envs = make_envs(config.env, config.task, config.seed)
+        self.spec = self.envs.spec
+        self.frames = self.agent_steps = 0
+        self.total, self.steps = np.zeros(self.envs.num_envs), np.zeros(self.envs.num_envs, np.int64)
+        self.schedule = Ratio(config.schedule.updates_per_1000_frames, per=1000, start=config.schedule.prefill)
+        self.owed = 0  # updates of the tick in progress
+        self.action: np.ndarray | None = None  # (N, A) under way: sent, and its rows not yet received
+        self.random = np.random.default_rng([config.seed, 0x414354])  # the prefill's random actions
+
+    @property
+    def now(self) -> int:
+        return self.frames
+
+    @property
+    def saved_replay(self) -> Replay | None:
+        return self.replay
+
+    def counters(self) -> tuple[int, int]:
+        return self.frames, self.agent_steps
+
+    def __len__(self) -> int:
+        return len(self.replay)
+
+    def attach(self, agent: Agent) -> None:
+        capacity, n = self.config.replay.capacity, self.envs.num_envs
+        _check_rows(f"replay.capacity={capacity}", capacity // n * n, f" at env.num_envs={n}", agent)
+        self.agent = agent
+        place = choose_replay_device(self.spec, capacity, agent.device, self.config.replay.device)
+        self.replay = Replay(self.spec, capacity, n, device=place, seed=self.config.seed)
+        self.acting = agent.initial(n)
+
+    def begin(self) -> None:
+        """The first rows of every environment; refuses an evaluation video that could not be drawn."""
+        if self.config.eval.video and self.config.eval.every:
+            self.envs.reset()
+            self.envs.render(*VIDEO_SIZE)
+        self.rows = with_action(self.envs.reset(), np.zeros((self.envs.num_envs, self.spec.action_dim)))
+        self.replay.add(self.rows)
+
+    def notes(self) -> list[str]:
+        prefill, said = self.config.schedule.prefill, []
+        if "pixels" in self.spec.obs:
+            said.append(describe_backend())
+        if not len(self.replay):
+            said.append(f"the replay is empty: learning waits for {self._rows_to_learn():,} rows")
+        if prefill >= self.length:
+            said.append(f"nothing will be learned: schedule.prefill={prefill} is not below frames={self.length}")
+        return said
+
+    def ready(self) -> bool:
+        filled = self.frames >= self.config.schedule.prefill and len(self.replay) >= self._rows_to_learn()
+        return filled and self.replay.ready(self.config.replay.length)
+
+    def _rows_to_learn(self) -> int:
+        """What the prefill gives at least; a run that continues with an empty replay waits for as many again."""
+        c = self.config
+        return min(c.schedule.prefill // c.env.action_repeat, self.replay.ticks * c.env.num_envs)
+
+    def send(self) -> None:
+        """Act: at random during the prefill, by the exploring agent afterwards. An action under way is sent again."""
+        if self.action is None:
+            self.action = self._choose_action()
+            self.owed = self.schedule(self.frames)
+        self.envs.send(self.action)
+
+    def _choose_action(self) -> np.ndarray:
+        if self.frames < self.config.schedule.prefill:
+            return self.random.uniform(-1.0, 1.0, self.rows["action"].shape).astype(np.float32)
+        self.acting, action, _ = self.agent.act(self.acting, self.rows, explore=True)
+        return action
+
+    def due(self) -> bool:
+        """By the schedule; what falls due before there is enough to learn from is not made up for."""
+        if not (self.owed and self.ready()):
+            return False
+        self.owed -= 1
+        return True
+
+    def receive(self) -> list[dict[str, float]]:
+        """Store the rows of the tick and count them; the only place where frames, steps and episodes are counted."""
+        assert self.action is not None
+        rows = self.rows = with_action(self.envs.receive(), self.action)
+        self.action = None
+        self.replay.add(rows)
+        self.frames += int(rows["frames"].sum())
+        self.agent_steps += int((1 - rows["is_first"]).sum())
+        self.total += rows["reward"]
+        self.steps += rows["frames"]
+        return [self._end_episode(i) for i in np.flatnonzero(rows["is_last"]).tolist()]
+
+    def _end_episode(self, i: int) -> dict[str, float]:
+        ended = {"episode/return": float(self.total[i]), "episode/length": int(self.steps[i])}
+        self.total[i], self.steps[i] = 0.0, 0
+        return ended
+
+    def sample(self, batch: int, length: int, needs: Needs) -> tuple[Batch, Extra]:
+        agent = self.agent
+        slice_ = self.replay.sample(batch, length, agent.device)
+        return slice_, self.replay.sample_extra(needs, length, agent.model.lost_rows, agent.device)
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "frames": self.frames,
+            "agent_steps": self.agent_steps,
+            "episodes": (self.total, self.steps),
+            "schedule": self.schedule.state_dict(),
+            "owed": self.owed,
+            "random": self.random.bit_generator.state,
+            "acting": self.acting,
+            "action": self.action,
+            "rows": dict(self.rows),
+            "envs": self.envs.state(),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        self.frames, self.agent_steps = state["frames"], state["agent_steps"]
+        self.total, self.steps = state["episodes"]
+        self.schedule.load_state_dict(state["schedule"])
+        self.owed, self.action = state["owed"], state["action"]
+        self.random.bit_generator.state = state["random"]
+        self.acting = {key: value.to(self.agent.device) for key, value in state["acting"].items()}
+        self.rows = state["rows"]
+        replayed = self.envs.restore(state["envs"])
+        different = [key for key in replayed if not np.array_equal(replayed[key], self.rows[key])]
+        if different:
+            print(f"the environment did not replay exactly: {', '.join(different)} differ", file=sys.stderr)
+
+    def renderer(self) -> str:
+        return gl_string() if "pixels" in self.spec.obs else "none"
+
+    def close(self) -> None:
+        self.envs.close()
+
+
+class DataSet:
+    """Rows that are there already: one stream of episodes, read-only, and never saved into a run folder.
+
+    Time is updates: a tick is one. Pretraining takes no time, as in a ``Stream``.
+
+    Args:
+        config: Seed, windows and device of the rows.
+        spec: What the rows are rows of.
+        columns: ``T`` rows as the contract has them; an episode of n steps is n + 1 rows.
+        updates: The length of the run.
+
+    Raises:
+        KeyError, ValueError, TypeError: The columns are not those of ``spec`` (``Replay.extend``).
+        UserError: More rows than memory.
+    """
+
+    unit = "updates"
+
+    def __init__(self, config: Config, spec: EnvSpec, columns: Columns, updates: int = 0) -> None:
+        self.config, self.spec, self.length = config, spec, updates
+        self.now = 0
+        self.owed: int | None = None  # updates of the tick in progress, None between two ticks
+        self._columns = columns
+
+    @property
+    def saved_replay(self) -> Replay | None:
+        return None
+
+    def counters(self) -> tuple[int, int]:
+        return 0, 0
+
+    def __len__(self) -> int:
+        return len(self.replay)
+
+    def attach(self, agent: Agent) -> None:
+        rows, length = len(self._columns["reward"]), self.config.replay.length
+        if rows < length:
+            raise UserError(f"replay.length={length}", f"{rows} rows of data", "a window that fits into them")
+        _check_rows("the data", rows, "", agent)
+        self.agent = agent
+        place = choose_replay_device(self.spec, rows, agent.device, self.config.replay.device)
+        self.replay = Replay(self.spec, rows, device=place, seed=self.config.seed)
+        self.replay.extend({name: column[:, None] for name, column in self._columns.items()})
+        self.checksum = _checksum(self._columns)
+        self._columns = {}
+
+    def begin(self) -> None:
+        pass
+
+    def notes(self) -> list[str]:
+        return [f"learning from {len(self):,} rows of data"]
+
+    def ready(self) -> bool:
+        return True
+
+    def send(self) -> None:
+        if self.owed is None:
+            self.owed = 1
+
+    def due(self) -> bool:
+        due, self.owed = bool(self.owed), 0
+        return due
+
+    def receive(self) -> list[dict[str, float]]:
+        self.now, self.owed = self.now + 1, None
+        return []
+
+    def sample(self, batch: int, length: int, needs: Needs) -> tuple[Batch, Extra]:
+        """As ``Stream.sample``; what a head wants of the newest rows is drawn from all of them, for none is new."""
+        agent, needs = self.agent, needs._replace(recent_actions=len(self))
+        slice_ = self.replay.sample(batch, length, agent.device)
+        return slice_, self.replay.sample_extra(needs, length, agent.model.lost_rows, agent.device)
+
+    def state(self) -> dict[str, Any]:
+        return {"now": self.now, "owed": self.owed, "draws": self.replay.draws, "checksum": self.checksum}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take the state; raises UserError where the run began with other data."""
+        if state["checksum"] != self.checksum:
+            found, expected = (f"rows with checksum {x:08x}" for x in (self.checksum, state["checksum"]))
+            raise UserError("the data", found, f"{expected}, which the run began with")
+        self.now, self.owed = state["now"], state["owed"]
+        self.replay.draws = state["draws"]
+
+    def renderer(self) -> str:
+        return "none"
+
+    def close(self) -> None:
+        pass
+
+
+class Mixed(Stream):
+    """A stream that the agent acts in, and data beside it: batches have windows of both.
+
+    Args:
+        config: As for a ``Stream``, which gives the time, the episodes and the newest rows.
+        data: Its own time does not matter here.
+        share: Of the windows and transitions, in [0, 1], that is drawn from the data.
+    """
+
+    def __init__(self, config: Config, data: DataSet, share: float) -> None:
+        super().__init__(config)
+        self.data, self.share = data, share
+
+    def __len__(self) -> int:
+        return super().__len__() + len(self.data)
+
+    def attach(self, agent: Agent) -> None:
+        self.data.attach(agent)
+        super().attach(agent)
+
+    def notes(self) -> list[str]:
+        return [*self.data.notes(), *super().notes()]
+
+    def sample(self, batch: int, length: int, needs: Needs) -> tuple[Batch, Extra]:
+        n, td = round(self.share * batch), round(self.share * needs.td_batch)
+        wanted = [needs._replace(td_batch=td, recent_batch=0), needs._replace(td_batch=needs.td_batch - td)]
+        old, old_extra = self.data.sample(n, length, wanted[0])
+        new, extra = super().sample(batch - n, length, wanted[1])
+        found = [part.pop("td") for part in (old_extra, extra) if "td" in part]
+        if found and len(found) == sum(part.td_batch > 0 for part in wanted):  # neither has too few rows yet
+            extra["td"] = _in_turns(*found)
+        return _in_turns(old, new), extra
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "data": self.data.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        super().restore(state)
+        self.data.restore(state["data"])
+
+
+def _in_turns(*parts: Batch) -> Batch:
+    """The windows of all parts, evenly spread: a model may learn from the first windows of a batch only."""
+    if len(parts) == 1:
+        return parts[0]
+    places = np.concatenate([(np.arange(n) + 0.5) / n for n in (len(part.reward) for part in parts) if n])
+    order = torch.from_numpy(np.argsort(places, kind="stable")).to(parts[0].reward.device)
+    obs = {key: torch.cat([part.obs[key] for part in parts])[order] for key in parts[0].obs}
+    return Batch(obs, *(torch.cat(columns)[order] for columns in zip(*(part[1:] for part in parts), strict=True)))
+
+
+def _check_rows(place: str, rows: int, setting: str, agent: Agent) -> None:
+    """Refuse fewer rows than the head draws transitions beside its slice: it would wait for them for ever."""
+    beside = agent.head.needs.td_batch
+    if 0 < rows <= beside:  # a replay itself refuses to have none
+        raise UserError(
+            f"{place} keeps {rows} rows{setting}: the head draws {beside} transitions beside its slice, expected more "
+            "rows than that"
+        )
+
+
+def _checksum(columns: Columns) -> int:
+    crc = 0
+    for name in sorted(columns):
+        crc = zlib.crc32(np.ascontiguousarray(columns[name]).data, crc)
+    return crc
