@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import shlex
 from collections.abc import Iterator
+from dataclasses import fields
+from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +17,10 @@ from worldrl.cli import check, expand, read_command_line
 from worldrl.envs import make_envs
 from worldrl.envs.make import EnvConfig
 from worldrl.errors import UserError
+from worldrl.registry import OWN_POLICY, known_parts, load_class
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 EXAMPLES = ["leaky_belief.py", "my_head.py", "point.py", "steady_noise.py", "tiny_head.py"]
 
@@ -71,13 +75,61 @@ def test_the_parts_of_the_documents_pass_the_checks() -> None:
     exec(code, {})
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_links_lead_somewhere(document: Path) -> None:
     for target in re.findall(r"(?<!!)\[[^]]+\]\((?!http)([^)]+)\)", document.read_text(encoding="utf-8")):
         path, _, anchor = target.partition("#")
         linked = document.parent / path if path else document
         assert linked.is_file(), target
         assert not anchor or anchor in anchors(linked), target
+
+
+# --- one page per algorithm -------------------------------------------------------------------------------------------
+
+ALGORITHMS = ROOT / "docs" / "algorithms"
+PAGES = sorted(ALGORITHMS.glob("*.md"))
+PARTS = [(kind, name) for kind in ("belief", "head", "policy") for name in known_parts(kind) if name != OWN_POLICY]
+CODE = re.compile(r"\[`([\w.]+)`\]\((\S+\.py)\)")
+
+
+def names_in(source: Path) -> set[str]:
+    """Functions, classes, and what classes define: ``polyak``, ``SAC``, ``SAC.update``."""
+    found: set[str] = set()
+    for node in ast.parse(source.read_text(encoding="utf-8")).body:
+        name = getattr(node, "name", "")
+        found.add(name)
+        found.update(f"{name}.{inner.name}" for inner in getattr(node, "body", ()) if hasattr(inner, "name"))
+    return found
+
+
+def equations(page: Path) -> list[dict[str, str]]:
+    """The rows of the page's equation table, by column."""
+    lines = page.read_text(encoding="utf-8").splitlines()
+    start = next((i for i, line in enumerate(lines) if line.startswith("| equation |")), len(lines))
+    table = [line.strip("| ").split(" | ") for line in takewhile(lambda line: line.startswith("|"), lines[start:])]
+    header = ["equation", "what it says", "code", "oracle", "test"]
+    assert not table or table[0] == header
+    return [dict(zip(header, (cell.strip() for cell in row), strict=False)) for row in table[2:]]
+
+
+@pytest.mark.parametrize("part", PARTS, ids="=".join)
+def test_every_part_has_a_page_that_leads_from_its_equations_to_code_oracles_and_tests(part: tuple[str, str]) -> None:
+    rows = equations(ALGORITHMS / f"{part[1]}.md")
+    assert rows
+    for row in rows:
+        assert "](../../worldrl/" in row["code"], row
+    assert any("](../../tests/oracles/" in row.get("oracle", "") and "](../../tests/" in row["test"] for row in rows)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
+def test_what_a_page_names_exists(page: Path) -> None:
+    """Functions, oracles, tests and settings."""
+    text = page.read_text(encoding="utf-8")
+    for name, target in CODE.findall(text):
+        assert name in names_in(page.parent / target), (name, target)
+    settings = {f"{kind}.{f.name}" for kind, name in PARTS for f in fields(load_class(kind, name).Config)}
+    named = set(re.findall(r"(?<![\w./])((?:head|belief|policy)\.[a-z]\w*)", text))
+    assert named <= settings, named - settings
 
 
 def anchors(document: Path) -> list[str]:

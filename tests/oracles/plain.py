@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -185,3 +186,15 @@ class Learner:
         """One step of a part; loss and norm are reported under the package's names."""
         self.found[f"opt/{name}/grad_norm"] = self.adams[name].step(loss, keep)
         self.found[f"loss/{name}"] = loss.detach()
+
+
+class Point:
+    """The belief of agents on states: what is seen is the state."""
+
+    w: Mapping[str, Tensor] = {}
+    found: Mapping[str, Tensor] = {}
+
+    def observe(self, rows: Any, particles: int, learn: bool = True) -> Any:
+        feat = torch.cat([x.to(WIDE) for x in rows.obs.values()], -1)
+        more = feat.expand(particles, *feat.shape)
+        return SimpleNamespace(feat=feat, particles=more, context=feat, entropy=torch.zeros_like(feat[..., 0]))

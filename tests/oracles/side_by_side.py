@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,21 +10,9 @@ import torch
 from torch import Tensor
 
 from tests.oracles.dreamer import Dreamer
-from tests.oracles.plain import WIDE
+from tests.oracles.plain import WIDE, Point
 from worldrl.nn.optim import Optimizer
 from worldrl.types import Batch, EnvSpec
-
-
-class Point:
-    """The belief of agents on states: what is seen is the state."""
-
-    w: Mapping[str, Tensor] = {}
-    found: Mapping[str, Tensor] = {}
-
-    def observe(self, rows: Any, particles: int, learn: bool = True) -> Any:
-        feat = torch.cat([x.to(WIDE) for x in rows.obs.values()], -1)
-        more = feat.expand(particles, *feat.shape)
-        return SimpleNamespace(feat=feat, particles=more, context=feat, entropy=torch.zeros_like(feat[..., 0]))
 
 
 class PlainAgent:
