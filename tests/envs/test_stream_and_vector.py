@@ -187,7 +187,7 @@ def test_an_exception_keeps_its_words(n: int) -> None:
 def test_a_broken_promise_is_a_failure_of_that_environment(n: int) -> None:
     with envs(STATE, "toy_envs:NotANumber", n) as env:
         env.reset()
-        with pytest.raises(WorkerError, match=r"environment 0 .*failed: toy_envs:NotANumber, step 2 .* has nan"):
+        with pytest.raises(WorkerError, match=r"environment 0 .*failed: toy_envs:NotANumber, step 2 .* found nan"):
             play(env, 0, 2)
         assert list(map(len, env.state()["actions"])) == [1] * n
 

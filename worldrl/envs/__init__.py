@@ -9,8 +9,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from worldrl.envs.checks import check_spaces
     from worldrl.envs.families.dmc import DMCEnv, dmc_tasks
-    from worldrl.envs.families.gym import GymEnv, check_spaces
+    from worldrl.envs.families.gym import GymEnv
     from worldrl.envs.make import EnvConfig
     from worldrl.envs.rendering import choose_backend, describe_backend, gl_string
     from worldrl.envs.stream import RowStream, episode_seed
@@ -25,7 +26,7 @@ _HOME = {
     "RowStream": "stream",
     "VectorEnv": "vector",
     "WorkerError": "vector",
-    "check_spaces": "families.gym",
+    "check_spaces": "checks",
     "choose_backend": "rendering",
     "describe_backend": "rendering",
     "dmc_tasks": "families.dmc",

@@ -16,6 +16,7 @@ Groups = dict[str, tuple[int, int]]  # sensor name -> (start, stop) inside "stat
 
 OBS_MODES = ("pixels", "state", "both")
 IMAGE_SHAPE = (64, 64, 3)
+NO_BOUND = 1e10  # what MuJoCo writes where there is none
 
 
 class TaskEnv(gymnasium.Env[Any, Any]):
@@ -72,10 +73,18 @@ def unit_box(dim: int) -> spaces.Box:
     return spaces.Box(-1.0, 1.0, (dim,), np.float32)
 
 
+def unbounded(bounds: Array) -> Array:
+    """Which entries bound nothing: infinite, not a number, or so large that they only say that there is no bound."""
+    return ~(np.abs(bounds) < min(NO_BOUND, float(np.finfo(bounds.dtype).max)))
+
+
 def rescale(action: Array, low: Array, high: Array) -> Array:
     """Map actions in [-1, 1] to [low, high], in float64; what lies outside is clipped."""
     unit = (np.clip(np.asarray(action, np.float64), -1.0, 1.0) + 1.0) / 2.0
-    return np.clip(low + unit * (high - low), low, high)  # the sum may round beyond
+    with np.errstate(over="ignore"):
+        span = high - low
+    mapped = low + unit * span if np.isfinite(span).all() else low * (1.0 - unit) + high * unit
+    return np.clip(mapped, low, high)  # the sum may round beyond
 
 
 def name_groups(parts: dict[str, int]) -> Groups:
@@ -86,6 +95,19 @@ def name_groups(parts: dict[str, int]) -> Groups:
         groups[name] = (start, start + size)
         start += size
     return groups
+
+
+def as_array(value: Any) -> Array:
+    """``value`` as an array, also where it is a tensor that is on a GPU or wants a gradient."""
+    return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
+
+
+def as_number(value: Any) -> float:
+    """One number from a scalar or an array of one entry, of any shape and type. Raises ValueError for anything else."""
+    array = as_array(value)
+    if array.size != 1 or array.dtype.kind not in "biufO" or array.item() is None:
+        raise ValueError("expected one number")
+    return float(array.item())
 
 
 def concatenate(parts: list[Any]) -> Array:

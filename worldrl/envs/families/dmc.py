@@ -27,6 +27,7 @@ from worldrl.envs.spaces import (
     name_groups,
     observation_space,
     rescale,
+    unbounded,
     unit_box,
 )
 from worldrl.errors import UserError, unknown
@@ -85,9 +86,9 @@ class DMCEnv(TaskEnv):
 
     def _describe(self) -> None:
         spec = self._env.action_spec()
-        bounded = (np.abs(spec.minimum) < 1e6) & (np.abs(spec.maximum) < 1e6)  # MuJoCo's "no bound" is 1e10
-        self._low = np.where(bounded, spec.minimum, -1.0)
-        self._high = np.where(bounded, spec.maximum, 1.0)
+        free = unbounded(spec.minimum) | unbounded(spec.maximum)
+        self._low = np.where(free, -1.0, spec.minimum)
+        self._high = np.where(free, 1.0, spec.maximum)
         parts = {k: math.prod(v.shape) for k, v in self._env.observation_spec().items()}
         self.groups: Groups = name_groups(parts) if self._obs != "pixels" else {}
         self.terminates = _can_terminate(self._env.task)

@@ -9,13 +9,14 @@ import re
 import traceback
 from collections.abc import Callable, Iterator
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium
 import numpy as np
 from gymnasium import spaces
 
 from worldrl.envs import rendering
+from worldrl.envs.checks import WHOLE, check_spaces
 from worldrl.envs.images import resize
 from worldrl.envs.rendering import RenderConfig
 from worldrl.envs.spaces import (
@@ -23,6 +24,8 @@ from worldrl.envs.spaces import (
     Array,
     Observation,
     TaskEnv,
+    as_array,
+    as_number,
     check_obs_mode,
     check_repeat,
     concatenate,
@@ -35,16 +38,8 @@ from worldrl.errors import UserError, unknown
 
 SPELLING = "a Gymnasium id (Pendulum-v1, or package:Name-v0), or module:Class"
 ID = r"([\w.-]+/)?[\w.-]+-v\d+"
-WHOLE = ""  # the only part of an observation that is not a dict
 NO_PIXELS = "use env.obs=state and eval.video=false"
 NO_VIDEO = "use eval.video=false (eval.py: leave out --video)"
-
-
-class Layout(NamedTuple):
-    """Which parts of an environment's observation are vectors (name -> size) and which one is the image."""
-
-    vectors: dict[str, int]
-    image: str | None
 
 
 class GymEnv(TaskEnv):
@@ -75,7 +70,7 @@ class GymEnv(TaskEnv):
         self.render_pixels = draws
         rendering.check_size(self._render.size)
         self._env = make_unwrapped(task)
-        self._layout = check_spaces(self._env, task)
+        self._layout = check_spaces(self._env, task, obs)
         self._check_modes()
         self._describe()
 
@@ -100,7 +95,7 @@ class GymEnv(TaskEnv):
         except UserError:
             raise
         except Exception as error:  # a user's render may fail in any way
-            raise UserError(f"{self.task} {what} ({_reason(error)}); mend that, or {cure}") from error
+            raise UserError(f"{self.task} {what} ({_reason(error)}); fix that, or {cure}") from error
 
     def _describe(self) -> None:
         box = self._env.action_space
@@ -113,6 +108,7 @@ class GymEnv(TaskEnv):
         self._shown = [*(sizes if self._obs != "pixels" else ())]
         if self._obs != "state" and self._layout.image is not None:
             self._shown.append(self._layout.image)
+        self._kept = {*self._shown, *sizes}  # the others may be anything
         self.max_frames = (self._env.spec and self._env.spec.max_episode_steps) or 0
         self.action_space = unit_box(self._low.size)
         self.observation_space = observation_space(self._obs, sum(sizes.values()))
@@ -131,11 +127,23 @@ class GymEnv(TaskEnv):
             self._now += 1
             values = self._values(self._env.step(control.copy()), "observation, reward, terminated, truncated, info")
             obs, r, terminated, truncated, _ = values
-            reward += float(r)
+            reward += self._number(r)
+            terminated, truncated = self._flag(terminated, "terminated"), self._flag(truncated, "truncated")
             frames += 1
-            if not np.isfinite(reward):
-                raise self._broken(f"the reward is {r}, expected a finite number")
-        return self._observe(obs), reward, bool(terminated), bool(truncated and not terminated), {"frames": frames}
+        return self._observe(obs), reward, terminated, truncated and not terminated, {"frames": frames}
+
+    def _number(self, reward: Any) -> float:
+        with contextlib.suppress(TypeError, ValueError):
+            if np.isfinite(number := as_number(reward)):
+                return number
+        found = _kind(reward) if np.size(reward) > 1 else repr(reward)
+        raise self._broken("the reward", found, "a finite number")
+
+    def _flag(self, value: Any, name: str) -> bool:
+        try:
+            return bool(as_number(value))
+        except (TypeError, ValueError) as error:
+            raise self._broken(name, _kind(value), "True or False") from error
 
     def render(self) -> Array:
         """The image that the agent sees, (64, 64, 3) uint8."""
@@ -160,7 +168,8 @@ class GymEnv(TaskEnv):
         self._env.close()
 
     def _observe(self, obs: Any) -> Observation:
-        parts = self._parts = obs if isinstance(obs, dict) else {WHOLE: obs}
+        shown = obs if isinstance(obs, dict) else {WHOLE: obs}
+        parts = self._parts = {name: as_array(shown[name]) for name in self._kept if name in shown}
         self._check_parts(parts)
         out: Observation = {}
         if self._obs != "state":
@@ -169,41 +178,40 @@ class GymEnv(TaskEnv):
             out["state"] = concatenate([parts[name] for name in self._layout.vectors])
         return out
 
-    def _check_parts(self, parts: dict[str, Any]) -> None:
+    def _check_parts(self, parts: dict[str, Array]) -> None:
         """Look at what the agent is shown: every part is there, of its size and finite."""
         image, vectors = self._layout.image, self._layout.vectors
         for name in self._shown:
             label = f"observation '{name}'" if name else "observation"
             if name not in parts:
-                raise self._broken(f"found no {label}, expected one as observation_space declares")
-            shape, size = np.shape(parts[name]), np.size(parts[name])
-            if name == image and shape != IMAGE_SHAPE:
-                raise self._broken(f"{label} has shape {shape}, expected {IMAGE_SHAPE} as observation_space declares")
-            if name != image and size != vectors[name]:
-                expected = f"{vectors[name]} entries as observation_space declares"
-                raise self._broken(f"{label} has shape {shape}, expected {expected}")
-            if name != image and not (finite := np.isfinite(np.asarray(parts[name], np.float32))).all():
-                found = f"{np.ravel(parts[name])[np.argmin(finite)]} at entry {np.argmin(finite)}"
-                raise self._broken(f"{label} has {found}, expected finite numbers")
+                raise self._broken(label, "none", "one as observation_space declares")
+            part = parts[name]
+            if name == image and (part.shape != IMAGE_SHAPE or part.dtype != np.uint8):
+                raise self._broken(label, _kind(part), f"{IMAGE_SHAPE} of uint8 as observation_space declares")
+            if name != image and part.size != vectors[name]:
+                raise self._broken(label, _kind(part), f"{vectors[name]} entries as observation_space declares")
+            if name != image and not (finite := np.isfinite(np.asarray(part, np.float32))).all():
+                entry = np.argmin(finite)
+                raise self._broken(label, f"{np.ravel(part)[entry]} at entry {entry}", "finite numbers")
 
     def _values(self, result: Any, names: str) -> tuple[Any, ...]:
         """What ``reset`` or ``step`` returned, if it is a tuple of these."""
         expected = names.count(",") + 1
         if isinstance(result, tuple) and len(result) == expected:
             return result
-        found = len(result) if isinstance(result, tuple) else _kind(result)
-        old = ": the old Gym API" if found == 4 or expected == 2 else ""
-        raise self._broken(f"expected {expected} values ({names}), found {found}{old}")
+        found = str(len(result)) if isinstance(result, tuple) else _kind(result)
+        old = ": the old Gym API" if found == "4" or expected == 2 else ""
+        raise self._broken("what it returned", f"{found}{old}", f"{expected} values ({names})")
 
-    def _broken(self, what: str) -> UserError:
-        where = f"step {self._now} of the episode" if self._now else "reset"
-        return UserError(f"{self.task}, {where}: {what}; mend the environment, or wrap it")
+    def _broken(self, what: str, found: str, expected: str) -> UserError:
+        moment = f"step {self._now} of the episode" if self._now else "reset"
+        return UserError(f"{self.task}, {moment}: {what}", found, expected, "fix the environment, or wrap it")
 
-    def _pixels(self, parts: dict[str, Any]) -> Array:
+    def _pixels(self, parts: dict[str, Array]) -> Array:
         if not self.render_pixels:
             return np.zeros(IMAGE_SHAPE, np.uint8)
         if self._layout.image is not None:
-            return np.array(parts[self._layout.image])  # a copy: the environment may reuse its buffer
+            return parts[self._layout.image].copy()  # a copy: the environment may reuse its buffer
         return resize(self._draw(), rendering.SIZE, rendering.SIZE)
 
     def _draw(self) -> Array:
@@ -245,83 +253,6 @@ def make_unwrapped(task: str) -> gymnasium.Env[Any, Any]:
         raise
     except Exception as error:  # a user's module or constructor may fail in any way
         raise UserError(f"cannot make {task}: {_reason(error)}{_remedy(error, task)}") from error
-
-
-def check_spaces(env: gymnasium.Env[Any, Any], task: str) -> Layout:
-    """Check that an agent of this package can use the environment, and find its vectors and its image.
-
-    Raises:
-        UserError: for other than a bounded float box of actions; for observations other than vectors, 64 x 64 x 3
-            uint8 images or a flat dict of those. The message says found, expected, and how to fix it.
-    """
-    _check_action_space(env.action_space, task)
-    vectors: dict[str, int] = {}
-    images: list[str] = []
-    for name, space in _parts(env.observation_space).items():
-        if _looks_like_image(space):
-            _check_image(space, _label(task, name))
-            images.append(name)
-        else:
-            vectors[name] = _vector_size(space, _label(task, name))
-    if len(images) > 1:
-        raise UserError(f"{task}: found the images {', '.join(images)}, expected one; drop the others in a wrapper")
-    return Layout(vectors, images[0] if images else None)
-
-
-def _check_action_space(space: spaces.Space[Any], task: str) -> None:
-    if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
-        raise UserError(
-            f"{task}: found the action space {space}, expected a Box of floats; choose a continuous version of the "
-            "task or map its actions in a wrapper"
-        )
-    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-        raise UserError(
-            f"{task}: found the action space {space} without finite bounds, expected low and high to be finite; "
-            "wrap it in gymnasium.wrappers.ClipAction or declare the bounds"
-        )
-
-
-def _parts(space: spaces.Space[Any]) -> dict[str, spaces.Space[Any]]:
-    return dict(space.spaces) if isinstance(space, spaces.Dict) else {WHOLE: space}
-
-
-def _label(task: str, name: str) -> str:
-    return f"{task}: observation '{name}'" if name else f"{task}: observation"
-
-
-def _looks_like_image(space: spaces.Space[Any]) -> bool:
-    if not isinstance(space, spaces.Box):
-        return False
-    return len(space.shape) == 3 or (len(space.shape) == 2 and space.dtype == np.uint8)
-
-
-def _check_image(space: spaces.Space[Any], label: str) -> None:
-    if space.dtype != np.uint8:
-        raise UserError(
-            f"{label}: found an image of {space.dtype}, expected uint8 from 0 to 255; convert it in a wrapper "
-            "(gymnasium.wrappers.TransformObservation)"
-        )
-    if space.shape != IMAGE_SHAPE:
-        raise UserError(
-            f"{label}: found an image of shape {space.shape}, expected {IMAGE_SHAPE}; wrap the environment in "
-            "gymnasium.wrappers.ResizeObservation(env, (64, 64)), colour channels last"
-        )
-
-
-def _vector_size(space: spaces.Space[Any], label: str) -> int:
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        raise UserError(
-            f"{label}: found a nested {type(space).__name__}, expected a Box; flatten it with "
-            "gymnasium.wrappers.FlattenObservation"
-        )
-    if not isinstance(space, spaces.Box):
-        raise UserError(f"{label}: found {space}, expected a Box; encode it as a vector (one-hot) in a wrapper")
-    if len(space.shape) > 1:
-        raise UserError(
-            f"{label}: found an array of shape {space.shape}, expected a vector or a 64x64x3 image; flatten it "
-            "with gymnasium.wrappers.FlattenObservation"
-        )
-    return int(np.prod(space.shape))
 
 
 def _from_id(name: str) -> gymnasium.Env[Any, Any]:
