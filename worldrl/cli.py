@@ -564,16 +564,12 @@ def eval_main(argv: Sequence[str]) -> int:
 
 
 def _evaluate(options: dict[str, Any]) -> None:
-    from worldrl.evaluation.evaluate import evaluate_run
+    from worldrl.evaluation.evaluate import evaluate_run, told
 
     _refuse_options(options, GRID_ONLY, "is for a grid of corruptions: name them with --corruption")
     if options.get("video") is True:
         raise UserError("--video needs the PATH of a file here, such as episode.mp4")
-    result = evaluate_run(**options)
-    print(
-        f"{result['agent']} on {result['task']}, checkpoint {result['checkpoint']}: return {result['return']:.1f} "
-        f"+- {result['return_std']:.1f} over {len(result['returns'])} episodes"
-    )
+    print(told(evaluate_run(**options)))
 
 
 def _evaluate_grid(options: dict[str, Any]) -> None:

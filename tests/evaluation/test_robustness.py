@@ -154,7 +154,7 @@ def test_cells_are_clean_once_and_every_kind_at_every_level() -> None:
 
 JOBS = [
     Job(cell, seed, episode)
-    for cell in (Cell(CLEAN, 0.0), Cell("gaussian", 0.5), Cell("stuck", 0.5), Cell("missing", 0.5))
+    for cell in (CLEAN, Cell("gaussian", 0.5), Cell("stuck", 0.5), Cell("missing", 0.5))
     for seed in (1, 2)
     for episode in range(3)
 ]
@@ -223,7 +223,7 @@ def test_an_episode_is_that_of_a_plain_loop(trained: tuple[Agent, Config]) -> No
 
 def test_cells_share_starts_and_draws(trained: tuple[Agent, Config]) -> None:
     """Noise of a level that changes nothing changes nothing; episodes last as long in every cell."""
-    jobs = [Job(cell, 1, e) for cell in (Cell(CLEAN, 0.0), Cell("jpeg", 1e-9), Cell("missing", 0.9)) for e in range(3)]
+    jobs = [Job(cell, 1, e) for cell in (CLEAN, Cell("jpeg", 1e-9), Cell("missing", 0.9)) for e in range(3)]
     played = play(trained, 4, jobs, groups=())
     lengths = [p[2] for p in played]
     assert lengths[:3] == lengths[3:6] == lengths[6:]
@@ -303,12 +303,12 @@ def test_the_clean_cell_plays_the_episodes_of_a_plain_evaluation(trained: tuple[
         plain = run_episodes(agent, envs, 5)
     finally:
         envs.close()
-    assert [p[2] for p in play(trained, 2, [Job(Cell(CLEAN, 0.0), 7, e) for e in range(5)])] == plain.lengths
+    assert [p[2] for p in play(trained, 2, [Job(CLEAN, 7, e) for e in range(5)])] == plain.lengths
 
 
 def test_one_episode_has_no_interval(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     result = evaluate_grid(run_dir, ["missing"], [0.1], episodes=1, out=tmp_path, device="cpu")
-    assert [cell["interval"] for cell in result["cells"]] == [None, None]
+    assert [(cell["interval"], cell["return_std"]) for cell in result["cells"]] == [(None, None)] * 2
     assert json.loads((tmp_path / "robustness.json").read_text())["cells"] == result["cells"]
 
 
@@ -432,6 +432,6 @@ def test_an_environment_that_breaks(state_run: Path, tmp_path: Path, refused: Ca
 
 def test_the_runs_own_settings_are_left_alone(run_dir: Path) -> None:
     assert load_config(run_dir).env.corruption.gaussian == 0.1
-    assert isinstance(cell_noise(Cell(CLEAN, 0.0), (), load_agent(run_dir)[0].spec), Noise)
+    assert isinstance(cell_noise(CLEAN, (), load_agent(run_dir)[0].spec), Noise)
     with pytest.raises(UserError, match="unknown sensor group"):
         cell_noise(Cell("missing", 0.1), ("nose",), load_agent(run_dir)[0].spec)

@@ -145,7 +145,7 @@ def test_other_cells_nothing_to_read_and_other_options_are_refused(
     assert "eval.py RUN_DIR --corruption" in capsys.readouterr().err
     assert main([str(grids), "--robustness", "--frames", "10"]) == 2
     assert "--frames is for learning curves" in capsys.readouterr().err
-    fewer = [{"corruption": CLEAN[0], "level": 0.0, "return": 1.0}]
+    fewer = [{"corruption": CLEAN.corruption, "level": 0.0, "return": 1.0}]
     write_grid(grids / "other", "sac", [0.0] * len(CELLS), cells=fewer)
     assert main([str(grids), "--robustness"]) == 2
     assert "the same kinds and levels" in capsys.readouterr().err

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from worldrl.report.curves import Curve
-from worldrl.report.plots import COLOURS, Line, draw, picture_formats, spread
-from worldrl.report.statistics import Estimate
+from worldrl.report.plots import COLOURS, Line, draw, limits, looks_of, picture_formats, spread
+from worldrl.statistics import Estimate
 
 
 def panel(agents: int, seeds: int = 2, low: float = 0.0) -> dict[str, list[Curve]]:
@@ -53,3 +53,24 @@ def test_labels_are_spread_apart_in_their_order() -> None:
     np.testing.assert_allclose(spread([0.99, 1.0, 0.2], gap=0.1), [0.9, 1.0, 0.2])
     placed = spread(np.random.default_rng(0).uniform(0.4, 0.6, 9).tolist(), gap=0.05)
     assert np.diff(sorted(placed)).min() > 0.0499
+
+
+def test_an_agent_looks_the_same_in_every_picture() -> None:
+    main = ["sac", "smac", "slac", "dreamer", "td3", "ddpg", "miracle", "latent_sac"]
+    looks = looks_of(main)
+    assert list(looks) == main
+    assert len({look["color"] for look in looks.values()}) == 8
+    assert looks_of(reversed(main)) == looks
+    for agent in main:
+        assert looks_of([agent])[agent] == looks[agent]
+        assert looks_of([f"{agent}, sampled actions", agent])[agent] == looks[agent]
+    many = looks_of(f"agent {i}" for i in range(20))
+    assert len({tuple(look.items()) for look in many.values()}) == 20
+    assert len({many[f"agent {i}"]["color"] for i in range(20)}) == 8
+
+
+def test_axes_hold_zero_and_all_values() -> None:
+    assert limits([[990.0, 1000.0]]) == (0.0, 1050.0)
+    assert limits([[-1000.0, -990.0]]) == (-1050.0, 0.0)
+    assert limits([[-10.0], [90.0]]) == (-15.0, 95.0)
+    assert limits([[0.0]]) == (0.0, 1.0)

@@ -207,3 +207,24 @@ def test_damage_and_gaps_are_one_line(runs: Path, capsys: pytest.CaptureFixture)
     assert f"{bad}, line 1: frames is inf, expected a number" in fails(capsys, runs)
     bad.write_text('{"frames": 9000, "eval/return": 1.0}\n')
     assert f"nothing to compare on walker_walk: {bad.parent} begins at 9,000 frames" in fails(capsys, runs)
+
+
+def test_best_is_a_value_that_some_evaluation_gave(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    make_run(tmp_path / "runs/long", [0, 100, 900], every=10_000, agent="sac", seed=1)
+    make_run(tmp_path / "runs/short", [0, 50, 50, 50], every=5_000, agent="td3", seed=1)
+    run_report(capsys, tmp_path / "runs", "--out", tmp_path / "out")
+    row = rows(tmp_path / "out/runs.csv")[0]
+    assert [float(row[key]) for key in ("frames", "last", "best")] == [15_000, 500, 100]
+    run_report(capsys, tmp_path / "runs/long", "--out", tmp_path / "out", "--frames", 15_000)
+    assert float(rows(tmp_path / "out/runs.csv")[0]["best"]) == 100
+
+
+def test_a_run_that_was_stopped_before_it_learnt_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    make_run(tmp_path / "runs/1", [0, 100, 200], every=10_000, agent="sac", seed=1)
+    make_run(tmp_path / "runs/2", [3], agent="sac", seed=2)
+    text = run_report(capsys, tmp_path / "runs", "--out", tmp_path / "out")
+    assert [row["frames"] for row in rows(tmp_path / "out/agents.csv")] == ["20000.0"]
+    assert f"left out {tmp_path / 'runs/2'}: it was stopped at 0 frames, before it learnt" in text
+    assert "no interval" in text
+    run_report(capsys, tmp_path / "runs/2", "--out", tmp_path / "out")  # there is nothing else
+    assert [row["frames"] for row in rows(tmp_path / "out/agents.csv")] == ["0.0"]

@@ -8,12 +8,6 @@ import io
 import numpy as np
 import pytest
 
-from worldrl.report.statistics import (
-    Estimate,
-    improvement_interval,
-    interquartile_mean,
-    interquartile_mean_interval,
-)
 from worldrl.report.tables import (
     ALL,
     Score,
@@ -23,6 +17,12 @@ from worldrl.report.tables import (
     pair_rows,
     to_csv,
     to_markdown,
+)
+from worldrl.statistics import (
+    Estimate,
+    improvement_interval,
+    interquartile_mean,
+    interquartile_mean_interval,
 )
 
 
@@ -118,8 +118,8 @@ def test_markdown_shows_values_with_their_spread() -> None:
         {"agent": "[b]", "last": 0.0012, "last_std": nan, "iqm": Estimate(0, nan, nan), "frames": 1e3, "seeds": 1},
     ]
     assert to_markdown(rows).splitlines() == [
-        "| agent | last, mean ± std | iqm [95 %]           | frames    | seeds |",
-        "|-------|------------------|----------------------|-----------|-------|",
-        "| a     | 912.3 ± 4.6      | 0.500 [0.250, 1.000] | 1,000,000 | 5     |",
-        "| [b]   | 1.20e-03         | 0.000                | 1,000     | 1     |",
+        "| agent | last, mean ± std    | iqm [95 %]           | frames    | seeds |",
+        "|-------|---------------------|----------------------|-----------|-------|",
+        "| a     | 912.3 ± 4.6         | 0.500 [0.250, 1.000] | 1,000,000 | 5     |",
+        "| [b]   | 1.20e-03, no spread | 0.000, no interval   | 1,000     | 1     |",
     ]

@@ -26,6 +26,7 @@ from worldrl.envs.make import make_env
 from worldrl.envs.stream import EVAL, TRAIN, episode_seed
 from worldrl.errors import UserError, unknown, writing
 from worldrl.runs.metrics import Logger, Progress
+from worldrl.statistics import mean_and_deviation
 from worldrl.terminal import command
 from worldrl.training.clocks import Every
 
@@ -166,7 +167,8 @@ def _watcher(config: Config, env: Env, logger: Logger) -> Any:
         def evaluate(self) -> None:
             returns = [episode_return(self.model, env) for _ in range(config.eval.episodes)]
             self.progress.update(self.frames, eval_return=float(np.mean(returns)))
-            self.record({"eval/return": float(np.mean(returns)), "eval/return_std": float(np.std(returns))})
+            mean, deviation = mean_and_deviation(returns)
+            self.record({"eval/return": mean, "eval/return_std": deviation})
 
         def record(self, values: dict[str, float]) -> None:
             logger.write(self.frames, self.num_timesteps, getattr(self.model, "_n_updates", 0), values)

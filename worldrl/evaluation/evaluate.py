@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from worldrl.acting.episodes import own_randomness, run_episodes
 from worldrl.acting.video import check_video
 from worldrl.envs import make_envs
 from worldrl.errors import UserError, check_writable
 from worldrl.runs.trained import load_agent
+from worldrl.statistics import mean_and_deviation
+from worldrl.terminal import to_json
 from worldrl.types import EnvSpec
 
 
@@ -56,6 +55,7 @@ def evaluate_run(
             played = run_episodes(agent, envs, episodes, explore=explore, record=video is not None)
     finally:
         envs.close()
+    mean, deviation = mean_and_deviation(played.returns)
     result = {
         "task": config.task,
         "agent": config.agent,
@@ -63,12 +63,22 @@ def evaluate_run(
         "updates": agent.updates,
         "seed": seed,
         "action": "sample" if explore else "mode",
-        "return": float(np.mean(played.returns)),
-        "return_std": float(np.std(played.returns)),
+        "return": mean,
+        "return_std": deviation,
         "returns": played.returns,
     }
     if json_path is not None:  # the numbers first
-        json_path.write_text(json.dumps(result, indent=2) + "\n")
+        json_path.write_text(to_json(result))
     if video is not None:
         played.save_video(video)
     return result
+
+
+def told(result: dict[str, Any]) -> str:
+    """The result in a line."""
+    n = len(result["returns"])
+    spread = f"{n} episodes, standard deviation {result['return_std']:.1f} (divisor n - 1)" if n > 1 else "one episode"
+    return (
+        f"{result['agent']} on {result['task']}, checkpoint {result['checkpoint']}: "
+        f"return {result['return']:.1f} over {spread}"
+    )

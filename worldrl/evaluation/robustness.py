@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -37,32 +36,24 @@ from worldrl.acting.video import Frames, check_video, save_video
 from worldrl.agent import Agent
 from worldrl.config import Config, config_to_dict, flatten
 from worldrl.envs import episode_seed
-from worldrl.envs.corruption import KINDS, LEVELS, CorruptionConfig, Noise, active_levels, check_level, is_active
+from worldrl.envs.corruption import KINDS, CorruptionConfig, Noise, active_levels, check_level, is_active
 from worldrl.envs.make import EnvConfig, describe, make_env
 from worldrl.envs.spaces import Observation
 from worldrl.envs.stream import EVAL
 from worldrl.errors import UserError, check_out, unknown
 from worldrl.evaluation.evaluate import check_environment
-from worldrl.report.statistics import mean_interval
+from worldrl.report.grids import CLEAN, GRID_FILE, Cell, draw_levels
+from worldrl.report.plots import number_of
 from worldrl.runs.trained import load_agent
+from worldrl.statistics import mean_and_deviation, mean_interval
+from worldrl.terminal import to_json
 from worldrl.types import EnvSpec
 
-CLEAN = "clean"
-FILES = ("robustness.json", "robustness.csv", "robustness.png")
+GRID_FILES = (GRID_FILE, "robustness.csv", "robustness.png")
 POLICY_STREAM = 0x504F4C  # keeps the agent's draws apart from every other use of an episode's seed
 PANEL = 64  # rows and columns of one observation in a video
 
 Env = gymnasium.Env[Any, Any]
-
-
-class Cell(NamedTuple):
-    """One kind of corruption at one level; ``clean`` at 0."""
-
-    corruption: str
-    level: float
-
-    def __str__(self) -> str:
-        return f"{self.corruption}@{self.level:g}"
 
 
 class Job(NamedTuple):
@@ -171,7 +162,7 @@ def grid_cells(corruptions: Sequence[str], levels: Sequence[float]) -> list[Cell
             raise unknown("corruption", kind, KINDS)
         for level in above:
             check_level(f"--level for {kind}", kind, level)
-    return [Cell(CLEAN, 0.0), *(Cell(kind, level) for kind in dict.fromkeys(corruptions) for level in above)]
+    return [CLEAN, *(Cell(kind, level) for kind in dict.fromkeys(corruptions) for level in above)]
 
 
 def worst_cells(cells: Sequence[Cell]) -> list[Cell]:
@@ -181,7 +172,7 @@ def worst_cells(cells: Sequence[Cell]) -> list[Cell]:
 
 def cell_noise(cell: Cell, groups: Sequence[str], spec: EnvSpec) -> Noise:
     """The noise of a cell on the observations of ``spec``. Raises UserError where they do not fit each other."""
-    settings: dict[str, Any] = {} if cell.corruption == CLEAN else {cell.corruption: cell.level}
+    settings: dict[str, Any] = {} if cell == CLEAN else {cell.corruption: cell.level}
     return Noise(CorruptionConfig(groups=tuple(groups), **settings), spec.obs, spec.groups)
 
 
@@ -416,7 +407,7 @@ def summarise(played: Sequence[Played]) -> dict[str, Any]:
     """``cells`` with their statistics, and ``metrics`` under the keys of a log.
 
     ``interval`` is half the width of the 95 % interval of the mean return, by Student's t over the episodes of all
-    seeds: with the agent given, they are independent draws. None for a single episode.
+    seeds: with the agent given, they are independent draws. None, as ``return_std`` is, for a single episode.
     """
     cells: list[dict[str, Any]] = []
     metrics: dict[str, float] = {}
@@ -424,13 +415,14 @@ def summarise(played: Sequence[Played]) -> dict[str, Any]:
         mine = [p for p in played if p.job.cell == cell]
         returns = [p.episode_return for p in mine]
         mean, half = (float(x) for x in mean_interval(returns))
+        _, deviation = mean_and_deviation(returns)
         metrics[f"robust/{cell}/return"] = mean
         cells.append(
             {
                 "corruption": cell.corruption,
                 "level": cell.level,
                 "return": mean,
-                "return_std": float(np.std(returns)),
+                "return_std": None if math.isnan(deviation) else deviation,
                 "interval": None if math.isnan(half) else half,
                 "returns": returns,
                 "frames": [p.frames for p in mine],
@@ -440,32 +432,16 @@ def summarise(played: Sequence[Played]) -> dict[str, Any]:
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Return against level, one panel for each corruption, with 95 % intervals; the clean return is level 0."""
-    from matplotlib.figure import Figure
-
-    clean, *noisy = result["cells"]
-    kinds = list(dict.fromkeys(cell["corruption"] for cell in noisy))
-    figure = Figure(figsize=(1.2 + 3.2 * len(kinds), 3.4), layout="constrained", dpi=150)
-    for axes, kind in zip(figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0], kinds, strict=True):
-        line = sorted((cell for cell in (clean, *noisy) if cell["corruption"] in (kind, CLEAN)), key=_level)
-        means, halves = [cell["return"] for cell in line], [cell["interval"] or 0.0 for cell in line]
-        axes.axhline(clean["return"], color="grey", linestyle="--", linewidth=1)
-        axes.errorbar([cell["level"] for cell in line], means, yerr=halves, marker="o", capsize=3)
-        axes.set(title=kind, xlabel=f"level: {LEVELS[kind][1]}")
-        axes.grid(alpha=0.3)
-    figure.axes[0].set_ylabel("return")
-    figure.suptitle(f"{result['agent']} on {result['task']}", fontsize="medium")
-    figure.savefig(path)
-
-
-def _level(cell: dict[str, Any]) -> float:
-    return float(cell["level"])
+    """Return against level, a panel for each kind: the mean over episodes with its 95 % interval, each one faintly."""
+    returns = {Cell(cell["corruption"], cell["level"]): cell["returns"] for cell in result["cells"]}
+    episodes = number_of("episode", {len(result["cells"][0]["returns"])})
+    draw_levels(path, {result["task"]: {result["agent"]: returns}}, {result["agent"]: episodes})
 
 
 def _write_files(out: Path, result: dict[str, Any], played: Sequence[Played], films: Mapping[Job, Film]) -> list[str]:
     """Write everything, the numbers first; returns the files' names."""
-    as_json, as_csv, as_png = (out / name for name in FILES)
-    as_json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    as_json, as_csv, as_png = (out / name for name in GRID_FILES)
+    as_json.write_text(to_json(result), encoding="utf-8")
     with as_csv.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("corruption", "level", "seed", "episode", "return", "frames"))
@@ -474,7 +450,7 @@ def _write_files(out: Path, result: dict[str, Any], played: Sequence[Played], fi
     videos = {f"{job.cell}.mp4": film for job, film in films.items()}
     for name, film in videos.items():
         film.save(out / name)
-    return [*FILES, *videos]
+    return [*GRID_FILES, *videos]
 
 
 def _print(result: dict[str, Any], out: Path, files: Sequence[str]) -> None:
@@ -492,14 +468,16 @@ def _training_noise(result: dict[str, Any]) -> str:
 
 
 def table(result: dict[str, Any]) -> Table:
-    """The cells with mean return, its 95 % interval, and what is left of the clean return."""
+    """The cells with mean return, its 95 % interval and deviation, and what is left of the clean return."""
     clean = result["cells"][0]["return"]
     shown = Table("corruption")
-    for name in ("level", "return", "95 %", "std", "of clean", "episodes"):
+    for name in ("level", "return", "95 %", "std (n - 1)", "of clean", "episodes"):
         shown.add_column(name, justify="right")
     for cell in result["cells"]:
-        half = "-" if cell["interval"] is None else f"± {cell['interval']:.1f}"
+        alone = len(cell["returns"]) == 1
+        half = "no interval" if alone else f"± {cell['interval']:.1f}"
+        deviation = "no spread" if alone else f"{cell['return_std']:.1f}"
         share = f"{100 * cell['return'] / clean:.0f} %" if clean > 0 else "-"
-        numbers = (f"{cell['level']:g}", f"{cell['return']:.1f}", half, f"{cell['return_std']:.1f}", share)
+        numbers = (f"{cell['level']:g}", f"{cell['return']:.1f}", half, deviation, share)
         shown.add_row(cell["corruption"], *numbers, str(len(cell["returns"])))
     return shown

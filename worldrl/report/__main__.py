@@ -6,6 +6,7 @@ A picture with one panel per task, and tables of what the seeds say. ``docs/repo
 from __future__ import annotations
 
 import argparse
+import math
 import re
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,6 @@ from worldrl.errors import UserError, unknown, writing
 from worldrl.report.curves import Run, Seeded, check_overlap, read_runs, task_name, unlabelled_differences
 from worldrl.report.grids import by_agent, draw_grids, grid_rows, read_grids
 from worldrl.report.plots import Line, Panels, draw, picture_formats
-from worldrl.report.statistics import Estimate
 from worldrl.report.tables import (
     ALL,
     Row,
@@ -28,6 +28,7 @@ from worldrl.report.tables import (
     to_csv,
     to_markdown,
 )
+from worldrl.statistics import Estimate
 from worldrl.terminal import Parser, command, number, positive, whole
 
 METRIC = "eval/return"
@@ -46,18 +47,36 @@ Notes = list[str]
 # --- what is compared -------------------------------------------------------------------------------------------------
 
 
-def cut(runs: Sequence[Run], frames: float) -> tuple[list[Run], Notes]:
-    """The runs that go on to ``frames``, with their curves up to there; notes name those left out.
+def learnt(runs: Sequence[Run]) -> tuple[list[Run], Notes]:
+    """The runs that have learnt, where another one of their task has; notes name those that were stopped before."""
+    able = {run.task for run in runs if _has_learnt(run)}
+    kept = [run for run in runs if _has_learnt(run) or run.task not in able]
+    return kept, [
+        f"left out {r.path}: it was stopped at {r.end:,.0f} frames, before it learnt" for r in _without(runs, kept)
+    ]
+
+
+def _has_learnt(run: Run) -> bool:
+    """Whether its curve goes beyond the random actions at its beginning."""
+    return bool(run.curve.frames[-1] > run.settings.get("schedule.prefill", 0))
+
+
+def _without(runs: Sequence[Run], kept: Sequence[Run]) -> list[Run]:
+    places = {run.path for run in kept}
+    return [run for run in runs if run.path not in places]
+
+
+def reaching(runs: Sequence[Run], frames: float) -> tuple[list[Run], Notes]:
+    """The runs that go on to ``frames``; notes name those left out.
 
     Raises:
         UserError: no run gets that far.
     """
-    reach = [run.curve.frames[0] <= frames <= run.end for run in runs]
-    if not any(reach):
+    kept = [run for run in runs if run.curve.frames[0] <= frames <= run.end]
+    if not kept:
         longest = max(runs, key=lambda run: run.end)
         raise UserError(f"--frames {frames:,.0f}: no run gets there; {longest.path} goes on to {longest.end:,.0f}")
-    kept = [run._replace(curve=run.curve.until(frames)) for run, far in zip(runs, reach, strict=True) if far]
-    short = [run for run, far in zip(runs, reach, strict=True) if not far]
+    short = _without(runs, kept)
     return kept, [f"left out {r.path}: it spans {r.curve.frames[0]:,.0f} to {r.end:,.0f} frames" for r in short]
 
 
@@ -150,7 +169,7 @@ def _scores(agent: str, runs: Sequence[Run], frames: float) -> list[Score]:
             repeat=seeds[:i].count(run.seed),
             frames=float(frames),
             last=float(run.curve.at(frames)),
-            best=float(run.curve.until(frames).values.max()),
+            best=float(run.curve.values[run.curve.frames <= frames].max()),
             run=str(run.path),
         )
         for i, run in enumerate(runs)
@@ -306,8 +325,10 @@ def report(options: argparse.Namespace) -> str:
         notes += left_out
     if options.smooth:
         runs = [run._replace(curve=run.curve.smoothed(options.smooth)) for run in runs]
+    runs, left_out = learnt(runs)
+    notes += left_out
     if options.frames:
-        runs, left_out = cut(runs, options.frames)
+        runs, left_out = reaching(runs, options.frames)
         notes += left_out
     groups, doubts = group(runs, options.label)
     lines = [*options.random, *options.baseline]
@@ -317,7 +338,7 @@ def report(options: argparse.Namespace) -> str:
     text = to_text(options.metric, tables, [*notes, *doubts, *short, *missing])
     with writing(options.out, OTHER_OUT):
         picture, paths = write(options.out, text, tables)
-        draw(picture, _panels(groups), _axis(options), lines, _estimates(tables))
+        draw(picture, _panels(groups, options.frames or math.inf), _axis(options), lines, _estimates(tables))
     return f"{text}\nwritten: {', '.join(map(str, [picture, *paths]))}"
 
 
@@ -327,9 +348,11 @@ def _check_tasks(named: Sequence[str | None], groups: Groups) -> None:
             raise unknown("task", task, groups)
 
 
-def _panels(groups: Groups) -> Panels:
+def _panels(groups: Groups, frames: float) -> Panels:
+    """The curves up to ``frames``."""
     return {
-        task: {agent: [run.curve for run in runs] for agent, runs in panel.items()} for task, panel in groups.items()
+        task: {agent: [run.curve.until(frames) for run in runs] for agent, runs in panel.items()}
+        for task, panel in groups.items()
     }
 
 

@@ -14,17 +14,28 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from worldrl.envs.corruption import LEVELS
 from worldrl.errors import UserError
 from worldrl.report.curves import labelled
-from worldrl.report.plots import PANEL, draw_band, legend, limits, looks_of, number_of, picture
-from worldrl.report.statistics import mean_and_deviation
+from worldrl.report.plots import PANEL, SINGLE, draw_band, legend, limits, looks_of, number_of, picture
 from worldrl.report.tables import Row
+from worldrl.statistics import mean_and_deviation
 
 GRID_FILE = "robustness.json"
-CLEAN = ("clean", 0.0)
 
-Cell = tuple[str, float]  # kind and level
-Cells = Mapping[Cell, float]
+
+class Cell(NamedTuple):
+    """One kind of corruption at one level."""
+
+    corruption: str
+    level: float
+
+    def __str__(self) -> str:
+        return f"{self.corruption}@{self.level:g}"
+
+
+CLEAN = Cell("clean", 0.0)  # level 0 of every kind
+Returns = Mapping[Cell, Sequence[float]]  # of the sample that a picture is about: runs, or episodes
 
 
 class Grid(NamedTuple):
@@ -33,7 +44,7 @@ class Grid(NamedTuple):
     path: Path
     task: str
     agent: str  # with the noise that it was trained with, and how the grid was played, where that is not the usual way
-    cells: Cells  # mean return
+    cells: Mapping[Cell, float]  # mean return
     settings: Mapping[str, Any]  # of the run by dotted key; empty in files of an earlier version
 
     @property
@@ -73,7 +84,7 @@ def read_grid(path: Path, labels: Sequence[str] = ()) -> Grid:
     """One file. Raises UserError if it is damaged, or none that ``eval.py`` wrote."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        cells = {(cell["corruption"], float(cell["level"])): float(cell["return"]) for cell in found["cells"]}
+        cells = {Cell(cell["corruption"], float(cell["level"])): float(cell["return"]) for cell in found["cells"]}
         if not np.isfinite(list(cells.values())).all():
             raise ValueError("a return that is not finite")
         settings = dict(found.get("settings", {}))
@@ -120,8 +131,8 @@ def _row(task: str, agent: str, grids: Sequence[Grid], cell: Cell) -> Row:
         "task": task,
         "agent": agent,
         "runs": len(grids),
-        "corruption": cell[0],
-        "level": f"{cell[1]:g}",
+        "corruption": cell.corruption,
+        "level": f"{cell.level:g}",
         "return": mean,
         "return_std": std,
         "of clean": f"{100 * mean / clean:.0f} %" if clean > 0 else "-",
@@ -129,36 +140,56 @@ def _row(task: str, agent: str, grids: Sequence[Grid], cell: Cell) -> Row:
 
 
 def draw_grids(path: Path, grids: Sequence[Grid]) -> None:
-    """Return against level: a row of panels per task, a panel per kind, a line with its 95 % interval per agent."""
+    """``draw_levels`` of several grids; the sample are the runs of an agent."""
     groups = by_agent(grids)
-    looks = looks_of(agent for agents in groups.values() for agent in agents)
-    kinds = {task: _kinds(agents) for task, agents in groups.items()}
+    runs = {agent: {len(agents[agent]) for agents in groups.values() if agent in agents} for _, agent in _pairs(groups)}
+    panels = {
+        task: {agent: {cell: [g.cells[cell] for g in same] for cell in same[0].cells} for agent, same in agents.items()}
+        for task, agents in groups.items()
+    }
+    draw_levels(path, panels, {agent: number_of("run", n) for agent, n in runs.items()})
+
+
+def _pairs(groups: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
+    return [(task, agent) for task, agents in groups.items() for agent in agents]
+
+
+def draw_levels(path: Path, panels: Mapping[str, Mapping[str, Returns]], samples: Mapping[str, str]) -> None:
+    """Return against level: a row of panels per task, a panel per kind, a line with its 95 % interval per agent.
+
+    Args:
+        panels: task -> agent -> its returns in each cell.
+        samples: Per agent what its mean is taken over: ``5 runs``.
+    """
+    looks = looks_of(samples)
+    kinds = {task: _kinds(agents) for task, agents in panels.items()}
     columns = max(map(len, kinds.values()))
-    with picture(path, PANEL[0] * columns, PANEL[1] * len(groups) + 0.5) as figure:
-        panels = figure.subplots(len(groups), columns, squeeze=False, sharey="row")
-        for line, (task, agents) in zip(panels, groups.items(), strict=True):
+    with picture(path, max(PANEL[0] * columns, SINGLE[0]), PANEL[1] * len(panels) + 0.6) as figure:
+        grid = figure.subplots(len(panels), columns, squeeze=False, sharey="row")
+        for line, (task, agents) in zip(grid, panels.items(), strict=True):
             for axes, kind in zip(line, kinds[task], strict=False):
                 _draw_kind(axes, kind, agents, looks)
                 axes.set_title(f"{task}: {kind}")
             for axes in line[len(kinds[task]) :]:
                 axes.remove()
-            line[0].set(ylabel="return", ylim=limits(list(g.cells.values()) for same in agents.values() for g in same))
-        runs = {agent: {len(agents[agent]) for agents in groups.values() if agent in agents} for agent in looks}
-        counts = {agent: number_of("run", n) for agent, n in runs.items()}
-        legend(figure, counts, looks)
+            every = [values for returns in agents.values() for values in returns.values()]
+            line[0].set(ylabel="return (sum of rewards)", ylim=limits(every))
+        legend(figure, samples, looks)
 
 
-def _kinds(agents: Mapping[str, Sequence[Grid]]) -> list[str]:
-    first = next(iter(agents.values()))[0]
-    return list(dict.fromkeys(kind for kind, _ in first.cells if kind != CLEAN[0]))
+def _kinds(agents: Mapping[str, Returns]) -> list[str]:
+    first = next(iter(agents.values()))
+    return list(dict.fromkeys(kind for kind, _ in first if kind != CLEAN.corruption))
 
 
-def _draw_kind(
-    axes: Any, kind: str, agents: Mapping[str, Sequence[Grid]], looks: Mapping[str, Mapping[str, Any]]
-) -> None:
-    for agent, grids in agents.items():
-        cells = sorted((c for c in grids[0].cells if c[0] in (kind, CLEAN[0])), key=lambda cell: cell[1])
-        levels = [level for _, level in cells]
-        draw_band(axes, levels, [[grid.cells[cell] for cell in cells] for grid in grids], looks[agent])
-    axes.set_xlabel("level")
+def _draw_kind(axes: Any, kind: str, agents: Mapping[str, Returns], looks: Mapping[str, Mapping[str, Any]]) -> None:
+    for agent, returns in agents.items():
+        cells = sorted((c for c in returns if c.corruption in (kind, CLEAN.corruption)), key=lambda cell: cell.level)
+        draw_band(axes, [cell.level for cell in cells], np.transpose([returns[cell] for cell in cells]), looks[agent])
+    axes.set_xlabel(level_label(kind))
     axes.grid(axis="y")
+
+
+def level_label(kind: str) -> str:
+    """What the level of a kind of corruption is, for an axis."""
+    return f"level: {LEVELS[kind][1]}" if kind in LEVELS else "level"

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import math
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from worldrl.report.curves import Curve, align
-from worldrl.report.statistics import Estimate, mean_interval
+from worldrl.statistics import Estimate, mean_interval
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,6 +24,7 @@ if TYPE_CHECKING:
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#882255")
 MARKERS = "osD^vPX*"
 DASHES = ("-", "--", ":", "-.")  # the next eight agents
+PREFIX = "33"  # with it the agents that are compared most have colours of their own
 INK, PALE = "#333333", "#888888"
 PANEL = (3.5, 2.6)  # inches
 SINGLE = (6.4, 3.8)
@@ -34,6 +38,7 @@ STYLE: dict[Any, Any] = {
     "axes.labelcolor": INK,
     "axes.titlecolor": INK,
     "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,  # whole numbers at the ticks, not differences from one in a corner
     "grid.color": "#dddddd",
     "grid.linewidth": 0.6,
     "xtick.color": PALE,
@@ -97,7 +102,7 @@ def draw(
     number = len(panels) + bool(aggregate)
     rows = math.ceil(number / COLUMNS)
     columns = math.ceil(number / rows)
-    names = {agent: f"{agent} ({seeds})" for agent, seeds in _seeds(panels).items()}
+    names = {agent: f"{agent} ({_with_word(seeds)})" for agent, seeds in _seeds(panels).items()}
     size = (PANEL[0] * columns, PANEL[1] * rows) if number > 1 else (SINGLE[0] + _width(names.values()), SINGLE[1])
     with rc_context(STYLE):
         figure = Figure(figsize=size, layout="constrained", dpi=200)
@@ -119,11 +124,28 @@ def draw(
 
 
 def looks_of(agents: Iterable[str]) -> dict[str, Look]:
-    """How each agent is drawn, in the order of their names' first appearance."""
-    return {
-        agent: {"color": COLOURS[i % 8], "marker": MARKERS[i % 8], "linestyle": DASHES[i // 8 % len(DASHES)]}
-        for i, agent in enumerate(dict.fromkeys(agents))
-    }
+    """How each agent is drawn: in a place of its own name, or the next one that is free.
+
+    The same agents look the same in every picture, in whatever order they come.
+    """
+    places: dict[str, int] = {}
+    names = dict.fromkeys(agents)
+    for agent in sorted(names, key=lambda agent: (len(agent.split(",")), agent)):  # "sac" before "sac, sampled actions"
+        taken = Counter(place % 8 for place in places.values())
+        own = _own_place(agent)
+        colour = min(range(8), key=lambda place: (taken[place], (place - own) % 8))
+        places[agent] = colour + 8 * taken[colour]
+    return {agent: _look(places[agent]) for agent in names}
+
+
+def _own_place(agent: str) -> int:
+    """A place by the letters of the agent's name, without its settings."""
+    name = re.split(r"[ ,]", agent)[0]
+    return hashlib.sha256(f"{PREFIX}{name}".encode()).digest()[0] % 8
+
+
+def _look(place: int) -> Look:
+    return {"color": COLOURS[place % 8], "marker": MARKERS[place % 8], "linestyle": DASHES[place // 8 % len(DASHES)]}
 
 
 def _seeds(panels: Panels) -> dict[str, str]:
@@ -138,6 +160,10 @@ def _seeds(panels: Panels) -> dict[str, str]:
 def number_of(thing: str, counts: set[int]) -> str:
     """``1 seed``, ``5 seeds``, or ``3-5 seeds`` where counts differ."""
     return f"{'-'.join(map(str, sorted({min(counts), max(counts)})))} {thing}{'s' * (max(counts) > 1)}"
+
+
+def _with_word(number: str) -> str:
+    return f"{number}, no interval" if number.startswith("1 ") else number
 
 
 def _width(texts: Iterable[str]) -> float:
@@ -196,11 +222,14 @@ def _draw_line(axes: Any, line: Line, ends: np.ndarray) -> None:
 
 
 def limits(values: Iterable[ArrayLike]) -> tuple[float, float]:
-    """The range of the seeds and baselines, not of the intervals: two seeds would widen those beyond all reading."""
-    every = np.concatenate([np.asarray(x, float) for x in values])
-    low, high = float(every.min()), float(every.max())
-    margin = 0.05 * (high - min(low, 0.0)) or 1.0
-    return (0.0 if low >= 0 else low - margin), high + margin
+    """The range of the values and zero: a change of 1 % looks like one.
+
+    Of seeds and baselines, not of intervals: two seeds would widen those beyond all reading.
+    """
+    every = np.concatenate([np.asarray(x, float).ravel() for x in values])
+    low, high = min(0.0, float(every.min())), max(0.0, float(every.max()))
+    margin = 0.05 * (high - low) or 1.0
+    return (low - margin if low else 0.0), (high + margin if high or not low else 0.0)
 
 
 def _label_ends(axes: Any, names: Mapping[str, str], looks: Mapping[str, Look]) -> None:
@@ -228,10 +257,10 @@ def legend(figure: Any, seeds: Mapping[str, str], looks: Mapping[str, Look]) -> 
     from matplotlib.lines import Line2D
 
     same = len(set(seeds.values())) == 1
-    names = {agent: agent if same else f"{agent} ({number})" for agent, number in seeds.items()}
+    names = {agent: agent if same else f"{agent} ({_with_word(number)})" for agent, number in seeds.items()}
     handles = [Line2D([], [], linewidth=1.6, markersize=5, label=name, **looks[agent]) for agent, name in names.items()]
     columns = max(1, min(len(names), int(figure.get_figwidth() / (_width(names.values()) + 0.6))))
-    title = f"mean and 95 % interval, {next(iter(seeds.values()))}" if same else "mean and 95 % interval"
+    title = "mean and 95 % interval" + (f", {_with_word(next(iter(seeds.values())))}" if same else "")
     place = {"loc": "outside lower center", "ncols": columns, "frameon": False}
     figure.legend(handles=handles, labelcolor=INK, title=title, title_fontproperties={"size": "small"}, **place)
 

@@ -16,7 +16,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from worldrl.report.statistics import (
+from worldrl.statistics import (
     Estimate,
     improvement_interval,
     interquartile_mean_interval,
@@ -155,7 +155,10 @@ def _flat(row: Row) -> Row:
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
-    """For reading: numbers rounded, ``x`` and ``x_std`` as mean ± deviation, an estimate with its interval."""
+    """For reading: numbers rounded, ``x`` and ``x_std`` as mean ± deviation, an estimate with its interval.
+
+    Where one value has no deviation or interval, a word says so.
+    """
     from rich import box
     from rich.console import Console
     from rich.table import Table
@@ -176,10 +179,10 @@ def _shown(row: Row) -> dict[str, str]:
     for column, value in row.items():
         if f"{column}_std" in row:
             mean, *deviation = _alike(value, row[f"{column}_std"])
-            shown[f"{column}, mean ± std"] = " ± ".join([mean, *deviation])
+            shown[f"{column}, mean ± std"] = f"{mean} ± {deviation[0]}" if deviation else f"{mean}, no spread"
         elif isinstance(value, Estimate):
             middle, *interval = _alike(*value)
-            shown[f"{column} [95 %]"] = f"{middle} [{', '.join(interval)}]" if interval else middle
+            shown[f"{column} [95 %]"] = f"{middle} [{', '.join(interval)}]" if interval else f"{middle}, no interval"
         elif not column.endswith("_std"):
             shown[column] = f"{value:,.0f}" if isinstance(value, float) else str(value)
     return shown

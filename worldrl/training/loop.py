@@ -36,6 +36,7 @@ from worldrl.runs.checkpoint import (
 from worldrl.runs.folder import sole_use
 from worldrl.runs.metrics import Logger, Meter, Progress
 from worldrl.runs.transfer import check_spec, encode_spec, load_model
+from worldrl.statistics import mean_and_deviation
 from worldrl.training.clocks import Every, Seconds, Timer
 from worldrl.training.experience import Experience, Stream
 from worldrl.training.signals import Stopped, heeding_signals
@@ -236,8 +237,8 @@ class Trainer:
                 self.agent, self.eval_envs, c.eval.episodes, first, record=record, stop=lambda: self.stop_signal
             )
         self.evaluations += 1
-        self.eval_return = float(np.mean(played.returns))
-        self._record({"eval/return": self.eval_return, "eval/return_std": float(np.std(played.returns))})
+        self.eval_return, deviation = mean_and_deviation(played.returns)
+        self._record({"eval/return": self.eval_return, "eval/return_std": deviation})
         if record:
             played.save_video(self.run_dir / "videos" / f"eval-{self.experience.now:09d}.mp4")
         self._check_finite()

@@ -16,7 +16,7 @@ from worldrl.acting.recording import Condition, Episode, Recorder
 from worldrl.agent import Agent
 from worldrl.errors import UserError
 from worldrl.report.plots import picture
-from worldrl.report.statistics import mean_interval
+from worldrl.statistics import mean_interval
 from worldrl.types import Surprises
 
 LABELS = {"entropy": "belief entropy (nats)", "kl": "KL of posterior from prior (nats)"}

@@ -22,7 +22,7 @@ from worldrl.envs import make_envs
 from worldrl.envs.corruption import CorruptionConfig
 from worldrl.errors import UserError
 from worldrl.report.plots import picture
-from worldrl.report.statistics import mean_interval
+from worldrl.statistics import mean_interval
 
 
 def measure(

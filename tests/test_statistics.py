@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from worldrl.report.statistics import (
+from worldrl.statistics import (
     improvement_interval,
     interquartile_mean,
     interquartile_mean_interval,

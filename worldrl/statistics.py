@@ -45,7 +45,7 @@ def mean_interval(values: ArrayLike) -> tuple[Array, Array]:
 
 
 def mean_and_deviation(values: ArrayLike) -> tuple[float, float]:
-    """The mean of ``values`` (seeds,) and their sample standard deviation (divisor n - 1; NaN for one seed)."""
+    """The mean of ``values`` (n,) and their standard deviation, of divisor n - 1 wherever one is told; NaN for one."""
     values = np.asarray(values, float)
     return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else np.nan
 
