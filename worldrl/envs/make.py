@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class EnvConfig:
     obs: str = "pixels"  # pixels | state | both
+    hide: tuple[str, ...] = ()  # sensor groups that the agent never sees, such as velocity
     action_repeat: int = 2
     num_envs: int = 1  # more than one: worker processes
     timeout_s: float = 120.0  # a worker that is silent for longer is taken for dead
@@ -29,11 +30,12 @@ class EnvConfig:
 
 
 def make_env(config: EnvConfig, task: str, training: bool = True) -> gymnasium.Env[Any, Any]:
-    """One environment with its corruption, in this process. Raises UserError as ``make_envs`` does."""
-    from worldrl.envs.wrappers import Corruption
+    """One environment with all that stands before it, in this process. Raises UserError as ``make_envs`` does."""
+    from worldrl.envs.wrappers import Corruption, Hidden
 
     check_corruption(config.corruption)
-    env = make_task(config, task)
+    env: gymnasium.Env[Any, Any] = make_task(config, task)
+    env = Hidden(env, config.hide) if config.hide else env
     noisy = Corruption(env, config.corruption)  # refuses what does not fit, also where it does not apply
     return noisy if is_active(config.corruption, training) else env
 
@@ -51,7 +53,7 @@ def describe(env: gymnasium.Env[Any, Any], task: str, config: EnvConfig) -> EnvS
         action_repeat=config.action_repeat,
         terminates=inner.terminates,
         max_frames=inner.max_frames,
-        groups={"state": inner.groups} if inner.groups else {},
+        groups={"state": groups} if (groups := env.get_wrapper_attr("groups")) else {},
     )
 
 

@@ -5,9 +5,43 @@ from __future__ import annotations
 from typing import Any
 
 import gymnasium
+import numpy as np
 
 from worldrl.envs.corruption import CorruptionConfig, Noise
-from worldrl.envs.spaces import Array, Observation
+from worldrl.envs.spaces import Array, Groups, Observation, name_groups, observation_space
+from worldrl.errors import UserError
+
+
+class Hidden(gymnasium.ObservationWrapper[Any, Array, Observation]):
+    """Leaves sensor groups out of a TaskEnv's state vector, for good; ``groups`` says what remains, and where.
+
+    Raises:
+        UserError: a group that the task does not have, or nothing that remains.
+    """
+
+    def __init__(self, env: gymnasium.Env[Observation, Array], names: tuple[str, ...]) -> None:
+        super().__init__(env)
+        groups: Groups = env.get_wrapper_attr("groups")
+        for name in names:
+            if name not in groups:
+                raise UserError("env.hide", repr(name), _expected(groups))
+        sizes = {name: stop - start for name, (start, stop) in groups.items() if name not in names}
+        if not sizes:
+            fix = "leave one, or use env.obs=pixels"
+            raise UserError("env.hide", f"every sensor group ({', '.join(groups)})", "one that remains", fix)
+        self.groups = name_groups(sizes)
+        self._kept = np.concatenate([np.arange(*groups[name]) for name in sizes])
+        obs = "both" if "pixels" in env.observation_space.spaces else "state"  # type: ignore[attr-defined]
+        self.observation_space = observation_space(obs, len(self._kept))
+
+    def observation(self, observation: Observation) -> Observation:
+        return {**observation, "state": observation["state"][self._kept]}
+
+
+def _expected(groups: Groups) -> str:
+    if not groups:
+        return "no group: env.obs=pixels shows no sensors"
+    return f"sensor groups of the task: {', '.join(groups)}"
 
 
 class Corruption(gymnasium.Wrapper[Observation, Array, Observation, Array]):
@@ -22,7 +56,7 @@ class Corruption(gymnasium.Wrapper[Observation, Array, Observation, Array]):
     def __init__(self, env: gymnasium.Env[Observation, Array], config: CorruptionConfig) -> None:
         super().__init__(env)
         assert isinstance(env.observation_space, gymnasium.spaces.Dict)
-        groups = getattr(self.unwrapped, "groups", {})
+        groups: Groups = env.get_wrapper_attr("groups")
         self._noise: Noise = Noise(config, env.observation_space.spaces, {"state": groups} if groups else {})
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict]:
