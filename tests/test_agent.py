@@ -20,7 +20,7 @@ from worldrl.envs import make_envs
 from worldrl.envs.make import EnvConfig
 from worldrl.errors import UserError
 from worldrl.heads.sac import transitions
-from worldrl.registry import HEADS, load_class
+from worldrl.registry import HEADS, load_class, takes_policy
 from worldrl.types import Batch, EnvSpec, Extra
 
 TINY = {
@@ -46,13 +46,6 @@ TINY = {
     "miracle": {"head.units": 32, "head.marginal_samples": 4, "head.marginal_batch": 32},
     "virel": {"head.units": 32, "head.residual_batch": 64},
 }
-PAIRS = [(belief, head) for belief in ("identity", "rssm", "slac") for head in ("sac", "smac", "slac")]
-PAIRS += [("rssm", "dreamer"), ("slac", "dreamer")]
-PAIRS += [(belief, head) for belief in ("identity", "rssm", "slac") for head in ("td3", "ddpg", "pmoe")]
-PAIRS += [(belief, head) for belief in ("identity", "rssm") for head in ("value_sac", "miracle", "virel")]
-PAIRS += [("identity", "sac+flow"), ("identity", "sac+mixture"), ("rssm", "smac+mixture"), ("slac", "slac+flow")]
-PAIRS += [("identity", "sac+latent"), ("rssm", "sac+latent"), ("identity", "miracle+mixture"), ("slac", "virel+flow")]
-PAIRS += [("rssm", "sac+flow"), ("rssm", "virel+flow"), *(("slac", head) for head in ("value_sac", "miracle", "virel"))]
 BETA = {"head.temperature": "residual"}
 VIRELS = {"virel_beta": BETA, "virel1": {"head.critics": "two_hard"}, "virel2": {"head.critics": "hard_and_soft"}}
 
@@ -60,7 +53,12 @@ VIRELS = {"virel_beta": BETA, "virel1": {"head.critics": "two_hard"}, "virel2": 
 def build(belief: str, head: str, spec: EnvSpec, **settings: Any) -> Agent:
     """``head`` may name a policy too: ``sac+flow``."""
     head, _, policy = head.partition("+")
-    tiny = {k: v for part, kind in ((belief, "belief."), (head, "head.")) for k, v in TINY[part].items() if kind in k}
+    tiny = {
+        k: v
+        for part, kind in ((belief, "belief."), (head, "head."))
+        for k, v in TINY.get(part, {}).items()
+        if kind in k
+    }
     values = {"belief": belief, "head": head, "policy": policy or "own", **tiny, "device": "cpu", **settings}
     return Agent(config_from_dict(values), spec)
 
@@ -104,37 +102,6 @@ class Chase(gymnasium.Env):
 
     def observation(self) -> np.ndarray:
         return np.array([self.point, self.target], np.float32)
-
-
-@pytest.mark.parametrize(
-    ("belief", "head", "settings"),
-    [(*pair, {}) for pair in PAIRS]
-    + [(belief, "virel", settings) for belief in ("identity", "rssm") for settings in VIRELS.values()],
-)
-def test_every_pair_updates_acts_saves_and_loads(
-    belief: str, head: str, settings: dict[str, Any], make_batch: Callable[..., Batch]
-) -> None:
-    spec = STATE_SPEC if belief == "identity" else BOTH_SPEC
-    agent = build(belief, head, spec, **settings)
-    metrics = agent.update(agent.next_phase(), make_batch(spec, border=2), make_extra(agent, make_batch))
-    assert all(value.dim() == 0 and torch.isfinite(value) for value in metrics.values())
-    rows = {k: np.zeros((3, *o.shape), o.dtype) for k, o in spec.obs.items()}
-    rows |= {"action": np.zeros((3, 2), np.float32), "is_first": np.ones(3, np.float32)}
-    _, action, belief_now = agent.act(agent.initial(3), rows, explore=True)
-    assert action.shape == (3, 2)
-    assert action.dtype == np.float32
-    assert np.abs(action).max() <= 1
-    assert not belief_now.feat.requires_grad
-    other = build(belief, head, spec, seed=7, **settings)
-    other.load_state_dict(agent.state_dict())
-    for a, b in zip(agent.head.parameters(), other.head.parameters(), strict=True):
-        assert torch.equal(a, b)
-    batch, extra = make_batch(spec), make_extra(agent, make_batch)
-    after = []
-    for one in (agent, other):
-        torch.manual_seed(4)
-        after.append(one.update(one.next_phase(), batch, extra))
-    assert all(torch.equal(after[0][key], after[1][key]) for key in after[0])
 
 
 @pytest.mark.parametrize("head", ["sac", "smac"])
@@ -234,7 +201,7 @@ def test_a_head_that_needs_imagination_is_refused_with_the_beliefs_that_have_it(
 
 
 def test_a_head_without_a_choice_of_policy_refuses_one() -> None:
-    able = "sac, smac, slac, value_sac, miracle, virel"
+    able = ", ".join(filter(takes_policy, HEADS))
     message = f"head=td3 has its own policy, found policy=flow; use policy=own, or a head of: {able}$"
     with pytest.raises(UserError, match=message):
         build("identity", "td3+flow", STATE_SPEC)
@@ -275,7 +242,9 @@ def test_noise_keeps_actions_in_range_and_is_off_when_asked() -> None:
 
 
 # Every head learns from states, which takes seconds; on a world model, those that ask different things of it.
-LEARNERS = [(*pair, {}) for pair in PAIRS if pair[0] == "identity"]
+LEARNERS = [("identity", head, {}) for head in FAST if head != "dreamer"]
+LEARNERS += [("identity", f"sac+{policy}", {}) for policy in ("flow", "mixture", "latent")]
+LEARNERS += [("identity", "miracle+mixture", {})]
 LEARNERS += [("identity", "virel", settings) for settings in VIRELS.values()]
 LEARNERS += [("rssm", head, {}) for head in ("sac", "smac", "dreamer", "td3", "miracle", "smac+mixture")]
 LEARNERS += [("slac", head, {}) for head in ("slac", "dreamer")]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 
@@ -14,7 +15,7 @@ from worldrl.agent import Agent
 from worldrl.config import config_from_dict
 from worldrl.errors import UserError
 from worldrl.registry import BELIEFS, HEADS, OWN_POLICY, POLICIES, load_class, takes_policy
-from worldrl.types import EnvSpec, Imagines
+from worldrl.types import EnvSpec, Extra, Imagines
 
 PAIRS = list(product(BELIEFS, HEADS))
 
@@ -31,17 +32,35 @@ def build(belief: str, head: str, policy: str, spec: EnvSpec) -> Agent | UserErr
         return error
 
 
+def beside(spec: EnvSpec) -> Extra:
+    """Rows for what a head needs in addition to its slice."""
+    return {"td": random_rows(spec, 1, b=3), "recent": random_rows(spec._replace(obs={}), 2, b=8, t=1)}
+
+
 def run(agent: Agent, spec: EnvSpec) -> None:
     """One update of every kind that the first eight may be, then an action."""
-    beside = {"td": random_rows(spec, 1, b=3), "recent": random_rows(spec._replace(obs={}), 2, b=8, t=1)}
     for phase in sorted({agent.head.phase(n) for n in range(8)}):
-        metrics = agent.update(phase, random_rows(spec, 0, b=3), beside)
-        assert all(torch.isfinite(value) for value in metrics.values())
+        metrics = agent.update(phase, random_rows(spec, 0, b=3), beside(spec))
+        assert all(value.dim() == 0 and torch.isfinite(value) for value in metrics.values())
     rows = random_rows(spec, 3, b=3, t=1)
     now = {key: value[:, 0].numpy() for key, value in rows.obs.items()}
     now |= {"action": rows.action[:, 0].numpy(), "is_first": rows.is_first[:, 0].numpy()}
     for explore in (True, False):
-        assert agent.act(agent.initial(3), now, explore)[1].shape == (3, spec.action_dim)
+        _, action, known = agent.act(agent.initial(3), now, explore)
+        assert (action.shape, action.dtype) == ((3, spec.action_dim), np.float32)
+        assert np.abs(action).max() <= 1
+        assert not known.feat.requires_grad
+
+
+def resume(agent: Agent, other: Agent, spec: EnvSpec) -> None:
+    """``other`` is loaded with what ``agent`` saves, and continues in the same way."""
+    other.load_state_dict(agent.state_dict())
+    ends = []
+    for one in (agent, other):
+        torch.manual_seed(4)
+        metrics = one.update(one.next_phase(), random_rows(spec, 5, b=3), beside(spec))
+        ends.append([*metrics.values(), *one.head.parameters(), *one.model.parameters()])
+    assert all(map(torch.equal, *ends))
 
 
 @pytest.mark.parametrize("policy", list(POLICIES))
@@ -61,3 +80,6 @@ def test_a_pair_runs_or_is_refused_in_one_line(belief: str, head: str, policy: s
     assert can_dream or not agent.head.needs.imagine
     assert takes_policy(head) or policy == OWN_POLICY
     run(agent, spec)
+    other = build(belief, head, policy, spec)
+    assert isinstance(other, Agent)
+    resume(agent, other, spec)
