@@ -7,11 +7,11 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from worldrl.types import Batch, EnvSpec, ObsSpec
+from worldrl.types import Batch, EnvSpec, ObsSpec, box
 
-STATE_SPEC = EnvSpec("toy", {"state": ObsSpec((5,), "float32")}, action_dim=2)
-PIXEL_SPEC = EnvSpec("toy", {"pixels": ObsSpec((64, 64, 3), "uint8")}, action_dim=2)
-BOTH_SPEC = EnvSpec("toy", {**PIXEL_SPEC.obs, **STATE_SPEC.obs}, action_dim=2)
+STATE_SPEC = EnvSpec("toy", {"state": ObsSpec((5,), "float32")}, box(2))
+PIXEL_SPEC = EnvSpec("toy", {"pixels": ObsSpec((64, 64, 3), "uint8")}, box(2))
+BOTH_SPEC = EnvSpec("toy", {**PIXEL_SPEC.obs, **STATE_SPEC.obs}, box(2))
 
 
 @pytest.fixture(autouse=True)

@@ -237,7 +237,7 @@ def test_noise_keeps_actions_in_range_and_is_off_when_asked() -> None:
     rows["is_first"] = rows["is_first"].astype(np.float32)
     noisy = agent.act({}, rows, explore=True)[1]
     assert np.abs(noisy).max() == 1.0
-    assert np.abs(agent.act({}, rows, explore=True, noise=False)[1]).max() < 1.0
+    assert np.abs(agent.act({}, rows, explore=True, perturb=False)[1]).max() < 1.0
     assert np.ptp(agent.act({}, rows, explore=False)[1], axis=0).max() == 0.0
 
 
@@ -267,7 +267,7 @@ def test_agents_learn_a_toy_within_seconds(belief: str, head: str, settings: dic
         if step < 300:
             action = rng.uniform(-1, 1, (1, 1)).astype(np.float32)
         else:
-            state, action, _ = agent.act(state, rows, explore=True, noise=False)
+            state, action, _ = agent.act(state, rows, explore=True, perturb=False)
             batch = replay.sample(windows, length)
             extra = replay.sample_extra(agent.head.needs, length, agent.model.lost_rows)
             agent.update(agent.next_phase(), batch, extra)
@@ -320,7 +320,7 @@ def test_exploring_is_a_draw_of_the_policy(head: str) -> None:
     rows = {"state": np.zeros((n, 5), np.float32), "action": np.zeros((n, 2), np.float32)}
     rows["is_first"] = np.ones(n, np.float32)
     torch.manual_seed(1)
-    action = agent.act(agent.initial(n), rows, explore=True, noise=False)[1]
+    action = agent.act(agent.initial(n), rows, explore=True, perturb=False)[1]
     torch.manual_seed(1)
     belief = agent.model.step(agent.initial(n), {"state": torch.zeros(n, 5)}, torch.zeros(n, 2), torch.ones(n))[1]
     assert np.array_equal(action, agent.head.policy.sample(belief.feat).action[0].detach().numpy())

@@ -20,7 +20,7 @@ from worldrl.heads.sac import SAC
 from worldrl.nn.functional import normal_log_prob, tanh_log_det
 from worldrl.registry import BELIEFS, HEADS, OWN_POLICY, POLICIES
 from worldrl.testing import check_belief, check_head, check_policy
-from worldrl.types import Draw
+from worldrl.types import NOISE, Draw, Noise
 
 SMALL_HEADS: dict[str, list[dict[str, Any]]] = {
     "sac": [{"units": 8}, {"units": 8, "actor_input": "context", "tune_alpha": False}],
@@ -107,7 +107,7 @@ class NoDefault(Head):
 
 
 class Crashes(Head):
-    def act(self, belief: Any, explore: bool) -> Any:
+    def act(self, belief: Any, explore: bool, noise: Noise = NOISE) -> Any:
         return {}["missing"]
 
 
@@ -151,17 +151,17 @@ class ForgetfulPhase(Head):
 
 
 class Unsquashed(Head):
-    def act(self, belief: Any, explore: bool) -> Any:
+    def act(self, belief: Any, explore: bool, noise: Noise = NOISE) -> Any:
         return super().act(belief, explore) * 3
 
 
 class FlatAction(Head):
-    def act(self, belief: Any, explore: bool) -> Any:
+    def act(self, belief: Any, explore: bool, noise: Noise = NOISE) -> Any:
         return super().act(belief, explore)[0]
 
 
 class ActsWithGraph(Head):
-    def act(self, belief: Any, explore: bool) -> Any:
+    def act(self, belief: Any, explore: bool, noise: Noise = NOISE) -> Any:
         return self.policy.mode(belief.feat)
 
 
@@ -311,16 +311,19 @@ class Policy(nn.Module):
         self.mean = nn.Linear(inputs, action_dim)
         self.log_std = nn.Parameter(torch.full((action_dim,), config.std).log())
 
-    def sample(self, x: Any) -> Draw:
-        mean = self.mean(x)
-        pre_tanh = (mean + self.log_std.exp() * torch.randn_like(mean))[None]
-        return self.spoil(Draw(pre_tanh.tanh(), pre_tanh, Policy.log_prob(self, pre_tanh, x)))
+    def noise(self, x: Any, n: int = 1, source: Noise = NOISE) -> Any:
+        return source.normal((n, *x.shape[:-1], len(self.log_std)), -2, x)
+
+    def sample(self, x: Any, noise: Any = None) -> Draw:
+        noise = self.noise(x) if noise is None else noise
+        raw = self.mean(x) + self.log_std.exp() * noise
+        return self.spoil(Draw(raw.tanh(), raw, Policy.log_prob(self, raw, x), 1 / len(raw)))
 
     def spoil(self, draw: Draw) -> Any:
         return draw
 
-    def log_prob(self, pre_tanh: Any, x: Any) -> Any:
-        return normal_log_prob(pre_tanh, self.mean(x), self.log_std.exp()) - tanh_log_det(pre_tanh).sum(-1)
+    def log_prob(self, raw: Any, x: Any) -> Any:
+        return normal_log_prob(raw, self.mean(x), self.log_std.exp()) - tanh_log_det(raw).sum(-1)
 
     def mode(self, x: Any) -> Any:
         return self.mean(x).tanh()
@@ -340,9 +343,9 @@ class NoDrawAxis(Policy):
         return draw._replace(action=draw.action[0])
 
 
-class OtherPreTanh(Policy):
+class OtherRaw(Policy):
     def spoil(self, draw: Draw) -> Any:
-        return draw._replace(pre_tanh=draw.pre_tanh + 1)
+        return draw._replace(raw=draw.raw + 1)
 
 
 class TwoUnweighted(Policy):
@@ -371,21 +374,21 @@ class WideMode(Policy):
 
 
 class OtherDensity(Policy):
-    def log_prob(self, pre_tanh: Any, x: Any) -> Any:
-        return super().log_prob(pre_tanh, x) + 0.1
+    def log_prob(self, raw: Any, x: Any) -> Any:
+        return super().log_prob(raw, x) + 0.1
 
 
 class NoJacobian(Policy):
     def spoil(self, draw: Draw) -> Any:
-        return draw._replace(log_prob=draw.log_prob + tanh_log_det(draw.pre_tanh).sum(-1))
+        return draw._replace(log_prob=draw.log_prob + tanh_log_det(draw.raw).sum(-1))
 
-    def log_prob(self, pre_tanh: Any, x: Any) -> Any:
-        return super().log_prob(pre_tanh, x) + tanh_log_det(pre_tanh).sum(-1)
+    def log_prob(self, raw: Any, x: Any) -> Any:
+        return super().log_prob(raw, x) + tanh_log_det(raw).sum(-1)
 
 
 class RaggedDensity(Policy):
-    def log_prob(self, pre_tanh: Any, x: Any) -> Any:
-        return super().log_prob(pre_tanh, x).sum()
+    def log_prob(self, raw: Any, x: Any) -> Any:
+        return super().log_prob(raw, x).sum()
 
 
 class UnsavedNoise(Policy):
@@ -393,24 +396,24 @@ class UnsavedNoise(Policy):
         super().__init__(*args)
         self.shift = torch.rand(())
 
-    def sample(self, x: Any) -> Draw:
-        return super().sample(x + self.shift)
+    def sample(self, x: Any, noise: Any = None) -> Draw:
+        return super().sample(x + self.shift, noise)
 
-    def log_prob(self, pre_tanh: Any, x: Any) -> Any:
-        return super().log_prob(pre_tanh, x + self.shift)
+    def log_prob(self, raw: Any, x: Any) -> Any:
+        return super().log_prob(raw, x + self.shift)
 
 
 POLICY_MISTAKES = [
     (NoDensityKind, "found exact_density = None, expected True, or False if log_prob is a bound"),
     (BareAction, r"sample\(x\) with x of shape \(3, 6\) gives Tensor, expected a Draw"),
     (NoDrawAxis, r"gives action of shape \(3, 2\), expected \(3, 3, 2\)"),
-    (OtherPreTanh, "gives an action that is not tanh of its pre_tanh"),
+    (OtherRaw, "gives an action that is not tanh of its raw"),
     (TwoUnweighted, "gives 2 draws without a weight"),
     (HeavyWeights, "gives weights that do not sum to one over the 1 draws"),
     (LongPenalty, r"gives penalty of shape \(1, 3\), expected \(3,\)"),
     (Unlearnable, "gives action without a gradient to its parameters"),
     (WideMode, r"mode\(x\) gives 3, expected actions in \[-1, 1\]"),
-    (OtherDensity, "differs from the log_prob of sample at the same pre_tanh"),
+    (OtherDensity, "differs from the log_prob of sample at the same raw"),
     (NoJacobian, r"the density of actions integrates to 0\.\d+, expected 1"),
     (RaggedDensity, r"gives a tensor of shape \(\), expected \(2, 1, 3\)"),
     (UnsavedNoise, "sample differs after saving and loading"),
@@ -531,13 +534,13 @@ class Unsaved(Observes):
 
 
 class NeverResets(Model):
-    def step(self, state: Any, obs: Any, prev_action: Any, is_first: Any, deterministic: bool = False) -> Any:
-        return super().step(state, obs, prev_action, torch.zeros_like(is_first), deterministic)
+    def step(self, state: Any, obs: Any, prev_action: Any, is_first: Any, *rest: Any) -> Any:
+        return super().step(state, obs, prev_action, torch.zeros_like(is_first), *rest)
 
 
 class ResetsAll(Model):
-    def step(self, state: Any, obs: Any, prev_action: Any, is_first: Any, deterministic: bool = False) -> Any:
-        return super().step(state, obs, prev_action, is_first.amax() + torch.zeros_like(is_first), deterministic)
+    def step(self, state: Any, obs: Any, prev_action: Any, is_first: Any, *rest: Any) -> Any:
+        return super().step(state, obs, prev_action, is_first.amax() + torch.zeros_like(is_first), *rest)
 
 
 class ForgetsTheState(Model):

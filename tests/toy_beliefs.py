@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from worldrl.types import Batch, Belief, EnvSpec, Metrics, Obs, Rollout, State
+from worldrl.types import NOISE, Batch, Belief, EnvSpec, Metrics, Noise, Obs, Rollout, State
 
 
 class CountBelief(nn.Module):
@@ -31,7 +31,13 @@ class CountBelief(nn.Module):
         return {}
 
     def step(
-        self, state: State, obs: Obs, prev_action: Tensor, is_first: Tensor, deterministic: bool = False
+        self,
+        state: State,
+        obs: Obs,
+        prev_action: Tensor,
+        is_first: Tensor,
+        deterministic: bool = False,
+        noise: Noise = NOISE,
     ) -> tuple[State, Belief]:
         return state, self._belief(obs)
 

@@ -15,6 +15,7 @@ from worldrl.nn.optim import Optimizer
 from worldrl.nn.precision import Precision, choose_device, choose_precision
 from worldrl.registry import BELIEFS, HEADS, OWN_POLICY, load_class, settings_of, takes_policy
 from worldrl.types import (
+    NOISE,
     Batch,
     Belief,
     BeliefModel,
@@ -24,9 +25,11 @@ from worldrl.types import (
     Imagines,
     MakePolicy,
     Metrics,
+    Noise,
     Obs,
     ObsSpec,
     State,
+    box,
 )
 
 MODEL_ONLY = "model"  # the phase that trains the belief model alone
@@ -71,7 +74,8 @@ class Agent:
         rows: dict[str, np.ndarray],
         explore: bool,
         deterministic: bool = False,
-        noise: bool = True,
+        perturb: bool = True,
+        noise: Noise = NOISE,
     ) -> tuple[State, np.ndarray, Belief]:
         """Choose actions for ``N`` rows as they come from the environments.
 
@@ -80,18 +84,19 @@ class Agent:
             rows: observation keys, ``action`` (N, A) that led here, ``is_first`` (N,).
             explore: sample the policy; otherwise take its mode.
             deterministic: use the posterior mean instead of a posterior draw.
-            noise: when exploring, add the training's action noise.
+            perturb: when exploring, add the training's action noise.
+            noise: where random numbers come from.
 
         Returns:
             the next state, actions (N, A) float32 in [-1, 1], the belief.
         """
         obs: Obs = {key: self._tensor(rows[key]) for key in self.spec.obs}
         state, belief = self.model.step(
-            state, obs, self._tensor(rows["action"]), self._tensor(rows["is_first"]), deterministic
+            state, obs, self._tensor(rows["action"]), self._tensor(rows["is_first"]), deterministic, noise
         )
-        action = self.head.act(belief, explore)
-        if explore and noise and self.action_noise > 0:
-            action = (action + self.action_noise * torch.randn_like(action)).clamp(-1.0, 1.0)
+        action = self.head.act(belief, explore, noise)
+        if explore and perturb and self.action_noise > 0:
+            action = self.spec.actions.perturb(action, self.action_noise, noise)
         return state, action.float().cpu().numpy(), belief
 
     def _tensor(self, x: np.ndarray) -> Tensor:
@@ -193,7 +198,7 @@ def check_parts(config: Config) -> None:
     """Refuse parts that do not go together before there is an environment: they are built once, for any task."""
     obs = {key: ANY_OBS[key] for key in ANY_OBS if config.env.obs in (key, "both")}
     with torch.random.fork_rng(devices=[]):
-        model, _ = build_parts(config, EnvSpec(config.task, obs, action_dim=2))
+        model, _ = build_parts(config, EnvSpec(config.task, obs, box(2)))
     check_length(config, model)
 
 

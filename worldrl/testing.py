@@ -25,6 +25,7 @@ from worldrl.nn.functional import tanh_log_det
 from worldrl.nn.optim import Optimizer
 from worldrl.registry import check_class, load_class
 from worldrl.types import (
+    NOISE,
     Batch,
     Belief,
     BeliefModel,
@@ -39,6 +40,7 @@ from worldrl.types import (
     ObsSpec,
     Rollout,
     State,
+    box,
 )
 
 BATCH, ACTIONS, PARTICLES, HORIZON = 3, 2, 2, 3
@@ -49,9 +51,9 @@ UNITS, LAYERS, ACTIVATION = 8, 2, "elu"  # what a head tells its policy
 GRID, REACH = 200, 8.0  # points per action dimension, and standard deviations either way, to integrate a density over
 VECTORS, PIXELS = {"state": ObsSpec((5,), "float32")}, {"pixels": ObsSpec((64, 64, 3), "uint8")}
 SPECS = (
-    EnvSpec("toy", VECTORS, ACTIONS, terminates=True),
-    EnvSpec("toy", PIXELS, ACTIONS),
-    EnvSpec("toy", {**PIXELS, **VECTORS}, ACTIONS),
+    EnvSpec("toy", VECTORS, box(ACTIONS), terminates=True),
+    EnvSpec("toy", PIXELS, box(ACTIONS)),
+    EnvSpec("toy", {**PIXELS, **VECTORS}, box(ACTIONS)),
 )
 
 Make = Callable[..., Any]
@@ -345,7 +347,7 @@ def _check_actions(name: str, head: Any) -> None:
             belief = _toy_belief((BATCH,), particles)
             belief = belief._replace(feat=20.0 * belief.feat, context=20.0 * belief.context)
             with _doing(where), _NoSync(where):
-                action = head.act(belief, explore)
+                action = head.act(belief, explore, NOISE)
             _ensure(isinstance(action, Tensor), f"{where} gives {type(action).__name__}, expected a tensor")
             _ensure(not action.requires_grad, f"{where} keeps a graph, expected @torch.no_grad()")
             found, expected = tuple(action.shape), (BATCH, ACTIONS)
@@ -469,11 +471,11 @@ def _check_draws(name: str, policy: Any, lead: tuple[int, ...]) -> None:
     draw, where = _sample(name, policy, x), f"{name}: sample(x) with x of shape {(*lead, FEAT)} gives"
     m = len(draw.action)
     _expect(f"{where} action", draw.action, (m, *lead, ACTIONS))
-    _expect(f"{where} pre_tanh", draw.pre_tanh, (m, *lead, ACTIONS))
+    _expect(f"{where} raw", draw.raw, (m, *lead, ACTIONS))
     _expect(f"{where} log_prob", draw.log_prob, (m, *lead))
     _in_range(f"{where} an action of", draw.action)
-    told = f"{where} an action that is not tanh of its pre_tanh"
-    _ensure(torch.allclose(draw.action, draw.pre_tanh.tanh(), atol=1e-5), told)
+    told = f"{where} an action that is not tanh of its raw"
+    _ensure(torch.allclose(draw.action, draw.raw.tanh(), atol=1e-5), told)
     if isinstance(draw.weight, Tensor):
         _expect(f"{where} weight", draw.weight, (m, *lead))
         ones = torch.allclose(draw.weight.sum(0), torch.ones(lead), atol=1e-4)
@@ -497,22 +499,22 @@ def _check_density(name: str, policy: Any) -> None:
     """``log_prob`` broadcasts; where it is exact it agrees with that of ``sample`` and integrates to one."""
     torch.manual_seed(1)
     x = torch.randn(PARTICLES, 1, BATCH, FEAT)  # the first of them made the draws, (M, B, A)
-    draw, where = _sample(name, policy, x[0, 0]), f"{name}: log_prob(pre_tanh, x)"
+    draw, where = _sample(name, policy, x[0, 0]), f"{name}: log_prob(raw, x)"
     with _doing(where), _NoSync(where):
-        densities = policy.log_prob(draw.pre_tanh, x)
-    lead = torch.broadcast_shapes(draw.pre_tanh.shape[:-1], x.shape[:-1])
-    _expect(f"{where} with {tuple(draw.pre_tanh.shape)} and {tuple(x.shape)} gives a tensor", densities, tuple(lead))
+        densities = policy.log_prob(draw.raw, x)
+    lead = torch.broadcast_shapes(draw.raw.shape[:-1], x.shape[:-1])
+    _expect(f"{where} with {tuple(draw.raw.shape)} and {tuple(x.shape)} gives a tensor", densities, tuple(lead))
     if not policy.exact_density:
         return
     same = torch.allclose(densities[0], draw.log_prob, rtol=1e-3, atol=1e-3)
-    _ensure(same, f"{where} differs from the log_prob of sample at the same pre_tanh")
+    _ensure(same, f"{where} differs from the log_prob of sample at the same raw")
     mass = _mass(name, policy, x[0, 0, 0])
     _ensure(abs(mass - 1.0) < 0.05, f"{where}: the density of actions integrates to {mass:.3f}, expected 1")
 
 
 def _mass(name: str, policy: Any, x: Tensor) -> float:
     """Integral of the density of actions in the state ``x`` (F,), over a grid about the draws."""
-    draws = _sample(name, policy, x.expand(1000, FEAT)).pre_tanh.flatten(0, -2)
+    draws = _sample(name, policy, x.expand(1000, FEAT)).raw.flatten(0, -2)
     std, center = (stat.double() for stat in torch.std_mean(draws, 0))
     axes = [c + REACH * s * torch.linspace(-1, 1, GRID, dtype=torch.float64) for c, s in zip(center, std, strict=True)]
     points = torch.cartesian_prod(*axes).float()
@@ -613,7 +615,8 @@ def _step(
     where = f"{name}: step"
     action = batch.action[:, row] * (1.0 - is_first)[:, None]
     with _doing(where), _NoSync(where), torch.no_grad():
-        return model.step(state, {k: v[:, row] for k, v in batch.obs.items()}, action, is_first, deterministic)
+        obs = {k: v[:, row] for k, v in batch.obs.items()}
+        return model.step(state, obs, action, is_first, deterministic, NOISE)
 
 
 def _check_acting(name: str, model: Any, batch: Batch) -> None:

@@ -13,10 +13,12 @@ pair whose second row is a first row is no transition and is masked. State-based
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,6 +34,70 @@ class ObsSpec(NamedTuple):
     dtype: str
 
 
+class Noise:
+    """Where random numbers come from: torch's default generator. ``acting/noise.py`` has one generator for each row."""
+
+    def normal(self, shape: Sequence[int], rows: int, like: Tensor) -> Tensor:
+        """Standard normal numbers on the device of ``like``. ``rows`` is the axis of ``shape`` that is the batch."""
+        return torch.randn(tuple(shape), device=like.device)
+
+    def uniform(self, shape: Sequence[int], rows: int, like: Tensor) -> Tensor:
+        """Uniform numbers in [0, 1); the arguments are those of ``normal``."""
+        return torch.rand(tuple(shape), device=like.device)
+
+
+NOISE = Noise()
+
+
+class Actions(NamedTuple):
+    """The kind of action of a task. To an agent every action is a row (A,) of floats.
+
+    - ``box``: ``size`` numbers in [-1, 1]. ``low`` and ``high`` are what the task itself calls the ends, if known.
+    - ``choice``: one of ``size`` alternatives, as a one-hot row.
+    """
+
+    kind: Literal["box", "choice"]
+    size: int
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+
+    @property
+    def target_entropy(self) -> float:
+        """Nats that a tuned temperature holds a policy to: -A, or 0.98 log A of a choice (arXiv 1910.07207)."""
+        return -float(self.size) if self.kind == "box" else 0.98 * math.log(self.size)
+
+    def random(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """(n, A) float32: uniform over all actions."""
+        if self.kind == "box":
+            return rng.uniform(-1.0, 1.0, (n, self.size)).astype(np.float32)
+        return np.eye(self.size, dtype=np.float32)[rng.integers(self.size, size=n)]
+
+    def perturb(self, action: Tensor, scale: float, noise: Noise = NOISE) -> Tensor:
+        """(B, A): Gaussian noise of this standard deviation; of a choice, with this probability a random one."""
+        if self.kind == "box":
+            return (action + scale * noise.normal(action.shape, -2, action)).clamp(-1.0, 1.0)
+        priority, change = noise.uniform((2, *action.shape), -2, action)
+        return self.hardened(priority).where(change[..., :1] < scale, action)
+
+    def average(self, actions: Tensor) -> Tensor:
+        """(P, ..., A) -> (..., A): the mean; of choices the most frequent one, the first among equals."""
+        return actions.mean(0) if self.kind == "box" else self.hardened(actions.sum(0))
+
+    def hardened(self, x: Tensor) -> Tensor:
+        """(..., A): one-hot, at the largest entry."""
+        return torch.zeros_like(x).scatter(-1, x.argmax(-1, keepdim=True), 1.0)
+
+
+def box(size: int, low: Sequence[float] = (), high: Sequence[float] = ()) -> Actions:
+    """``size`` numbers, from ``low`` to ``high`` (each ``size`` values, or nothing) as the task has them."""
+    return Actions("box", size, tuple(low), tuple(high))
+
+
+def choice(size: int) -> Actions:
+    """One of ``size`` alternatives."""
+    return Actions("choice", size)
+
+
 class EnvSpec(NamedTuple):
     """What an environment tells an agent before the first step.
 
@@ -41,11 +107,16 @@ class EnvSpec(NamedTuple):
 
     task: str
     obs: dict[str, ObsSpec]
-    action_dim: int
+    actions: Actions
     action_repeat: int = 1
     terminates: bool = False
     max_frames: int = 0
     groups: Mapping[str, dict[str, tuple[int, int]]] = MappingProxyType({})
+
+    @property
+    def action_dim(self) -> int:
+        """Numbers in an action's row."""
+        return self.actions.size
 
 
 class Batch(NamedTuple):
@@ -90,24 +161,32 @@ class Rollout(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """``M`` stratified draws of a policy (``M = 1`` but for mixtures)."""
+    """``M`` weighted draws of a policy: one for a Gaussian, one of every component of a mixture, every choice once.
+
+    Where ``n`` draws are asked for, there are ``n`` times as many.
+    """
 
     action: Tensor  # (M, ..., A) in [-1, 1]
-    pre_tanh: Tensor  # (M, ..., A) the value that tanh squashed
+    raw: Tensor  # (M, ..., A) what the density is evaluated at: the value before tanh, or the one-hot row itself
     log_prob: Tensor  # (M, ...) log density of action
     weight: Tensor | float = 1.0  # (M, ...) sums to one over M
     penalty: Tensor | float = 0.0  # (...) the actor loss gets alpha times it, e.g. the term of SMAC eq. 26
 
-    def one(self) -> Tensor:
-        """(..., A): the action of one component, drawn by its weight."""
+    def mean(self, values: Tensor) -> Tensor:
+        """(M, ...) -> (...): the expectation of what ``values`` says of each action."""
+        return (self.weight * values).sum(0)
+
+    def one(self, noise: Noise = NOISE) -> Tensor:
+        """(..., A): one action, drawn by the weights. ``noise`` is asked for rows in the last leading axis.
+
+        Its gradient is that of the action, and of the weights straight-through: as if the mean had been returned.
+        """
         if not isinstance(self.weight, Tensor):
             return self.action[0]
-        # The first to arrive wins by its weight. Two squared normals make an exponential time; like all noise here they
-        # come from randn, which the robustness grid can draw from a generator per row.
-        noise = torch.randn(*self.weight.shape, 2, device=self.weight.device)
-        race = noise.square().sum(-1) / self.weight
-        first = race.argmin(0, keepdim=True)[..., None]
-        return self.action.gather(0, first.expand_as(self.action[:1]))[0]
+        u = noise.uniform(self.weight.shape[1:], -1, self.weight)
+        index = (self.weight.cumsum(0) <= u).sum(0, keepdim=True).clamp(max=len(self.weight) - 1)[..., None]
+        mean = (self.weight[..., None] * self.action.detach()).sum(0)
+        return self.action.gather(0, index.expand_as(self.action[:1]))[0] + (mean - mean.detach())
 
 
 class Needs(NamedTuple):
@@ -148,7 +227,13 @@ class BeliefModel(Module, Protocol):
     def initial(self, batch: int, particles: int = 0) -> State: ...
 
     def step(
-        self, state: State, obs: Obs, prev_action: Tensor, is_first: Tensor, deterministic: bool = False
+        self,
+        state: State,
+        obs: Obs,
+        prev_action: Tensor,
+        is_first: Tensor,
+        deterministic: bool = False,
+        noise: Noise = NOISE,
     ) -> tuple[State, Belief]:
         """Filter one row while acting; leading shape (B,). ``deterministic`` takes the posterior mean."""
         ...
@@ -201,12 +286,16 @@ class Policy(Protocol):
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
-    def sample(self, x: Tensor) -> Draw:
-        """x (..., F) -> reparameterised draws, noise from torch's own ``randn``."""
+    def noise(self, x: Tensor, n: int = 1, source: Noise = NOISE) -> Any:
+        """What ``sample`` turns into ``n`` draws in each state x (..., B, F); ``source`` has rows in the axis B."""
         ...
 
-    def log_prob(self, pre_tanh: Tensor, x: Tensor) -> Tensor:
-        """(...) log density of ``tanh(pre_tanh)``; both arguments broadcast."""
+    def sample(self, x: Tensor, noise: Any = None) -> Draw:
+        """x (..., F) -> reparameterised draws from this ``noise``; without it, one draw from ``noise(x)``."""
+        ...
+
+    def log_prob(self, raw: Tensor, x: Tensor) -> Tensor:
+        """(...) log density of the action that ``raw`` stands for; both arguments broadcast."""
         ...
 
     def mode(self, x: Tensor) -> Tensor:
@@ -224,7 +313,9 @@ class Head(Module, Protocol):
     needs: Needs
     optimizers: dict[str, Any]
 
-    def act(self, belief: Belief, explore: bool) -> Tensor: ...
+    def act(self, belief: Belief, explore: bool, noise: Noise = NOISE) -> Tensor:
+        """(B, A): a draw of the policy, or what it thinks best."""
+        ...
 
     def phase(self, n: int) -> str:
         """Host-side name of update number ``n`` (0-based): one captured graph per name."""

@@ -10,14 +10,14 @@ from tests.oracles import rssm as oracle
 from tests.oracles.side_by_side import compare_dreams, compare_models
 from tests.test_agent import build
 from worldrl.beliefs.rssm import RSSM
-from worldrl.types import Batch, Decodes, EnvSpec, Imagines, ObsSpec, Surprises
+from worldrl.types import Batch, Decodes, EnvSpec, Imagines, ObsSpec, Surprises, box
 
 SMALL = RSSM.Config(stoch=4, deter=8, hidden=8, depth=2, reward_units=8, vector_units=8)
 
 
 @pytest.mark.parametrize(("reward_units", "count"), [(300, 5_203_520), (400, 5_296_820)])
 def test_parameter_counts_of_the_published_models(reward_units: int, count: int) -> None:
-    spec = EnvSpec("walker_walk", {"pixels": ObsSpec((64, 64, 3), "uint8")}, action_dim=6)
+    spec = EnvSpec("walker_walk", {"pixels": ObsSpec((64, 64, 3), "uint8")}, box(6))
     model = RSSM(RSSM.Config(reward_units=reward_units), spec)
     assert sum(p.numel() for p in model.parameters()) == count
 

@@ -13,7 +13,7 @@ from tests.oracles.side_by_side import compare_dreams, compare_models
 from worldrl.beliefs.slac import SLAC, contexts
 from worldrl.errors import UserError
 from worldrl.nn.optim import Optimizer
-from worldrl.types import Batch, Decodes, EnvSpec, Imagines, ObsSpec
+from worldrl.types import Batch, Decodes, EnvSpec, Imagines, ObsSpec, box
 
 SMALL = SLAC.Config(z1=3, z2=6, units=8, depth=2, vector_units=5, history=3, model_batch=0)
 
@@ -25,7 +25,7 @@ def no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_parameter_counts_of_the_published_model() -> None:
-    spec = EnvSpec("walker_walk", {"pixels": ObsSpec((64, 64, 3), "uint8")}, action_dim=6)
+    spec = EnvSpec("walker_walk", {"pixels": ObsSpec((64, 64, 3), "uint8")}, box(6))
     model = SLAC(SLAC.Config(), spec)
     parts = {"model": model, "compressor": model.encoders["pixels"], "decoder": model.decoders["pixels"]}
     counts = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
@@ -77,7 +77,7 @@ def test_elbo_falls_on_a_toy() -> None:
         zeros = torch.zeros(16, 6)
         return Batch({"state": torch.stack([angle.sin(), angle.cos()], -1)}, action, angle.cos(), zeros, zeros)
 
-    spec = EnvSpec("circle", {"state": ObsSpec((2,), "float32")}, action_dim=1)
+    spec = EnvSpec("circle", {"state": ObsSpec((2,), "float32")}, box(1))
     model = SLAC(replace(SMALL, units=32, vector_units=32, z2=16), spec)
     optimizer = Optimizer(model.parameters(), 3e-3)
     history = []

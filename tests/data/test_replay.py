@@ -16,9 +16,9 @@ from worldrl.data import replay as module
 from worldrl.data.chunks import prune
 from worldrl.data.replay import Replay, choose_replay_device, nbytes
 from worldrl.errors import UserError
-from worldrl.types import Batch, EnvSpec, Needs, ObsSpec
+from worldrl.types import Batch, EnvSpec, Needs, ObsSpec, box
 
-SPEC = EnvSpec("toy", {"pixels": ObsSpec((4, 4, 3), "uint8"), "state": ObsSpec((5,), "float32")}, action_dim=2)
+SPEC = EnvSpec("toy", {"pixels": ObsSpec((4, 4, 3), "uint8"), "state": ObsSpec((5,), "float32")}, box(2))
 COLUMNS = ("pixels", "state", "action", "reward", "is_first", "is_terminal")
 
 
@@ -406,7 +406,7 @@ def test_rows_of_other_environments_are_refused(tmp_path: Path) -> None:
     fill(replay, 0, 5)
     manifest = saved(replay, tmp_path)
     with pytest.raises(UserError, match="layout"):
-        Replay(SPEC._replace(action_dim=3), 20).load_chunks(tmp_path, manifest)
+        Replay(SPEC._replace(actions=box(3)), 20).load_chunks(tmp_path, manifest)
     with pytest.raises(UserError, match="num_envs"):
         Replay(SPEC, 20, num_envs=2).load_chunks(tmp_path, manifest)
 

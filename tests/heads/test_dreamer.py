@@ -236,8 +236,8 @@ def test_evaluation_takes_the_densest_of_many_draws() -> None:
     feat = torch.randn(5, head.policy.net.linears[0].in_features)
     torch.manual_seed(0)
     with torch.no_grad():
-        draws = [head.policy.sample(feat.expand(100, -1, -1))]
-    best = torch.stack([draws[0].action[0, draws[0].log_prob[0, :, n].argmax(), n] for n in range(5)])
+        draw = head.policy.sample(feat, torch.randn(100, 1, 5, head.policy.action_dim)[:, 0])
+    best = torch.stack([draw.action[draw.log_prob[:, n].argmax(), n] for n in range(5)])
     torch.manual_seed(0)
     belief = Belief(feat, feat.expand(0, *feat.shape), feat, feat[:, 0])
     assert torch.equal(head.act(belief, explore=False), best)

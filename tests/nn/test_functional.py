@@ -82,5 +82,5 @@ def test_sample_and_log_prob_agree_far_in_the_tails() -> None:
     policy = TanhGaussian(3, 2, units=4, layers=1, init_std=8.0)
     x = torch.randn(500, 3)
     draw = policy.sample(x)
-    assert draw.pre_tanh.abs().max() > 12
-    torch.testing.assert_close(policy.log_prob(draw.pre_tanh, x), draw.log_prob)
+    assert draw.raw.abs().max() > 12
+    torch.testing.assert_close(policy.log_prob(draw.raw, x), draw.log_prob)

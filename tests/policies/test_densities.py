@@ -46,12 +46,12 @@ def test_the_density_of_a_draw_is_the_density_of_that_action(name: str) -> None:
     policy, x = build(name, 3), torch.randn(4, 5, 3)
     draw = policy.sample(x)
     assert draw.action.shape[1:] == (4, 5, 3)
-    torch.testing.assert_close(draw.action, torch.tanh(draw.pre_tanh))
-    torch.testing.assert_close(draw.log_prob, policy.log_prob(draw.pre_tanh, x), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(draw.action, torch.tanh(draw.raw))
+    torch.testing.assert_close(draw.log_prob, policy.log_prob(draw.raw, x), rtol=1e-4, atol=1e-4)
     others = torch.randn(6, 1, 4, 5, 3)  # particles against all draws, as SMAC asks
-    every = policy.log_prob(draw.pre_tanh, others)
+    every = policy.log_prob(draw.raw, others)
     assert every.shape == (6, len(draw.action), 4, 5)
-    torch.testing.assert_close(every[2], policy.log_prob(draw.pre_tanh, others[2, 0]))
+    torch.testing.assert_close(every[2], policy.log_prob(draw.raw, others[2, 0]))
 
 
 @pytest.mark.parametrize("action_dim", [1, 2, 3, 5])

@@ -29,9 +29,9 @@ from worldrl.runs.checkpoint import (
     rng_state,
     set_rng_state,
 )
-from worldrl.types import EnvSpec, ObsSpec
+from worldrl.types import EnvSpec, ObsSpec, box
 
-SPEC = EnvSpec("toy", {"state": ObsSpec((3,), "float32")}, action_dim=1)
+SPEC = EnvSpec("toy", {"state": ObsSpec((3,), "float32")}, box(1))
 
 
 def rows(tick: int) -> dict[str, np.ndarray]:

@@ -66,7 +66,9 @@ def test_acts_as_the_training_loop_does(
     torch.manual_seed(3)
     state, action, wanted = agent.initial(2, particles), np.zeros((2, 1), np.float32), []
     for row in rows:
-        state, action, _ = agent.act(state, with_action(dict(row), action), noise=False, **({"explore": False} | mode))
+        state, action, _ = agent.act(
+            state, with_action(dict(row), action), perturb=False, **({"explore": False} | mode)
+        )
         wanted.append(action)
     policy = worldrl.load(run, device="cpu", act_particles=particles)
     torch.manual_seed(3)

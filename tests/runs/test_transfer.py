@@ -15,6 +15,7 @@ from worldrl.config import config_from_dict, with_world
 from worldrl.errors import UserError
 from worldrl.runs.checkpoint import Checkpoints
 from worldrl.training.loop import resume
+from worldrl.types import box
 
 PRESETS = Path(__file__).resolve().parents[2] / "configs"
 HEAD = {"head": "sac", "head.units": 8}
@@ -125,10 +126,10 @@ def test_the_action_size_and_the_weights_must_fit(trained: Path, tmp_path: Path)
     from worldrl.runs import transfer
 
     config = config_from_dict({**STATE, "init_from": str(trained)})
-    trainer.agent.spec = trainer.agent.spec._replace(action_dim=3)
-    with pytest.raises(UserError, match="with action size 1; found 3 on cartpole_swingup"):
+    trainer.agent.spec = trainer.agent.spec._replace(actions=box(3))
+    with pytest.raises(UserError, match="with actions box 1; found box 3 on cartpole_swingup"):
         transfer.load_model(trainer.agent, config)
-    trainer.agent.spec = trainer.agent.spec._replace(action_dim=1)
+    trainer.agent.spec = trainer.agent.spec._replace(actions=box(1))
     trainer.agent.model.continue_head = torch.nn.Linear(2, 1)
     with pytest.raises(UserError, match=r"weight continue_head\.weight has shape none there and \(1, 2\) here"):
         transfer.load_model(trainer.agent, config)

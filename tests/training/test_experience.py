@@ -14,9 +14,9 @@ from worldrl.agent import Agent
 from worldrl.config import Config, config_from_dict
 from worldrl.errors import UserError
 from worldrl.training.experience import DataSet, Experience, Mixed, Stream
-from worldrl.types import Batch, EnvSpec, Needs, ObsSpec
+from worldrl.types import Batch, EnvSpec, Needs, ObsSpec, box
 
-SPEC = EnvSpec("data", {"state": ObsSpec((3,), "float32")}, action_dim=1)
+SPEC = EnvSpec("data", {"state": ObsSpec((3,), "float32")}, box(1))
 SETTINGS = {**STATE_SAC, "task": "tests.envs.toy_envs:Count", "replay.capacity": 300, "schedule.prefill": 10}
 
 

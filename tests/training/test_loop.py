@@ -33,6 +33,7 @@ from worldrl.runs.trained import load_agent
 from worldrl.training import loop
 from worldrl.training.loop import Trainer, resume
 from worldrl.training.signals import Stopped
+from worldrl.types import box
 
 SMALL = {
     "task": "cartpole_swingup",
@@ -456,8 +457,8 @@ def test_another_environment_than_that_of_the_checkpoint_is_named(
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     encode = loop.encode_spec
-    monkeypatch.setattr(loop, "encode_spec", lambda spec: {**encode(spec), "action_dim": 3})
-    with pytest.raises(UserError, match=r"resume=.*run: its agent was trained on .* with action size 1; found 3"):
+    monkeypatch.setattr(loop, "encode_spec", lambda spec: {**encode(spec), "actions": box(3)._asdict()})
+    with pytest.raises(UserError, match=r"resume=.*run: its agent was trained on .* with actions box 1; found box 3"):
         resume(run, {"frames": 1_600})
 
 
@@ -670,9 +671,9 @@ def test_the_loop_explores_while_training_and_carries_its_state(tmp_path: Path, 
     trainer = make_trainer({**STATE, "frames": 2_500, "eval.episodes": 2}, tmp_path / "run")
     act, calls = trainer.agent.act, {True: [], False: []}
 
-    def watched(state, rows, explore, *rest, noise=True, **options):
-        result = act(state, rows, explore, *rest, noise=noise, **options)
-        calls[noise].append((state, result[0], explore))
+    def watched(state, rows, explore, *rest, perturb=True, **options):
+        result = act(state, rows, explore, *rest, perturb=perturb, **options)
+        calls[perturb].append((state, result[0], explore))
         return result
 
     monkeypatch.setattr(trainer.agent, "act", watched)

@@ -6,9 +6,9 @@ import numpy as np
 
 from worldrl.config import Config
 from worldrl.training.experience import DataSet, Mixed, Stream
-from worldrl.types import EnvSpec, ObsSpec
+from worldrl.types import EnvSpec, ObsSpec, box
 
-SPEC = EnvSpec("data", {"state": ObsSpec((5,), "float32")}, action_dim=1)  # the shapes of cartpole_swingup
+SPEC = EnvSpec("data", {"state": ObsSpec((5,), "float32")}, box(1))  # the shapes of cartpole_swingup
 ROWS = 600
 
 stream = Stream

@@ -75,7 +75,7 @@ def run_episodes(
     while any(len(r) < want for r, want in zip(returns, per_env, strict=True)):
         if stop():
             raise Interrupted
-        state, action, _ = agent.act(state, rows, explore, deterministic, noise=False)
+        state, action, _ = agent.act(state, rows, explore, deterministic, perturb=False)
         rows = with_action(envs.step(action), action)
         total, length = total + rows["reward"], length + rows["frames"]
         if film is not None and not returns[0]:

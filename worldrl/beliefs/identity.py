@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from worldrl.errors import UserError
-from worldrl.types import Batch, Belief, EnvSpec, Metrics, Obs, State
+from worldrl.types import NOISE, Batch, Belief, EnvSpec, Metrics, Noise, Obs, State
 
 
 class Identity(nn.Module):
@@ -37,7 +37,13 @@ class Identity(nn.Module):
         return {}
 
     def step(
-        self, state: State, obs: Obs, prev_action: Tensor, is_first: Tensor, deterministic: bool = False
+        self,
+        state: State,
+        obs: Obs,
+        prev_action: Tensor,
+        is_first: Tensor,
+        deterministic: bool = False,
+        noise: Noise = NOISE,
     ) -> tuple[State, Belief]:
         return state, self._belief(obs, 0)
 

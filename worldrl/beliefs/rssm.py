@@ -25,7 +25,7 @@ from worldrl.errors import UserError
 from worldrl.nn.conv import ImageDecoder, ImageEncoder, to_blocks, to_pixels
 from worldrl.nn.functional import elu_, normal_entropy, normal_kl
 from worldrl.nn.mlp import MLP, ScalarMLP, xavier
-from worldrl.types import Batch, Belief, EnvSpec, Metrics, Obs, Rollout, State
+from worldrl.types import NOISE, Batch, Belief, EnvSpec, Metrics, Noise, Obs, Rollout, State
 
 
 class Posterior(NamedTuple):
@@ -118,16 +118,22 @@ class RSSM(nn.Module):
 
     @torch.no_grad()
     def step(
-        self, state: State, obs: Obs, prev_action: Tensor, is_first: Tensor, deterministic: bool = False
+        self,
+        state: State,
+        obs: Obs,
+        prev_action: Tensor,
+        is_first: Tensor,
+        deterministic: bool = False,
+        noise: Noise = NOISE,
     ) -> tuple[State, Belief]:
         """Filter one row on every path. obs (B, ...), prev_action (B, A), is_first (B,)."""
         embed = self._encode(self._targets(obs))  # (B, E)
-        noise = torch.randn_like(state["stoch"])  # (B, 1 + K, S)
+        draws = noise.normal(state["stoch"].shape, 0, embed)  # (B, 1 + K, S)
         if deterministic:
-            noise[:, 0] = 0.0
+            draws[:, 0] = 0.0
         inputs = self._inputs(embed[:, None], prev_action[:, None])
         keep = (1.0 - is_first)[:, None, None]
-        post = self._filter_step(state["stoch"], state["deter"], *inputs, keep, noise)
+        post = self._filter_step(state["stoch"], state["deter"], *inputs, keep, draws)
         feat = post.feat()
         context = torch.cat([post.deter[:, 0], embed], -1)
         belief = Belief(feat[:, 0], feat[:, 1:].transpose(0, 1), context, normal_entropy(post.std[:, 0]))

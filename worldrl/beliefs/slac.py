@@ -33,7 +33,7 @@ from worldrl.errors import UserError
 from worldrl.nn.conv import SameDecoder, SameEncoder, to_blocks, to_images, to_pixels
 from worldrl.nn.functional import inverse_softplus, normal_entropy, normal_kl, normal_log_prob
 from worldrl.nn.mlp import MLP, ScalarMLP, xavier
-from worldrl.types import Batch, Belief, EnvSpec, Metrics, Obs, Rollout, State
+from worldrl.types import NOISE, Batch, Belief, EnvSpec, Metrics, Noise, Obs, Rollout, State
 
 MIN_STD = 1e-5
 PLAIN_STD = math.log(2.0)  # softplus(0)
@@ -170,15 +170,21 @@ class SLAC(nn.Module):
 
     @torch.no_grad()
     def step(
-        self, state: State, obs: Obs, prev_action: Tensor, is_first: Tensor, deterministic: bool = False
+        self,
+        state: State,
+        obs: Obs,
+        prev_action: Tensor,
+        is_first: Tensor,
+        deterministic: bool = False,
+        noise: Noise = NOISE,
     ) -> tuple[State, Belief]:
         """Filter one row on every path. obs (B, ...), prev_action (B, A), is_first (B,)."""
         embed = self._encode(obs, is_first.shape)  # (B, E)
         keep = (state["started"] * (1.0 - is_first))[:, None, None] > 0
-        noise = torch.randn(*state["z2"].shape[:-1], self.feat_dim, device=embed.device)  # (B, 1 + K, F)
+        draws = noise.normal((*state["z2"].shape[:-1], self.feat_dim), 0, embed)  # (B, 1 + K, F)
         if deterministic:
-            noise[:, 0] = 0.0
-        path = self._filter_step(state["z2"], embed[:, None], prev_action[:, None], keep, noise)
+            draws[:, 0] = 0.0
+        path = self._filter_step(state["z2"], embed[:, None], prev_action[:, None], keep, draws)
         features = torch.cat([state["features"], embed[:, None]], 1)[:, 1:]
         features = torch.where(keep, features, embed[:, None])
         actions = torch.cat([state["actions"], prev_action[:, None]], 1)[:, 1:] * keep

@@ -44,7 +44,7 @@ from worldrl.nn.precision import choose_device
 from worldrl.registry import OWN_POLICY
 from worldrl.terminal import Parser, command, whole
 from worldrl.training.speed import Update, make_update
-from worldrl.types import Batch, EnvSpec, Extra, ObsSpec
+from worldrl.types import Batch, EnvSpec, Extra, ObsSpec, box
 
 if TYPE_CHECKING:
     from worldrl.training.loop import Trainer
@@ -56,8 +56,8 @@ CHECKED_UPDATES = 2
 TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}  # on losses; relative, absolute below one
 STATE_BATCH = (256, 2)
 
-STATE_SPEC = EnvSpec("bench", {"state": ObsSpec((17,), "float32")}, action_dim=6)
-PIXEL_SPEC = EnvSpec("bench", {"pixels": ObsSpec((64, 64, 3), "uint8")}, action_dim=6)
+STATE_SPEC = EnvSpec("bench", {"state": ObsSpec((17,), "float32")}, box(6))
+PIXEL_SPEC = EnvSpec("bench", {"pixels": ObsSpec((64, 64, 3), "uint8")}, box(6))
 STATE_HEAD = {
     "name": "sac",
     "units": 256,

@@ -42,14 +42,14 @@ def make_env(config: EnvConfig, task: str, training: bool = True) -> gymnasium.E
 
 def describe(env: gymnasium.Env[Any, Any], task: str, config: EnvConfig) -> EnvSpec:
     """The EnvSpec of an environment made by ``make_env``."""
-    from worldrl.types import EnvSpec, ObsSpec
+    from worldrl.types import EnvSpec, ObsSpec, box
 
     inner = cast("TaskEnv", env.unwrapped)
     obs, action = cast("spaces.Dict", env.observation_space), cast("spaces.Box", env.action_space)
     return EnvSpec(
         task=getattr(inner, "task", task),
         obs={k: ObsSpec(tuple(v.shape or ()), str(v.dtype)) for k, v in obs.spaces.items()},
-        action_dim=action.shape[0],
+        actions=box(action.shape[0]),
         action_repeat=config.action_repeat,
         terminates=inner.terminates,
         max_frames=inner.max_frames,

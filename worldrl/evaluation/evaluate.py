@@ -16,8 +16,8 @@ from worldrl.types import EnvSpec
 
 
 def check_environment(trained: EnvSpec, found: EnvSpec) -> None:
-    """Raise UserError unless the environment has the observations and the action size that the agent was trained on."""
-    if trained.obs == found.obs and trained.action_dim == found.action_dim:
+    """Raise UserError unless the environment has the observations and actions that the agent was trained on."""
+    if trained.obs == found.obs and trained.actions[:2] == found.actions[:2]:
         return
     raise UserError(
         f"the environment {found.task} no longer matches the checkpoint: found {_interface(found)}, the agent was "
@@ -26,7 +26,8 @@ def check_environment(trained: EnvSpec, found: EnvSpec) -> None:
 
 
 def _interface(spec: EnvSpec) -> str:
-    return ", ".join(f"{key} {obs.shape} {obs.dtype}" for key, obs in spec.obs.items()) + f", {spec.action_dim} actions"
+    obs = ", ".join(f"{key} {obs.shape} {obs.dtype}" for key, obs in spec.obs.items())
+    return f"{obs}, actions {spec.actions.kind} of {spec.actions.size}"
 
 
 def evaluate_run(

@@ -28,10 +28,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from torch import Tensor
-from torch.overrides import TorchFunctionMode
 
 from worldrl.acting.episodes import check_length, naming_failures, own_randomness
+from worldrl.acting.noise import RowNoise
 from worldrl.acting.video import Frames, check_video, save_video
 from worldrl.agent import Agent
 from worldrl.config import Config, config_to_dict, flatten
@@ -202,43 +201,6 @@ def make_clean_envs(config: EnvConfig, task: str, n: int, trained: EnvSpec) -> I
 # --- playing ----------------------------------------------------------------------------------------------------------
 
 
-class OwnDraws(TorchFunctionMode):
-    """Inside the block every row of a batch draws its normal noise from its own one of the ``generators``.
-
-    The batch is known by its size n. ``torch.randn_like(x)`` is noise on rows that lead, (n, ...); ``torch.randn(...)``
-    adds axes of its own before them, (M, n, A), so that there the last fitting axis counts; the features, the very last
-    axis, are never taken for the batch. Draws without such an axis come from torch's default generator. Numbers are
-    drawn on the host: they are the same on every device.
-    """
-
-    def __init__(self, generators: Sequence[torch.Generator]) -> None:
-        super().__init__()
-        self.generators = generators
-
-    def __torch_function__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.randn_like and (axes := self._batch_axes(args[0].shape)):
-            return self._draw(args[0].shape, axes[0]).to(args[0])
-        if func is torch.randn and (axes := self._batch_axes(shape := _shape(args, kwargs))):
-            return self._draw(shape, axes[-1]).to(kwargs.get("device"), kwargs.get("dtype"))
-        return func(*args, **kwargs)
-
-    def _batch_axes(self, shape: Sequence[int]) -> list[int]:
-        return [axis for axis in range(max(1, len(shape) - 1)) if shape[axis : axis + 1] == (len(self.generators),)]
-
-    def _draw(self, shape: Sequence[int], axis: int) -> Tensor:
-        """Noise of this shape, every row along ``axis`` by its own generator."""
-        one = (*shape[:axis], *shape[axis + 1 :])
-        return torch.stack([torch.randn(one, generator=generator) for generator in self.generators], axis)
-
-
-def _shape(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[int, ...]:
-    """The shape that ``torch.randn`` was asked for: ``randn(2, 3)``, ``randn((2, 3))`` or ``randn(size=(2, 3))``."""
-    if "size" in kwargs:
-        return tuple(kwargs["size"])
-    return tuple(args[0]) if len(args) == 1 and isinstance(args[0], Sequence) else args
-
-
 class _Seat:
     """One environment and the episode that it is playing, if any."""
 
@@ -296,11 +258,10 @@ def play_grid(
     played: dict[Job, Played] = {}
     for seat, job in zip(seats, todo, strict=False):
         seat.begin(job, films.get(job))
-    state = agent.initial(len(seats))
+    state, noise = agent.initial(len(seats)), RowNoise([seat.generator for seat in seats])
     while len(played) < len(jobs):
         rows = {key: np.stack([seat.row[key] for seat in seats]) for key in seats[0].row}
-        with OwnDraws([seat.generator for seat in seats]):
-            state, actions, _ = agent.act(state, rows, explore, noise=False)
+        state, actions, _ = agent.act(state, rows, explore, perturb=False, noise=noise)
         for seat, action in zip(seats, actions, strict=True):
             if seat.job is None:  # nothing left to play: its last row fills the batch
                 continue

@@ -24,7 +24,7 @@ from worldrl.errors import UserError
 from worldrl.nn.mlp import ScalarMLP
 from worldrl.nn.optim import Optimizer
 from worldrl.policies.tanh_gaussian import TanhGaussian
-from worldrl.types import Batch, Belief, BeliefModel, Extra, Imagines, Metrics, Needs, Rollout
+from worldrl.types import NOISE, Batch, Belief, BeliefModel, Draw, Extra, Imagines, Metrics, Needs, Noise, Rollout
 
 ReturnForm = Literal["tf2", "tf1", "pytorch"]
 
@@ -76,6 +76,12 @@ def arrival_weights(start: Tensor, discount: Tensor) -> Tensor:
     return torch.cat([start[None], discount[:-1]]).cumprod(0)
 
 
+def densest(draw: Draw) -> Tensor:
+    """(..., A): of the draws the action of highest density, as the TF2 program evaluates."""
+    best = draw.log_prob.argmax(0, keepdim=True)[..., None]
+    return draw.action.gather(0, best.expand_as(draw.action[:1]))[0]
+
+
 class Dreamer(nn.Module):
     """The head of Dreamer. Defaults are those of its TF2 program."""
 
@@ -116,7 +122,6 @@ class Dreamer(nn.Module):
             c.actor_layers,
             c.activation,
             init_std=c.init_std,
-            mode_samples=c.mode_samples,
         )
         self.value = ScalarMLP(feat_dim, c.units, c.value_layers, c.activation)
         self.optimizers = {
@@ -127,11 +132,14 @@ class Dreamer(nn.Module):
     # --- the contract -------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def act(self, belief: Belief, explore: bool) -> Tensor:
+    def act(self, belief: Belief, explore: bool, noise: Noise = NOISE) -> Tensor:
         """(B, A): a sample, or the mode; with particles in the belief, the mean of the modes over all paths."""
         if explore:
-            return self.policy.sample(belief.feat).action[0]
-        return self.policy.mode(torch.cat([belief.feat[None], belief.particles])).mean(0)
+            return self.policy.sample(belief.feat, self.policy.noise(belief.feat, source=noise)).one(noise)
+        x = torch.cat([belief.feat[None], belief.particles])
+        n = self.config.mode_samples
+        modes = densest(self.policy.sample(x, self.policy.noise(x, n, noise))) if n else self.policy.mode(x)
+        return modes.mean(0)
 
     def phase(self, n: int) -> str:
         return "update"
@@ -181,8 +189,8 @@ class Dreamer(nn.Module):
 
         def actor(state: Tensor) -> Tensor:
             draw = self.policy.sample(state.detach())
-            log_pi.append(draw.log_prob[0])
-            return draw.action[0]
+            log_pi.append(draw.mean(draw.log_prob))
+            return draw.one()
 
         rollout = model.imagine(feat.flatten(0, -2), actor, self.config.horizon)
         return rollout, torch.stack(log_pi)

@@ -87,7 +87,7 @@ class MIRACLE(ValueSAC):
 
     def excess(self, draw: Draw) -> Tensor:
         """log pi(a | s) - log m(a) (M, B, S); m is a constant, its argument is not."""
-        return draw.log_prob - self.marginal.log_prob(draw.pre_tanh)
+        return draw.log_prob - self.marginal.log_prob(draw.raw)
 
     def marginal_loss(self, recent: Batch) -> Tensor:
         """-E log m(a) over rows that an action led to."""
@@ -95,5 +95,5 @@ class MIRACLE(ValueSAC):
 
     def describe(self, judged: Judged, mask: Tensor) -> Metrics:
         """Also E [log pi(a | s) - log m(a)]: the mutual information of state and action where m is the marginal."""
-        information = (judged.draw.weight * judged.excess).sum(0)
+        information = judged.draw.mean(judged.excess)
         return super().describe(judged, mask) | {"policy/information": masked_mean(information, mask).detach()}

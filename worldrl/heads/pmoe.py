@@ -23,19 +23,20 @@ from torch import Tensor
 from worldrl.errors import UserError
 from worldrl.heads.sac import SAC, ActorStates
 from worldrl.nn.functional import masked_mean, normal_log_prob, tanh_log_det
-from worldrl.policies.mixture import Mixture, stratified, weights
+from worldrl.policies.mixture import Mixture, stratified
 from worldrl.types import Draw
 
 
 class Experts(Mixture):
     """The mixture, but ``sample`` gives each draw the density under its own expert."""
 
-    def sample(self, x: Tensor) -> Draw:
-        """x (..., F) -> a reparameterised draw of every expert, action (M, ..., A)."""
+    def sample(self, x: Tensor, noise: Tensor | None = None) -> Draw:
+        """x (..., F) -> reparameterised draws of every expert, action (n M, ..., A)."""
         stats = self.stats(x)
-        pre_tanh = stratified(stats)
-        own = normal_log_prob(pre_tanh, stats.mean.movedim(-2, 0), stats.std.movedim(-2, 0))
-        return Draw(torch.tanh(pre_tanh), pre_tanh, own - tanh_log_det(pre_tanh).sum(-1), weights(stats))
+        raw, weight = stratified(stats, self.noise(x) if noise is None else noise)
+        by_expert = raw.unflatten(0, (-1, self.config.components))  # (n, M, ..., A)
+        own = normal_log_prob(by_expert, stats.mean.movedim(-2, 0), stats.std.movedim(-2, 0)).flatten(0, 1)
+        return Draw(torch.tanh(raw), raw, own - tanh_log_det(raw).sum(-1), weight)
 
 
 class PMOE(SAC):

@@ -24,7 +24,7 @@ from worldrl.nn.functional import masked_mean
 from worldrl.nn.mlp import TwinQ
 from worldrl.nn.optim import Optimizer, polyak
 from worldrl.policies.tanh_gaussian import TanhGaussian
-from worldrl.types import Batch, Belief, BeliefModel, Draw, Extra, MakePolicy, Metrics, Needs
+from worldrl.types import NOISE, Batch, Belief, BeliefModel, Draw, Extra, MakePolicy, Metrics, Needs, Noise
 
 
 class Transition(NamedTuple):
@@ -110,11 +110,11 @@ class SAC(nn.Module):
     # --- the contract -------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def act(self, belief: Belief, explore: bool) -> Tensor:
+    def act(self, belief: Belief, explore: bool, noise: Noise = NOISE) -> Tensor:
         """(B, A): a sample, or the mode; with particles in the belief, the mean of the modes over all paths."""
         x = self.actor_input(belief)
         if explore:
-            return self.policy.sample(x).one()
+            return self.policy.sample(x, self.policy.noise(x, source=noise)).one(noise)
         if len(belief.particles) == 0 or self.needs.actor_input == "context":
             return self.policy.mode(x)
         return self.policy.mode(torch.cat([x[None], belief.particles])).mean(0)
@@ -160,7 +160,7 @@ class SAC(nn.Module):
         """y (P, B, S), float32."""
         draw = self.policy.sample(self.next_actor_states(tr, belief))  # a' (M, P, B, S, A)
         q = self.target(tr.next_feat, draw.action).amin(0)  # (M, P, B, S)
-        value = (draw.weight * (q - alpha * self.next_log_pi(draw, belief))).sum(0)
+        value = draw.mean(q - alpha * self.next_log_pi(draw, belief))
         return self.rewards(tr) + self.config.gamma * (1.0 - tr.terminal) * value
 
     def rewards(self, tr: Transition) -> Tensor:
@@ -176,8 +176,8 @@ class SAC(nn.Module):
         """E[alpha log pi - Q], and log pi (B, S)."""
         draw = self.policy.sample(states.inputs)  # (M, B, S, A)
         log_pi = self.log_pi(draw, states)  # (M, B, S)
-        loss = (draw.weight * (alpha * log_pi - self.q_pi(draw, states))).sum(0) + alpha * draw.penalty
-        return masked_mean(loss, mask), (draw.weight * log_pi).sum(0)
+        loss = draw.mean(alpha * log_pi - self.q_pi(draw, states)) + alpha * draw.penalty
+        return masked_mean(loss, mask), draw.mean(log_pi)
 
     def log_pi(self, draw: Draw, states: ActorStates) -> Tensor:
         """log pi(a | s) (M, B, S)."""

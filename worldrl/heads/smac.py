@@ -82,11 +82,11 @@ class SMAC(SAC):
     def marginal_log_pi(self, draw: Draw, particles: Tensor) -> Tensor:
         """Estimate of log pi(a | h), (M, ...), from particles (K, ...) that broadcast against the draw.
 
-        Every density is evaluated at the draw's own pre-tanh value.
+        Every density is evaluated at the draw's own ``raw``.
         """
         if len(particles) == 0:
             return draw.log_prob
-        others = self.policy.log_prob(draw.pre_tanh, particles[:, None])  # (K, M, ...)
+        others = self.policy.log_prob(draw.raw, particles[:, None])  # (K, M, ...)
         return ESTIMATORS[self.config.estimator](torch.cat([draw.log_prob[None], others]))
 
     def log_pi(self, draw: Draw, states: ActorStates) -> Tensor:

@@ -25,7 +25,7 @@ from worldrl.nn.functional import masked_mean
 from worldrl.nn.mlp import TwinQ
 from worldrl.nn.optim import Optimizer, polyak
 from worldrl.policies.deterministic import Deterministic
-from worldrl.types import Batch, Belief, BeliefModel, Extra, Metrics, Needs
+from worldrl.types import NOISE, Batch, Belief, BeliefModel, Extra, Metrics, Needs, Noise
 
 
 class TD3(nn.Module):
@@ -79,7 +79,7 @@ class TD3(nn.Module):
     # --- the contract -------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def act(self, belief: Belief, explore: bool) -> Tensor:
+    def act(self, belief: Belief, explore: bool, noise: Noise = NOISE) -> Tensor:
         """(B, A): mu(s), the same with and without ``explore``; with particles, the mean over all paths."""
         return self.policy.mode(torch.cat([belief.feat[None], belief.particles])).mean(0)
 

@@ -141,10 +141,10 @@ class ValueSAC(SAC):
 
     def policy_loss(self, judged: Judged, mask: Tensor, alpha: Tensor) -> Tensor:
         """E [alpha log pi(a | s) - min_j Q_j(s, a)]."""
-        loss = (judged.draw.weight * (alpha * judged.excess - judged.q.amin(0))).sum(0)
+        loss = judged.draw.mean(alpha * judged.excess - judged.q.amin(0))
         return masked_mean(loss + alpha * judged.draw.penalty, mask)
 
     def describe(self, judged: Judged, mask: Tensor) -> Metrics:
         """What to log of the draw; nats."""
-        log_pi = (judged.draw.weight * judged.draw.log_prob).sum(0)
+        log_pi = judged.draw.mean(judged.draw.log_prob)
         return {"policy/entropy": -masked_mean(log_pi, mask).detach()}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from worldrl.errors import UserError
 from worldrl.nn.functional import standard_log_prob, tanh_log_det
 from worldrl.nn.mlp import MLP
-from worldrl.types import Draw
+from worldrl.types import NOISE, Draw, Noise
 
 
 class Coupling(nn.Module):
@@ -78,25 +78,29 @@ class Flow(nn.Module):
         )
 
     def transform(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
-        """z (..., A), x (..., F) -> the value before tanh (..., A), log |d pre_tanh / dz| (...); only x broadcasts."""
+        """z (..., A), x (..., F) -> the value before tanh (..., A), log |d raw / dz| (...); only x broadcasts."""
         total = z.new_zeros(z.shape[:-1])
         for block in self.blocks:
             z, log_det = block(z, x)
             total = total + log_det
         return z, total
 
-    def sample(self, x: Tensor) -> Draw:
-        """x (..., F) -> one reparameterised draw, action (1, ..., A)."""
-        z = torch.randn(1, *x.shape[:-1], self.action_dim, device=x.device)
-        pre_tanh, log_det = self.transform(z, x)
-        log_prob = standard_log_prob(z) - log_det - tanh_log_det(pre_tanh).sum(-1)
-        return Draw(torch.tanh(pre_tanh), pre_tanh, log_prob)
+    def noise(self, x: Tensor, n: int = 1, source: Noise = NOISE) -> Tensor:
+        """x (..., B, F) -> z (n, ..., B, A)."""
+        return source.normal((n, *x.shape[:-1], self.action_dim), -2, x)
 
-    def log_prob(self, pre_tanh: Tensor, x: Tensor) -> Tensor:
-        """log density of a = tanh(pre_tanh) given x; leading axes broadcast."""
-        lead = torch.broadcast_shapes(pre_tanh.shape[:-1], x.shape[:-1])
-        z = pre_tanh.expand(*lead, -1)
-        total = -tanh_log_det(pre_tanh).sum(-1)
+    def sample(self, x: Tensor, noise: Tensor | None = None) -> Draw:
+        """x (..., F) -> reparameterised draws, action (n, ..., A)."""
+        z = self.noise(x) if noise is None else noise
+        raw, log_det = self.transform(z, x)
+        log_prob = standard_log_prob(z) - log_det - tanh_log_det(raw).sum(-1)
+        return Draw(torch.tanh(raw), raw, log_prob, 1.0 / len(z))
+
+    def log_prob(self, raw: Tensor, x: Tensor) -> Tensor:
+        """log density of a = tanh(raw) given x; leading axes broadcast."""
+        lead = torch.broadcast_shapes(raw.shape[:-1], x.shape[:-1])
+        z = raw.expand(*lead, -1)
+        total = -tanh_log_det(raw).sum(-1)
         for block in reversed(cast("list[Coupling]", list(self.blocks))):
             z, log_det = block.inverse(z, x)
             total = total - log_det

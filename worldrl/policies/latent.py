@@ -14,7 +14,7 @@ from worldrl.estimators.marginal import ESTIMATORS, independent_draws
 from worldrl.nn.functional import inverse_softplus, log_mean_exp
 from worldrl.nn.mlp import MLP
 from worldrl.policies.tanh_gaussian import TanhGaussian
-from worldrl.types import Draw
+from worldrl.types import NOISE, Draw, Noise
 
 
 class LatentGaussian(nn.Module):
@@ -64,32 +64,45 @@ class LatentGaussian(nn.Module):
     def latents(self, x: Tensor, n: int) -> Tensor:
         """x (..., F) -> ``n`` independent draws of s, (n, ..., L)."""
         mean, std = self.q(x)
-        return mean + std * torch.randn(n, *mean.shape, dtype=mean.dtype, device=mean.device)
+        return mean + std * torch.randn(n, *mean.shape, device=mean.device)
 
-    def conditionals(self, x: Tensor, k: int) -> tuple[Draw, Tensor]:
-        """x (..., F) -> one draw from s_0, conditional on it, and log pi(a | s_0..s_k) (k + 1, ...).
+    def noise(
+        self, x: Tensor, n: int = 1, source: Noise = NOISE, particles: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """x (..., B, F) -> the noise of s_0..s_K (1 + K, n, ..., B, L), and of the actions (n, ..., B, A).
 
-        Every density is evaluated at the draw's own pre-tanh value.
+        K is what the estimator asks for, or ``particles``.
         """
-        s = self.latents(x, 1 + k)
-        draw = self.decoder.sample(s[0])
-        return draw, torch.cat([draw.log_prob, self.decoder.log_prob(draw.pre_tanh, s[1:])])
+        k, lead = self.particles if particles is None else particles, (n, *x.shape[:-1])
+        latent = source.normal((1 + k, *lead, self.config.latent), -2, x)
+        return latent, source.normal((*lead, self.decoder.action_dim), -2, x)
 
-    def sample(self, x: Tensor) -> Draw:
-        """x (..., F) -> one draw, action (1, ..., A), with the estimated marginal log-probability."""
-        draw, log_probs = self.conditionals(x, self.particles)
+    def conditionals(self, x: Tensor, noise: tuple[Tensor, Tensor] | None = None) -> tuple[Draw, Tensor]:
+        """x (..., F) -> n draws, each conditional on its s_0, and log pi(a | s_0..s_K) (1 + K, n, ...).
+
+        Every density is evaluated at the draw's own value before tanh.
+        """
+        latent, own = self.noise(x) if noise is None else noise
+        mean, std = self.q(x)
+        s = mean + std * latent  # (1 + K, n, ..., L)
+        draw = self.decoder.sample(s[0], own)
+        return draw, torch.cat([draw.log_prob[None], self.decoder.log_prob(draw.raw, s[1:])])
+
+    def sample(self, x: Tensor, noise: tuple[Tensor, Tensor] | None = None) -> Draw:
+        """x (..., F) -> draws, action (n, ..., A), with the estimated marginal log-probability."""
+        draw, log_probs = self.conditionals(x, noise)
         marginal = ESTIMATORS[self.config.estimator](log_probs)
-        return draw._replace(log_prob=marginal[None], penalty=-self.config.conditional_penalty * log_probs[0])
+        return draw._replace(log_prob=marginal, penalty=-self.config.conditional_penalty * log_probs[0].mean(0))
 
-    def log_prob(self, pre_tanh: Tensor, x: Tensor) -> Tensor:
+    def log_prob(self, raw: Tensor, x: Tensor) -> Tensor:
         """Lower bound, in expectation, on log pi(a | x) of a given action: log-mean-exp over K + 1 fresh draws of s.
 
         An action from elsewhere has no s_0, and without it the estimate falls short: the bound rises to the truth
-        with K. ``pre_tanh`` (..., A) and ``x`` (..., F) broadcast.
+        with K. ``raw`` (..., A) and ``x`` (..., F) broadcast.
         """
-        axes = max(pre_tanh.dim(), x.dim())
+        axes = max(raw.dim(), x.dim())
         x = x.reshape(*([1] * (axes - x.dim())), *x.shape)  # so that the new axis of s comes before all others
-        return log_mean_exp(self.decoder.log_prob(pre_tanh, self.latents(x, 1 + self.particles)))
+        return log_mean_exp(self.decoder.log_prob(raw, self.latents(x, 1 + self.particles)))
 
     def mode(self, x: Tensor) -> Tensor:
         """(..., A): the decoder's mode at the mean of q, SAC's convention carried over; the paper gives none."""

@@ -12,7 +12,7 @@ from worldrl.errors import UserError
 from worldrl.nn.functional import normal_log_prob, tanh_log_det
 from worldrl.nn.mlp import MLP
 from worldrl.policies.tanh_gaussian import bounded_std
-from worldrl.types import Draw
+from worldrl.types import NOISE, Draw, Noise
 
 
 class Components(NamedTuple):
@@ -55,15 +55,19 @@ class Mixture(nn.Module):
         shape = (m, self.action_dim)
         return Components(logits.log_softmax(-1), mean.unflatten(-1, shape), bounded_std(raw.unflatten(-1, shape)))
 
-    def sample(self, x: Tensor) -> Draw:
-        """x (..., F) -> a reparameterised draw of every component, action (M, ..., A); log_prob is the mixture's."""
-        stats = self.stats(x)
-        pre_tanh = stratified(stats)
-        return Draw(torch.tanh(pre_tanh), pre_tanh, density(stats, pre_tanh), weights(stats))
+    def noise(self, x: Tensor, n: int = 1, source: Noise = NOISE) -> Tensor:
+        """x (..., B, F) -> (n, ..., B, M, A) standard normal."""
+        return source.normal((n, *x.shape[:-1], self.config.components, self.action_dim), -3, x)
 
-    def log_prob(self, pre_tanh: Tensor, x: Tensor) -> Tensor:
-        """log density of a = tanh(pre_tanh) given x; leading axes broadcast."""
-        return density(self.stats(x), pre_tanh)
+    def sample(self, x: Tensor, noise: Tensor | None = None) -> Draw:
+        """x (..., F) -> reparameterised draws of every component, action (n M, ..., A); log_prob is the mixture's."""
+        stats = self.stats(x)
+        raw, weight = stratified(stats, self.noise(x) if noise is None else noise)
+        return Draw(torch.tanh(raw), raw, density(stats, raw), weight)
+
+    def log_prob(self, raw: Tensor, x: Tensor) -> Tensor:
+        """log density of a = tanh(raw) given x; leading axes broadcast."""
+        return density(self.stats(x), raw)
 
     def mode(self, x: Tensor) -> Tensor:
         """(..., A): tanh of the mean of the heaviest component."""
@@ -72,17 +76,15 @@ class Mixture(nn.Module):
         return torch.tanh(stats.mean.gather(-2, heaviest.expand_as(stats.mean[..., :1, :])).squeeze(-2))
 
 
-def stratified(stats: Components) -> Tensor:
-    """One draw of every component before tanh, (M, ..., A)."""
-    return (stats.mean + stats.std * torch.randn_like(stats.mean)).movedim(-2, 0)
+def stratified(stats: Components, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """Noise (n, ..., M, A) -> n draws of every component before tanh, (n M, ..., A), and their weights (n M, ...)."""
+    raw = (stats.mean + stats.std * noise).movedim(-2, 1).flatten(0, 1)
+    weight = stats.log_weight.exp().movedim(-1, 0)  # (M, ...)
+    n = len(noise)
+    return raw, weight if n == 1 else weight.repeat(n, *[1] * (weight.dim() - 1)) / n
 
 
-def weights(stats: Components) -> Tensor:
-    """w (M, ...)."""
-    return stats.log_weight.exp().movedim(-1, 0)
-
-
-def density(stats: Components, pre_tanh: Tensor) -> Tensor:
-    """log of sum_m w_m N(pre_tanh (..., A); mu_m, sigma_m^2) |d pre_tanh / d a|, (...)."""
-    log_normal = normal_log_prob(pre_tanh[..., None, :], stats.mean, stats.std)  # (..., M)
-    return torch.logsumexp(stats.log_weight + log_normal, -1) - tanh_log_det(pre_tanh).sum(-1)
+def density(stats: Components, raw: Tensor) -> Tensor:
+    """log of sum_m w_m N(raw (..., A); mu_m, sigma_m^2) |d raw / d a|, (...)."""
+    log_normal = normal_log_prob(raw[..., None, :], stats.mean, stats.std)  # (..., M)
+    return torch.logsumexp(stats.log_weight + log_normal, -1) - tanh_log_det(raw).sum(-1)

@@ -24,6 +24,7 @@ from worldrl.agent import Agent, require
 from worldrl.config import Config, check_unchanged, load_config
 from worldrl.errors import UserError, check_writable, unknown
 from worldrl.runs.checkpoint import Checkpoints
+from worldrl.runs.transfer import decode_spec
 from worldrl.types import Belief, Decodes, EnvSpec, Obs, ObsSpec, State
 
 CHECKPOINTS = ("last", "best")
@@ -56,8 +57,7 @@ def load_agent(run_dir: Path, checkpoint: str = "last", device: str = "auto") ->
     checkpoints = Checkpoints(run_dir)
     state = checkpoints.load(checkpoints.find(checkpoint))
     check_unchanged(run_dir, state["config"], agent_only=True)
-    spec = {**state["spec"], "obs": {key: ObsSpec(tuple(shape), dtype) for key, shape, dtype in state["spec"]["obs"]}}
-    agent = Agent(config, EnvSpec(**spec))
+    agent = Agent(config, decode_spec(state["spec"]))
     agent.load_state_dict(state["agent"], optimizers=False)
     return agent, config
 
@@ -121,7 +121,7 @@ class TrainedPolicy:
         if prev_action is not None:
             action = _check_action(prev_action, action.shape)
         rows = {**arrays, "action": action * (1.0 - first)[:, None], "is_first": first}
-        self._state, self._action, self._belief = self.agent.act(state, rows, explore, deterministic, noise=False)
+        self._state, self._action, self._belief = self.agent.act(state, rows, explore, deterministic, perturb=False)
         self._single = single
         return (self._action[0] if single else self._action).copy()
 

@@ -11,13 +11,19 @@ from worldrl.agent import Agent
 from worldrl.config import Config, check_same_belief
 from worldrl.errors import UserError
 from worldrl.runs.checkpoint import Checkpoints
-from worldrl.types import EnvSpec
+from worldrl.types import Actions, EnvSpec, ObsSpec
 
 
 def encode_spec(spec: EnvSpec) -> dict[str, Any]:
     """The environment's description as a checkpoint holds it."""
     obs = [(key, list(item.shape), item.dtype) for key, item in spec.obs.items()]
-    return {**spec._asdict(), "obs": obs}
+    return {**spec._asdict(), "obs": obs, "actions": spec.actions._asdict()}
+
+
+def decode_spec(saved: dict[str, Any]) -> EnvSpec:
+    """The inverse of ``encode_spec``."""
+    obs = {key: ObsSpec(tuple(shape), dtype) for key, shape, dtype in saved["obs"]}
+    return EnvSpec(**{**saved, "obs": obs, "actions": Actions(**saved["actions"])})
 
 
 def load_model(agent: Agent, config: Config) -> Path:
@@ -49,18 +55,19 @@ def load_model(agent: Agent, config: Config) -> Path:
 
 def check_spec(where: str, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
     """Raise UserError, which ``where`` begins, unless an agent that was trained on ``theirs`` can act on ``ours``."""
-    for key, name in (("obs", "observations"), ("action_dim", "action size")):
-        if ours[key] != theirs[key]:
+    for key, name in (("obs", "observations"), ("actions", "actions")):
+        found, expected = _words(ours[key]), _words(theirs[key])
+        if found != expected:
             raise UserError(
-                f"{where}: its agent was trained on {theirs['task']} with {name} {_words(theirs[key])}; found "
-                f"{_words(ours[key])} on {ours['task']}; expected a task and env.obs that give the same"
+                f"{where}: its agent was trained on {theirs['task']} with {name} {expected}; found {found} on "
+                f"{ours['task']}; expected a task and env.obs that give the same"
             )
 
 
 def _words(value: Any) -> str:
-    """``pixels 64x64x3, state 5``, or the action size."""
-    if isinstance(value, int):
-        return str(value)
+    """``pixels 64x64x3, state 5``, or ``box 2``."""
+    if isinstance(value, dict):
+        return f"{value['kind']} {value['size']}"
     return ", ".join(f"{key} {'x'.join(map(str, shape))}" for key, shape, _ in value)
 
 

@@ -37,7 +37,7 @@ def steps(
         state, over = agent.initial(1, particles), False
         rows = with_action(envs.reset(), np.zeros((1, agent.spec.action_dim), np.float32))
         while True:
-            state, action, belief = agent.act(state, rows, explore=True, noise=False)
+            state, action, belief = agent.act(state, rows, explore=True, perturb=False)
             rows = with_action(envs.step(action), action)
             last = bool(rows["is_last"][0])
             if not over:  # else the environment has reset instead of taking the action

@@ -26,7 +26,7 @@ class Noise(NamedTuple):
 
 def entropies(policy: LatentGaussian, x: Tensor, estimator: str, k: int) -> Tensor:
     """Estimates of -log pi(a | x) (B,), one draw for each row of x (B, F)."""
-    _, log_probs = policy.conditionals(x, independent_draws(estimator, k))
+    _, log_probs = policy.conditionals(x, policy.noise(x, particles=independent_draws(estimator, k)))
     return -ESTIMATORS[estimator](log_probs)
 
 

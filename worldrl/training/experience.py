@@ -179,7 +179,7 @@ class Stream:
 
     def _choose_action(self) -> np.ndarray:
         if self.frames < self.config.schedule.prefill:
-            return self.random.uniform(-1.0, 1.0, self.rows["action"].shape).astype(np.float32)
+            return self.spec.actions.random(self.random, len(self.rows["action"]))
         self.acting, action, _ = self.agent.act(self.acting, self.rows, explore=True)
         return action
 
