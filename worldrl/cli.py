@@ -56,6 +56,7 @@ from worldrl.config import (
 from worldrl.envs.families import canonical_name
 from worldrl.errors import UserError, exit_code, unknown, unwritable
 from worldrl.registry import DEFAULTS, PARTS, agent_label, canonical, known_parts, shared_fields
+from worldrl.runs.folder import BEGUN, METRICS
 from worldrl.terminal import Parser, command, whole
 
 __all__ = ["compose", "config_to_dict", "eval_main", "load_config", "save_config", "train", "train_main"]
@@ -64,7 +65,6 @@ GROUPS = ("agent", "env", "experiment")  # keys whose value is the name of a pre
 CHECKOUT = Path(__file__).resolve().parents[1]
 RUNS = "runs"  # the folder of all run folders
 PRIMARY = "worldrl_train"
-RUN_FILES = ("metrics.jsonl", "checkpoints")  # either of them means that a run has begun in a folder
 
 Arguments = dict[str, Any]  # dotted keys, as on the command line
 
@@ -354,7 +354,7 @@ def train(config: Config | Mapping[str, Any], run_dir: Path | None = None) -> Pa
 
     config = config_from_dict(config_to_dict(config) if isinstance(config, Config) else with_world(config))
     run_dir = Path(RUNS) / run_name(config) if run_dir is None else Path(run_dir)
-    if any((run_dir / name).exists() for name in RUN_FILES):
+    if any((run_dir / name).exists() for name in BEGUN):
         if Checkpoints(run_dir).latest() is None:
             raise UserError(f"{run_dir} holds a run without a checkpoint; delete it if it has ended, or choose another")
         raise UserError(f"{run_dir} already holds a run; continue it with resume={run_dir}, or choose another folder")
@@ -388,9 +388,9 @@ def train_or_go_on(config: Config, run_dir: Path) -> None:
 
 def _has_frames(run_dir: Path) -> bool:
     """Whether the metrics of a run go beyond its start."""
-    from worldrl.report.curves import METRICS_FILE, read_records
+    from worldrl.runs.metrics import read_records
 
-    path = run_dir / METRICS_FILE
+    path = run_dir / METRICS
     return path.exists() and any(record.get("frames", 0) > 0 for record in read_records(path)[0])
 
 

@@ -6,6 +6,7 @@ Hot code never sees OmegaConf. Keys are dotted wherever they meet a user: ``env.
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 import re
 import types
@@ -15,13 +16,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from yaml import YAMLError
+from yaml import AliasEvent, YAMLError
 
 from worldrl.envs.corruption import LEVELS, check_level
 from worldrl.envs.make import EnvConfig
 from worldrl.errors import UserError, unknown, wrong
+from worldrl.files import damaged, read_text
 from worldrl.registry import AGENTS, DEFAULTS, OWN_POLICY, PARTS, agent_label, canonical, load_class
 
 
@@ -93,6 +96,7 @@ class Config:
 # --- what a value may be ----------------------------------------------------------------------------------------------
 
 CONFIG_FILE = "config.yaml"
+YAML_BYTES = 2**18  # of a file of settings, which takes a second to parse
 FOREIGN = "sb3_"  # begins the labels of agents that are not ours (``worldrl.commands.baseline``)
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -446,8 +450,11 @@ def _plain(value: Any) -> Any:
 def read_yaml(path: Path) -> dict[str, Any]:
     """A YAML mapping as plain values. Raises UserError when it cannot be read as one."""
     try:
-        found = OmegaConf.to_container(OmegaConf.load(path))
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException) as error:
+        text = read_text(path, YAML_BYTES)
+        if "&" in text and any(isinstance(event, AliasEvent) for event in yaml.parse(text)):
+            raise damaged(path, "a YAML alias", "every value written out")  # a few of them make billions of values
+        found = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
+    except (OSError, ValueError, YAMLError, RecursionError, OmegaConfBaseException) as error:
         raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from error
     if not isinstance(found, dict):
         raise UserError(f"{path}: found a list, expected settings such as 'frames: 1000'")

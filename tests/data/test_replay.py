@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
+import zipfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -278,7 +282,7 @@ def test_small_chunks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_only_new_ticks_are_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Path] = []
-    monkeypatch.setattr(chunks, "file_crc", lambda path, crc=chunks.file_crc: (read.append(path), crc(path))[1])
+    monkeypatch.setattr(chunks, "checksum", lambda path, of=chunks.checksum: (read.append(path), of(path))[1])
     replay = Replay(SPEC, 1000)
     fill(replay, 0, 500)
     first = saved(replay, tmp_path)
@@ -481,3 +485,53 @@ def test_on_the_gpu(tmp_path: Path, place: str) -> None:
     other = Replay(SPEC, 60, 3)
     other.load_chunks(tmp_path, manifest)
     assert_equal_replays(reference, other)
+
+
+def bomb(shape: tuple[int, ...]) -> bytes:
+    """An archive whose arrays are zeros of this shape."""
+    data = io.BytesIO()
+    np.savez_compressed(data, **{name: np.zeros(shape, np.float32) for name in ("state", "action", "reward")})
+    return data.getvalue()
+
+
+def claims(shape: tuple[int, ...]) -> bytes:
+    """An archive whose one array claims a shape that it does not have."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        header = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+        archive.writestr("state.npy", b"\x93NUMPY\x01\x00" + (118).to_bytes(2, "little") + header.encode())
+    return data.getvalue()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: b"",
+        lambda: b"PK\x03\x04 no more",
+        lambda: bomb((10, 2, 3)),
+        lambda: bomb((10_000_000,)),
+        lambda: claims((2**40,)),
+        lambda: claims((-1,)),
+    ],
+)
+def test_a_foreign_file_of_rows(tmp_path: Path, make: Callable[[], bytes]) -> None:
+    replay = Replay(SPEC, 50)
+    fill(replay, 0, 10)
+    manifest = saved(replay, tmp_path)
+    data = make()
+    file = manifest["files"][0]
+    (tmp_path / file["name"]).write_bytes(data)
+    file.update(size=len(data), crc32=zlib.crc32(data))  # the manifest is as foreign as the file
+    with pytest.raises(UserError) as caught:
+        Replay(SPEC, 50).load_chunks(tmp_path, manifest)
+    assert caught.value.where == f"{tmp_path / file['name']} is damaged"
+
+
+def test_a_manifest_leads_nowhere_else(tmp_path: Path) -> None:
+    replay = Replay(SPEC, 50)
+    fill(replay, 0, 10)
+    manifest = saved(replay, tmp_path / "replay")
+    manifest["files"][0]["name"] = "../elsewhere.npz"
+    with pytest.raises(UserError) as caught:
+        Replay(SPEC, 50).load_chunks(tmp_path / "replay", manifest)
+    assert caught.value.found == "'../elsewhere.npz'"

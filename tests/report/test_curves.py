@@ -138,9 +138,9 @@ def test_values_that_were_not_finite_are_left_out_and_told(tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        (b'{"frames": 5', "line 3: not a JSON record; the file is damaged"),
-        (b"\xff\xfe", "line 3: not a JSON record"),
-        (b"[1]", "line 3: found [1], expected a record"),
+        (b'{"frames": 5', "line 3, is damaged"),
+        (b"\xff\xfe", "line 3, is damaged"),
+        (b"[1]", "line 3, is damaged: found a list"),
         (b'{"eval/return": 1.0}', "line 3: frames is None, expected a number"),
         (b'{"frames": 9000, "eval/return": "high"}', "line 3: eval/return is 'high', expected a number"),
         (b'{"frames": -5, "eval/return": 1.0}', "line 3: frames go back from 0 to -5"),

@@ -12,8 +12,9 @@ import pytest
 from scipy import stats
 
 from worldrl.report.__main__ import main
-from worldrl.report.grids import CLEAN, GRID_FILE, grid_rows, read_grids
+from worldrl.report.grids import CLEAN, grid_rows, read_grids
 from worldrl.report.plots import draw_band, looks_of
+from worldrl.runs.folder import GRID
 
 CELLS = [("clean", 0.0), ("missing", 0.1), ("missing", 0.5), ("blur", 0.1), ("blur", 0.5)]
 RETURNS = {("smac", 1): [100, 90, 50, 95, 80], ("smac", 2): [140, 130, 70, 105, 60], ("sac", 1): [60, 30, 0, 60, 60]}
@@ -27,7 +28,7 @@ def write_grid(folder: Path, agent: str, returns: list[float], seed: int = 1, **
     settings = {"task": "walker_walk", "agent": agent, "seed": seed, "head.units": 300}
     found = {"task": "walker_walk", "agent": agent, "trained_with": {}, "cells": cells, "settings": settings, **changes}
     folder.mkdir(parents=True)
-    path = folder / GRID_FILE
+    path = folder / GRID
     path.write_text(json.dumps(found))
     return path
 
@@ -118,7 +119,7 @@ def test_the_band_is_students_interval_over_runs() -> None:
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ("{", "is no robustness grid"),
+        ("{", "is damaged"),
         ("[]", "is no robustness grid"),
         (json.dumps({"task": "walker_walk", "agent": "x", "trained_with": {}}), "cells"),
         (
@@ -128,7 +129,7 @@ def test_the_band_is_students_interval_over_runs() -> None:
     ],
 )
 def test_a_damaged_file_is_named(grids: Path, content: str, words: str, capsys: pytest.CaptureFixture) -> None:
-    broken = grids / "sac/1/robustness" / GRID_FILE
+    broken = grids / "sac/1/robustness" / GRID
     broken.write_text(content)
     assert main([str(grids), "--robustness"]) == 2
     error = capsys.readouterr().err

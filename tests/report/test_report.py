@@ -202,7 +202,7 @@ def test_damage_and_gaps_are_one_line(runs: Path, capsys: pytest.CaptureFixture)
     bad = runs / "walker_walk" / "sac" / "2" / "metrics.jsonl"
     good = bad.read_text()
     bad.write_text("\n" + good.replace("}", "", 1))
-    assert f"{bad}, line 2: not a JSON record" in fails(capsys, runs)
+    assert f"{bad}, line 2, is damaged" in fails(capsys, runs)
     bad.write_text('{"frames": 1e999, "eval/return": 1.0}\n')
     assert f"{bad}, line 1: frames is inf, expected a number" in fails(capsys, runs)
     bad.write_text('{"frames": 9000, "eval/return": 1.0}\n')

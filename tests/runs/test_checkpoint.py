@@ -1,14 +1,19 @@
 from __future__ import annotations
 
+import io
 import json
 import multiprocessing
 import os
+import pickle
 import random
 import resource
 import signal
 import subprocess
 import sys
 import time
+import zipfile
+import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +25,7 @@ from worldrl.data.replay import Replay
 from worldrl.errors import UserError
 from worldrl.runs import checkpoint
 from worldrl.runs.checkpoint import (
+    MARKER,
     CheckpointError,
     Checkpoints,
     compare_fingerprint,
@@ -27,6 +33,7 @@ from worldrl.runs.checkpoint import (
     encode,
     environment_fingerprint,
     rng_state,
+    seal,
     set_rng_state,
 )
 from worldrl.types import EnvSpec, ObsSpec, box
@@ -186,7 +193,7 @@ def test_nothing_to_find(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path).latest() is None
     with pytest.raises(UserError, match="no complete checkpoint"):
         Checkpoints(tmp_path).find()
-    with pytest.raises(UserError, match="is not a folder"):
+    with pytest.raises(UserError, match="found no folder"):
         Checkpoints(tmp_path).load(tmp_path / "checkpoints/step-000000001")
     assert listing(tmp_path) == []
 
@@ -214,24 +221,152 @@ def test_half_written(tmp_path: Path) -> None:
 
 
 def edit_marker(path: Path, **changes: Any) -> None:
-    marker = json.loads((path / "COMPLETE.json").read_text())
-    (path / "COMPLETE.json").write_text(json.dumps({**marker, **changes}))
+    """Another marker, whole in itself."""
+    marker = json.loads((path / MARKER).read_text())
+    marker.pop("crc32")
+    (path / MARKER).write_bytes(seal({**marker, **changes}))
+
+
+def refusal(checkpoints: Checkpoints, path: Path) -> UserError:
+    with pytest.raises(UserError) as caught:
+        checkpoints.load(path)
+    return caught.value
 
 
 def test_another_format(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     path = checkpoints.save(10, {"n": 1})
     edit_marker(path, format=99, worldrl="7.0")
-    with pytest.raises(UserError, match=r"format 99 \(written by worldrl 7\.0\), this version reads format 1"):
-        checkpoints.load(path)
+    error = refusal(checkpoints, path)
+    assert (error.found, error.expected) == ("format 99 (written by worldrl 7.0)", "format 2")
+    assert error.fix == "worldrl 7.0 reads it"
+    marker = {
+        "format": 1,
+        "worldrl": "0.1.0",
+        "frames": 10,
+        "files": [],
+    }  # as that version wrote it, without a checksum
+    (path / MARKER).write_text(json.dumps(marker, indent=1))
+    assert refusal(checkpoints, path).found == "format 1 (written by worldrl 0.1.0)"
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"{}", b"\xff\xfe", b"[" * 100_000])
 def test_damaged_marker(tmp_path: Path, content: bytes) -> None:
     path = Checkpoints(tmp_path).save(10, {"n": 1})
-    (path / "COMPLETE.json").write_bytes(content)
-    with pytest.raises(UserError, match=r"COMPLETE\.json"):
-        Checkpoints(tmp_path).load(path)
+    (path / MARKER).write_bytes(content)
+    assert refusal(Checkpoints(tmp_path), path).where == f"{path / MARKER} is damaged"
+
+
+def test_every_byte_of_the_marker_counts(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    path = checkpoints.save(10, {"n": 1})
+    good = (path / MARKER).read_bytes()
+    for position in range(len(good)):
+        for flip in (1, 16):
+            (path / MARKER).write_bytes(good[:position] + bytes([good[position] ^ flip]) + good[position + 1 :])
+            assert str(path / MARKER) in refusal(checkpoints, path).where
+    for other in (good + b" ", good[:-1], good.replace(b"\n", b""), good.replace(b" ", b"  ", 1)):
+        (path / MARKER).write_bytes(other)
+        assert str(path / MARKER) in refusal(checkpoints, path).where
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"files": {}},
+        {"files": [3]},
+        {"files": []},
+        {"files": [{"name": "../../x", "size": 1, "crc32": 1}]},
+        {"files": [{"name": "state.pt", "size": "1", "crc32": 1}]},
+        {"files": [{"name": "state.pt"}]},
+        {"frames": "10"},
+        {"frames": None},
+        {"score": []},
+    ],
+)
+def test_an_invented_marker(tmp_path: Path, changes: dict[str, Any]) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    path = checkpoints.save(10, {"n": 1})
+    edit_marker(path, **changes)
+    assert refusal(checkpoints, path).where.startswith(str(path / MARKER))
+
+
+def replace_state(path: Path, data: bytes) -> None:
+    """Another ``state.pt`` under a marker that says so: nothing is damaged, and everything is foreign."""
+    (path / "state.pt").write_bytes(data)
+    edit_marker(path, files=[{"name": "state.pt", "size": len(data), "crc32": zlib.crc32(data)}])
+
+
+def saved(value: Any, **options: Any) -> bytes:
+    data = io.BytesIO()
+    torch.save(value, data, **options)
+    return data.getvalue()
+
+
+def compressed(data: bytes) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(data)) as old, zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as new:
+        for entry in old.infolist():
+            new.writestr(entry.filename, old.read(entry))
+    return out.getvalue()
+
+
+def laughs(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value] * 10
+    return value
+
+
+def nested(depth: int) -> Any:
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+class Touch:
+    """Would make a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return (Path.touch, (self.path,))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda folder: b"",
+        lambda folder: b"PK",
+        lambda folder: b"garbage" * 100,
+        lambda folder: pickle.dumps({"a": 1}),
+        lambda folder: saved({"a": 1}, _use_new_zipfile_serialization=False),
+        lambda folder: compressed(saved({"w": torch.zeros(10_000)})),
+        lambda folder: saved([1]),
+        lambda folder: saved({"a": laughs(12)}),
+        lambda folder: saved({"a": nested(200)}),
+        lambda folder: saved({"a": torch.zeros(1).expand(2**50)}),
+        lambda folder: saved({"a": torch.zeros(2**50, device="meta")}),
+        lambda folder: saved({"a": torch.sparse_coo_tensor(torch.tensor([[0]]), torch.ones(1), (2**50,))}),
+        lambda folder: saved({"a": Touch(folder / "touched")}),
+        lambda folder: saved({"a": 1})[:-50],
+    ],
+)
+def test_a_foreign_state(tmp_path: Path, make: Callable[[Path], bytes]) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    path = checkpoints.save(10, {"n": 1})
+    replace_state(path, make(tmp_path))
+    assert refusal(checkpoints, path).where == f"{path / 'state.pt'} is damaged"
+    assert not (tmp_path / "touched").exists()
+
+
+def test_an_expanded_tensor_is_saved_whole(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    path = checkpoints.save(10, {"w": torch.ones(1).expand(5)})
+    assert checkpoints.load(path)["w"].tolist() == [1.0] * 5
 
 
 @pytest.mark.parametrize("name", ["state.pt", "replay.json"])
@@ -244,15 +379,15 @@ def test_damaged_files_are_named(tmp_path: Path, name: str) -> None:
         bad[position] ^= 1
         (path / name).write_bytes(bad)
         for load in (checkpoints.load, lambda p: checkpoints.load_replay(p, Replay(SPEC, 40))):
-            with pytest.raises(UserError, match=rf"{name} does not match its checksum"):
+            with pytest.raises(UserError) as caught:
                 load(path)
+            assert caught.value.where == f"{path / name} is damaged"
         assert (path / name).read_bytes() == bad  # an error changes nothing
     (path / name).write_bytes(good[:-1])
-    with pytest.raises(UserError, match=rf"{name} has {len(good) - 1} bytes"):
-        checkpoints.load(path)
+    assert refusal(checkpoints, path).found.startswith(f"{len(good) - 1:,} bytes")
     (path / name).unlink()
-    with pytest.raises(UserError, match=rf"{name} is missing"):
-        checkpoints.load(path)
+    error = refusal(checkpoints, path)
+    assert (error.where, error.found) == (str(path / name), "no such file")
 
 
 def test_beside_a_damaged_checkpoint_the_best_one_is_pointed_to(tmp_path: Path) -> None:
@@ -260,8 +395,9 @@ def test_beside_a_damaged_checkpoint_the_best_one_is_pointed_to(tmp_path: Path) 
     checkpoints.save_best(10, 3.5, {"n": 1})
     last = checkpoints.save(20, {"n": 2})
     (last / "state.pt").write_bytes(b"x")
-    with pytest.raises(UserError, match=r"state.pt has 1 bytes, .*; best-000000010 is there too: eval.py --checkpoint"):
-        checkpoints.load(last)
+    error = refusal(checkpoints, last)
+    assert error.found.startswith("1 bytes")
+    assert error.fix.startswith("best-000000010 is there too: eval.py --checkpoint")
     (last / "COMPLETE.json").unlink()
     with pytest.raises(UserError, match=r"only half-written ones .*; best-000000010 is there: eval.py --checkpoint"):
         checkpoints.find()

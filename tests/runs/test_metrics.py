@@ -1,83 +1,23 @@
 from __future__ import annotations
 
-import io
 import json
 import math
+import zlib
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 
 from worldrl.errors import UserError
-from worldrl.runs import checkpoint
-from worldrl.runs.metrics import Logger, Meter, Progress
+from worldrl.runs.metrics import Logger, read_records
+
+START = {"bytes": 0, "crc32": 0}
 
 
 def records(folder: Path) -> list[dict[str, float | None]]:
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-# --- meter ------------------------------------------------------------------------------------------------------------
-
-
-def test_means_are_over_the_updates_that_had_the_key() -> None:
-    rng = np.random.default_rng(0)
-    meter, lists = Meter(), {}
-    for update in range(50):
-        metrics = {"loss/critic": rng.normal(), "policy/entropy": rng.normal()}
-        if update % 3 == 0:
-            metrics["loss/actor"] = rng.normal()
-        if update % 10 == 0:
-            metrics = {"belief/kl": rng.normal()}
-        meter.add({key: torch.tensor(value) for key, value in metrics.items()})
-        for key, value in metrics.items():
-            lists.setdefault(key, []).append(np.float32(value))
-    means = meter.mean()
-    assert means.keys() == lists.keys()
-    for key, values in lists.items():
-        assert means[key] == pytest.approx(np.mean(values, dtype=np.float64), rel=1e-12)
-    meter.reset()
-    assert meter.mean() == {}
-    meter.add({})
-    assert meter.mean() == {}
-
-
-def test_sums_do_not_alias_what_was_added() -> None:
-    meter, static = Meter(), torch.tensor(1.0)
-    meter.add({"x": static})
-    static.fill_(5.0)  # a captured graph writes its results into the same tensor every time
-    meter.add({"x": static})
-    assert meter.mean() == {"x": 3.0}
-
-
-def test_float64_sums_and_no_graph() -> None:
-    meter = Meter()
-    value = torch.tensor(0.1, requires_grad=True)
-    for _ in range(100_000 // 100):
-        meter.add({"x": value * 1.0})
-    assert not next(iter(meter._sums.values())).requires_grad
-    assert meter.mean()["x"] == pytest.approx(float(np.float32(0.1)), rel=1e-13)
-
-
-def test_a_window_survives_a_checkpoint_bitwise(tmp_path: Path) -> None:
-    def feed(meter: Meter, start: int, stop: int) -> None:
-        for update in range(start, stop):
-            value = torch.tensor(math.sin(update))
-            meter.add({"a": value, "b": value * 3} if update % 2 else {"a": value})
-
-    whole, part, resumed = Meter(), Meter(), Meter()
-    feed(whole, 0, 40)
-    feed(part, 0, 17)
-    checkpoints = checkpoint.Checkpoints(tmp_path)
-    state = checkpoints.load(checkpoints.save(17, {"meter": part.state_dict()}))
-    resumed.load_state_dict(state["meter"])
-    feed(resumed, 17, 40)
-    assert resumed.mean() == whole.mean()
-    assert part.mean() != whole.mean()
-
-
-# --- logger -----------------------------------------------------------------------------------------------------------
+# --- writing ----------------------------------------------------------------------------------------------------------
 
 
 def test_records(tmp_path: Path) -> None:
@@ -86,7 +26,8 @@ def test_records(tmp_path: Path) -> None:
     assert records(tmp_path / "run") == [  # readable before it is closed
         {"frames": 1000, "agent_steps": 500, "updates": 100, "loss/critic": 0.1, "episode/return": None, "x": None}
     ]
-    assert logger.offset() == (tmp_path / "run/metrics.jsonl").stat().st_size
+    data = (tmp_path / "run/metrics.jsonl").read_bytes()
+    assert logger.position() == {"bytes": len(data), "crc32": zlib.crc32(data)}
     logger.close()
     assert list((tmp_path / "run").glob("events*")) == []
 
@@ -94,13 +35,13 @@ def test_records(tmp_path: Path) -> None:
 def test_resume_cuts_off_what_came_after_the_checkpoint(tmp_path: Path) -> None:
     logger = Logger(tmp_path, tensorboard=False)
     logger.write(1, 1, 1, {"x": 1.0})
-    offset = logger.offset()
+    position = logger.position()
     logger.write(2, 2, 2, {"x": 2.0})
     logger.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"half a li')
-    logger = Logger(tmp_path, False, resume_offset=offset, resume_frames=1)
-    assert logger.offset() == offset
+    logger = Logger(tmp_path, False, resume=position, resume_frames=1)
+    assert logger.position() == position
     logger.write(2, 2, 2, {"x": 3.0})
     logger.close()
     assert [record["x"] for record in records(tmp_path)] == [1.0, 3.0]
@@ -116,31 +57,56 @@ def test_a_full_disk_is_one_line_and_closing_is_silent(tmp_path: Path) -> None:
 
 
 def test_resume_from_the_very_beginning(tmp_path: Path) -> None:
-    Logger(tmp_path, tensorboard=False, resume_offset=0).close()
+    Logger(tmp_path, tensorboard=False, resume=START).close()
     assert records(tmp_path) == []
 
 
-def test_metrics_that_do_not_belong_to_the_checkpoint(tmp_path: Path) -> None:
-    logger = Logger(tmp_path, tensorboard=False)
+def written(folder: Path) -> tuple[Path, dict[str, int]]:
+    """A metrics file of two records, and the position after them."""
+    logger = Logger(folder, tensorboard=False)
     logger.write(1, 1, 1, {"x": 1.0})
     logger.write(2, 2, 2, {"x": 1.0})
-    offset = logger.offset()
+    position = logger.position()
     logger.close()
-    path = tmp_path / "metrics.jsonl"
+    return folder / "metrics.jsonl", position
+
+
+def refusal(folder: Path, position: dict[str, int]) -> UserError:
+    with pytest.raises(UserError) as caught:
+        Logger(folder, False, resume=position)
+    return caught.value
+
+
+def test_a_changed_digit_is_told(tmp_path: Path) -> None:
+    path, position = written(tmp_path)
     good = path.read_bytes()
+    path.write_bytes(good.replace(b"1.0", b"7.0", 1))
+    error = refusal(tmp_path, position)
+    assert (error.where, error.found) == (f"{path} is damaged", "other content")
+    assert "worldrl eval" in error.fix
+    assert path.read_bytes() == good.replace(b"1.0", b"7.0", 1)  # an error changes nothing
+    path.write_bytes(good)
+    resumed = Logger(tmp_path, False, resume=position)
+    assert resumed.position() == position
+    resumed.write(3, 3, 3, {"x": 1.0})
+    later = resumed.position()
+    resumed.close()
+    Logger(tmp_path, False, resume=later).close()  # the checksum went on from where it was
+    path.write_bytes(path.read_bytes().replace(b'"updates": 1', b'"updates": 0', 1))
+    assert refusal(tmp_path, later).found == "other content"
+
+
+def test_metrics_that_do_not_belong_to_the_checkpoint(tmp_path: Path) -> None:
+    path, position = written(tmp_path)
     with pytest.raises(UserError, match="holds the metrics of another run"):
         Logger(tmp_path, tensorboard=False)
-    with pytest.raises(UserError, match=f"checkpoint knows of {offset + 1}"):
-        Logger(tmp_path, False, resume_offset=offset + 1)
-    with pytest.raises(UserError, match="not the end of a line"):
-        Logger(tmp_path, False, resume_offset=offset - 1)
-    path.write_bytes(b"#" + good[1:])
-    with pytest.raises(UserError, match="line 1 is not JSON"):
-        Logger(tmp_path, False, resume_offset=offset)
-    assert path.read_bytes() == b"#" + good[1:]  # an error changes nothing
+    longer = {**position, "bytes": position["bytes"] + 1}
+    assert refusal(tmp_path, longer).found == f"{position['bytes']} bytes"
     path.unlink()
-    with pytest.raises(UserError, match="is missing"):
-        Logger(tmp_path, False, resume_offset=offset)
+    error = refusal(tmp_path, position)
+    assert (error.where, error.found) == (str(path), "no such file")
+    path.mkdir()
+    assert refusal(tmp_path, position).where == str(path)
 
 
 def test_tensorboard_has_the_same_keys_and_forgets_the_lost_future(tmp_path: Path) -> None:
@@ -148,10 +114,10 @@ def test_tensorboard_has_the_same_keys_and_forgets_the_lost_future(tmp_path: Pat
 
     logger = Logger(tmp_path)
     logger.write(1000, 500, 1, {"loss/critic": 1.0})
-    offset = logger.offset()
+    position = logger.position()
     logger.write(2000, 1000, 2, {"loss/critic": 2.0})
     logger.close()
-    logger = Logger(tmp_path, True, resume_offset=offset, resume_frames=1000)
+    logger = Logger(tmp_path, True, resume=position, resume_frames=1000)
     logger.write(2500, 1250, 2, {"loss/critic": 3.0})
     logger.write(2600, 1300, 2, {"loss/critic": 4.0}, tensorboard=False)
     logger.close()
@@ -160,95 +126,33 @@ def test_tensorboard_has_the_same_keys_and_forgets_the_lost_future(tmp_path: Pat
     assert [(r["frames"], r["loss/critic"]) for r in records(tmp_path)] == [(1000, 1.0), (2500, 3.0), (2600, 4.0)]
 
 
-# --- progress ---------------------------------------------------------------------------------------------------------
+# --- reading ----------------------------------------------------------------------------------------------------------
 
 
-class FakeClock:
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-def test_plain_lines_every_half_minute() -> None:
-    out, clock = io.StringIO(), FakeClock()
-    progress = Progress(100_000, start=10_000, file=out, clock=clock)
-    for tick in range(1, 701):
-        clock.now = tick / 10
-        progress.update(
-            10_000 + 10 * tick, episode_return=12.34 if tick == 5 else None, shares={"env": 0.25, "save": 0.004}
-        )
-    lines = out.getvalue().splitlines()
-    assert len(lines) == 2
-    assert lines[0] == "frames 13,000/100,000  return 12.3  100 frames/s  left 0:14:30  env 25%"
-    progress.say("a [bold]line[/bold] " + "x" * 200)  # neither markup nor wrapping
-    assert out.getvalue().splitlines()[2] == "a [bold]line[/bold] " + "x" * 200
-    progress.close()
-
-
-def test_pretraining_has_a_line_of_its_own_and_no_part_in_the_speed() -> None:
-    out, clock = io.StringIO(), FakeClock()
-    progress = Progress(10_000, file=out, clock=clock)
-    clock.now = 10.0
-    progress.update(1_000)
-    for update in range(1, 802):  # from 10.25 s to 210.25 s
-        clock.now += 0.25
-        progress.pretrain(update, 1_601)
-    lines = out.getvalue().splitlines()
-    assert lines[0] == "pretraining 1/1,601 updates  0.0 updates/s  left -:--:--"
-    assert lines[-1] == "pretraining 721/1,601 updates  4.0 updates/s  left 0:03:40"
-    assert len(lines) == 7
-    clock.now += 30.0  # 40 s without the pretraining, and the quarter of a second before its first update
-    progress.update(4_025)
-    assert out.getvalue().splitlines()[7:] == ["frames 4,025/10,000  100 frames/s  left 0:01:00"]
+@pytest.mark.parametrize(
+    ("line", "half"),
+    [
+        (b"{\n", False),
+        (b"[]\n", False),
+        (b"3\n", False),
+        (b"[" * 100_000 + b"\n", False),
+        (b'{"fra', True),
+        (b"\xff", True),
+    ],
+)
+def test_a_line_that_is_no_record(tmp_path: Path, line: bytes, half: bool) -> None:
+    path, _ = written(tmp_path)
+    path.write_bytes(path.read_bytes() + line)
+    if half:  # as the run left it that was killed there
+        found, ignored = read_records(path)
+        assert ([record["frames"] for record in found], ignored) == ([1, 2], True)
+        return
+    with pytest.raises(UserError) as caught:
+        read_records(path)
+    assert caught.value.where.startswith(f"{path}, line 3,")
 
 
-def test_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "150")
-    monkeypatch.setenv("TERM", "xterm")
-    out, clock = io.StringIO(), FakeClock()
-    progress = Progress(1000, file=out, terminal=True, clock=clock)
-    clock.now = 1.0
-    progress.update(500, episode_return=1.0, eval_return=77.7)
-    progress.say("hello")
-    progress.close()
-    progress.close()
-    text = out.getvalue()
-    assert "50%" in text
-    assert "eval 77.7" in text
-    assert "hello" in text
-
-
-def test_switched_off() -> None:
-    out, clock = io.StringIO(), FakeClock()
-    progress = Progress(1000, enabled=False, file=out, terminal=True, clock=clock)
-    clock.now = 100.0
-    progress.update(500)
-    assert out.getvalue() == ""
-    progress.say("hello")
-    assert out.getvalue() == "hello\n"
-
-
-class Gone(io.StringIO):
-    gone = False
-
-    def write(self, text: str) -> int:
-        if self.gone:
-            raise BrokenPipeError(32, "Broken pipe")
-        return super().write(text)
-
-
-@pytest.mark.parametrize("terminal", [True, False])
-@pytest.mark.parametrize("how", ["broken", "closed"])
-def test_a_lost_terminal_does_not_stop_the_run(terminal: bool, how: str) -> None:
-    out, clock = Gone(), FakeClock()
-    progress = Progress(1000, file=out, terminal=terminal, clock=clock)
-    if how == "closed":
-        out.close()
-    out.gone = True
-    for tick in range(5):
-        clock.now += 40.0
-        progress.update(10 * tick)
-        progress.say("hello")
-    progress.close()
+def test_blank_lines_and_a_last_line_without_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"frames": 0}\n\n{"frames": 1}')
+    assert read_records(path) == ([{"frames": 0}, {}, {"frames": 1}], False)

@@ -25,10 +25,11 @@ from worldrl.config import CONFIG_FILE, FOREIGN, Config, check_keys, config_from
 from worldrl.envs.make import make_env
 from worldrl.envs.stream import EVAL, TRAIN, episode_seed
 from worldrl.errors import UserError, unknown, writing
-from worldrl.runs.metrics import Logger, Progress
+from worldrl.runs.metrics import Logger
 from worldrl.statistics import mean_and_deviation
 from worldrl.terminal import command
 from worldrl.training.clocks import Every
+from worldrl.training.progress import Progress
 
 ALGORITHMS = {"ppo": "PPO", "ddpg": "DDPG", "td3": "TD3", "sac": "SAC", "a2c": "A2C"}
 SETTINGS = "sb3."  # what comes before an argument of the algorithm

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
+import math
 import os
 import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldrl.errors import UserError
+from worldrl.files import checksum, damaged, is_plain_name, read_bytes, stored_entries
+
+SLACK = 4096  # bytes of an archive beside each of its arrays
 
 
 def write_chunk(folder: Path, first: int, last: int, arrays: Mapping[str, Any]) -> dict[str, Any]:
@@ -23,7 +26,7 @@ def write_chunk(folder: Path, first: int, last: int, arrays: Mapping[str, Any]) 
             np.savez(file, **arrays)
             file.flush()
             os.fsync(file.fileno())
-        crc, size = file_crc(temporary), temporary.stat().st_size
+        size, crc = checksum(temporary)
         # The checksum in the name: a run that lost its replay never overwrites a file that a checkpoint names.
         name = f"rows-{first:012d}-{last:012d}-{crc:08x}.npz"
         temporary.replace(folder / name)
@@ -33,19 +36,29 @@ def write_chunk(folder: Path, first: int, last: int, arrays: Mapping[str, Any]) 
     return {"name": name, "size": size, "crc32": crc, "first": first, "last": last}
 
 
-def read_chunk(folder: Path, file: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+def read_chunk(folder: Path, file: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, NDArray[Any]]:
+    """The arrays of a file that ``write_chunk`` described, which must have these ``shapes`` by name.
+
+    Raises:
+        UserError: The file is missing, damaged or another one.
+    """
+    if not is_plain_name(file["name"]):
+        raise UserError(f"the replay's list of files in {folder.parent}", repr(file["name"]), "a name in that folder")
     path = folder / file["name"]
+    if (found := checksum(path)) != (file["size"], file["crc32"]):
+        raise damaged(path, f"{found[0]:,} bytes", f"the {file['size']:,} of the checkpoint, by their checksum")
+    most = SLACK + sum(4 * math.prod(shape) + SLACK for shape in shapes.values())
+    data = read_bytes(path, most)
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"replay file {path} cannot be read: {error.strerror}") from error
-    if len(data) != file["size"] or zlib.crc32(data) != file["crc32"]:
-        raise UserError(f"replay file {path} is damaged: {len(data)} bytes do not match the checkpoint's checksum")
-    try:
+        stored_entries(io.BytesIO(data), len(data))
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
-            return dict(archive)
-    except (ValueError, zipfile.BadZipFile) as error:
-        raise UserError(f"replay file {path} cannot be understood: {error}") from error
+            arrays = {name: archive[name] for name in shapes}
+    except (ValueError, KeyError, OSError, EOFError, MemoryError, NotImplementedError, zipfile.BadZipFile) as error:
+        raise damaged(path, f"{type(error).__name__}: {' '.join(str(error).split())}", "rows of a replay") from error
+    for name, shape in shapes.items():
+        if arrays[name].shape != shape or arrays[name].dtype.kind not in "fu":
+            raise damaged(path, f"{name} {arrays[name].shape} {arrays[name].dtype}", f"{shape}")
+    return arrays
 
 
 def prune(folder: str | Path, manifest: Mapping[str, Any]) -> None:
@@ -54,15 +67,6 @@ def prune(folder: str | Path, manifest: Mapping[str, Any]) -> None:
     for path in Path(folder).glob("rows-*.npz*"):
         if path.name not in keep:
             path.unlink(missing_ok=True)
-
-
-def file_crc(path: Path) -> int:
-    """CRC-32 of a file's content."""
-    crc = 0
-    with path.open("rb") as file:
-        while block := file.read(2**20):
-            crc = zlib.crc32(block, crc)
-    return crc
 
 
 def sync_folder(folder: Path) -> None:

@@ -222,7 +222,8 @@ class Replay:
                 continue
             if file["first"] > covered:
                 break
-            flat = self._flat(read_chunk(folder, file), file["last"] - file["first"])
+            ticks = file["last"] - file["first"]
+            flat = self._flat(read_chunk(folder, file, self._chunk_shapes(ticks)), ticks)
             self._put_rows(flat, file["first"], covered, file["last"])
             covered = file["last"]
         if covered < last:
@@ -230,6 +231,11 @@ class Replay:
         self._first, self._next, self._saved = first, last, last
         self._folder, self._files = folder, [dict(file) for file in manifest["files"]]
         self.draws = manifest["rng"]
+
+    def _chunk_shapes(self, ticks: int) -> dict[str, tuple[int, ...]]:
+        """The arrays of a file of so many ticks."""
+        shapes = {**self._shapes, **{name: self.spec.obs[name].shape for name in self._bytes}}
+        return {name: (ticks, self.num_envs, *shape) for name, shape in shapes.items()}
 
     def _draw(self, batch: int, length: int, first: int) -> Windows:
         """Windows of the ticks from ``first`` on, uniform over all of them."""

@@ -41,14 +41,15 @@ from worldrl.envs.spaces import Observation
 from worldrl.envs.stream import EVAL
 from worldrl.errors import UserError, check_out, unknown
 from worldrl.evaluation.evaluate import check_environment
-from worldrl.report.grids import CLEAN, GRID_FILE, Cell, draw_levels
+from worldrl.report.grids import CLEAN, Cell, draw_levels
 from worldrl.report.plots import number_of
+from worldrl.runs.folder import GRID
 from worldrl.runs.trained import load_agent
 from worldrl.statistics import mean_and_deviation, mean_interval
 from worldrl.terminal import to_json
 from worldrl.types import EnvSpec
 
-GRID_FILES = (GRID_FILE, "robustness.csv", "robustness.png")
+GRID_FILES = (GRID, "robustness.csv", "robustness.png")
 POLICY_STREAM = 0x504F4C  # keeps the agent's draws apart from every other use of an episode's seed
 PANEL = 64  # rows and columns of one observation in a video
 

@@ -6,7 +6,6 @@ the classes behind them are not needed: runs of other versions and of a user's o
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import re
@@ -19,12 +18,11 @@ from numpy.typing import NDArray
 
 from worldrl.config import CONFIG_FILE, flatten, may_change, read_yaml
 from worldrl.errors import UserError, unknown
+from worldrl.runs.folder import METRICS
+from worldrl.runs.metrics import COUNTERS, Record, read_records
 
 Array = NDArray[np.float64]
-Record = dict[str, Any]
 
-METRICS_FILE = "metrics.jsonl"
-COUNTERS = {"frames", "agent_steps", "updates"}
 PLACE = ("device", "replay.device", "threads")  # settings that say where a run ran, not what it learned
 
 
@@ -118,7 +116,7 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
             raise UserError(f"{path} is no folder; expected run folders, or folders that hold them")
         below = list(_runs_below(path))
         if not below:
-            files = f"{CONFIG_FILE} and {METRICS_FILE}"
+            files = f"{CONFIG_FILE} and {METRICS}"
             raise UserError(f"no run folder at or below {path}; expected folders with {files}, as train.py writes them")
         for run_dir in below:
             found.setdefault(run_dir.resolve(), run_dir)
@@ -128,7 +126,7 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
 def _runs_below(path: Path) -> Iterator[Path]:
     for folder, subfolders, files in os.walk(path):
         subfolders.sort()
-        if CONFIG_FILE in files and METRICS_FILE in files:
+        if CONFIG_FILE in files and METRICS in files:
             subfolders.clear()  # a replay has many files, and no run lies in another
             yield Path(folder)
 
@@ -148,7 +146,7 @@ def read_runs(paths: Sequence[Path], metric: str) -> tuple[list[Run], list[str]]
 
 
 def _nothing_read(runs: Sequence[Run], metric: str) -> UserError:
-    logged = {key for run in runs for record in read_records(run.path / METRICS_FILE)[0] for key in record} - COUNTERS
+    logged = {key for run in runs for record in read_records(run.path / METRICS)[0] for key in record} - COUNTERS
     if metric == "eval/return" or metric in logged or not logged:
         where = f"{runs[0].path}" + (f" and {len(runs) - 1} more" if len(runs) > 1 else "")
         return UserError(f"no {metric} yet in {where}; expected a record with it (evaluations need eval.every above 0)")
@@ -161,7 +159,7 @@ def read_run(run_dir: Path, metric: str) -> Run:
     Raises:
         UserError: a file that is damaged or not a run's (file and line named).
     """
-    path = run_dir / METRICS_FILE
+    path = run_dir / METRICS
     settings = _read_settings(run_dir / CONFIG_FILE)
     records, half_line = read_records(path)
     curve, not_finite = _curve(path, records, metric)
@@ -180,35 +178,6 @@ def _read_settings(path: Path) -> dict[str, Any]:
         if not isinstance(settings.get(key), kind):
             raise UserError(f"{path}: {key} is {settings.get(key)!r}; expected the settings that train.py wrote")
     return settings
-
-
-def read_records(path: Path) -> tuple[list[Record], bool]:
-    """One record per line of ``metrics.jsonl`` (empty for a blank line), and whether half a last line was ignored."""
-    try:
-        *lines, rest = path.read_bytes().split(b"\n")
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}") from error
-    half_line = not _is_json(rest or b"{}")
-    lines += [] if half_line else [rest]
-    return [_record(path, number, line) for number, line in enumerate(lines, 1)], half_line
-
-
-def _is_json(line: bytes) -> bool:
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
-
-
-def _record(path: Path, number: int, line: bytes) -> Record:
-    try:
-        record = json.loads(line) if line.strip() else {}
-    except ValueError as error:
-        raise UserError(f"{path}, line {number}: not a JSON record; the file is damaged") from error
-    if not isinstance(record, dict):
-        raise UserError(f'{path}, line {number}: found {record!r}, expected a record such as {{"frames": 0}}')
-    return record
 
 
 def _number(path: Path, line: int, record: Record, key: str) -> float:

@@ -6,7 +6,6 @@ are the sample: every value is a mean over runs of each run's mean return in a c
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,12 +15,12 @@ import numpy as np
 
 from worldrl.envs.corruption import LEVELS
 from worldrl.errors import UserError
+from worldrl.files import read_json
 from worldrl.report.curves import labelled
 from worldrl.report.plots import PANEL, SINGLE, draw_band, legend, limits, looks_of, number_of, picture
 from worldrl.report.tables import Row
+from worldrl.runs.folder import GRID
 from worldrl.statistics import mean_and_deviation
-
-GRID_FILE = "robustness.json"
 
 
 class Cell(NamedTuple):
@@ -62,7 +61,7 @@ def read_grids(paths: Sequence[Path], labels: Sequence[str] = ()) -> list[Grid]:
     for path in paths:
         below = _files_below(path)
         if not below:
-            raise UserError(f"no {GRID_FILE} at or below {path}; make one: python eval.py RUN_DIR --corruption ...")
+            raise UserError(f"no {GRID} at or below {path}; make one: python eval.py RUN_DIR --corruption ...")
         for file in below:
             found.setdefault(file.resolve(), file)
     grids = [read_grid(file, labels) for file in found.values()]
@@ -75,21 +74,21 @@ def read_grids(paths: Sequence[Path], labels: Sequence[str] = ()) -> list[Grid]:
 
 
 def _files_below(path: Path) -> list[Path]:
-    if path.name == GRID_FILE and path.is_file():
+    if path.name == GRID and path.is_file():
         return [path]
-    return sorted(Path(folder) / GRID_FILE for folder, _, files in os.walk(path) if GRID_FILE in files)
+    return sorted(Path(folder) / GRID for folder, _, files in os.walk(path) if GRID in files)
 
 
 def read_grid(path: Path, labels: Sequence[str] = ()) -> Grid:
     """One file. Raises UserError if it is damaged, or none that ``eval.py`` wrote."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = read_json(path)
         cells = {Cell(cell["corruption"], float(cell["level"])): float(cell["return"]) for cell in found["cells"]}
         if not np.isfinite(list(cells.values())).all():
             raise ValueError("a return that is not finite")
         settings = dict(found.get("settings", {}))
         return Grid(path, found["task"], labelled(_name(found), settings, labels), cells, settings)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path} is no robustness grid that eval.py wrote ({type(error).__name__}: {error})") from error
 
 

@@ -6,13 +6,14 @@
     RUN_DIR/checkpoints/best-000100000/   state.pt  COMPLETE.json
     RUN_DIR/replay/                       rows-<first>-<last>-<crc>.npz
 
-A folder is a checkpoint only with its marker ``COMPLETE.json``, which is written last and lists every file with its
-size and checksum. Everything is written in a ``.tmp-`` folder beside it, which is renamed when nothing is missing, so
-that a kill at any moment leaves the checkpoint before. That one, and the replay files that only it needs, go after the
-rename.
+A folder is a checkpoint only with its marker ``COMPLETE.json``, which is written last, lists every file with its size
+and checksum, and ends with a checksum of itself. Everything is written in a ``.tmp-`` folder beside it, which is
+renamed when nothing is missing, so that a kill at any moment leaves the checkpoint before. That one, and the replay
+files that only it needs, go after the rename.
 
 ``state.pt`` holds nested dicts, lists and tuples of tensors, NumPy arrays and Python values. It is read with
-``weights_only=True``, which runs no code from the file; NumPy arrays travel as tagged tensors.
+``weights_only=True``, which runs no code from the file; NumPy arrays travel as tagged tensors. What is in a folder may
+come from anybody: it is read within bounds, and what does not fit is one line (``restoring``).
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ import os
 import platform
 import re
 import shutil
+import warnings
+import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,12 +37,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldrl.data.chunks import file_crc, prune, sync_folder
+from worldrl.data.chunks import prune, sync_folder
 from worldrl.data.replay import Replay
 from worldrl.errors import UserError
+from worldrl.files import MIB, checksum, damaged, is_plain_name, parse_json, read_bytes, read_json, stored_entries
+from worldrl.runs.folder import CHECKPOINTS, REPLAY
 
-FORMAT = 1
+FORMAT = 2
 MARKER = "COMPLETE.json"
+STATE = "state.pt"
+MANIFEST = "replay.json"
+MOST_NODES = 1_000_000  # dicts, lists, tensors and values in a state
+DEEPEST = 100  # of a state; Python's own limit is near 1000
+PICKLE_BYTES = 64 * MIB  # of a state without its tensors
 ARRAY = "__ndarray__"
 PACKAGES = ("torch", "numpy", "mujoco", "dm_control", "gymnasium")
 
@@ -56,8 +66,8 @@ class Checkpoints:
 
     def __init__(self, run_dir: str | Path) -> None:
         self.run_dir = Path(run_dir)
-        self.folder = self.run_dir / "checkpoints"
-        self.replay_folder = self.run_dir / "replay"
+        self.folder = self.run_dir / CHECKPOINTS
+        self.replay_folder = self.run_dir / REPLAY
 
     def save(self, frames: int, state: Mapping[str, Any], replay: Replay | None = None, done: bool = False) -> Path:
         """Write a checkpoint, then delete the one before and the replay files that only it needed.
@@ -144,19 +154,23 @@ class Checkpoints:
         path = Path(path)
         try:
             verify(path)
+            return _read_state(path / STATE, device)
         except UserError as error:
-            raise UserError(f"{error}{self._way_out(path)}") from error
-        state = torch.load(path / "state.pt", map_location=device, weights_only=True)
-        return decode(state)
+            raise UserError(error.where, error.found, error.expected, error.fix or self._way_out(path)) from error
 
     def _way_out(self, path: Path) -> str:
         """What is left to a user whose checkpoint ``path`` cannot be read."""
-        best, last = self.best(), self.latest()
+        best, last = self._readable_best(), self.latest()
         if best == path and last:
-            return f"; {last.name} is there too: --checkpoint last"
-        if best is None:
-            return "; restore the file, or start the run again"
-        return f"; {best.name} is there too: {BEST}"
+            return f"{last.name} is there too: --checkpoint last"
+        if best in (None, path):
+            return "restore the file, or start the run again"
+        return f"{best.name} is there too: {BEST}"
+
+    def _readable_best(self) -> Path | None:
+        with contextlib.suppress(UserError):
+            return self.best()
+        return None
 
     def load_replay(self, path: str | Path, replay: Replay) -> bool:
         """Fill ``replay`` from a checkpoint; False if that one was saved without.
@@ -165,13 +179,15 @@ class Checkpoints:
             UserError: As ``load``, or as ``Replay.load_chunks``.
         """
         path = Path(path)
-        verify(path)
-        if not (path / "replay.json").exists():
+        if not any(entry["name"] == MANIFEST for entry in verify(path)["files"]):
             return False
         try:
-            replay.load_chunks(self.replay_folder, json.loads((path / "replay.json").read_text()))
+            manifest = read_json(path / MANIFEST)
+            with restoring(path / MANIFEST):
+                replay.load_chunks(self.replay_folder, manifest)
         except UserError as error:
-            raise UserError(f"{error}; checkpoint.replay=false goes on with an empty replay") from error
+            fix = "checkpoint.replay=false resumes with an empty replay"
+            raise UserError(error.where, error.found, error.expected, fix) from error
         return True
 
     def _write(
@@ -185,13 +201,13 @@ class Checkpoints:
         # Through memory: torch hides the system's reason when a write fails.
         data = io.BytesIO()
         torch.save(payload, data)
-        with _opened(temporary / "state.pt") as file:
+        with _opened(temporary / STATE) as file:
             file.write(data.getbuffer())
         if manifest is not None:
-            _write_json(temporary / "replay.json", manifest)
+            _write(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
         files = [_entry(path) for path in sorted(temporary.iterdir())]
         marker = {"format": FORMAT, "worldrl": _version("worldrl"), "frames": frames, "files": files, **extra}
-        _write_json(temporary / MARKER, marker)
+        _write(temporary / MARKER, seal(marker))
         sync_folder(temporary)
         temporary.rename(target)
         sync_folder(self.folder)
@@ -248,25 +264,79 @@ def verify(path: Path) -> dict[str, Any]:
         UserError: What is wrong, with the file's name.
     """
     if not path.is_dir():
-        raise UserError(f"{path} is not a folder; expected a checkpoint such as step-000120000")
+        raise UserError(str(path), "no folder", "a checkpoint such as step-000120000")
     if not (path / MARKER).is_file():
-        raise UserError(f"checkpoint {path} is half-written: it has no {MARKER}; use another one")
+        raise UserError(f"checkpoint {path} is half-written", f"no {MARKER}", fix="use another one")
     marker = _marker(path)
-    if marker["format"] != FORMAT:
-        raise UserError(
-            f"checkpoint {path} has format {marker['format']} (written by worldrl {marker['worldrl']}), "
-            f"this version reads format {FORMAT}"
-        )
     for entry in marker["files"]:
-        file = path / entry["name"]
-        if not file.is_file():
-            raise UserError(f"checkpoint {path} is damaged: {entry['name']} is missing")
-        size = file.stat().st_size
-        if size != entry["size"]:
-            raise UserError(f"checkpoint {path} is damaged: {entry['name']} has {size} bytes, not {entry['size']}")
-        if file_crc(file) != entry["crc32"]:
-            raise UserError(f"checkpoint {path} is damaged: {entry['name']} does not match its checksum")
+        found, expected = checksum(path / entry["name"]), (entry["size"], entry["crc32"])
+        if found != expected:
+            raise damaged(path / entry["name"], _measured(*found), _measured(*expected))
     return marker
+
+
+def _measured(size: int, crc: int) -> str:
+    return f"{size:,} bytes with checksum {crc:08x}"
+
+
+def seal(marker: Mapping[str, Any]) -> bytes:
+    """A marker's file: JSON whose last entry is the checksum of the others."""
+    crc = zlib.crc32(json.dumps(marker).encode())
+    return json.dumps({**marker, "crc32": crc}, indent=1).encode()
+
+
+@contextlib.contextmanager
+def restoring(file: Path) -> Iterator[None]:
+    """Say what does not fit, in a block that takes over what ``file`` holds, in one line that names it."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        raise UserError(f"{file} does not fit", _words(error), "what this version of the code wrote") from error
+
+
+def _words(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
+
+
+def _read_state(file: Path, device: str | torch.device) -> dict[str, Any]:
+    """The content of ``state.pt``, of which nothing is trusted."""
+    try:
+        _check_archive(file)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about tensors of kinds that we never write
+            state = torch.load(file, map_location=device, weights_only=True)
+        _check_tree(state)
+        state = decode(state)
+    except Exception as error:  # torch lists none of those that a foreign file can raise
+        raise damaged(file, _words(error), "a state that this version wrote") from error
+    if not isinstance(state, dict):
+        raise damaged(file, f"a {type(state).__name__}", "a state that this version wrote")
+    return state
+
+
+def _check_archive(file: Path) -> None:
+    """Raise ValueError unless it is an archive as torch writes it."""
+    entries = stored_entries(file, file.stat().st_size)
+    if any(entry.file_size > PICKLE_BYTES for entry in entries if entry.filename.endswith(".pkl")):
+        raise ValueError(f"a structure of more than {PICKLE_BYTES:,} bytes")
+
+
+def _check_tree(state: Any) -> None:
+    """Raise ValueError for a state that would grow when it is taken over: too many values, too deep, too large."""
+    stack, nodes = [(state, 0)], 0
+    while stack:
+        value, depth = stack.pop()
+        nodes += 1
+        if nodes > MOST_NODES or depth > DEEPEST:
+            raise ValueError(f"more than {MOST_NODES:,} values, or more than {DEEPEST} inside each other")
+        if isinstance(value, Tensor) and (value.layout != torch.strided or value.is_meta or _is_expanded(value)):
+            raise ValueError("a tensor without the memory that it claims")
+        inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+        stack += [(item, depth + 1) for item in inside]
+
+
+def _is_expanded(value: Tensor) -> bool:
+    return value.nbytes > value.untyped_storage().nbytes()
 
 
 def encode(value: Any, place: str = "state") -> Any:
@@ -277,8 +347,8 @@ def encode(value: Any, place: str = "state") -> Any:
     """
     if isinstance(value, Tensor):
         value = value.detach()
-        # A view would drag the whole storage that it looks at into the file.
-        return value.clone() if value.untyped_storage().nbytes() > value.nbytes else value
+        # A view would drag the whole storage that it looks at into the file; an expanded tensor has too little of it.
+        return value.clone() if value.untyped_storage().nbytes() != value.nbytes else value
     if isinstance(value, np.ndarray):
         return {ARRAY: torch.from_numpy(value.copy())}
     if isinstance(value, np.generic):
@@ -348,13 +418,31 @@ def compare_fingerprint(old: Mapping[str, str], new: Mapping[str, str]) -> list[
 
 
 def _marker(path: Path) -> dict[str, Any]:
-    try:
-        marker = json.loads((path / MARKER).read_text())
-        if {"format", "worldrl", "files"} <= marker.keys():
-            return marker
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"checkpoint {path} is damaged: {MARKER} cannot be read") from error
-    raise UserError(f"checkpoint {path} is damaged: {MARKER} is not a marker")
+    """The content of ``COMPLETE.json``, every byte of it as it was written."""
+    file = path / MARKER
+    data = read_bytes(file, MIB)
+    marker = parse_json(data, file)
+    if not isinstance(marker, dict) or not {"format", "worldrl", "frames", "files"} <= marker.keys():
+        raise damaged(file, "something else", "a checkpoint's marker")
+    sealed = data == seal({key: value for key, value in marker.items() if key != "crc32"})
+    if not sealed and ("crc32" in marker or marker["format"] == FORMAT):
+        raise damaged(file, "content that does not match its checksum", "every byte as it was written")
+    if marker["format"] != FORMAT:  # those of format 1 have no checksum
+        version = str(marker["worldrl"])[:20]
+        found = f"format {str(marker['format'])[:20]} (written by worldrl {version})"
+        raise UserError(f"checkpoint {path}", found, f"format {FORMAT}", f"worldrl {version} reads it")
+    _check_entries(file, marker)
+    return marker
+
+
+def _check_entries(file: Path, marker: Mapping[str, Any]) -> None:
+    """A marker that is whole may still be somebody's invention."""
+    with restoring(file):
+        good = [is_plain_name(e["name"]) and type(e["size"]) is type(e["crc32"]) is int for e in marker["files"]]
+        if not all(good) or type(marker["frames"]) is not int or type(marker.get("score", 0.0)) not in (int, float):
+            raise ValueError("entries of another kind")
+        if not any(entry["name"] == STATE for entry in marker["files"]):
+            raise ValueError(f"no {STATE}")
 
 
 def _score(path: Path) -> float:
@@ -386,10 +474,11 @@ def _opened(path: Path) -> Iterator[Any]:
         os.fsync(file.fileno())
 
 
-def _write_json(path: Path, value: Any) -> None:
+def _write(path: Path, data: bytes) -> None:
     with _opened(path) as file:
-        file.write(json.dumps(value, indent=1).encode())
+        file.write(data)
 
 
 def _entry(path: Path) -> dict[str, Any]:
-    return {"name": path.name, "size": path.stat().st_size, "crc32": file_crc(path)}
+    size, crc = checksum(path)
+    return {"name": path.name, "size": size, "crc32": crc}

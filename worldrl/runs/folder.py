@@ -1,7 +1,8 @@
-"""The folder of a run."""
+"""The folder of a run: every file name in it, and who may write there. (``config.yaml`` is named in ``config``.)"""
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +12,15 @@ from filelock import FileLock, Timeout
 
 from worldrl.errors import UserError, writing
 
+METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+REPLAY = "replay"
+VIDEOS = "videos"
+NON_FINITE = "non_finite.json"
+GRID = "robustness.json"  # in the folder of a robustness grid
+LOCK = "lock"
+BEGUN = (METRICS, CHECKPOINTS)  # either of them means that a run has begun in a folder
+
 
 @contextmanager
 def sole_use(run_dir: Path) -> Iterator[None]:
@@ -19,10 +29,11 @@ def sole_use(run_dir: Path) -> Iterator[None]:
     Raises:
         UserError: another process trains in it, or nothing can be written there.
     """
-    lock = run_dir / "lock"
+    lock = run_dir / LOCK
     made = [folder for folder in run_dir.parents if not folder.exists()]
     with writing(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
+        _refuse_links(run_dir)
         lock.touch()
     try:
         with FileLock(lock, blocking=False):
@@ -36,3 +47,11 @@ def sole_use(run_dir: Path) -> Iterator[None]:
                 with suppress(OSError):  # another run may have begun in it
                     folder.rmdir()
         raise
+
+
+def _refuse_links(run_dir: Path) -> None:
+    """A link in a folder that somebody else made would have us write over, or delete, what it leads to."""
+    for folder, folders, files in os.walk(run_dir):
+        for path in (Path(folder, name) for name in (*folders, *files)):
+            if path.is_symlink():
+                raise UserError(str(path), "a link", "a file or folder of the run itself", "put what it leads to there")

@@ -23,7 +23,7 @@ from torch.utils import _pytree as pytree
 from worldrl.agent import Agent, require
 from worldrl.config import Config, check_unchanged, load_config
 from worldrl.errors import UserError, check_writable, unknown
-from worldrl.runs.checkpoint import Checkpoints
+from worldrl.runs.checkpoint import STATE, Checkpoints, restoring
 from worldrl.runs.transfer import decode_spec
 from worldrl.types import Belief, Decodes, EnvSpec, Obs, ObsSpec, State
 
@@ -55,10 +55,12 @@ def load_agent(run_dir: Path, checkpoint: str = "last", device: str = "auto") ->
         raise unknown("checkpoint", checkpoint, CHECKPOINTS)
     config = load_config(run_dir, device=device, precision="fp32")  # half precision is for updates, and may need a GPU
     checkpoints = Checkpoints(run_dir)
-    state = checkpoints.load(checkpoints.find(checkpoint))
-    check_unchanged(run_dir, state["config"], agent_only=True)
-    agent = Agent(config, decode_spec(state["spec"]))
-    agent.load_state_dict(state["agent"], optimizers=False)
+    folder = checkpoints.find(checkpoint)
+    state = checkpoints.load(folder)
+    with restoring(folder / STATE):
+        check_unchanged(run_dir, state["config"], agent_only=True)
+        agent = Agent(config, decode_spec(state["spec"]))
+        agent.load_state_dict(state["agent"], optimizers=False)
     return agent, config
 
 

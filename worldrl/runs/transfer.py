@@ -10,7 +10,7 @@ from torch import Tensor
 from worldrl.agent import Agent
 from worldrl.config import Config, check_same_belief
 from worldrl.errors import UserError
-from worldrl.runs.checkpoint import Checkpoints
+from worldrl.runs.checkpoint import STATE, Checkpoints, restoring
 from worldrl.types import Actions, EnvSpec, ObsSpec
 
 
@@ -46,10 +46,11 @@ def load_model(agent: Agent, config: Config) -> Path:
         saved = checkpoints.load(folder)
     except UserError as error:
         raise UserError(f"{where}: {error}") from error
-    theirs = saved["agent"]["model"]
-    check_spec(where, encode_spec(agent.spec), saved["spec"])
-    _check_weights(where, ours, theirs)
-    agent.model.load_state_dict(theirs)
+    with restoring(folder / STATE):
+        theirs = saved["agent"]["model"]
+        check_spec(where, encode_spec(agent.spec), saved["spec"])
+        _check_weights(where, ours, theirs)
+        agent.model.load_state_dict(theirs)
     return folder
 
 

@@ -26,19 +26,22 @@ from worldrl.envs.vector import VectorEnv, WorkerError
 from worldrl.errors import Diverged, UserError
 from worldrl.registry import PARTS
 from worldrl.runs.checkpoint import (
+    STATE,
     CheckpointError,
     Checkpoints,
     compare_fingerprint,
     environment_fingerprint,
+    restoring,
     rng_state,
     set_rng_state,
 )
-from worldrl.runs.folder import sole_use
-from worldrl.runs.metrics import Logger, Meter, Progress
+from worldrl.runs.folder import NON_FINITE, VIDEOS, sole_use
+from worldrl.runs.metrics import Logger
 from worldrl.runs.transfer import check_spec, encode_spec, load_model
 from worldrl.statistics import mean_and_deviation
 from worldrl.training.clocks import Every, Seconds, Timer
 from worldrl.training.experience import Experience, Stream
+from worldrl.training.progress import Meter, Progress
 from worldrl.training.signals import Stopped, heeding_signals
 from worldrl.training.speed import make_update
 from worldrl.types import Needs
@@ -64,7 +67,8 @@ def resume(run_dir: Path, overrides: dict[str, Any] | None = None, make: MakeExp
         checkpoints = Checkpoints(run_dir)
         folder = checkpoints.find()
         saved = checkpoints.load(folder, "cpu")
-        check_unchanged(run_dir, saved["config"])
+        with restoring(folder / STATE):
+            check_unchanged(run_dir, saved["config"])
         trainer = Trainer(config, run_dir, {**saved, "folder": folder}, make)
         save_config(config, run_dir)
         _run(trainer)
@@ -107,13 +111,14 @@ class Trainer:
         self.checkpoints = Checkpoints(run_dir)
         self.stop_signal, self.fresh = 0, saved is None
         self.source: Path | None = None  # the checkpoint that the belief model was taken from
-        offset = None
+        position = None
         if saved is None:
             self._begin()
         else:
-            offset = self._restore(saved)
+            with restoring(saved["folder"] / STATE):
+                position = self._restore(saved)
         now, length, unit = self.experience.now, self.experience.length, self.experience.unit
-        self.logger = Logger(run_dir, config.log.tensorboard, offset, now)
+        self.logger = Logger(run_dir, config.log.tensorboard, position, now)
         self.progress = Progress(length, now, config.log.progress, unit=unit)
         self._window = (time.perf_counter(), self.experience.counters()[0], self.agent.updates)
 
@@ -240,7 +245,7 @@ class Trainer:
         self.eval_return, deviation = mean_and_deviation(played.returns)
         self._record({"eval/return": self.eval_return, "eval/return_std": deviation})
         if record:
-            played.save_video(self.run_dir / "videos" / f"eval-{self.experience.now:09d}.mp4")
+            played.save_video(self.run_dir / VIDEOS / f"eval-{self.experience.now:09d}.mp4")
         self._check_finite()
         if self.agent.updates and (np.isnan(self.best_return) or self.eval_return > self.best_return):
             self.best_return = self.eval_return
@@ -330,13 +335,13 @@ class Trainer:
             "returns": (self.eval_return, self.best_return),
             "clocks": {name: clock.state_dict() for name, clock in self.clocks.items()},
             "meter": self.meter.state_dict(),
-            "metrics_offset": self.logger.offset(),
+            "metrics": self.logger.position(),
             "rng": rng_state(self.agent.device),
             "fingerprint": self._fingerprint(),
         }
 
-    def _restore(self, saved: dict[str, Any]) -> int:
-        """Take the saved state; returns the length of the metrics file that belongs to it."""
+    def _restore(self, saved: dict[str, Any]) -> dict[str, int]:
+        """Take the saved state; returns the position in the metrics file that belongs to it."""
         self._check_length(saved["now"], saved["length"])
         check_spec(f"resume={self.run_dir}", encode_spec(self.experience.spec), saved["spec"])
         for line in compare_fingerprint(saved["fingerprint"], self._fingerprint()):
@@ -351,7 +356,7 @@ class Trainer:
             clock.load_state_dict(saved["clocks"][name])
         self.meter.load_state_dict(saved["meter"])
         set_rng_state(saved["rng"], self.agent.device)
-        return saved["metrics_offset"]
+        return {"bytes": int(saved["metrics"]["bytes"]), "crc32": int(saved["metrics"]["crc32"])}
 
     def _check_length(self, now: int, length: int) -> None:
         """Refuse an end that lies behind the run; one that ended above what it was asked for may be resumed."""
@@ -367,7 +372,7 @@ class Trainer:
         if found is None:
             return
         name, update = found
-        path = self.run_dir / "non_finite.json"
+        path = self.run_dir / NON_FINITE
         back = self.agent.updates - update + 1
         draws = self.experience.replay.recent
         draw = draws[-back] if 0 < back <= len(draws) else None
