@@ -18,7 +18,8 @@ def undecided(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.setattr(rendering, "_choice", None)
     monkeypatch.setattr(rendering, "_probes", {})
     monkeypatch.setattr(rendering, "_switch_dm_control", lambda name: None)
-    for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM"):
+    monkeypatch.setattr(rendering, "_switch_mujoco", lambda: None)
+    for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM", rendering.DRAWN):
         monkeypatch.setenv(name, "")
     return monkeypatch
 
@@ -43,12 +44,69 @@ def test_auto_takes_the_first_that_draws_and_asks_once(undecided: pytest.MonkeyP
     assert rendering.os.environ["MUJOCO_GL"] == rendering.os.environ["PYOPENGL_PLATFORM"] == "osmesa"
 
 
-def test_a_variable_that_is_set_is_honoured_without_probing(undecided: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("value", ["egl", "EGL", " egl "])
+def test_a_variable_that_is_set_is_taken_if_it_draws(undecided: pytest.MonkeyPatch, value: str) -> None:
+    asked = can_draw(undecided, "egl", "osmesa")
+    undecided.setenv("MUJOCO_GL", value)
+    assert rendering.choose_backend() == "egl"
+    assert asked == ["egl"]
+    assert rendering.describe_backend() == "rendering: egl (set by MUJOCO_GL)"
+    assert rendering.os.environ["MUJOCO_GL"] == "egl"
+
+
+@pytest.mark.parametrize("requested", ["auto", "osmesa"])
+def test_a_variable_that_cannot_draw_is_refused(undecided: pytest.MonkeyPatch, requested: str) -> None:
+    can_draw(undecided, "egl")
+    undecided.setenv("MUJOCO_GL", "osmesa")
+    with pytest.raises(UserError) as caught:
+        rendering.choose_backend(requested)
+    assert (caught.value.where, caught.value.found) == ("MUJOCO_GL=osmesa", "that it cannot draw (no library)")
+    assert caught.value.fix.startswith("unset the variable")
+
+
+@pytest.mark.parametrize("value", ["off", "disable", "0", "cuda"])
+def test_a_variable_that_names_nothing_that_draws(undecided: pytest.MonkeyPatch, value: str) -> None:
+    can_draw(undecided, "egl")
+    undecided.setenv("MUJOCO_GL", value)
+    with pytest.raises(UserError) as caught:
+        rendering.choose_backend()
+    assert (caught.value.where, caught.value.found, caught.value.fix) == ("MUJOCO_GL", value, "unset the variable")
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems have GLFW only")
+@pytest.mark.parametrize(("value", "expected"), [("1", "egl"), ("on", "egl"), ("glx", "glfw")])
+def test_other_words_of_mujoco(undecided: pytest.MonkeyPatch, value: str, expected: str) -> None:
+    can_draw(undecided, "egl", "glfw")
+    undecided.setenv("MUJOCO_GL", value)
+    assert rendering.choose_backend() == expected
+
+
+def test_workers_do_not_probe_what_has_drawn(undecided: pytest.MonkeyPatch) -> None:
+    can_draw(undecided, "egl")
+    assert rendering.choose_backend("egl") == "egl"
+    undecided.setattr(rendering, "_choice", None)  # as in a worker, which inherits the variables
+    undecided.setattr(rendering, "_probes", {})
     asked = can_draw(undecided)
-    undecided.setenv("MUJOCO_GL", "EGL")
     assert rendering.choose_backend() == "egl"
     assert asked == []
-    assert rendering.describe_backend() == "rendering: egl (set by MUJOCO_GL)"
+
+
+def slow(undecided: pytest.MonkeyPatch) -> None:
+    undecided.setattr(rendering, "_draw_in_child", lambda name: rendering.Probe(False, "no image in time", slow=True))
+
+
+def test_a_busy_machine_is_no_missing_library(undecided: pytest.MonkeyPatch) -> None:
+    slow(undecided)
+    with pytest.raises(UserError) as caught:
+        rendering.choose_backend("egl")
+    assert caught.value.fix.startswith("where the machine is only busy, MUJOCO_GL=egl takes that one all the same")
+
+
+@pytest.mark.parametrize("requested", ["auto", "egl"])
+def test_a_variable_is_believed_on_a_busy_machine(undecided: pytest.MonkeyPatch, requested: str) -> None:
+    slow(undecided)
+    undecided.setenv("MUJOCO_GL", "egl")
+    assert rendering.choose_backend(requested) == "egl"
 
 
 def test_a_name_wins_over_the_variable(undecided: pytest.MonkeyPatch) -> None:
@@ -63,29 +121,29 @@ def test_nothing_works(undecided: pytest.MonkeyPatch) -> None:
         rendering.choose_backend()
     with pytest.raises(UserError, match=r"unknown render.backend 'elg'; did you mean: egl"):
         rendering.choose_backend("elg")
-    undecided.setenv("MUJOCO_GL", "off")
-    with pytest.raises(UserError, match="MUJOCO_GL=off cannot render"):
-        rendering.choose_backend()
 
 
 def test_a_probe_that_hangs_or_fails(undecided: pytest.MonkeyPatch) -> None:
     undecided.setattr(rendering, "PROBE_TIMEOUT_S", 0.2)
     undecided.setattr(rendering, "_PROBE", "import time; time.sleep(60)")
-    assert rendering._draw_in_child("egl") == (False, "hung for 0 s")
+    assert rendering._draw_in_child("egl") == (False, "no image within 0 s", True)
     undecided.setattr(rendering, "PROBE_TIMEOUT_S", 30.0)
     undecided.setattr(rendering, "_PROBE", "raise SystemExit('no such device')")
-    assert rendering._draw_in_child("egl") == (False, "no such device")
+    assert rendering._draw_in_child("egl") == (False, "no such device", False)
 
 
-def test_state_only_needs_no_backend_and_imports_no_torch() -> None:
+@pytest.mark.parametrize("variables", [{}, {"MUJOCO_GL": "osmesa"}, {"MUJOCO_GL": "cuda"}])
+def test_state_only_needs_no_backend_and_imports_no_torch(variables: dict[str, str]) -> None:
+    """Not even where ``MUJOCO_GL`` cannot draw, and MuJoCo could not be imported."""
     code = (
         "import os, sys; from worldrl.envs.make import EnvConfig, make_env; "
         "make_env(EnvConfig(obs='state'), 'cartpole_balance').reset(seed=0); "
-        "print('MUJOCO_GL' in os.environ, 'torch' in sys.modules, sys.modules['dm_control._render'].BACKEND)"
+        "print(os.environ.get('MUJOCO_GL'), 'torch' in sys.modules, sys.modules['dm_control._render'].BACKEND)"
     )
     environment = {k: v for k, v in rendering.os.environ.items() if k not in ("MUJOCO_GL", "PYOPENGL_PLATFORM")}
+    environment |= variables
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["False", "False", "off"]
+    assert done.stdout.split() == [str(variables.get("MUJOCO_GL")), "False", "off"]
     assert done.stderr == ""
 
 

@@ -14,16 +14,20 @@ import multiprocessing
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from worldrl.errors import UserError, unknown
+
+T = TypeVar("T")
 
 BACKENDS = ("egl", "osmesa", "glfw")
 QUALITIES = ("full", "fast")
 SIZE = 64
-PROBE_TIMEOUT_S = 30.0
+PROBE_TIMEOUT_S = 120.0  # software OpenGL on a busy machine takes its time
+DRAWN = "WORLDRL_DRAWN"  # the back-end that has drawn an image for this run: its workers do not probe again
+LIKE_UNSET = ("on", "enable", "enabled", "true", "1")  # values of MUJOCO_GL that name no back-end
 
 _INSTALL = (
     "on Debian or Ubuntu: apt-get install libegl1 libgl1-mesa-dri (EGL; an NVIDIA driver brings its own) or "
@@ -64,6 +68,7 @@ class Probe(NamedTuple):
 
     works: bool
     text: str  # the GL renderer, or why it does not work
+    slow: bool = False  # it gave no answer in time, which a busy machine does too
 
 
 class _Choice(NamedTuple):
@@ -89,8 +94,9 @@ def load_triton_first() -> None:
 def choose_backend(requested: str = "auto") -> str:
     """Choose, export and return the OpenGL back-end: ``egl``, ``osmesa`` or ``glfw``.
 
-    ``auto`` honours a ``MUJOCO_GL`` that is already set, else takes the first back-end that can draw. A back-end asked
-    for by name wins over ``MUJOCO_GL`` and must be able to draw. The first choice holds for the whole process.
+    ``auto`` takes the one that ``MUJOCO_GL`` names, else the first that can draw. A back-end asked for by name wins
+    over ``MUJOCO_GL``. Each must draw an image in a child process first; one that ``MUJOCO_GL`` names is taken even if
+    it gives no answer in time. The first choice holds for the whole process and its workers.
 
     Raises:
         UserError: for an unknown name, and when nothing can draw; names the packages to install.
@@ -151,29 +157,75 @@ def apply_quality(model: Any, quality: str) -> None:
 
 
 def prepare_without_backend() -> None:
-    """Let dm_control be imported without an OpenGL back-end; a later ``choose_backend`` still works.
+    """Import mujoco and dm_control's renderer without an OpenGL back-end; a later ``choose_backend`` still works.
 
-    Left alone, dm_control tries GLFW first, which is slow and prints warnings on machines without a display.
+    Left alone, dm_control tries GLFW first, which is slow and prints warnings on machines without a display; and with
+    a ``MUJOCO_GL`` that cannot draw here, neither can be imported.
     """
     load_triton_first()
     if _choice is None and "dm_control._render" not in sys.modules:
         with _environment(MUJOCO_GL="off"):
+            importlib.import_module("mujoco")
             importlib.import_module("dm_control._render")
+
+
+def mujoco_is_loaded() -> bool:
+    """Whether somebody has imported MuJoCo or dm_control, or tried to."""
+    return any(name.partition(".")[0] in ("mujoco", "dm_control") for name in sys.modules)
+
+
+def with_backend(action: Callable[[], T], requested: str = "auto") -> T:
+    """Run code of a user's that may draw with MuJoCo; where it fails, once more with a back-end that can draw.
+
+    So nothing is probed for code that does not draw. Where no back-end can, its own error stands, with a note.
+    """
+    try:
+        with _no_glfw_without_a_display():
+            return action()
+    except Exception as error:
+        if _choice is not None or not mujoco_is_loaded():
+            raise
+        try:
+            choose_backend(requested)
+        except UserError as cannot:
+            error.add_note(str(cannot))
+            raise error from cannot
+        return action()
+
+
+@contextlib.contextmanager
+def _no_glfw_without_a_display() -> Iterator[None]:
+    """Where nothing is chosen, MuJoCo would try GLFW, and a process in which that failed may crash when it draws."""
+    present = os.environ.get("MUJOCO_GL")
+    if _choice is not None or present or not sys.platform.startswith("linux") or _has_display():
+        yield
+        return
+    os.environ["MUJOCO_GL"] = "off"
+    try:
+        yield
+    finally:
+        if os.environ.get("MUJOCO_GL") == "off":  # else the code has set it
+            os.environ.pop("MUJOCO_GL") if present is None else os.environ.update(MUJOCO_GL=present)
 
 
 def _find(requested: str) -> _Choice:
     present = os.environ.get("MUJOCO_GL", "").strip().lower()
+    present = "" if present in LIKE_UNSET else {"glx": "glfw"}.get(present, present)
     if requested == "auto" and present:
-        return _honour(present)
+        return _named(present, "set by MUJOCO_GL")
     if requested == present:
-        return _Choice(present, "asked for, and set by MUJOCO_GL")
+        return _named(present, "asked for, and set by MUJOCO_GL")
     return _first_that_draws(_candidates() if requested == "auto" else (requested,), requested)
 
 
-def _honour(present: str) -> _Choice:
-    if present not in BACKENDS:
-        raise UserError(f"MUJOCO_GL={present} cannot render images; unset it or set it to one of {', '.join(BACKENDS)}")
-    return _Choice(present, "set by MUJOCO_GL")
+def _named(name: str, why: str) -> _Choice:
+    """The back-end that ``MUJOCO_GL`` names, if it draws; one that is slow is believed."""
+    if name not in BACKENDS:
+        raise UserError("MUJOCO_GL", name, f"one that draws images: {', '.join(BACKENDS)}", "unset the variable")
+    if os.environ.get(DRAWN) != name and not (probe := _probe(name)).works and not probe.slow:
+        fix = f"unset the variable, or install what it needs: {_INSTALL}"
+        raise UserError(f"MUJOCO_GL={name}", f"that it cannot draw ({probe.text})", "a back-end that draws", fix)
+    return _Choice(name, why)
 
 
 def _first_that_draws(names: tuple[str, ...], requested: str) -> _Choice:
@@ -181,7 +233,9 @@ def _first_that_draws(names: tuple[str, ...], requested: str) -> _Choice:
         if _probe(name).works:
             return _Choice(name, f"{'first that works' if requested == 'auto' else 'asked for'}: {_probe(name).text}")
     reasons = "; ".join(f"{name}: {_probe(name).text}" for name in names)
-    raise UserError(f"no OpenGL back-end can render images ({reasons}). {_INSTALL}")
+    slow = [name for name in names if _probe(name).slow]
+    busy = f"where the machine is only busy, MUJOCO_GL={slow[0]} takes that one all the same; " if slow else ""
+    raise UserError(f"no OpenGL back-end can render images ({reasons})", fix=busy + _INSTALL)
 
 
 def _candidates() -> tuple[str, ...]:
@@ -203,7 +257,7 @@ def _draw_in_child(name: str) -> Probe:
             [sys.executable, "-c", _PROBE], env=environment, capture_output=True, text=True, timeout=PROBE_TIMEOUT_S
         )
     except subprocess.TimeoutExpired:
-        return Probe(False, f"hung for {PROBE_TIMEOUT_S:.0f} s")
+        return Probe(False, f"no image within {PROBE_TIMEOUT_S:.0f} s", slow=True)
     return Probe(done.returncode == 0, _last_line(done.stdout if done.returncode == 0 else done.stderr))
 
 
@@ -217,12 +271,20 @@ def _last_line(text: str) -> str:
 
 
 def _export(name: str) -> None:
-    os.environ["MUJOCO_GL"] = name
+    os.environ["MUJOCO_GL"] = os.environ[DRAWN] = name
     if name == "glfw":
         os.environ.pop("PYOPENGL_PLATFORM", None)
     else:  # dm_control refuses EGL and OSMesa when PyOpenGL was told something else
         os.environ["PYOPENGL_PLATFORM"] = name
+    _switch_mujoco()
     _switch_dm_control(name)
+
+
+def _switch_mujoco() -> None:
+    """Point an already imported mujoco at the back-end; its Renderer looks the context up at each use."""
+    for name in ("mujoco.rendering.classic.gl_context", "mujoco.gl_context"):
+        if name in sys.modules:
+            importlib.reload(sys.modules[name])
 
 
 def _switch_dm_control(name: str) -> None:

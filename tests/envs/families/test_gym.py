@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import builtins
+import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from decimal import Decimal
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 
+from worldrl.envs import rendering
 from worldrl.envs.families.gym import GymEnv, canonical_name, claims, code_of
 from worldrl.envs.images import resize
 from worldrl.envs.spaces import rescale
@@ -384,3 +387,52 @@ def test_scaling_between_bounds_whose_distance_overflows() -> None:
     m = np.full(4, np.finfo(np.float64).max)
     with np.errstate(all="raise"):
         np.testing.assert_allclose(rescale(np.array([-1, 0, 0.5, 1]), -m, m) / m, [-1, 0, 0.5, 1])
+
+
+# --- classes that draw with MuJoCo ------------------------------------------------------------------------------------
+
+DRAW = """
+import os, sys
+from worldrl.envs import rendering
+from worldrl.envs.families.gym import GymEnv
+env = GymEnv(sys.argv[1], "pixels")
+env.reset(seed=0)
+print(env.step(env.action_space.high)[0]["pixels"].std() > 1, os.environ["MUJOCO_GL"])
+os._exit(0)
+"""
+
+
+def in_a_fresh_process(code: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run code where no back-end is chosen yet and there is no display."""
+    unset = ("MUJOCO_GL", "PYOPENGL_PLATFORM", "DISPLAY", "WAYLAND_DISPLAY", rendering.DRAWN)
+    environment = {k: v for k, v in os.environ.items() if k not in unset} | variables
+    environment["PYTHONPATH"] = os.pathsep.join([*sys.path[1:], str(Path(__file__).parents[1])])
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems need no back-end")
+@pytest.mark.parametrize(
+    "task",
+    [f"toy_mujoco:{name}" for name in ("WhenAsked", "AtOnce", "AtReset", "SeesItself", "Suite")]
+    + ["toy_mujoco_late:Late"],
+)
+def test_a_class_of_a_users_own_that_draws_with_mujoco_gets_the_back_end(task: str) -> None:
+    done = in_a_fresh_process(DRAW, task)
+    assert done.stdout.split() == ["True", rendering.choose_backend()], done.stderr
+    assert done.stderr == ""
+
+
+def test_a_class_whose_failure_has_nothing_to_do_with_drawing_keeps_its_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rendering, "_choice", None)
+
+    def refuse(requested: str) -> None:
+        raise UserError("no OpenGL back-end")
+
+    monkeypatch.setattr(rendering, "choose_backend", refuse)
+    monkeypatch.setattr(rendering, "mujoco_is_loaded", lambda: True)
+
+    with pytest.raises(UserError) as caught:
+        GymEnv("toy_envs:NeedsSize", "state")
+    assert "missing 1 required" in caught.value.where
+    assert "no OpenGL back-end" in caught.value.where

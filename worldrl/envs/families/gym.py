@@ -69,7 +69,7 @@ class GymEnv(TaskEnv):
         self._obs, self._repeat, self._render, self.task = obs, action_repeat, render or RenderConfig(), task
         self.render_pixels = draws
         rendering.check_size(self._render.size)
-        self._env = make_unwrapped(task)
+        self._env = make_unwrapped(task, self._render.backend)
         self._layout = check_spaces(self._env, task, obs)
         self._check_modes()
         self._describe()
@@ -77,8 +77,10 @@ class GymEnv(TaskEnv):
     def _check_modes(self) -> None:
         if self._obs != "pixels" and not self._layout.vectors:
             raise UserError(f"{self.task} gives images only and env.obs={self._obs} needs a state; use env.obs=pixels")
+        if self.render_pixels and self._obs != "state" and self._layout.image is not None:
+            self._offer_backend()  # it may draw its image in any step
         if self.render_pixels and self._obs != "state" and self._layout.image is None:
-            self._env.reset(seed=0)
+            self._reset(0)
             with self._drawing("gives no image and cannot render one", NO_PIXELS):
                 self._draw()
 
@@ -88,14 +90,19 @@ class GymEnv(TaskEnv):
         mode = self._env.render_mode
         if mode != "rgb_array":
             raise UserError(f"{self.task} {what} (render_mode is {mode!r}, expected 'rgb_array'); {cure}")
-        if _uses_mujoco(self._env):  # it looks the back-end up when it first draws
-            rendering.choose_backend(self._render.backend)
+        self._offer_backend()
         try:
             yield
         except UserError:
             raise
         except Exception as error:  # a user's render may fail in any way
             raise UserError(f"{self.task} {what} ({_reason(error)}); fix that, or {cure}") from error
+
+    def _offer_backend(self) -> None:
+        """Choose a back-end before what may draw with MuJoCo draws; only Gymnasium's own class is known to need one."""
+        if rendering.mujoco_is_loaded():
+            with contextlib.suppress(*(() if _uses_mujoco(self._env) else (UserError,))):
+                rendering.choose_backend(self._render.backend)
 
     def _describe(self) -> None:
         box = self._env.action_space
@@ -116,8 +123,11 @@ class GymEnv(TaskEnv):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict]:
         """Start an episode; how exactly a seed fixes it is up to the environment."""
         self._now = 0
-        obs, _ = self._values(self._env.reset(seed=seed), "observation, info")
+        obs, _ = self._values(self._reset(seed), "observation, info")
         return self._observe(obs), {"frames": 0}
+
+    def _reset(self, seed: int | None) -> Any:
+        return rendering.with_backend(lambda: self._env.reset(seed=seed), self._render.backend)
 
     def step(self, action: Array) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Repeat one action, (A,) in [-1, 1]; the reward is the sum over the repeated frames."""
@@ -215,7 +225,7 @@ class GymEnv(TaskEnv):
         return resize(self._draw(), rendering.SIZE, rendering.SIZE)
 
     def _draw(self) -> Array:
-        frame = self._env.render()
+        frame = rendering.with_backend(self._env.render, self._render.backend)
         if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3):
             raise UserError(f"{self.task}: render() gave {_kind(frame)}, expected an array (height, width, 3) of uint8")
         return frame
@@ -241,18 +251,22 @@ def code_of(task: str) -> str:
     return task.partition(":")[0] if ":" in task else ""
 
 
-def make_unwrapped(task: str) -> gymnasium.Env[Any, Any]:
+def make_unwrapped(task: str, backend: str = "auto") -> gymnasium.Env[Any, Any]:
     """Make the environment, with ``rgb_array`` rendering where it offers that. Raises UserError in one line."""
-    module, _, name = task.rpartition(":")
     try:
-        imported = importlib.import_module(module) if module else None
-        if imported is None or (not hasattr(imported, name) and name in gymnasium.registry):
-            return _from_id(name)
-        return _from_class(imported, name, task)
+        return rendering.with_backend(lambda: _build(task), backend)
     except UserError:
         raise
     except Exception as error:  # a user's module or constructor may fail in any way
         raise UserError(f"cannot make {task}: {_reason(error)}{_remedy(error, task)}") from error
+
+
+def _build(task: str) -> gymnasium.Env[Any, Any]:
+    module, _, name = task.rpartition(":")
+    imported = importlib.import_module(module) if module else None
+    if imported is None or (not hasattr(imported, name) and name in gymnasium.registry):
+        return _from_id(name)
+    return _from_class(imported, name, task)
 
 
 def _from_id(name: str) -> gymnasium.Env[Any, Any]:
@@ -320,13 +334,14 @@ def _remedy(error: Exception, task: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The error's words; with its type and place where it was not meant for users."""
+    """The error's words and notes; with its type and place where it was not meant for users."""
+    notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
     if isinstance(error, ImportError | gymnasium.error.Error):
-        return _one_line(error)
+        return _one_line(error) + notes
     words = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":")
     place = traceback.extract_tb(error.__traceback__)[-1]
-    told = isinstance(error, SyntaxError) or place.filename == __file__
-    return words if told else f"{words} ({place.filename}, line {place.lineno})"
+    told = isinstance(error, SyntaxError) or place.filename in (__file__, rendering.__file__)
+    return (words if told else f"{words} ({place.filename}, line {place.lineno})") + notes
 
 
 def _one_line(error: Exception) -> str:
