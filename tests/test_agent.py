@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.conftest import BOTH_SPEC, PIXEL_SPEC, STATE_SPEC
-from worldrl.acting.episodes import run_episodes, with_action
+from worldrl.acting.episodes import AgentActs, run_episodes, with_action
 from worldrl.agent import MODEL_ONLY, Agent
 from worldrl.config import config_from_dict
 from worldrl.data.replay import Replay
@@ -273,7 +273,7 @@ def test_agents_learn_a_toy_within_seconds(belief: str, head: str, settings: dic
             agent.update(agent.next_phase(), batch, extra)
             agent.updates += 1
         rows = with_action(envs.step(action), action)
-    trained = np.mean(run_episodes(agent, envs, 20, first=10_000).returns)
+    trained = np.mean(run_episodes(envs, AgentActs(agent, 1), 20, first=10_000).returns)
     envs.close()
     assert trained > 12.0
 

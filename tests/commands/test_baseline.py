@@ -14,7 +14,6 @@ import worldrl
 from worldrl.cli import train
 from worldrl.commands import baseline as sb3
 from worldrl.envs.make import make_env
-from worldrl.envs.stream import EVAL
 from worldrl.envs.vector import make_envs
 from worldrl.errors import UserError
 from worldrl.report.__main__ import main as report
@@ -71,27 +70,10 @@ def test_it_cannot_be_loaded_as_one_of_our_own(run: Path) -> None:
 
 def test_episodes_start_where_those_of_our_own_runs_start() -> None:
     _, config, _, _ = sb3.parse(["ppo", "task=cartpole_swingup", "seed=3"])
-    env = sb3.Numbered(make_env(config.env, config.task), config.seed, EVAL)
-    ours = make_envs(config.env, config.task, config.seed, training=False)
+    env = sb3.Numbered(make_env(config.env, config.task), config.seed)
+    ours = make_envs(config.env, config.task, config.seed)
     for episode in range(2):
         np.testing.assert_array_equal(env.reset()[0], ours.reset(episode)["state"][0])
-
-
-def test_the_return_of_an_episode_is_the_sum_of_its_rewards() -> None:
-    class Still:
-        def predict(self, obs: Any, deterministic: bool) -> tuple[np.ndarray, None]:
-            return np.zeros(1, np.float32), None
-
-    _, config, _, _ = sb3.parse(["ppo", "task=cartpole_balance", "env.action_repeat=8"])
-    env = sb3.Numbered(make_env(config.env, config.task), 1, EVAL)
-    obs, total = env.reset(), 0.0
-    for _ in range(125):
-        obs = env.step(np.zeros(1, np.float32))
-        total += obs[1]
-    assert not obs[2]
-    assert obs[3]
-    env.episode = 0
-    assert sb3.episode_return(Still(), env) == pytest.approx(total)
 
 
 @pytest.mark.parametrize(

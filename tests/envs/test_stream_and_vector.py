@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from worldrl.envs import VectorEnv, WorkerError, episode_seed, make_envs, random_return
+from worldrl.envs import VectorEnv, WorkerError, episode_seed, make_envs
 from worldrl.envs.corruption import CorruptionConfig
 from worldrl.envs.make import EnvConfig
 from worldrl.envs.rendering import RenderConfig
@@ -216,10 +216,3 @@ def test_the_spec_says_what_an_agent_needs() -> None:
     assert spec.obs == {"pixels": ((64, 64, 3), "uint8"), "state": ((8,), "float32")}
     assert (spec.action_dim, spec.action_repeat, spec.terminates, spec.max_frames) == (2, 2, False, 1000)
     assert spec.groups == {"state": {"position": (0, 4), "velocity": (4, 8)}}
-
-
-def test_random_returns_are_seeded() -> None:
-    a, b = random_return(EnvConfig(), "pendulum_swingup", 1, 2), random_return(EnvConfig(), "pendulum_swingup", 1, 2)
-    assert a == b
-    assert len(a) == 2
-    assert random_return(EnvConfig(obs="pixels"), "toy_envs:Draws", 1, 2) == [15.0, 15.0]

@@ -1,96 +1,217 @@
-"""Whole episodes with a fixed agent: returns, and the frames of a video."""
+"""The one player of episodes, and what is played with it: evaluations, recordings, grids, studies, baselines.
+
+``play`` is the only loop. It takes any environments that tick together and anything that acts, and gives a ``Tick`` for
+every row; who wants returns, a film or a record looks at the ticks, and stops taking them when it has enough.
+"""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 
-from worldrl.acting.video import save_video
+from worldrl.acting.video import Video
 from worldrl.agent import Agent
+from worldrl.envs.make import EnvConfig, describe, make_task
+from worldrl.envs.stream import RANDOM, RowStream, episode_seed
 from worldrl.envs.vector import VectorEnv
 from worldrl.envs.workers import Rows
 from worldrl.errors import UserError
+from worldrl.types import NOISE, Belief, EnvSpec, Noise
 
 VIDEO_SIZE = (256, 336)
-LONGEST_VIDEO = 4_000  # pictures, about 1 GB; the rest of an episode is not recorded
+LONGEST_VIDEO = 4_000  # pictures; the rest of an episode is not recorded
 LONGEST = 200_000  # frames of an episode
+
+Act = Callable[[Rows], np.ndarray]  # rows (N, ...) -> actions (N, A) in [-1, 1]; those on last rows are ignored
 
 
 class Interrupted(Exception):
     """Episodes were given up because the caller was asked to stop."""
 
 
+# --- the player -------------------------------------------------------------------------------------------------------
+
+
+class Stage(Protocol):
+    """Environments that tick together and give rows (N, ...), such as a ``VectorEnv``."""
+
+    num_envs: int
+    spec: EnvSpec
+
+    def reset(self, episode: int = 0) -> Rows: ...
+
+    def step(self, actions: np.ndarray) -> Rows: ...
+
+
+class Tick(NamedTuple):
+    """The rows of all environments, and what their episodes have come to with them."""
+
+    rows: Rows  # (N, ...) each, with the action that led there
+    returns: np.ndarray  # (N,) undiscounted, so far
+    frames: np.ndarray  # (N,) of the environment, so far
+
+    @property
+    def ended(self) -> list[int]:
+        """The environments whose episode ends in this row."""
+        return np.flatnonzero(self.rows["is_last"]).tolist()
+
+    def caption(self, i: int) -> str:
+        """What a picture of environment ``i`` says."""
+        return f"return {self.returns[i]:.0f}  frame {self.frames[i]}"
+
+
+def play(envs: Stage, act: Act, first: int = 0, stop: Callable[[], object] = bool) -> Iterator[Tick]:
+    """Play episodes, numbers ``first`` and on, without end; the first tick has the rows that they begin with.
+
+    Raises:
+        Interrupted: ``stop``, which is asked before every step, said so.
+        UserError: an episode does not end.
+    """
+    n = envs.num_envs
+    rows = with_action(envs.reset(first), np.zeros((n, envs.spec.actions.size), np.float32))
+    returns, frames = np.zeros(n), np.zeros(n, np.int64)
+    while True:
+        yield Tick(rows, returns, frames)
+        over = rows["is_last"] > 0
+        check_length(envs.spec.task, int(frames[~over].max(initial=0)))
+        if stop():
+            raise Interrupted
+        action = act(rows)
+        rows = with_action(envs.step(action), action)
+        returns = np.where(over, 0.0, returns) + rows["reward"]
+        frames = np.where(over, 0, frames) + rows["frames"]
+
+
+def with_action(rows: Rows, action: np.ndarray) -> Rows:
+    """Rows with the ``action`` that led to them: zero where an episode begins."""
+    rows["action"] = (action * (1.0 - rows["is_first"])[:, None]).astype(np.float32)
+    return rows
+
+
+class AgentActs:
+    """A fixed agent that acts, without the training's action noise.
+
+    Args:
+        n: Environments.
+        explore: Sample the policy instead of its mode.
+        deterministic: Use the posterior mean instead of a posterior draw.
+        particles: Act on the mean of the modes over this many more filtered paths.
+        noise: Where its random numbers come from.
+
+    Attributes:
+        belief: What it knew when it acted last.
+    """
+
+    belief: Belief
+
+    def __init__(
+        self,
+        agent: Agent,
+        n: int,
+        explore: bool = False,
+        deterministic: bool = False,
+        particles: int = 0,
+        noise: Noise = NOISE,
+    ) -> None:
+        self.agent, self.explore, self.deterministic, self.noise = agent, explore, deterministic, noise
+        self.state = agent.initial(n, particles)
+
+    def __call__(self, rows: Rows) -> np.ndarray:
+        self.state, action, self.belief = self.agent.act(
+            self.state, rows, self.explore, self.deterministic, perturb=False, noise=self.noise
+        )
+        return action
+
+
+class Alone:
+    """One stream of rows in this process as a ``Stage``; a failure of the environment names the episode."""
+
+    num_envs = 1
+
+    def __init__(self, stream: RowStream, spec: EnvSpec, seed: int) -> None:
+        self.stream, self.spec, self.seed = stream, spec, seed
+
+    def reset(self, episode: int = 0) -> Rows:
+        self._where = f"episode {episode} of seed {self.seed}"
+        with naming_failures(self.spec.task, self._where):
+            return _batch_of_one(self.stream.reset(options={"episode": [episode]})[0])
+
+    def step(self, actions: np.ndarray) -> Rows:
+        with naming_failures(self.spec.task, self._where):
+            return _batch_of_one(self.stream.step(actions[0])[0])
+
+
+def _batch_of_one(row: dict[str, Any]) -> Rows:
+    return {key: np.array(value)[None] for key, value in row.items()}
+
+
+# --- what is played ---------------------------------------------------------------------------------------------------
+
+
 class Episodes(NamedTuple):
-    """What a number of evaluation episodes gave; ``frames`` of the first one if asked, (H, W, 3) uint8."""
+    """What a number of episodes gave; ``video`` of the first one if asked for, to be saved."""
 
     returns: list[float]
     lengths: list[int]  # environment frames
-    frames: list[np.ndarray] | None
-    captions: list[str]
-
-    def save_video(self, path: Path) -> None:
-        """Write the recorded episode, 1000 environment frames in about ten seconds."""
-        assert self.frames is not None
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_video(path, self.frames, fps=max(10, min(60, len(self.frames) // 10)), captions=self.captions)
+    video: Video | None
 
 
 def run_episodes(
-    agent: Agent,
     envs: VectorEnv,
+    act: Act,
     episodes: int,
     first: int = 0,
-    explore: bool = False,
-    deterministic: bool = False,
-    particles: int = 0,
-    record: bool = False,
+    video: Path | None = None,
     stop: Callable[[], object] = bool,
 ) -> Episodes:
     """Play ``episodes`` episodes, numbers ``first`` and on, spread over the vector's environments.
 
     Args:
-        explore: sample the policy (without the training's action noise) instead of its mode.
-        deterministic: use the posterior mean instead of a posterior draw.
-        particles: act on the mean of the modes over this many more filtered paths.
-        record: keep frames of environment 0's first episode.
-        stop: asked at every step whether to give up.
+        video: where a film of environment 0's first episode will be saved.
 
     Raises:
-        Interrupted: ``stop`` said so.
-        UserError: an episode does not end.
+        Interrupted, UserError: As ``play``.
     """
     n = envs.num_envs
-    rows = with_action(envs.reset(first), np.zeros((n, agent.spec.action_dim), np.float32))
-    state = agent.initial(n, particles)
-    per_env = [episodes // n + (i < episodes % n) for i in range(n)]
-    film = _Film(envs) if record else None
-    total, length = np.zeros(n), np.zeros(n, np.int64)
-    returns: list[list[float]] = [[] for _ in range(n)]
-    lengths: list[list[int]] = [[] for _ in range(n)]
-    while any(len(r) < want for r, want in zip(returns, per_env, strict=True)):
-        if stop():
-            raise Interrupted
-        state, action, _ = agent.act(state, rows, explore, deterministic, perturb=False)
-        rows = with_action(envs.step(action), action)
-        total, length = total + rows["reward"], length + rows["frames"]
-        if film is not None and not returns[0]:
-            film.add(float(total[0]), int(length[0]))
-        for i in np.flatnonzero(rows["is_last"]):
-            returns[i].append(float(total[i]))
-            lengths[i].append(int(length[i]))
-            total[i], length[i] = 0.0, 0
-        check_length(agent.spec.task, length.max())
-    return Episodes(
-        [r for i in range(n) for r in returns[i][: per_env[i]]],
-        [x for i in range(n) for x in lengths[i][: per_env[i]]],
-        None if film is None else film.frames,
-        [] if film is None else film.captions,
-    )
+    shares = [episodes // n + (i < episodes % n) for i in range(n)]
+    played: list[list[tuple[float, int]]] = [[] for _ in range(n)]
+    film = None if video is None else Video(video, film_speed(envs.spec))
+    for t, tick in enumerate(play(envs, act, first, stop)):
+        if film is not None and not played[0] and t < LONGEST_VIDEO:
+            film.add(envs.render(*VIDEO_SIZE), tick.caption(0))
+        for i in tick.ended:
+            played[i].append((float(tick.returns[i]), int(tick.frames[i])))
+        if all(len(mine) >= share for mine, share in zip(played, shares, strict=True)):
+            break
+    kept = [episode for mine, share in zip(played, shares, strict=True) for episode in mine[:share]]
+    return Episodes([episode_return for episode_return, _ in kept], [frames for _, frames in kept], film)
+
+
+def film_speed(spec: EnvSpec) -> float:
+    """Pictures per second that show an episode of the task's time limit, by default 1000 frames, in ten seconds."""
+    pictures = (spec.max_frames or 1000) / spec.action_repeat
+    return max(10.0, min(60.0, pictures / 10))
+
+
+def random_return(config: EnvConfig, task: str, seed: int, episodes: int) -> list[float]:
+    """Undiscounted returns of the uniform random policy, one per seeded episode; nothing is drawn."""
+    returns: list[float] = []
+    with contextlib.closing(make_task(config, task, draws=False)) as env:
+        spec = describe(env, task, config)
+        for episode in range(episodes):
+            rng = np.random.default_rng(episode_seed(seed, RANDOM, 0, episode))
+            stage = Alone(RowStream(env, seed, RANDOM, 0), spec, seed)
+            ticks = play(stage, lambda rows, rng=rng: spec.actions.random(rng, 1), episode)  # type: ignore[misc]
+            returns.append(next(float(tick.returns[0]) for tick in ticks if tick.ended))
+    return returns
+
+
+# --- helpers ----------------------------------------------------------------------------------------------------------
 
 
 def check_length(task: str, frames: int) -> None:
@@ -111,25 +232,6 @@ def naming_failures(task: str, where: object) -> Iterator[None]:
         raise
     except Exception as error:
         raise UserError(f"{task} failed in {where}: {type(error).__name__}: {error}") from error
-
-
-class _Film:
-    def __init__(self, envs: VectorEnv) -> None:
-        self.envs = envs
-        self.frames = [envs.render(*VIDEO_SIZE)]
-        self.captions = ["return 0"]
-
-    def add(self, total: float, length: int) -> None:
-        if len(self.frames) == LONGEST_VIDEO:
-            return
-        self.frames.append(self.envs.render(*VIDEO_SIZE))
-        self.captions.append(f"return {total:.0f}  frame {length}")
-
-
-def with_action(rows: Rows, action: np.ndarray) -> Rows:
-    """Rows with the ``action`` that led to them: zero where an episode begins."""
-    rows["action"] = (action * (1.0 - rows["is_first"])[:, None]).astype(np.float32)
-    return rows
 
 
 @contextlib.contextmanager

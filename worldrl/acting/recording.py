@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldrl.acting.episodes import check_length, naming_failures, own_randomness
+from worldrl.acting.episodes import Act, AgentActs, Alone, own_randomness, play
 from worldrl.agent import Agent
 from worldrl.config import Config, config_from_dict, config_to_dict, flatten
 from worldrl.envs.corruption import LEVELS, CorruptionConfig, is_active
@@ -119,23 +119,22 @@ class Recorder:
         return filter_rows(agent or self.agent, self.under(config), self.seed, deterministic)
 
     def _record(self, stream: RowStream, number: int, actions: np.ndarray | None) -> Episode:
-        policy, limit = TrainedPolicy(self.agent), self._rows if actions is None else len(actions)
-        task, where = self.agent.spec.task, f"episode {number} of seed {self.seed}"
-        with naming_failures(task, where):
-            row = stream.reset(options={"episode": [number]})[0]
-        action, frames = np.zeros(self.agent.spec.action_dim, np.float32), 0
+        limit, stage = self._rows if actions is None else len(actions), Alone(stream, self.agent.spec, self.seed)
+        act = AgentActs(self.agent, 1) if actions is None else _repeating(actions)
         rows: list[dict[str, Any]] = []
         with own_randomness(self.seed, number):
-            while True:
-                rows.append({**row, "action": action, "truth": stream.task_env.truth()})
-                if row["is_last"] or len(rows) == limit:
-                    return _stack(number, rows, list(self.agent.spec.obs))
-                obs = {key: row[key] for key in self.agent.spec.obs}
-                action = policy.act(obs) if actions is None else actions[len(rows)]
-                check_length(task, frames)
-                with naming_failures(task, where):
-                    row = stream.step(action)[0]
-                frames += int(row["frames"])
+            for tick in play(stage, act, number):
+                row = {key: value[0] for key, value in tick.rows.items()}
+                rows.append({**row, "truth": stream.task_env.truth()})
+                if tick.ended or len(rows) == limit:
+                    break
+        return _stack(number, rows, list(self.agent.spec.obs))
+
+
+def _repeating(actions: np.ndarray) -> Act:
+    """Acts as an episode's ``actions`` (T, A) did; the first of them led to its first row."""
+    left = iter(actions[1:, None])
+    return lambda rows: next(left)
 
 
 def filter_rows(agent: Agent, episodes: Sequence[Episode], seed: int, deterministic: bool = False) -> list[Filtered]:

@@ -20,10 +20,13 @@ import gymnasium
 import numpy as np
 from omegaconf import OmegaConf
 
+from worldrl.acting.episodes import run_episodes
 from worldrl.cli import RUNS, expand, read_command_line, run_name
 from worldrl.config import CONFIG_FILE, FOREIGN, Config, check_keys, config_from_dict, config_to_dict, known_keys
 from worldrl.envs.make import make_env
-from worldrl.envs.stream import EVAL, TRAIN, episode_seed
+from worldrl.envs.stream import TRAIN, episode_seed
+from worldrl.envs.vector import VectorEnv, make_envs
+from worldrl.envs.workers import Rows
 from worldrl.errors import UserError, unknown, writing
 from worldrl.runs.metrics import Logger
 from worldrl.statistics import mean_and_deviation
@@ -46,15 +49,15 @@ Env = gymnasium.Env[Any, Any]
 
 
 class Numbered(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """The state vector alone; episode e starts from the seed that it has in every run of ``run_seed``."""
+    """The state vector alone; training episode e starts from the seed that it has in every run of ``run_seed``."""
 
-    def __init__(self, env: Env, run_seed: int, stream: int) -> None:
+    def __init__(self, env: Env, run_seed: int) -> None:
         super().__init__(env)
-        self._key, self.episode = (run_seed, stream), 0
+        self._run_seed, self.episode = run_seed, 0
         self.observation_space = env.observation_space["state"]  # type: ignore[index]
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        obs, info = self.env.reset(seed=episode_seed(*self._key, 0, self.episode))
+        obs, info = self.env.reset(seed=episode_seed(self._run_seed, TRAIN, 0, self.episode))
         self.episode += 1
         return obs["state"], info
 
@@ -83,7 +86,9 @@ def train(algorithm: str, config: Config, run_dir: Path, arguments: dict[str, An
     if run_dir.exists() and any(run_dir.iterdir()):
         raise UserError(f"{run_dir} is not empty; choose another folder with dir=")
     with contextlib.ExitStack() as stack:
-        training, evaluation = (stack.enter_context(contextlib.closing(_env(config, t))) for t in (True, False))
+        training = stack.enter_context(contextlib.closing(_env(config)))
+        evaluation = make_envs(config.env, config.task, config.seed, num_envs=1, training=False)
+        stack.callback(evaluation.close)
         model = _built(make, algorithm, training, {"seed": config.seed, "device": "cpu", **arguments})
         with writing(run_dir, "choose another folder with dir="):
             run_dir.mkdir(parents=True, exist_ok=True)
@@ -100,8 +105,8 @@ def train(algorithm: str, config: Config, run_dir: Path, arguments: dict[str, An
     return run_dir
 
 
-def _env(config: Config, training: bool) -> Numbered:
-    return Numbered(make_env(config.env, config.task, training), config.seed, TRAIN if training else EVAL)
+def _env(config: Config) -> Numbered:
+    return Numbered(make_env(config.env, config.task), config.seed)
 
 
 def _algorithm(name: str) -> Any:
@@ -140,14 +145,14 @@ def _save_settings(config: Config, run_dir: Path, arguments: dict[str, Any]) -> 
     (run_dir / CONFIG_FILE).write_text(OmegaConf.to_yaml(OmegaConf.create(settings)), encoding="utf-8")
 
 
-def _watcher(config: Config, env: Env, logger: Logger) -> Any:
+def _watcher(config: Config, envs: VectorEnv, logger: Logger) -> Any:
     """A callback that counts frames, evaluates, logs and stops; its class needs theirs, which is optional."""
     from stable_baselines3.common.callbacks import BaseCallback
 
     class Watch(BaseCallback):
         def __init__(self) -> None:
             super().__init__()
-            self.frames = 0
+            self.frames = self.evaluations = 0
             self.due = Every(config.eval.every)
             self.progress = Progress(config.frames, enabled=config.log.progress)
 
@@ -166,24 +171,20 @@ def _watcher(config: Config, env: Env, logger: Logger) -> Any:
             return self.frames < config.frames
 
         def evaluate(self) -> None:
-            returns = [episode_return(self.model, env) for _ in range(config.eval.episodes)]
+            first, n = self.evaluations * config.eval.episodes, config.eval.episodes
+            returns = run_episodes(envs, self.act, n, first).returns
+            self.evaluations += 1
             self.progress.update(self.frames, eval_return=float(np.mean(returns)))
             mean, deviation = mean_and_deviation(returns)
             self.record({"eval/return": mean, "eval/return_std": deviation})
+
+        def act(self, rows: Rows) -> np.ndarray:
+            return self.model.predict(rows["state"], deterministic=True)[0]
 
         def record(self, values: dict[str, float]) -> None:
             logger.write(self.frames, self.num_timesteps, getattr(self.model, "_n_updates", 0), values)
 
     return Watch()
-
-
-def episode_return(model: Any, env: Env) -> float:
-    """The undiscounted return of one episode of the deterministic policy."""
-    (obs, _), total, done = env.reset(), 0.0, False
-    while not done:
-        obs, reward, terminated, truncated, _ = env.step(model.predict(obs, deterministic=True)[0])
-        total, done = total + float(reward), terminated or truncated
-    return total
 
 
 def parse(argv: Sequence[str]) -> tuple[str, Config, Path, dict[str, Any]]:

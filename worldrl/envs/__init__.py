@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from worldrl.envs.make import EnvConfig
     from worldrl.envs.rendering import choose_backend, describe_backend, gl_string
     from worldrl.envs.stream import RowStream, episode_seed
-    from worldrl.envs.vector import VectorEnv, WorkerError, make_envs, random_return
+    from worldrl.envs.vector import VectorEnv, WorkerError, make_envs
     from worldrl.envs.wrappers import Corruption
 
 _HOME = {
@@ -33,7 +33,6 @@ _HOME = {
     "episode_seed": "stream",
     "gl_string": "rendering",
     "make_envs": "vector",
-    "random_return": "vector",
 }
 
 __all__ = [
@@ -51,7 +50,6 @@ __all__ = [
     "episode_seed",
     "gl_string",
     "make_envs",
-    "random_return",
 ]
 
 

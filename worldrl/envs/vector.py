@@ -9,9 +9,9 @@ from typing import Any, NoReturn, Protocol
 import gymnasium
 import numpy as np
 
-from worldrl.envs.make import EnvConfig, describe, make_env, make_task
-from worldrl.envs.spaces import Array, TaskEnv
-from worldrl.envs.stream import EVAL, RANDOM, TRAIN, RowStream, episode_seed
+from worldrl.envs.make import EnvConfig, describe, make_env
+from worldrl.envs.spaces import Array
+from worldrl.envs.stream import EVAL, TRAIN, RowStream, episode_seed
 from worldrl.envs.workers import Failure, Recipe, Rows, failing_as, start_workers
 from worldrl.errors import UserError
 
@@ -140,24 +140,6 @@ def make_envs(config: EnvConfig, task: str, seed: int, num_envs: int | None = No
     if seed < 0:
         raise UserError(f"seed={seed}: expected 0 or more")
     return VectorEnv(config, task, seed, n, training)
-
-
-def random_return(config: EnvConfig, task: str, seed: int, episodes: int) -> list[float]:
-    """Undiscounted returns of the uniform random policy, one per seeded episode; nothing is drawn."""
-    with contextlib.closing(make_task(config, task, draws=False)) as env:
-        return [_random_episode(env, seed, e) for e in range(episodes)]
-
-
-def _random_episode(env: TaskEnv, seed: int, episode: int) -> float:
-    episode_key = episode_seed(seed, RANDOM, 0, episode)
-    rng = np.random.default_rng(episode_key)
-    shape = env.action_space.shape or ()
-    env.reset(seed=episode_key)
-    total, done = 0.0, False
-    while not done:
-        _, reward, terminated, truncated, _ = env.step(rng.uniform(-1, 1, shape).astype(np.float32))
-        total, done = total + float(reward), terminated or truncated
-    return total
 
 
 class _EpisodeLog:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from worldrl.acting.episodes import own_randomness, run_episodes
+from worldrl.acting.episodes import AgentActs, own_randomness, run_episodes
 from worldrl.acting.video import check_video
 from worldrl.envs import make_envs
 from worldrl.errors import UserError, check_writable
@@ -53,7 +53,7 @@ def evaluate_run(
     try:
         check_environment(agent.spec, envs.spec)
         with own_randomness(seed):
-            played = run_episodes(agent, envs, episodes, explore=explore, record=video is not None)
+            played = run_episodes(envs, AgentActs(agent, 1, explore), episodes, video=video)
     finally:
         envs.close()
     mean, deviation = mean_and_deviation(played.returns)
@@ -70,8 +70,8 @@ def evaluate_run(
     }
     if json_path is not None:  # the numbers first
         json_path.write_text(to_json(result))
-    if video is not None:
-        played.save_video(video)
+    if played.video is not None:
+        played.video.save()
     return result
 
 

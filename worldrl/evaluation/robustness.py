@@ -19,19 +19,19 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import gymnasium
 import numpy as np
 import torch
-from numpy.lib.stride_tricks import sliding_window_view
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from worldrl.acting.episodes import check_length, naming_failures, own_randomness
+from worldrl.acting.episodes import AgentActs, Tick, naming_failures, own_randomness, play
+from worldrl.acting.film import Film
 from worldrl.acting.noise import RowNoise
-from worldrl.acting.video import Frames, check_video, save_video
+from worldrl.acting.video import check_video
 from worldrl.agent import Agent
 from worldrl.config import Config, config_to_dict, flatten
 from worldrl.envs import episode_seed
@@ -39,6 +39,7 @@ from worldrl.envs.corruption import KINDS, CorruptionConfig, Noise, active_level
 from worldrl.envs.make import EnvConfig, describe, make_env
 from worldrl.envs.spaces import Observation
 from worldrl.envs.stream import EVAL
+from worldrl.envs.workers import Rows
 from worldrl.errors import UserError, check_out, unknown
 from worldrl.evaluation.evaluate import check_environment
 from worldrl.report.grids import CLEAN, Cell, draw_levels
@@ -51,7 +52,6 @@ from worldrl.types import EnvSpec
 
 GRID_FILES = (GRID, "robustness.csv", "robustness.png")
 POLICY_STREAM = 0x504F4C  # keeps the agent's draws apart from every other use of an episode's seed
-PANEL = 64  # rows and columns of one observation in a video
 
 Env = gymnasium.Env[Any, Any]
 
@@ -210,30 +210,60 @@ class _Seat:
         self.generator = torch.Generator()  # of the agent's draws
         self.job: Job | None = None
 
-    def begin(self, job: Job, film: Film | None) -> None:
-        self.job, self.film = job, film
-        self.total, self.frames, self.ended = 0.0, 0, False
+    def begin(self, job: Job) -> Observation:
+        self.job = job
         seed = episode_seed(job.seed, EVAL, 0, job.episode)
         self.generator.manual_seed(policy_seed(job.seed, job.episode))
         self.noise = cell_noise(job.cell, self.groups, self.spec)
         self.noise.begin(seed)
         with naming_failures(self.spec.task, job):
             clean, _ = self.env.reset(seed=seed)
-        self._see(clean, np.zeros(self.spec.action_dim, np.float32), is_first=1)
+        return self._row(clean, is_first=1.0)
 
-    def step(self, action: np.ndarray) -> None:
+    def step(self, action: np.ndarray) -> Observation:
         with naming_failures(self.spec.task, self.job):
             clean, reward, terminated, truncated, info = self.env.step(action)
-        self.total, self.frames = self.total + float(reward), self.frames + info["frames"]
-        self.ended = terminated or truncated
-        check_length(self.spec.task, 0 if self.ended else self.frames)
-        self._see(clean, action, is_first=0)
+        return self._row(clean, float(reward), info["frames"], is_last=float(terminated or truncated))
 
-    def _see(self, clean: Observation, action: np.ndarray, is_first: int) -> None:
-        seen = self.noise(clean)
-        self.row: Observation = {**seen, "action": action, "is_first": np.asarray(is_first, np.float32)}
-        if self.film is not None:
-            self.film.add(clean, seen, f"return {self.total:.0f}  frame {self.frames}")
+    def leave(self) -> Observation:
+        """Nothing is left to play: its last row, without an end, fills the batch."""
+        self.job = None
+        return {**self.seen, **_extras()}
+
+    def _row(
+        self, clean: Observation, reward: float = 0.0, frames: int = 0, is_first: float = 0.0, is_last: float = 0.0
+    ) -> Observation:
+        self.clean, self.seen, self.ended = clean, self.noise(clean), is_last > 0
+        return {**self.seen, **_extras(reward, frames, is_first, is_last)}
+
+
+def _extras(reward: float = 0.0, frames: int = 0, is_first: float = 0.0, is_last: float = 0.0) -> Observation:
+    flags = {"is_first": np.asarray(is_first, np.float32), "is_last": np.asarray(is_last, np.float32)}
+    return {"reward": np.asarray(reward), "frames": np.asarray(frames), **flags}
+
+
+class _Seats:
+    """A ``Stage`` of environments in this process: whichever is free takes the next episode."""
+
+    def __init__(self, envs: Sequence[Env], spec: EnvSpec, jobs: Sequence[Job], groups: Sequence[str]) -> None:
+        self.seats = [_Seat(env, spec, groups) for env, _ in zip(envs, jobs, strict=False)]
+        self.num_envs, self.spec, self._todo = len(self.seats), spec, iter(jobs)
+
+    def reset(self, episode: int = 0) -> Rows:
+        return _stacked([seat.begin(next(self._todo)) for seat in self.seats])
+
+    def step(self, actions: np.ndarray) -> Rows:
+        return _stacked([self._step(seat, action) for seat, action in zip(self.seats, actions, strict=True)])
+
+    def _step(self, seat: _Seat, action: np.ndarray) -> Observation:
+        if seat.job is not None and not seat.ended:
+            return seat.step(action)
+        job = next(self._todo, None)
+        return seat.leave() if job is None else seat.begin(job)
+
+
+def _stacked(rows: Sequence[Observation]) -> Rows:
+    return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
 
 
 def play_grid(
@@ -254,25 +284,20 @@ def play_grid(
         films: those of these jobs are filled.
         tell: called after every tick with the episodes done, running ones as the part that is over, and the frames.
     """
-    seats = [_Seat(env, agent.spec, groups) for env, _ in zip(envs, jobs, strict=False)]
-    todo = iter(jobs)
+    stage = _Seats(envs, agent.spec, jobs, groups)
+    noise = RowNoise([seat.generator for seat in stage.seats])
+    act = AgentActs(agent, stage.num_envs, explore, noise=noise)
     played: dict[Job, Played] = {}
-    for seat, job in zip(seats, todo, strict=False):
-        seat.begin(job, films.get(job))
-    state, noise = agent.initial(len(seats)), RowNoise([seat.generator for seat in seats])
-    while len(played) < len(jobs):
-        rows = {key: np.stack([seat.row[key] for seat in seats]) for key in seats[0].row}
-        state, actions, _ = agent.act(state, rows, explore, perturb=False, noise=noise)
-        for seat, action in zip(seats, actions, strict=True):
-            if seat.job is None:  # nothing left to play: its last row fills the batch
-                continue
-            seat.step(action)
-            if seat.ended:
-                played[seat.job] = Played(seat.job, seat.total, seat.frames)
-                seat.job = next(todo, None)
-                if seat.job is not None:
-                    seat.begin(seat.job, films.get(seat.job))
-        tell(*_progress(played, seats, agent.spec.max_frames))
+    for tick in play(stage, act):
+        for i, seat in enumerate(stage.seats):
+            if seat.job is not None and seat.job in films:
+                films[seat.job].add(seat.clean, seat.seen, tick.caption(i))
+        for i in tick.ended:
+            job = cast("Job", stage.seats[i].job)
+            played[job] = Played(job, float(tick.returns[i]), int(tick.frames[i]))
+        tell(*_progress(played, tick, agent.spec.max_frames))
+        if len(played) == len(jobs):
+            break
     return [played[job] for job in jobs]
 
 
@@ -281,8 +306,8 @@ def policy_seed(seed: int, episode: int) -> int:
     return int(np.random.SeedSequence([seed, POLICY_STREAM, episode]).generate_state(1)[0])
 
 
-def _progress(played: dict[Job, Played], seats: Sequence[_Seat], max_frames: int) -> tuple[float, int]:
-    running = sum(seat.frames for seat in seats if seat.job is not None)
+def _progress(played: Mapping[Job, Played], tick: Tick, max_frames: int) -> tuple[float, int]:
+    running = int(tick.frames[tick.rows["is_last"] == 0].sum())
     return len(played) + (running / max_frames if max_frames else 0), sum(p.frames for p in played.values()) + running
 
 
@@ -312,54 +337,6 @@ def _play_with_bar(
                 bar.update(task, completed=done, description=text, refresh=True)
 
         return play_grid(agent, envs, jobs, groups, explore, films, tell)
-
-
-class Film:
-    """The rows of one episode, clean and as they were seen, and a caption for each."""
-
-    def __init__(self, title: str = "") -> None:
-        self.title = title
-        self.clean: list[Observation] = []
-        self.seen: list[Observation] = []
-        self.captions: list[str] = []
-
-    def add(self, clean: Observation, seen: Observation, caption: str) -> None:
-        self.clean.append(clean)
-        self.seen.append(seen)
-        self.captions.append(f"{self.title}  {caption}")
-
-    def save(self, path: Path) -> None:
-        """Write it, 1000 environment frames in about ten seconds."""
-        save_video(path, self.frames(), fps=max(10, min(60, len(self.clean) // 10)), captions=self.captions)
-
-    def frames(self) -> Frames:
-        """(T, 64 x keys, 130, 3): clean on the left, seen on the right, one observation key below the other."""
-        return np.concatenate([_beside(*self._column(key)) for key in self.clean[0]], axis=1)
-
-    def _column(self, key: str) -> tuple[np.ndarray, np.ndarray]:
-        """One observation key over time, clean and seen, (T, ...) each."""
-        return np.stack([row[key] for row in self.clean]), np.stack([row[key] for row in self.seen])
-
-
-def _beside(clean: np.ndarray, seen: np.ndarray) -> Frames:
-    """Two panels with a white line between them, from images (T, 64, 64, 3) or vectors (T, D)."""
-    if clean.dtype != np.uint8:
-        low, high = clean.min(0), clean.max(0)
-        clean, seen = traces(clean, low, high), traces(seen, low, high)
-    line = np.full((*clean.shape[:2], 2, 3), 255, np.uint8)
-    return np.concatenate([clean, line, seen], axis=2)
-
-
-def traces(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> Frames:
-    """Vectors (T, D) as grey images (T, 64, 64, 3) of the last 64 rows, one line for each entry, the present right.
-
-    Black is ``low`` (D,) and white is ``high`` (D,), the entry's range.
-    """
-    unit = (values - low) / np.maximum(high - low, 1e-6)
-    grey = np.concatenate([np.zeros((PANEL - 1, values.shape[1])), 255 * unit.clip(0, 1)]).astype(np.uint8)
-    lines = np.arange(PANEL) * values.shape[1] // PANEL
-    windows = sliding_window_view(grey, PANEL, axis=0)  # (T, D, 64)
-    return windows[:, lines, :, None].repeat(3, -1)
 
 
 # --- results ----------------------------------------------------------------------------------------------------------

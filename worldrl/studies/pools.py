@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldrl.acting.episodes import own_randomness, with_action
+from worldrl.acting.episodes import AgentActs, own_randomness, play
 from worldrl.agent import Agent
 from worldrl.envs import make_envs
 from worldrl.envs.make import EnvConfig
@@ -32,19 +32,11 @@ def steps(
     agent: Agent, env: EnvConfig, task: str, particles: int = 0, seed: int = 1000
 ) -> Generator[tuple[Belief, np.ndarray, bool], None, None]:
     """Belief, action (1, A) and whether it ends the episode, step by step without end, while the agent explores."""
-    envs = make_envs(env, task, seed, num_envs=1, training=False)
-    try:
-        state, over = agent.initial(1, particles), False
-        rows = with_action(envs.reset(), np.zeros((1, agent.spec.action_dim), np.float32))
-        while True:
-            state, action, belief = agent.act(state, rows, explore=True, perturb=False)
-            rows = with_action(envs.step(action), action)
-            last = bool(rows["is_last"][0])
-            if not over:  # else the environment has reset instead of taking the action
-                yield belief, action, last
-            over = last
-    finally:
-        envs.close()
+    act = AgentActs(agent, 1, explore=True, particles=particles)
+    with closing(make_envs(env, task, seed, num_envs=1, training=False)) as envs:
+        for tick in play(envs, act):
+            if not tick.rows["is_first"][0]:  # else the environment has reset instead of taking the action
+                yield act.belief, tick.rows["action"], bool(tick.ended)
 
 
 def beliefs(

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from worldrl.acting.episodes import Interrupted, own_randomness, run_episodes
+from worldrl.acting.episodes import AgentActs, Interrupted, own_randomness, run_episodes
 from worldrl.agent import Agent, check_length
 from worldrl.config import Config, check_unchanged, config_to_dict, load_config, save_config
 from worldrl.envs import make_envs
@@ -236,16 +236,15 @@ class Trainer:
         if self.eval_envs is None:
             self.eval_envs = make_envs(c.env, c.task, c.seed, training=False)
         first = self.evaluations * -(-c.eval.episodes // self.eval_envs.num_envs)
-        record = c.eval.video
+        film = self.run_dir / VIDEOS / f"eval-{self.experience.now:09d}.mp4" if c.eval.video else None
         with own_randomness(c.seed, 0x4556414C, self.evaluations):
-            played = run_episodes(
-                self.agent, self.eval_envs, c.eval.episodes, first, record=record, stop=lambda: self.stop_signal
-            )
+            act = AgentActs(self.agent, self.eval_envs.num_envs)
+            played = run_episodes(self.eval_envs, act, c.eval.episodes, first, film, stop=lambda: self.stop_signal)
         self.evaluations += 1
         self.eval_return, deviation = mean_and_deviation(played.returns)
         self._record({"eval/return": self.eval_return, "eval/return_std": deviation})
-        if record:
-            played.save_video(self.run_dir / VIDEOS / f"eval-{self.experience.now:09d}.mp4")
+        if played.video is not None:
+            played.video.save()
         self._check_finite()
         if self.agent.updates and (np.isnan(self.best_return) or self.eval_return > self.best_return):
             self.best_return = self.eval_return

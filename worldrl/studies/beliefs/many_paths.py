@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from worldrl.acting.episodes import own_randomness, run_episodes
+from worldrl.acting.episodes import AgentActs, own_randomness, run_episodes
 from worldrl.acting.recording import Condition, shown_corruption
 from worldrl.agent import Agent
 from worldrl.config import Config
@@ -65,7 +65,7 @@ def _returns(agent: Agent, config: Config, episodes: int, seed: int, particles: 
         contextlib.closing(make_envs(config.env, config.task, seed, num_envs=1, training=False)) as envs,
         own_randomness(seed),
     ):
-        return run_episodes(agent, envs, episodes, particles=particles).returns
+        return run_episodes(envs, AgentActs(agent, 1, particles=particles), episodes).returns
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
