@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -18,6 +20,7 @@ from worldrl.acting.episodes import with_action
 from worldrl.errors import UserError
 from worldrl.runs.checkpoint import Checkpoints
 from worldrl.runs.trained import TrainedPolicy, load_agent
+from worldrl.types import box, choice
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -241,6 +244,54 @@ program = torch.export.load(sys.argv[1])
 torch.save(program.module()(*program.example_inputs[0])[1], sys.argv[2])
 assert not any(name.split(".")[0] == "worldrl" for name in sys.modules)
 """
+
+
+@pytest.fixture(scope="module")
+def pendulum(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("pendulum") / "run", STATE_SAC, task="Pendulum-v1")
+
+
+def test_an_action_can_be_given_to_the_environment_itself(pendulum: Path) -> None:
+    policy, env = worldrl.load(pendulum, device="cpu"), gymnasium.make("Pendulum-v1")
+    assert (policy.spec.actions.low, policy.spec.actions.high) == ((-2.0,), (2.0,))
+    action = policy.act(env.reset(seed=0)[0])
+    given = policy.to_env(action)
+    assert env.action_space.contains(given)
+    np.testing.assert_allclose(given, 2 * action, rtol=1e-6)
+    env.step(given)
+    env.close()
+
+
+def test_actions_in_the_units_of_the_environment(pendulum: Path) -> None:
+    policy = worldrl.load(pendulum, device="cpu")
+    policy.spec = policy.spec._replace(actions=box(2, low=(0, 20), high=(1, 40)))
+    batch = np.array([[[-1, -1], [1, 1]], [[0, 0.5], [3, -3]]], np.float32)
+    found = policy.to_env(batch)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, [[[0, 20], [1, 40]], [[0.5, 35], [1, 20]]])
+    policy.spec = policy.spec._replace(actions=box(1, low=(-0.1,), high=(0.1,)))  # no float32 numbers
+    assert policy.to_env([1.0]).item() == 0.1
+    policy.spec = policy.spec._replace(actions=choice(3))
+    np.testing.assert_array_equal(policy.to_env([[0, 0, 1], [1, 0, 0]]), [2, 0])
+
+
+def test_actions_that_cannot_be_mapped(pendulum: Path) -> None:
+    policy = worldrl.load(pendulum, device="cpu")
+    with pytest.raises(UserError) as caught:
+        policy.to_env([0.0, 0.0])
+    assert (caught.value.where, caught.value.found, caught.value.expected) == ("action", "shape (2,)", "(..., 1)")
+    policy.spec = policy.spec._replace(actions=box(1))
+    with pytest.raises(UserError) as caught:
+        policy.to_env([0.0])
+    assert caught.value.where == "to_env"
+
+
+def test_an_exported_program_knows_the_bounds(pendulum: Path, tmp_path: Path) -> None:
+    extra = {"actions.json": ""}
+    torch.export.load(worldrl.load(pendulum, device="cpu").export(tmp_path / "step.pt2"), extra_files=extra)
+    assert json.loads(extra["actions.json"]) == {
+        "kind": "box", "size": 1, "low": [-2.0], "high": [2.0], "action_repeat": 1
+    }  # fmt: skip
 
 
 def test_an_exported_program_needs_torch_alone(both: Path, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def describe(env: gymnasium.Env[Any, Any], task: str, config: EnvConfig) -> EnvS
     return EnvSpec(
         task=getattr(inner, "task", task),
         obs={k: ObsSpec(tuple(v.shape or ()), str(v.dtype)) for k, v in obs.spaces.items()},
-        actions=box(action.shape[0]),
+        actions=box(action.shape[0], *(end.tolist() for end in inner.bounds or ())),
         action_repeat=config.action_repeat,
         terminates=inner.terminates,
         max_frames=inner.max_frames,

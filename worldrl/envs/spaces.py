@@ -35,6 +35,7 @@ class TaskEnv(gymnasium.Env[Any, Any]):
     groups: Groups
     terminates: bool
     max_frames: int
+    bounds: tuple[Array, Array] | None = None  # the ends of its actions in its own units, each (A,); None: none known
     render_pixels: bool = True
 
     def video_frame(self, height: int, width: int) -> Array:
@@ -76,15 +77,6 @@ def unit_box(dim: int) -> spaces.Box:
 def unbounded(bounds: Array) -> Array:
     """Which entries bound nothing: infinite, not a number, or so large that they only say that there is no bound."""
     return ~(np.abs(bounds) < min(NO_BOUND, float(np.finfo(bounds.dtype).max)))
-
-
-def rescale(action: Array, low: Array, high: Array) -> Array:
-    """Map actions in [-1, 1] to [low, high], in float64; what lies outside is clipped."""
-    unit = (np.clip(np.asarray(action, np.float64), -1.0, 1.0) + 1.0) / 2.0
-    with np.errstate(over="ignore"):
-        span = high - low
-    mapped = low + unit * span if np.isfinite(span).all() else low * (1.0 - unit) + high * unit
-    return np.clip(mapped, low, high)  # the sum may round beyond
 
 
 def name_groups(parts: dict[str, int]) -> Groups:

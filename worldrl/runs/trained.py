@@ -9,6 +9,7 @@ Neither environments nor simulators are imported.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -22,6 +23,7 @@ from torch.utils import _pytree as pytree
 
 from worldrl.agent import Agent, require
 from worldrl.config import Config, check_unchanged, load_config
+from worldrl.envs.scaling import rescale
 from worldrl.errors import UserError, check_writable, unknown
 from worldrl.runs.checkpoint import STATE, Checkpoints, restoring
 from worldrl.runs.transfer import decode_spec
@@ -29,6 +31,7 @@ from worldrl.types import Belief, Decodes, EnvSpec, Obs, ObsSpec, State
 
 CHECKPOINTS = ("last", "best")
 EXPORT_SUFFIX = ".pt2"
+ACTIONS_FILE = "actions.json"  # in an exported program: the bounds of its actions
 
 Arrays = dict[str, np.ndarray]
 
@@ -107,7 +110,8 @@ class TrainedPolicy:
             prev_action: the action that led here, (A,) or (B, A), if it was not the one that ``act`` returned last.
 
         Returns:
-            (A,), or (B, A) for a batch; float32 in [-1, 1], to be repeated ``spec.action_repeat`` times.
+            (A,), or (B, A) for a batch; float32 in [-1, 1], to be repeated ``spec.action_repeat`` times. ``to_env``
+            gives it in the environment's own units.
 
         Raises:
             UserError: wrong keys, shapes, types or values, or another batch size than before.
@@ -126,6 +130,30 @@ class TrainedPolicy:
         self._state, self._action, self._belief = self.agent.act(state, rows, explore, deterministic, perturb=False)
         self._single = single
         return (self._action[0] if single else self._action).copy()
+
+    def to_env(self, action: ArrayLike) -> np.ndarray:
+        """An action of ``act`` as the environment itself takes it.
+
+        Args:
+            action: (..., A) in [-1, 1], or one-hot rows of a choice.
+
+        Returns:
+            (..., A) from ``spec.actions.low`` to ``spec.actions.high``, float32 if that holds both exactly; of a choice
+            the number of the alternative, (...) of int64.
+
+        Raises:
+            UserError: an action of another size, or a run that does not know the bounds.
+        """
+        actions, given = self.spec.actions, np.asarray(action)
+        if given.shape[-1:] != (actions.size,):
+            raise UserError("action", f"shape {given.shape}", f"(..., {actions.size})")
+        if actions.kind == "choice":
+            return given.argmax(-1)
+        if not actions.low:
+            raise UserError("to_env", "a run that does not know the bounds of its task's actions", "a run on a task")
+        low, high = np.array(actions.low), np.array(actions.high)
+        exact = all((end.astype(np.float32) == end).all() for end in (low, high))
+        return rescale(given, low, high).astype(np.float32 if exact else np.float64)
 
     @property
     def belief(self) -> Belief:
@@ -157,6 +185,7 @@ class TrainedPolicy:
         ``torch.export.load(path)`` gives the program and ``program.module()`` the function
         ``(state, obs, prev_action, is_first) -> (state, action)``, each argument with a leading axis of any size B.
         ``program.example_inputs[0]`` are such arguments for the start of two episodes. Only what acting needs is in it.
+        Actions are in [-1, 1]; the extra file ``actions.json`` has the task's own bounds and the action repeat.
 
         Args:
             path: ends in ``.pt2``.
@@ -174,7 +203,8 @@ class TrainedPolicy:
         batch = torch.export.Dim("batch", min=1)
         shapes = pytree.tree_map(lambda _: {0: batch}, inputs)
         program = torch.export.export(step, inputs, dynamic_shapes=shapes)
-        torch.export.save(program, path)
+        actions = {**self.spec.actions._asdict(), "action_repeat": self.spec.action_repeat}
+        torch.export.save(program, path, extra_files={ACTIONS_FILE: json.dumps(actions)})
         return path
 
     def _example(self, n: int) -> tuple[State, Obs, Tensor, Tensor]:

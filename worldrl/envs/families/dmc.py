@@ -15,6 +15,7 @@ import numpy as np
 
 from worldrl.envs import rendering
 from worldrl.envs.rendering import RenderConfig
+from worldrl.envs.scaling import rescale
 from worldrl.envs.spaces import (
     IMAGE_SHAPE,
     Array,
@@ -26,7 +27,6 @@ from worldrl.envs.spaces import (
     concatenate,
     name_groups,
     observation_space,
-    rescale,
     unbounded,
     unit_box,
 )
@@ -93,6 +93,7 @@ class DMCEnv(TaskEnv):
         self.groups: Groups = name_groups(parts) if self._obs != "pixels" else {}
         self.terminates = _can_terminate(self._env.task)
         self.max_frames = _time_limit(self._env)
+        self.bounds = (self._low, self._high)
         self.action_space = unit_box(spec.shape[0])
         self.observation_space = observation_space(self._obs, sum(parts.values()))
 

@@ -19,6 +19,7 @@ from worldrl.envs import rendering
 from worldrl.envs.checks import WHOLE, check_spaces
 from worldrl.envs.images import resize
 from worldrl.envs.rendering import RenderConfig
+from worldrl.envs.scaling import rescale
 from worldrl.envs.spaces import (
     IMAGE_SHAPE,
     Array,
@@ -31,7 +32,6 @@ from worldrl.envs.spaces import (
     concatenate,
     name_groups,
     observation_space,
-    rescale,
     unit_box,
 )
 from worldrl.errors import UserError, unknown
@@ -117,6 +117,7 @@ class GymEnv(TaskEnv):
             self._shown.append(self._layout.image)
         self._kept = {*self._shown, *sizes}  # the others may be anything
         self.max_frames = (self._env.spec and self._env.spec.max_episode_steps) or 0
+        self.bounds = (self._low, self._high)
         self.action_space = unit_box(self._low.size)
         self.observation_space = observation_space(self._obs, sum(sizes.values()))
 
