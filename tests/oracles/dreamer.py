@@ -44,7 +44,7 @@ def form(name: str, horizon: int) -> Form:
 
 
 class Dreamer(Learner):
-    """The head; ``world`` is whatever imagines."""
+    """The head; it dreams in ``beside["world"]``."""
 
     def __init__(self, state: Mapping[str, Tensor], config: Any, size: int, policy: Any = None) -> None:
         super().__init__(state)
@@ -56,7 +56,7 @@ class Dreamer(Learner):
     def value(self, feat: Tensor) -> Tensor:
         return mlp(self.w, "value", feat, self.c.activation)[..., 0]
 
-    def update(self, rows: Any, belief: Any, n: int = 0, beside: Any = None, world: Any = None) -> dict[str, Tensor]:
+    def update(self, rows: Any, belief: Any, n: int = 0, beside: Any = None) -> dict[str, Tensor]:
         """Both losses from the same weights, then both steps. A row that ends its episode starts no dream."""
         self.found = {}
         log_pi = []
@@ -67,7 +67,7 @@ class Dreamer(Learner):
             return draw.action[0]
 
         start = belief.feat.detach().to(WIDE).flatten(0, -2)
-        feat, reward, goes_on = world.imagine(start, actor, self.c.horizon)
+        feat, reward, goes_on = beside["world"].imagine(start, actor, self.c.horizon)
         alive = 1.0 - rows.is_terminal.to(WIDE).flatten()
         actor_loss, value_loss, entropy = self.losses(feat, reward, self.c.gamma * goes_on, alive, torch.stack(log_pi))
         self.learn("actor", actor_loss - self.c.entropy_scale * entropy, keep=True)

@@ -9,25 +9,28 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.oracles.dreamer import Dreamer
 from tests.oracles.plain import WIDE, Point
 from worldrl.nn.optim import Optimizer
 from worldrl.types import Batch, EnvSpec
 
 
 class PlainAgent:
-    """Oracles of a belief and of a head, updated in the package's order: the model, then the head."""
+    """Oracles of a belief and of a head, updated in the package's order: the model, then the head.
+
+    A head's oracle has ``update(rows, belief, n, beside)``, which returns what the package reports of update number
+    ``n``, by the same names. ``beside`` has "world", the belief's oracle, and what the head asks for in addition to its
+    slice: "recent" rows, and "td", a function that gives rows and their belief.
+    """
 
     def __init__(self, model: Any, head: Any, lost_rows: int = 0) -> None:
         self.model, self.head, self.lost_rows = model, head, lost_rows
 
     def update(self, rows: Any, particles: int, n: int, learn: bool, beside: Any) -> dict[str, Tensor]:
         belief = self.model.observe(rows, particles, learn)
-        seen = dict(beside)
+        seen = {**beside, "world": self.model}
         if "td" in seen:  # filtered by the belief as it is now
             seen["td"] = lambda: (beside["td"].drop_rows(self.lost_rows), self.model_belief(beside["td"]))
-        world = {"world": self.model} if isinstance(self.head, Dreamer) else {}
-        return {**self.model.found} | self.head.update(rows.drop_rows(self.lost_rows), belief, n, seen, **world)
+        return {**self.model.found} | self.head.update(rows.drop_rows(self.lost_rows), belief, n, seen)
 
     def model_belief(self, rows: Any) -> Any:
         found = self.model.found
