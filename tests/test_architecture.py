@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -122,6 +123,11 @@ def test_imports_point_downward(module: str) -> None:
     assert part in ORDER, f"give {part} a place in ORDER and in docs/architecture.md"
     here = ORDER.index(part)
     assert not {name for name in imports(MODULES[module]) if name != module and ORDER.index(part_of(name)) > here}
+
+
+def test_the_documents_name_every_room_in_order() -> None:
+    text = (ROOT.parent / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", text, re.MULTILINE) == [room for room in ORDER if not room.startswith("__")]
 
 
 def test_no_module_imports_itself_through_others() -> None:
