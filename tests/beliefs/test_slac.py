@@ -21,7 +21,7 @@ SMALL = SLAC.Config(z1=3, z2=6, units=8, depth=2, vector_units=5, history=3, mod
 @pytest.fixture
 def no_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every draw is its mean."""
-    monkeypatch.setattr(torch, "randn", lambda *shape, **options: torch.zeros(shape))
+    monkeypatch.setattr(torch, "randn", lambda *shape, **options: torch.zeros(*shape))
 
 
 def test_parameter_counts_of_the_published_model() -> None:
