@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tests.conftest import BOTH_SPEC, PIXEL_SPEC, STATE_SPEC
-from worldrl.acting.episodes import AgentActs, run_episodes, with_action
+from worldrl.acting.episodes import AgentActs, run_episodes
 from worldrl.agent import MODEL_ONLY, Agent
 from worldrl.config import config_from_dict
 from worldrl.data.replay import Replay
@@ -260,7 +260,7 @@ def test_agents_learn_a_toy_within_seconds(belief: str, head: str, settings: dic
     agent = build(belief, head, envs.spec, **common, **FAST[head.partition("+")[0]], **fast, **settings)
     replay = Replay(envs.spec, 5_000)
     rng = np.random.default_rng(0)
-    rows = with_action(envs.reset(), np.zeros((1, 1), np.float32))
+    rows = envs.reset()
     state = agent.initial(1)
     for step in range(steps):
         replay.add(rows)
@@ -272,7 +272,7 @@ def test_agents_learn_a_toy_within_seconds(belief: str, head: str, settings: dic
             extra = replay.sample_extra(agent.head.needs, length, agent.model.lost_rows)
             agent.update(agent.next_phase(), batch, extra)
             agent.updates += 1
-        rows = with_action(envs.step(action), action)
+        rows = envs.step(action)
     trained = np.mean(run_episodes(envs, AgentActs(agent, 1), 20, first=10_000).returns)
     envs.close()
     assert trained > 12.0

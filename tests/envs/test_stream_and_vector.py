@@ -11,6 +11,7 @@ from worldrl.envs import VectorEnv, WorkerError, episode_seed, make_envs
 from worldrl.envs.corruption import CorruptionConfig
 from worldrl.envs.make import EnvConfig
 from worldrl.envs.rendering import RenderConfig
+from worldrl.envs.vector import HOPELESS
 from worldrl.errors import UserError
 
 STATE = EnvConfig(obs="state", action_repeat=1)
@@ -175,21 +176,121 @@ def test_a_hanging_worker_is_named_in_time_and_closed() -> None:
 
 
 @pytest.mark.parametrize("n", [1, 2])
-def test_an_exception_keeps_its_words(n: int) -> None:
-    with (
-        envs(STATE, "toy_envs:Raises", n) as env,
-        pytest.raises(WorkerError, match=rf"environment {n - 1} .*failed: ValueError: the robot is 100% broken"),
-    ):
-        fail(env)
+def test_an_episode_that_fails_twice_is_cut_there_and_the_others_go_on(n: int) -> None:
+    """The bad action comes in the second episode; the twin of the other environment knows nothing of it."""
+    bad = np.array([[0.3], [1.0]], np.float32)[-n:]
+    with envs(STATE, "toy_envs:Raises", n) as env, envs(STATE, "toy_envs:Raises") as twin:
+        env.reset()
+        twin.reset()
+        play(env, 0, 7)
+        play(twin, 0, 7)
+        state = env.state()
+        rows = env.step(bad)
+        other = twin.step(bad[:1] if n == 2 else np.zeros((1, 1), np.float32))
+        cut = n - 1
+        assert [rows[key][cut] for key in ("is_first", "is_cut", "reward", "frames", "is_terminal")] == [1, 1, 0, 0, 0]
+        assert rows["state"][cut][0] == rows["action"][cut] == 0
+        if n == 2:
+            assert_same({key: x[:1] for key, x in rows.items()}, other)
+        (words,) = env.cuts
+        assert words.startswith(f"environment {cut} of toy_envs:Raises (episode 1, episode seed")
+        assert words.endswith("failed: ValueError: the robot is 100% broken")
+        assert env.state()["episode"][cut] == 2
+        assert [len(actions) for actions in env.state()["actions"]] == ([0] if n == 1 else [2, 0])
+        after = env.step(actions_for(env, 9))
+        assert not after["is_cut"].any()
+        with envs(STATE, "toy_envs:Raises", n) as resumed:
+            resumed.restore(state)
+            assert_same(resumed.step(bad), rows)
+            assert_same(resumed.step(actions_for(env, 9)), after)
+
+
+def test_what_fails_once_is_as_if_it_had_not() -> None:
+    with envs(STATE, "toy_envs:RaisesOnce") as env, envs(STATE, "toy_envs:Count") as sound:
+        env.reset()
+        sound.reset()
+        for action in (0.1, 1.0, -0.4):
+            actions = np.array([[action]], np.float32)
+            assert_same(env.step(actions), sound.step(actions))
+        assert env.cuts == []
+        assert env.state()["episode"] == 0
 
 
 @pytest.mark.parametrize("n", [1, 2])
-def test_a_broken_promise_is_a_failure_of_that_environment(n: int) -> None:
-    with envs(STATE, "toy_envs:NotANumber", n) as env:
+def test_an_environment_that_fails_at_every_first_step_ends_in_one_line(n: int) -> None:
+    with envs(STATE, "toy_envs:NeverSteps", n) as env:
         env.reset()
-        with pytest.raises(WorkerError, match=r"environment 0 .*failed: toy_envs:NotANumber, step 2 .* found nan"):
+        play(env, 0, HOPELESS)
+        assert len(env.cuts) == HOPELESS * n
+        words = rf"environment 0 of .*\(episode {HOPELESS}, .*failed: AttributeError: no such robot"
+        with pytest.raises(WorkerError, match=words):
+            play(env, 3, 4)
+
+
+def test_an_episode_that_cannot_begin_is_left_out() -> None:
+    with envs(STATE, "toy_envs:Count") as sound:
+        marks = [float(sound.reset(episode=e)["state"][0, 2]) for e in range(40)]
+    begin = [e for e, mark in enumerate(marks) if mark >= 1 / 2]
+    with envs(STATE, "toy_envs:SometimesStarts") as env:
+        rows = [env.reset(), *play(env, 0, 36)]
+        firsts = [float(row["state"][0, 2]) for row in rows if row["is_first"][0]]
+        assert firsts == [marks[e] for e in begin[: len(firsts)]]
+        assert len(firsts) == 7
+        skipped = [e for e in range(begin[6]) if e not in begin]
+        assert [int(words.split("(episode ")[1].split(",")[0]) for words in env.cuts] == skipped
+        assert skipped
+        assert not any(row["is_cut"][0] for row in rows)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_broken_promise_ends_in_one_line_and_is_passed_by_a_run_that_continues(n: int) -> None:
+    with envs(STATE, "toy_envs:WrongShape", n) as env:
+        env.reset()
+        with pytest.raises(WorkerError, match=r"environment 0 .*failed: toy_envs:WrongShape, step 2 .* shape \(2,\)"):
             play(env, 0, 2)
         assert list(map(len, env.state()["actions"])) == [1] * n
+        state = env.state()
+    with envs(STATE, "toy_envs:WrongShape", n) as env:
+        env.restore(state)
+        assert env.step(actions_for(env, 1))["is_cut"].all()
+
+
+def test_values_that_are_not_finite_are_cut_as_a_simulator_that_diverges() -> None:
+    with envs(STATE, "toy_envs:NotANumber") as env:
+        env.reset()
+        assert [row["is_cut"][0] for row in play(env, 0, 4)] == [0, 1, 0, 1]
+        assert "step 2 of the episode: observation: found nan" in env.cuts[0]
+
+
+def test_a_step_that_kills_its_worker_is_passed_by_a_run_that_continues() -> None:
+    with envs(STATE, "toy_envs:Dies", 2) as env:
+        with pytest.raises(WorkerError, match="SIGKILL"):
+            fail(env)
+        state = env.state()
+    bad = np.array([[0.0], [1.0]], np.float32)
+    with envs(STATE, "toy_envs:Dies", 2) as env, envs(STATE, "toy_envs:Count") as alone:
+        alone.restore({"episode": state["episode"][:1], "actions": state["actions"][:1]})
+        env.restore(state)
+        rows = env.step(bad)
+        assert rows["is_cut"].tolist() == [0, 1]
+        assert_same({key: x[:1] for key, x in rows.items()}, alone.step(bad[:1]))
+        env.patient = False
+        env.step(np.zeros((2, 1), np.float32))
+        with pytest.raises(WorkerError, match="SIGKILL"):
+            env.step(bad)
+
+
+def test_a_worker_that_somebody_killed_is_replaced_where_the_run_continues() -> None:
+    slow = np.array([[0.0], [1.0]], np.float32)
+    with envs(STATE, "toy_envs:IsSlow", 2) as env, envs(STATE, "toy_envs:Count", 2) as sound:
+        for both in (env, sound):
+            both.reset()
+            play(both, 0, 2)
+        env.patient = True
+        env.send(slow)
+        env._streams._envs.processes[1].kill()
+        assert_same(env.receive(), sound.step(slow))
+        assert env.cuts == []
 
 
 def test_bad_calls() -> None:

@@ -64,6 +64,46 @@ class Hangs(Raises):
         time.sleep(600)
 
 
+class IsSlow(Raises):
+    def misbehave(self) -> None:
+        time.sleep(1.0)
+
+
+class RaisesOnce(Raises):
+    """What failed works when it is tried again."""
+
+    left = 1
+
+    def misbehave(self) -> None:
+        if self.left:
+            RaisesOnce.left = 0
+            super().misbehave()
+
+
+class Diverges(Count):
+    """One episode in three fails at its third step, whatever the actions are."""
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if self.now == 2 and self.mark < 1 / 3:
+            raise RuntimeError("Physics state is invalid. Warning(s) raised: mjWARN_BADQACC")
+        return super().step(action)
+
+
+class NeverSteps(Count):
+    def step(self, action: Any) -> Any:
+        raise AttributeError("no such robot")
+
+
+class SometimesStarts(Count):
+    """Every other episode, by its seed, cannot begin."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        out = super().reset(seed=seed)
+        if self.mark < 1 / 2:
+            raise RuntimeError("the robot lies on its back")
+        return out
+
+
 class Wrong(Count):
     """Breaks its promises from the second step on, as ``how`` says."""
 

@@ -16,7 +16,6 @@ import torch
 
 import worldrl
 from tests.toy_runs import SLAC, SMALL, STATE_SAC, make_run
-from worldrl.acting.episodes import with_action
 from worldrl.errors import UserError
 from worldrl.runs.checkpoint import Checkpoints
 from worldrl.runs.trained import TrainedPolicy, load_agent
@@ -69,9 +68,8 @@ def test_acts_as_the_training_loop_does(
     torch.manual_seed(3)
     state, action, wanted = agent.initial(2, particles), np.zeros((2, 1), np.float32), []
     for row in rows:
-        state, action, _ = agent.act(
-            state, with_action(dict(row), action), perturb=False, **({"explore": False} | mode)
-        )
+        known = {**row, "action": action * (1 - row["is_first"])[:, None]}
+        state, action, _ = agent.act(state, known, perturb=False, **({"explore": False} | mode))
         wanted.append(action)
     policy = worldrl.load(run, device="cpu", act_particles=particles)
     torch.manual_seed(3)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,12 +26,14 @@ from worldrl.cli import load_config, train
 from worldrl.config import config_from_dict, save_config
 from worldrl.envs import WorkerError
 from worldrl.envs.stream import EVAL
+from worldrl.envs.workers import Failure
 from worldrl.errors import Diverged, UserError
 from worldrl.heads.sac import transitions
 from worldrl.heads.smac import SMAC
 from worldrl.runs.checkpoint import Checkpoints
 from worldrl.runs.trained import load_agent
 from worldrl.training import loop
+from worldrl.training.experience import Stream
 from worldrl.training.loop import Trainer, resume
 from worldrl.training.signals import Stopped
 from worldrl.types import box
@@ -593,6 +596,185 @@ def test_a_dead_worker_is_named_and_the_run_can_go_on(tmp_path: Path) -> None:
     finally:
         trainer.close()
     assert Checkpoints(tmp_path / "run").load(Checkpoints(tmp_path / "run").find())["now"] == frames
+
+
+def replay_rows(run: Path, settings: dict[str, Any]) -> list[torch.Tensor]:
+    """Everything in the replay that a run has saved."""
+    trainer = make_trainer(settings, run.with_suffix(".read"))
+    replay, checkpoints = trainer.experience.replay, Checkpoints(run)
+    checkpoints.load_replay(checkpoints.find(), replay)
+    trainer.close()
+    return [column[: len(replay)] for column in (replay._floats, *replay._bytes.values())]
+
+
+class Killer:
+    """Ends what steps an environment, at a chosen call of ``Stream.send`` or at a chosen update."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.ticks = self.updates = -1
+        send, learn = Stream.send, Trainer.learn
+
+        def sending(stream: Stream) -> None:
+            self.ticks -= 1
+            if self.ticks == 0:
+                self.kill(stream)
+            send(stream)
+
+        def learning(trainer: Trainer) -> None:
+            learn(trainer)
+            self.updates -= 1
+            if self.updates == 0:
+                self.kill(trainer.experience)
+
+        monkeypatch.setattr(Stream, "send", sending)
+        monkeypatch.setattr(Trainer, "learn", learning)
+
+    def kill(self, stream: Any) -> None:
+        streams = stream.envs._streams
+        if stream.envs.num_envs > 1:
+            streams._envs.processes[-1].kill()
+            streams._envs.processes[-1].join()
+            return
+
+        def lost(timeout_s: float) -> Any:
+            raise Failure(0, "lost its worker", lost=True)
+
+        streams.receive = lost
+
+
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_a_run_whose_workers_die_now_and_then_is_the_same_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_envs: int
+) -> None:
+    """In random ticks and in random updates: the action is sent again, and no update is made twice or left out."""
+    settings = {**STATE, "frames": 3_000, "env.num_envs": num_envs, "schedule.updates_per_1000_frames": 200}
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    train(settings, whole)
+    killer, rng, deaths = Killer(monkeypatch), random.Random(num_envs), 0
+    while not Checkpoints(killed).reached(settings["frames"]):
+        killer.ticks, killer.updates = (rng.randrange(3, 60), -1) if deaths % 2 else (-1, rng.randrange(3, 60))
+        with suppress(WorkerError):
+            resume(killed) if deaths else train(settings, killed)
+        deaths += 1
+    assert deaths > 5
+    assert_same_run(whole, killed)
+    for a, b in zip(replay_rows(whole, settings), replay_rows(killed, settings), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_step_that_kills_its_worker_again_is_passed_when_the_run_continues(tmp_path: Path) -> None:
+    """Every printed "continue with" leads past the step that it names."""
+    toy = {"task": "tests.envs.toy_envs:Dies", "frames": 40, "schedule.prefill": 100, "eval.every": 0}
+    settings, run = {**STATE_SAC, **toy, "env.num_envs": 2, "seed": 3}, tmp_path / "run"
+    frames: list[int] = []
+    with pytest.raises(WorkerError, match="SIGKILL"):
+        train(settings, run)
+    while not Checkpoints(run).reached(40):
+        frames.append(Checkpoints(run).frames() or 0)
+        with suppress(WorkerError):
+            resume(run)
+    assert sorted(set(frames)) == frames
+    assert [r["episode/cut"] for r in records(run) if "episode/cut" in r] == list(range(1, len(frames) + 1))
+
+
+DIVERGES = {
+    **STATE_SAC,
+    "task": "tests.envs.toy_envs:Diverges",
+    "frames": 160,
+    "schedule.prefill": 40,
+    "schedule.updates_per_1000_frames": 500,
+    "replay.length": 2,
+    "replay.capacity": 400,
+    "eval.every": 40,
+    "eval.episodes": 6,
+    "log.every": 50,
+}
+
+
+@pytest.mark.parametrize("num_envs", [1, 2])
+def test_a_simulator_that_diverges_now_and_then_is_trained_in_and_evaluated(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], num_envs: int
+) -> None:
+    """Its episodes are cut without an end, counted, and spoken of once; stopped and continued it is the same run."""
+    settings = {**DIVERGES, "env.num_envs": num_envs}
+    train(settings, tmp_path / "whole")
+    told = capsys.readouterr().out
+    assert told.count("(episode/cut counts them)") == 1
+    log = records(tmp_path / "whole")
+    cuts = [r["episode/cut"] for r in log if "episode/cut" in r]
+    assert cuts == list(range(1, len(cuts) + 1))
+    assert len(cuts) > 5
+    assert all(r["episode/length"] == 5 for r in log if "episode/length" in r)
+    evaluated = [r for r in log if "eval/return" in r]
+    assert len(evaluated) == 5
+    assert sum(r.get("eval/cut", 0) for r in evaluated) >= 4
+    assert told.count("of 6 evaluation episodes were cut short") == sum("eval/cut" in r for r in evaluated)
+    assert "mjWARN_BADQACC" in told
+    trainer = make_trainer(settings, tmp_path / "rows")
+    trainer.run()
+    trainer.close()
+    ticks = len(trainer.experience) // num_envs
+    for env in range(num_envs):
+        batch = trainer.experience.replay.window([0], [env], ticks)
+        first = batch.is_first[0].bool()
+        step = batch.obs["state"][0, :, 0]
+        before = step[:-1][first[1:]]  # of a last row: the fifth step, or the second one of an episode that was cut
+        assert set(before.tolist()) == {2.0, 5.0}
+        assert not batch.is_terminal.any()
+        assert torch.equal(first, step == 0)
+    for frames in (50, 90, 130):
+        run = tmp_path / f"half {frames}"
+        train({**settings, "frames": frames}, run)
+        resume(run, {"frames": settings["frames"]})
+        assert records(run) == log
+
+
+def test_an_environment_that_never_steps_ends_in_one_line(tmp_path: Path) -> None:
+    for every in (0, 10):
+        settings = {**DIVERGES, "task": "tests.envs.toy_envs:NeverSteps", "eval.every": every}
+        with pytest.raises(WorkerError, match=r"environment 0 of .*NeverSteps .* no such robot; (start|continue)"):
+            train(settings, tmp_path / f"run {every}")
+
+
+def test_an_evaluation_that_fails_again_is_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, settings = tmp_path / "run", {**STATE, "frames": 2_400, "eval.every": 1_000}
+    train({**settings, "frames": 500}, run)
+    play = loop.run_episodes
+
+    def dies_at_1000(agent: Any, envs: Any, *rest: Any, **options: Any) -> Any:
+        if rest[1] == 1:
+            raise WorkerError("environment 0 is on fire", 0)
+        return play(agent, envs, *rest, **options)
+
+    monkeypatch.setattr(loop, "run_episodes", dies_at_1000)
+    with pytest.raises(WorkerError, match="on fire; continue with"):
+        resume(run, {"frames": 2_400})
+    resume(run)
+    assert "on fire; it failed there before: this evaluation is left out" in capsys.readouterr().out
+    assert [r["frames"] for r in records(run) if "eval/return" in r] == [0, 2_000]
+
+
+def test_a_signal_is_heeded_between_updates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tick with sixteen updates, stopped in the middle, is finished when the run continues."""
+    settings = {**STATE, "frames": 2_000, "eval.every": 0, "schedule.updates_per_1000_frames": 2_000}
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    train(settings, whole)
+    learn = Trainer.learn
+
+    def learn_until_the_signal(trainer: Trainer) -> None:
+        learn(trainer)
+        if trainer.agent.updates in (5, 130, 131):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(Trainer, "learn", learn_until_the_signal)
+    for updates in (5, 130, 131):
+        with pytest.raises(Stopped):
+            resume(stopped) if stopped.exists() else train(settings, stopped)
+        assert load_agent(stopped)[0].updates == updates
+    resume(stopped)
+    assert_same_run(whole, stopped)
 
 
 def test_a_worker_that_dies_in_the_first_evaluation_leaves_nothing_to_continue(tmp_path: Path, monkeypatch) -> None:

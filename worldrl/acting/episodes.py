@@ -19,7 +19,6 @@ from worldrl.agent import Agent
 from worldrl.envs.make import EnvConfig, describe, make_task
 from worldrl.envs.stream import RANDOM, RowStream, episode_seed
 from worldrl.envs.vector import VectorEnv
-from worldrl.envs.workers import Rows
 from worldrl.errors import UserError
 from worldrl.types import NOISE, Belief, EnvSpec, Noise
 
@@ -57,8 +56,8 @@ class Tick(NamedTuple):
 
     @property
     def ended(self) -> list[int]:
-        """The environments whose episode ends in this row."""
-        return np.flatnonzero(self.rows["is_last"]).tolist()
+        """The environments whose episode ends in this row, or was cut before it: that row begins the next one."""
+        return np.flatnonzero(self.rows["is_last"] + self.rows["is_cut"]).tolist()
 
     def caption(self, i: int) -> str:
         """What a picture of environment ``i`` says."""
@@ -73,24 +72,25 @@ def play(envs: Stage, act: Act, first: int = 0, stop: Callable[[], object] = boo
         UserError: an episode does not end.
     """
     n = envs.num_envs
-    rows = with_action(envs.reset(first), np.zeros((n, envs.spec.actions.size), np.float32))
+    rows = _complete(envs.reset(first), np.zeros((n, envs.spec.actions.size), np.float32))
     returns, frames = np.zeros(n), np.zeros(n, np.int64)
     while True:
-        yield Tick(rows, returns, frames)
-        over = rows["is_last"] > 0
+        tick = Tick(rows, returns, frames)
+        yield tick
+        over = np.isin(np.arange(n), tick.ended)
         check_length(envs.spec.task, int(frames[~over].max(initial=0)))
         if stop():
             raise Interrupted
         action = act(rows)
-        rows = with_action(envs.step(action), action)
+        rows = _complete(envs.step(action), action)
         returns = np.where(over, 0.0, returns) + rows["reward"]
         frames = np.where(over, 0, frames) + rows["frames"]
 
 
-def with_action(rows: Rows, action: np.ndarray) -> Rows:
-    """Rows with the ``action`` that led to them: zero where an episode begins."""
-    rows["action"] = (action * (1.0 - rows["is_first"])[:, None]).astype(np.float32)
-    return rows
+def _complete(rows: Rows, action: np.ndarray) -> Rows:
+    """Rows with the ``action`` that led to them, zero where an episode begins; nothing is cut unless they say so."""
+    led_here = (action * (1.0 - rows["is_first"])[:, None]).astype(np.float32)
+    return {"is_cut": np.zeros(len(action), np.float32), **rows, "action": led_here}
 
 
 class AgentActs:
@@ -159,6 +159,7 @@ class Episodes(NamedTuple):
     returns: list[float]
     lengths: list[int]  # environment frames
     video: Video | None
+    cut: int = 0  # how many of them the environment gave up (``VectorEnv``): they count as far as they came
 
 
 def run_episodes(
@@ -179,17 +180,18 @@ def run_episodes(
     """
     n = envs.num_envs
     shares = [episodes // n + (i < episodes % n) for i in range(n)]
-    played: list[list[tuple[float, int]]] = [[] for _ in range(n)]
+    played: list[list[tuple[float, int, bool]]] = [[] for _ in range(n)]
     film = None if video is None else Video(video, film_speed(envs.spec))
     for t, tick in enumerate(play(envs, act, first, stop)):
-        if film is not None and not played[0] and t < LONGEST_VIDEO:
+        if film is not None and not played[0] and not tick.rows["is_cut"][0] and t < LONGEST_VIDEO:
             film.add(envs.render(*VIDEO_SIZE), tick.caption(0))
         for i in tick.ended:
-            played[i].append((float(tick.returns[i]), int(tick.frames[i])))
+            played[i].append((float(tick.returns[i]), int(tick.frames[i]), tick.rows["is_cut"][i] > 0))
         if all(len(mine) >= share for mine, share in zip(played, shares, strict=True)):
             break
     kept = [episode for mine, share in zip(played, shares, strict=True) for episode in mine[:share]]
-    return Episodes([episode_return for episode_return, _ in kept], [frames for _, frames in kept], film)
+    returns, frames, cut = (list(column) for column in zip(*kept, strict=True))
+    return Episodes(returns, frames, film, sum(cut))
 
 
 def film_speed(spec: EnvSpec) -> float:

@@ -19,6 +19,10 @@ IMAGE_SHAPE = (64, 64, 3)
 NO_BOUND = 1e10  # what MuJoCo writes where there is none
 
 
+class BrokenContractError(UserError):
+    """An environment does not give what its spaces or Gymnasium's interface promise: no other episode would help."""
+
+
 class TaskEnv(gymnasium.Env[Any, Any]):
     """A continuous-control task with action repeat and actions in [-1, 1].
 

@@ -15,6 +15,8 @@ from worldrl.envs.stream import EVAL, TRAIN, RowStream, episode_seed
 from worldrl.envs.workers import Failure, Recipe, Rows, failing_as, start_workers
 from worldrl.errors import UserError
 
+HOPELESS = 10  # episodes in a row that fail at their first step
+
 
 class WorkerError(UserError):
     """An environment failed, or its worker process died or fell silent. ``index`` says which environment."""
@@ -28,10 +30,20 @@ class VectorEnv:
     """``N`` row streams of one task that tick together.
 
     Every call to ``reset``, ``step`` and ``restore`` returns rows: a dict of arrays (N, ...) that the caller may keep,
-    with the observation keys, ``reward``, ``is_first``, ``is_terminal``, ``is_last`` (float32) and ``frames`` (int32);
-    see ``RowStream``. Rows do not depend on ``N`` or on where the environments run.
+    with the observation keys, the ``action`` (N, A) that led there (zero on a first row), ``reward``, ``is_first``,
+    ``is_terminal``, ``is_last`` (float32) and ``frames`` (int32), see ``RowStream``; and ``is_cut``, 1 on a first row
+    whose environment gave the episode before up without a last row. Rows do not depend on ``N`` or on where the
+    environments run.
 
-    Any failure of an environment ends in a WorkerError; ``state`` and ``close`` still work after it.
+    An environment that raises, or gives something that is not finite, is played again from the start of its episode. If
+    it fails again, as a simulator that diverges does, the episode is cut there: the next one begins, and ``cuts`` has a
+    line about it. Other failures end in a WorkerError: a lost worker, a broken contract, ``HOPELESS`` episodes in a row
+    that fail at their first step. ``state`` and ``close`` still work after it.
+
+    Attributes:
+        cuts: what failed in each episode that was cut, or left out because it could not begin.
+        patient: whether the other failures are treated in this way, too. It becomes true with a WorkerError and is part
+            of the state: the first time the person may want to change something; a run that continues there gets past.
     """
 
     def __init__(self, config: EnvConfig, task: str, seed: int, num_envs: int, training: bool) -> None:
@@ -43,10 +55,18 @@ class VectorEnv:
         self._log = _EpisodeLog(num_envs, self.spec.action_dim)
         recipe = Recipe(config, task, seed, training)
         self._streams: _Streams = _Local(env, *self._key) if num_envs == 1 else start_workers(env, recipe, num_envs)
+        self.cuts: list[str] = []
+        self._barren = np.zeros(num_envs, np.int64)  # episodes in a row that were cut before they had a step
+        self.patient = False
 
     def reset(self, episode: int = 0) -> Rows:
-        """Start the given episode in every environment."""
-        return self.restore({"episode": np.full(self.num_envs, episode), "actions": self._log.no_actions()})
+        """Start the given episode in every environment, or the next one where it cannot begin."""
+        self._log.before(episode)
+        self._sent = self._log.no_action()
+        try:
+            return self._start_tick(np.zeros(self.num_envs, np.int64))
+        except Failure as failure:
+            return self._again(failure)
 
     def step(self, actions: Array) -> Rows:
         """Tick once. ``actions`` (N, A) in [-1, 1]; an entry is ignored where the row before was a last row."""
@@ -67,14 +87,16 @@ class VectorEnv:
 
     def receive(self) -> Rows:
         """The rows of the tick that ``send`` started."""
-        with self._naming_failures():
+        try:
             rows = self._streams.receive(self._config.timeout_s)
+        except Failure as failure:
+            return self._again(failure)
         self._log.record(self._sent, rows)
-        return rows
+        return self._whole(rows)
 
     def state(self) -> dict[str, Any]:
-        """What ``restore`` needs: ``episode`` (N,) and ``actions``, one array (n, A) per environment."""
-        return self._log.state()
+        """What ``restore`` needs: ``episode`` (N,), ``actions``, one array (n, A) per environment; and ``patient``."""
+        return {**self._log.state(), "patient": self.patient}
 
     def restore(self, state: dict[str, Any]) -> Rows:
         """Bring every environment back to where ``state`` was taken, and return the rows it had there.
@@ -84,10 +106,62 @@ class VectorEnv:
         """
         self._check_state(state)
         self._log.load(state)
+        self._sent, self.patient = self._log.last_action(), state.get("patient", False)
         with self._naming_failures():
             rows = self._streams.reset(state, self._config.timeout_s)
         self._log.ended = rows["is_last"] > 0
+        return self._whole(rows)
+
+    def _whole(self, rows: Rows) -> Rows:
+        """Rows with what the streams do not know: the action that led there, and that nothing was cut."""
+        self._barren[rows["is_first"] == 0] = 0
+        rows["action"] = (self._sent * (1.0 - rows["is_first"])[:, None]).astype(np.float32)
+        rows["is_cut"] = np.zeros(self.num_envs, np.float32)
         return rows
+
+    # --- what fails ---------------------------------------------------------------------------------------------------
+
+    def _again(self, failure: Failure) -> Rows:
+        """Play the tick again from the start of its episodes; an environment that fails twice skips to its next one."""
+        failed: set[int] = set()
+        skipped = np.zeros(self.num_envs, np.int64)  # episodes that were cut or left out
+        while True:
+            self._check_use(failure, skipped)
+            if failure.index in failed:
+                self._skip(failure, skipped)
+            failed.add(failure.index)
+            if failure.lost:
+                self._streams = self._streams.again()
+            try:
+                return self._start_tick(skipped)
+            except Failure as another:
+                failure = another
+
+    def _start_tick(self, skipped: Array) -> Rows:
+        """The rows after the actions sent, by a replay; (N,) ``skipped`` episodes end before them."""
+        state = self._log.after(self._sent, skipped)
+        rows = self._streams.reset(state, self._config.timeout_s)
+        is_cut = (skipped > 0) & ~self._log.ended
+        self._log.load(state)
+        self._log.ended = rows["is_last"] > 0
+        return {**self._whole(rows), "is_cut": is_cut.astype(np.float32)}
+
+    def _check_use(self, failure: Failure, skipped: Array) -> None:
+        """Give up where playing again is of no use, or is left to the person."""
+        i = failure.index
+        bad = failure.lost or failure.final or self._barren[i] >= HOPELESS
+        if skipped[i] >= HOPELESS or (bad and not self.patient):
+            self.patient = True
+            self._raise(failure, skipped[i])
+
+    def _skip(self, failure: Failure, skipped: Array) -> None:
+        i = failure.index
+        self.cuts.append(self._words(failure, skipped[i]))
+        if skipped[i] or self._log.ended[i] or not self._log.steps(i):
+            self._barren[i] += 1
+        skipped[i] += 1
+
+    # --- the rest -----------------------------------------------------------------------------------------------------
 
     def render(self, height: int = 240, width: int = 320) -> Array:
         """Environment 0 as it is now, (height, width, 3) uint8, for videos; works for state observations too.
@@ -116,13 +190,14 @@ class VectorEnv:
         except Failure as failure:
             self._raise(failure)
 
-    def _raise(self, failure: Failure) -> NoReturn:
-        episode = self._log.current_episode(failure.index)
-        raise WorkerError(
-            f"environment {failure.index} of {self._task} (episode {episode}, episode seed "
-            f"{episode_seed(*self._key, failure.index, episode)}) {failure.what}",
-            failure.index,
-        ) from (failure.__cause__ or failure)
+    def _raise(self, failure: Failure, skipped: int = 0) -> NoReturn:
+        raise WorkerError(self._words(failure, skipped), failure.index) from (failure.__cause__ or failure)
+
+    def _words(self, failure: Failure, skipped: int) -> str:
+        episode = self._log.current_episode(failure.index) + skipped
+        seed = episode_seed(*self._key, failure.index, episode)
+        name = f"environment {failure.index} of {self._task} (episode {episode}, episode seed {seed})"
+        return f"{name} {failure.what}"
 
 
 def make_envs(config: EnvConfig, task: str, seed: int, num_envs: int | None = None, training: bool = True) -> VectorEnv:
@@ -155,8 +230,35 @@ class _EpisodeLog:
         self.ended = np.zeros(num_envs, bool)
         self.started = False
 
-    def no_actions(self) -> list[Array]:
-        return [self._empty for _ in self._actions]
+    def before(self, episode: int) -> None:
+        """The state whose next tick begins ``episode`` everywhere."""
+        self._episode[:] = episode - 1
+        self._actions = [[] for _ in self._actions]
+        self.ended[:] = True
+        self.started = True
+
+    def no_action(self) -> Array:
+        """(N, A) zeros."""
+        return np.zeros((len(self._actions), self._empty.shape[1]), np.float32)
+
+    def last_action(self) -> Array:
+        """(N, A): what led to the present rows, zero where an episode has just begun."""
+        return np.stack([a[-1] if a else self._empty.sum(0) for a in self._actions])
+
+    def steps(self, index: int) -> int:
+        """Of the running episode of an environment."""
+        return len(self._actions[index])
+
+    def after(self, actions: Array, skipped: Array) -> dict[str, Any]:
+        """The state after a tick of ``actions``; environments with ``skipped`` episodes go to a later one instead."""
+        state = self.state()
+        for i, ended in enumerate(self.ended):
+            if ended or skipped[i]:
+                state["episode"][i] += int(ended) + skipped[i]
+                state["actions"][i] = self._empty.copy()
+            else:
+                state["actions"][i] = np.concatenate([state["actions"][i], actions[i][None]])
+        return state
 
     def record(self, actions: Array, rows: Rows) -> None:
         for i, first in enumerate(rows["is_first"]):
@@ -193,6 +295,8 @@ class _Streams(Protocol):
 
     def render(self, height: int, width: int, timeout_s: float) -> Array: ...
 
+    def again(self) -> _Streams: ...
+
     def close(self) -> None: ...
 
 
@@ -203,7 +307,7 @@ class _Local:
         self._stream = RowStream(env, run_seed, stream, 0)
 
     def reset(self, options: dict[str, Any], timeout_s: float) -> Rows:
-        with failing_as(0, but=UserError):
+        with failing_as(0):
             return _batch_of_one(self._stream.reset(options=options)[0])
 
     def send(self, actions: Array) -> None:
@@ -216,6 +320,9 @@ class _Local:
     def render(self, height: int, width: int, timeout_s: float) -> Array:
         with failing_as(0, but=UserError):
             return self._stream.task_env.video_frame(height, width)
+
+    def again(self) -> _Local:
+        return self  # it cannot be lost
 
     def close(self) -> None:
         self._stream.close()

@@ -20,7 +20,7 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 
 from worldrl.envs.make import EnvConfig, make_env
-from worldrl.envs.spaces import Array
+from worldrl.envs.spaces import Array, BrokenContractError
 from worldrl.envs.stream import EVAL, TRAIN, RowStream, row_space
 from worldrl.errors import UserError
 
@@ -33,11 +33,14 @@ _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS
 
 
 class Failure(Exception):
-    """Environment ``index`` failed; ``what`` continues the sentence that names it."""
+    """Environment ``index`` failed; ``what`` continues the sentence that names it.
 
-    def __init__(self, index: int, what: str) -> None:
+    ``lost``: its process died or hangs. ``final``: it broke its contract, and would do so in any episode.
+    """
+
+    def __init__(self, index: int, what: str, lost: bool = False, final: bool = False) -> None:
         super().__init__(what)
-        self.index, self.what = index, what
+        self.index, self.what, self.lost, self.final = index, what, lost, final
 
 
 @contextlib.contextmanager
@@ -48,12 +51,17 @@ def failing_as(index: int, but: type[Exception] | tuple[()] = ()) -> Iterator[No
     except but:
         raise
     except Exception as error:
-        raise Failure(index, f"failed: {in_words(error)}") from error
+        raise Failure(index, f"failed: {in_words(error)}", final=isinstance(error, BrokenContractError)) from error
 
 
 def in_words(error: BaseException) -> str:
     text = " ".join(str(error).split())
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+
+
+def _told(error: BaseException) -> dict[str, Any]:
+    """A failure as the information that a worker returns."""
+    return {"failure": in_words(error), "final": isinstance(error, BrokenContractError)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,14 +95,14 @@ class _WorkerStream(gymnasium.Env[dict[str, Array], Array]):
             self._stream = self._stream or self._recipe.build(self._index)
             return self._stream.reset(options=options)
         except Exception as error:
-            return self._nothing(), {"failure": in_words(error)}
+            return self._nothing(), _told(error)
 
     def step(self, action: Array) -> tuple[Rows, float, bool, bool, dict[str, Any]]:
         try:
             assert self._stream is not None
             return self._stream.step(action)
         except Exception as error:
-            return self._nothing(), 0.0, False, False, {"failure": in_words(error)}
+            return self._nothing(), 0.0, False, False, _told(error)
 
     def video(self, height: int, width: int) -> Array | str | None:
         """The image; the failure in words; None for all but environment 0."""
@@ -142,6 +150,7 @@ class Workers:
     """Streams in worker processes, with a time limit on every reply."""
 
     def __init__(self, factories: Sequence[_WorkerFactory]) -> None:
+        self._factories = factories
         self._started, self._lost = False, False
         with _one_thread(), _explaining_start():
             self._envs = AsyncVectorEnv(
@@ -176,6 +185,11 @@ class Workers:
             raise Failure(0, f"cannot be drawn: {image}")
         return image
 
+    def again(self) -> Workers:
+        """New workers in place of these, one of which was lost."""
+        self.close()
+        return Workers(self._factories)
+
     def close(self) -> None:
         """Ask each worker to end, then end those that did not. Gymnasium's own close can wait forever."""
         if self._envs.closed:
@@ -195,7 +209,7 @@ class Workers:
     def _checked(self, rows: Any, info: dict[str, Any]) -> Rows:
         for index, failed in enumerate(info.get("_failure", ())):
             if failed:
-                raise Failure(index, f"failed: {info['failure'][index]}")
+                raise Failure(index, f"failed: {info['failure'][index]}", final=bool(info["final"][index]))
         return rows
 
     @contextlib.contextmanager
@@ -206,12 +220,13 @@ class Workers:
             yield
         except multiprocessing.TimeoutError as error:
             self._lost = True
-            raise Failure(self._silent(), f"gave no reply within {timeout_s:g} s; its worker hangs") from error
+            what = f"gave no reply within {timeout_s:g} s; its worker hangs"
+            raise Failure(self._silent(), what, lost=True) from error
         except (EOFError, OSError) as error:
             self._lost = True
             index = self._dead()
             code = self._envs.processes[index].exitcode
-            raise Failure(index, f"lost its worker process ({_exit_reason(code)})") from error
+            raise Failure(index, f"lost its worker process ({_exit_reason(code)})", lost=True) from error
 
     def _silent(self) -> int:
         return next((i for i, pipe in enumerate(self._envs.parent_pipes) if not pipe.poll(0)), 0)

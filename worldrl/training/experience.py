@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from worldrl.acting.episodes import VIDEO_SIZE, with_action
+from worldrl.acting.episodes import VIDEO_SIZE
 from worldrl.agent import Agent
 from worldrl.config import Config
 from worldrl.data.replay import Replay, choose_replay_device
@@ -88,6 +88,10 @@ class Experience(Protocol):
         """End the tick; what there is to log, one record for every episode that ended."""
         ...
 
+    def news(self) -> list[str]:
+        """What to say after a tick."""
+        ...
+
     def sample(self, batch: int, length: int, needs: Needs) -> tuple[Batch, Extra]:
         """Draw a slice of ``batch`` windows of ``length`` rows, and what a head needs beside it."""
         ...
@@ -114,12 +118,13 @@ class Stream:
         self.config, self.length = config, config.frames
         self.envs = make_envs(config.env, config.task, config.seed)
         self.spec = self.envs.spec
-        self.frames = self.agent_steps = 0
+        self.frames = self.agent_steps = self.cut = 0
         self.total, self.steps = np.zeros(self.envs.num_envs), np.zeros(self.envs.num_envs, np.int64)
         self.schedule = Ratio(config.schedule.updates_per_1000_frames, per=1000, start=config.schedule.prefill)
         self.owed = 0  # updates of the tick in progress
         self.action: np.ndarray | None = None  # (N, A) under way: sent, and its rows not yet received
         self.random = np.random.default_rng([config.seed, 0x414354])  # the prefill's random actions
+        self.told = False  # whether an episode that was cut has been spoken of
 
     @property
     def now(self) -> int:
@@ -148,7 +153,7 @@ class Stream:
         if self.config.eval.video and self.config.eval.every:
             self.envs.reset()
             self.envs.render(*VIDEO_SIZE)
-        self.rows = with_action(self.envs.reset(), np.zeros((self.envs.num_envs, self.spec.action_dim)))
+        self.rows = self.envs.reset()
         self.replay.add(self.rows)
 
     def notes(self) -> list[str]:
@@ -192,20 +197,29 @@ class Stream:
 
     def receive(self) -> list[dict[str, float]]:
         """Store the rows of the tick and count them; the only place where frames, steps and episodes are counted."""
-        assert self.action is not None
-        rows = self.rows = with_action(self.envs.receive(), self.action)
-        self.action = None
+        rows = self.rows = self.envs.receive()
+        self.action, self.envs.patient = None, False
         self.replay.add(rows)
         self.frames += int(rows["frames"].sum())
         self.agent_steps += int((1 - rows["is_first"]).sum())
         self.total += rows["reward"]
         self.steps += rows["frames"]
-        return [self._end_episode(i) for i in np.flatnonzero(rows["is_last"]).tolist()]
+        ended = np.flatnonzero(rows["is_last"] + rows["is_cut"]).tolist()
+        return [self._end_episode(i, bool(rows["is_cut"][i])) for i in ended]
 
-    def _end_episode(self, i: int) -> dict[str, float]:
+    def _end_episode(self, i: int, is_cut: bool) -> dict[str, float]:
+        """What there is to log; of an episode that was cut it is only how many there have been."""
         ended = {"episode/return": float(self.total[i]), "episode/length": int(self.steps[i])}
         self.total[i], self.steps[i] = 0.0, 0
-        return ended
+        self.cut += is_cut
+        return {"episode/cut": self.cut} if is_cut else ended
+
+    def news(self) -> list[str]:
+        """The first episode that the environments gave up; the log counts the others."""
+        if self.told or not self.envs.cuts:
+            return []
+        self.told = True
+        return [f"{self.envs.cuts[0]}; so it does when repeated: its episode is cut there (episode/cut counts them)"]
 
     def sample(self, batch: int, length: int, needs: Needs) -> tuple[Batch, Extra]:
         agent = self.agent
@@ -216,6 +230,7 @@ class Stream:
         return {
             "frames": self.frames,
             "agent_steps": self.agent_steps,
+            "cut": self.cut,
             "episodes": (self.total, self.steps),
             "schedule": self.schedule.state_dict(),
             "owed": self.owed,
@@ -227,7 +242,7 @@ class Stream:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        self.frames, self.agent_steps = state["frames"], state["agent_steps"]
+        self.frames, self.agent_steps, self.cut = state["frames"], state["agent_steps"], state["cut"]
         self.total, self.steps = state["episodes"]
         self.schedule.load_state_dict(state["schedule"])
         self.owed, self.action = state["owed"], state["action"]
@@ -235,7 +250,7 @@ class Stream:
         self.acting = {key: value.to(self.agent.device) for key, value in state["acting"].items()}
         self.rows = state["rows"]
         replayed = self.envs.restore(state["envs"])
-        different = [key for key in replayed if not np.array_equal(replayed[key], self.rows[key])]
+        different = [key for key in replayed if key != "is_cut" and not np.array_equal(replayed[key], self.rows[key])]
         if different:
             print(f"the environment did not replay exactly: {', '.join(different)} differ", file=sys.stderr)
 
@@ -311,6 +326,9 @@ class DataSet:
 
     def receive(self) -> list[dict[str, float]]:
         self.now, self.owed = self.now + 1, None
+        return []
+
+    def news(self) -> list[str]:
         return []
 
     def sample(self, batch: int, length: int, needs: Needs) -> tuple[Batch, Extra]:

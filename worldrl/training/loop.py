@@ -110,6 +110,7 @@ class Trainer:
         self.meter, self.timer = Meter(self.agent.device), Timer()
         self.checkpoints = Checkpoints(run_dir)
         self.stop_signal, self.fresh = 0, saved is None
+        self.patient = False  # whether the evaluation that is due has failed before
         self.source: Path | None = None  # the checkpoint that the belief model was taken from
         position = None
         if saved is None:
@@ -185,6 +186,8 @@ class Trainer:
             ended = self.experience.receive()
         for episode in ended:
             self._record(episode)
+        for line in self.experience.news():
+            self.progress.say(line)
         self._show_progress(ended)
         if self.clocks["log"](self.experience.now):
             self.log()
@@ -218,31 +221,51 @@ class Trainer:
     # --- evaluating ---------------------------------------------------------------------------------------------------
 
     def evaluate_if_due(self) -> None:
-        """Between ticks, so that a run that ends here and one that continues evaluate the same agent."""
+        """Between ticks, so that a run that ends here and one that continues evaluate the same agent.
+
+        An evaluation that fails ends the run the first time; if it fails again in the run that continues, it is left
+        out.
+        """
         before = self.clocks["eval"].state_dict()
         if not self.clocks["eval"](self.experience.now):
             return
         try:
             with self.timer["eval"]:
                 self.evaluate()
-        except (WorkerError, Interrupted) as error:
+        except Interrupted:
             self.clocks["eval"].load_state_dict(before)  # still due when the run continues
-            if isinstance(error, WorkerError):
+        except WorkerError as error:
+            if not self.patient:
+                self.patient = True
+                self.clocks["eval"].load_state_dict(before)
                 raise
+            self._leave_evaluation_out(error)
+
+    def _leave_evaluation_out(self, error: WorkerError) -> None:
+        self.progress.say(f"{error}; it failed there before: this evaluation is left out")
+        assert self.eval_envs is not None
+        self.eval_envs.close()
+        self.eval_envs, self.patient = None, False
+        self.evaluations += 1
 
     def evaluate(self) -> None:
         """Play evaluation episodes with the mode action; training's randomness is left as it was."""
         c = self.config
         if self.eval_envs is None:
             self.eval_envs = make_envs(c.env, c.task, c.seed, training=False)
+        self.eval_envs.patient = self.patient
         first = self.evaluations * -(-c.eval.episodes // self.eval_envs.num_envs)
         film = self.run_dir / VIDEOS / f"eval-{self.experience.now:09d}.mp4" if c.eval.video else None
         with own_randomness(c.seed, 0x4556414C, self.evaluations):
             act = AgentActs(self.agent, self.eval_envs.num_envs)
             played = run_episodes(self.eval_envs, act, c.eval.episodes, first, film, stop=lambda: self.stop_signal)
-        self.evaluations += 1
+        self.evaluations, self.patient = self.evaluations + 1, False
         self.eval_return, deviation = mean_and_deviation(played.returns)
-        self._record({"eval/return": self.eval_return, "eval/return_std": deviation})
+        cut = {"eval/cut": played.cut} if played.cut else {}
+        self._record({"eval/return": self.eval_return, "eval/return_std": deviation, **cut})
+        if cut:
+            how_many = f"{played.cut} of {c.eval.episodes} evaluation episodes were cut short"
+            self.progress.say(f"{how_many}; the last one: {self.eval_envs.cuts[-1]}")
         if played.video is not None:
             played.video.save()
         self._check_finite()
@@ -276,7 +299,7 @@ class Trainer:
         self.logger.write(frames, agent_steps, self.agent.updates, values, tensorboard, self.experience.now)
 
     def _show_progress(self, ended: list[dict[str, float]]) -> None:
-        returns = [episode["episode/return"] for episode in ended]
+        returns = [episode["episode/return"] for episode in ended if "episode/return" in episode]
         evaluated = None if np.isnan(self.eval_return) else self.eval_return
         self.progress.update(self.experience.now, returns[-1] if returns else None, evaluated, self.timer.shares())
 
@@ -331,6 +354,7 @@ class Trainer:
             "experience": self.experience.state(),
             "pretrained": self.pretrained,
             "evaluations": self.evaluations,
+            "patient": self.patient,
             "returns": (self.eval_return, self.best_return),
             "clocks": {name: clock.state_dict() for name, clock in self.clocks.items()},
             "meter": self.meter.state_dict(),
@@ -350,6 +374,7 @@ class Trainer:
             self.checkpoints.load_replay(saved["folder"], self.experience.saved_replay)
         self.experience.restore(saved["experience"])
         self.pretrained, self.evaluations = saved["pretrained"], saved["evaluations"]
+        self.patient = saved["patient"]
         self.eval_return, self.best_return = saved["returns"]
         for name, clock in self.clocks.items():
             clock.load_state_dict(saved["clocks"][name])

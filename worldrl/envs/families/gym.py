@@ -23,6 +23,7 @@ from worldrl.envs.scaling import rescale
 from worldrl.envs.spaces import (
     IMAGE_SHAPE,
     Array,
+    BrokenContractError,
     Observation,
     TaskEnv,
     as_array,
@@ -144,11 +145,14 @@ class GymEnv(TaskEnv):
         return self._observe(obs), reward, terminated, truncated and not terminated, {"frames": frames}
 
     def _number(self, reward: Any) -> float:
-        with contextlib.suppress(TypeError, ValueError):
-            if np.isfinite(number := as_number(reward)):
-                return number
-        found = _kind(reward) if np.size(reward) > 1 else repr(reward)
-        raise self._broken("the reward", found, "a finite number")
+        try:
+            number = as_number(reward)
+        except (TypeError, ValueError) as error:
+            found = _kind(reward) if np.size(reward) > 1 else repr(reward)
+            raise self._broken("the reward", found, "a finite number") from error
+        if not np.isfinite(number):
+            raise self._broken("the reward", repr(reward), "a finite number", UserError)
+        return number
 
     def _flag(self, value: Any, name: str) -> bool:
         try:
@@ -203,7 +207,7 @@ class GymEnv(TaskEnv):
                 raise self._broken(label, _kind(part), f"{vectors[name]} entries as observation_space declares")
             if name != image and not (finite := np.isfinite(np.asarray(part, np.float32))).all():
                 entry = np.argmin(finite)
-                raise self._broken(label, f"{np.ravel(part)[entry]} at entry {entry}", "finite numbers")
+                raise self._broken(label, f"{np.ravel(part)[entry]} at entry {entry}", "finite numbers", UserError)
 
     def _values(self, result: Any, names: str) -> tuple[Any, ...]:
         """What ``reset`` or ``step`` returned, if it is a tuple of these."""
@@ -214,9 +218,10 @@ class GymEnv(TaskEnv):
         old = ": the old Gym API" if found == "4" or expected == 2 else ""
         raise self._broken("what it returned", f"{found}{old}", f"{expected} values ({names})")
 
-    def _broken(self, what: str, found: str, expected: str) -> UserError:
+    def _broken(self, what: str, found: str, expected: str, kind: type[UserError] = BrokenContractError) -> UserError:
+        """The error for what the environment gave; another ``kind`` for what another episode may not have."""
         moment = f"step {self._now} of the episode" if self._now else "reset"
-        return UserError(f"{self.task}, {moment}: {what}", found, expected, "fix the environment, or wrap it")
+        return kind(f"{self.task}, {moment}: {what}", found, expected, "fix the environment, or wrap it")
 
     def _pixels(self, parts: dict[str, Array]) -> Array:
         if not self.render_pixels:
