@@ -346,7 +346,7 @@ def test_a_signal_interrupts_an_evaluation_which_is_due_when_the_run_goes_on(
     act, calls = trainer.agent.act, []
 
     def act_until_the_signal(*args: Any, **options: Any) -> Any:
-        if trainer.experience.now >= 2_000 and options.get("noise") is False:
+        if trainer.experience.now >= 2_000 and options.get("perturb") is False:
             calls.append(options)
             if len(calls) == 3:
                 trainer._on_signal(signal.SIGINT)

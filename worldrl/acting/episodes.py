@@ -19,6 +19,7 @@ from worldrl.agent import Agent
 from worldrl.envs.make import EnvConfig, describe, make_task
 from worldrl.envs.stream import RANDOM, RowStream, episode_seed
 from worldrl.envs.vector import VectorEnv
+from worldrl.envs.workers import Rows
 from worldrl.errors import UserError
 from worldrl.types import NOISE, Belief, EnvSpec, Noise
 
@@ -75,9 +76,8 @@ def play(envs: Stage, act: Act, first: int = 0, stop: Callable[[], object] = boo
     rows = _complete(envs.reset(first), np.zeros((n, envs.spec.actions.size), np.float32))
     returns, frames = np.zeros(n), np.zeros(n, np.int64)
     while True:
-        tick = Tick(rows, returns, frames)
-        yield tick
-        over = np.isin(np.arange(n), tick.ended)
+        yield Tick(rows, returns, frames)
+        over = rows["is_last"] + rows["is_cut"] > 0
         check_length(envs.spec.task, int(frames[~over].max(initial=0)))
         if stop():
             raise Interrupted

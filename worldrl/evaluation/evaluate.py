@@ -67,6 +67,7 @@ def evaluate_run(
         "return": mean,
         "return_std": deviation,
         "returns": played.returns,
+        "cut": played.cut,
     }
     if json_path is not None:  # the numbers first
         json_path.write_text(to_json(result))
@@ -79,7 +80,8 @@ def told(result: dict[str, Any]) -> str:
     """The result in a line."""
     n = len(result["returns"])
     spread = f"{n} episodes, standard deviation {result['return_std']:.1f} (divisor n - 1)" if n > 1 else "one episode"
+    cut = f"; the environment gave {result['cut']} of them up" if result["cut"] else ""
     return (
         f"{result['agent']} on {result['task']}, checkpoint {result['checkpoint']}: "
-        f"return {result['return']:.1f} over {spread}"
+        f"return {result['return']:.1f} over {spread}{cut}"
     )
