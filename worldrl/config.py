@@ -518,6 +518,13 @@ def check_unchanged(run_dir: Path, trained: Mapping[str, Any], agent_only: bool 
             raise UserError(f"{path}: found {key}={now.get(key)}, {trained_with}; put it back")
 
 
+def moved(config: Config, trained: Mapping[str, Any]) -> list[str]:
+    """Lines on where ``config`` acts somewhere else than the checkpoint with the settings ``trained`` (nested) did."""
+    then, now = (flatten(config_to_dict(each)) for each in (config_from_dict(trained), config))
+    keys = [key for key in now if key == "seed" or (key.startswith("env.") and not may_change(key))]
+    return [f"{key} is {now[key]}, not {then[key]} as in training" for key in keys if now[key] != then[key]]
+
+
 # --- starting from another run ----------------------------------------------------------------------------------------
 
 OPTIMISER_SETTINGS = ("belief.lr", "belief.grad_clip", "belief.adam_eps")  # a model that is taken over may learn anew

@@ -80,6 +80,11 @@ def whole(least: int = 1) -> Callable[[str], int]:
     return parse
 
 
+def say(line: str) -> None:
+    """Something to know that is no result: a line on stderr."""
+    print(line, file=sys.stderr)
+
+
 def to_json(x: Any) -> str:
     """``x`` as JSON, with null for every number that is not finite, which JSON does not know."""
     return json.dumps(_finite(x), indent=2, allow_nan=False) + "\n"

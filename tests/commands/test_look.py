@@ -231,7 +231,9 @@ def test_the_probe_finds_the_state_in_a_belief_that_is_the_state(count_run: Path
     records = probe.measure(recorder, conditions(recorder.config, ["gaussian"], [3.0]))
     assert records[0]["trained"]["observation 0"] > 0.999
     assert records[1]["trained"]["observation 0"] < 0.9
-    assert probe.table(records).splitlines()[2].startswith("| observation 0 | 1.00 (1.00) |")
+    assert (
+        probe.table({"episodes": 6, "records": records}).splitlines()[2].startswith("| observation 0 | 1.00 (1.00) |")
+    )
 
 
 def test_the_probe_says_what_it_needs(count_run: Path) -> None:

@@ -81,16 +81,6 @@ def check_video(path: Path) -> None:
         _encoder()
 
 
-def strip(path: str | Path, frames: Frames, columns: int, border: int = 2) -> Path:
-    """Write a PNG contact sheet of ``frames`` (T, H, W, 3) uint8 RGB, row by row, with white borders of some pixels."""
-    from PIL import Image
-
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(contact_sheet(frames, columns, border)).save(path, "PNG")
-    return path
-
-
 def contact_sheet(frames: Frames, columns: int, border: int = 2) -> Picture:
     """``frames`` (T, H, W, 3) side by side, ``columns`` to a row, as one picture (H', W', 3) with white borders."""
     import torch

@@ -7,6 +7,7 @@ observations, what of the simulator's state can be read off it, and what acting 
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -23,7 +24,7 @@ from worldrl.runs.trained import CHECKPOINTS, load_agent
 from worldrl.studies.beliefs import doubt as noise
 from worldrl.studies.beliefs import many_paths as marginal
 from worldrl.studies.beliefs import prediction, probe
-from worldrl.terminal import Parser, command, to_json, whole
+from worldrl.terminal import Parser, command, say, to_json, whole
 
 Results = dict[str, Any]
 
@@ -59,7 +60,8 @@ def study_prediction(subject: Subject) -> tuple[Results, str]:
     windows = prediction.cut_windows(subject.recorder.played(), s.context + s.horizon, count=50)
     found = prediction.predict(subject.agent, windows, s.context, s.seed)
     errors = prediction.errors(found, s.context)
-    results: Results = {"context": s.context, "windows": len(windows.action), "errors": errors}
+    images = [key for key, obs in subject.agent.spec.obs.items() if obs.dtype == "uint8"]
+    results: Results = {"context": s.context, "windows": len(windows.action), "errors": errors, "images": images}
     prediction.save_pictures(found, s.context, s.out)
     prediction.draw(results, s.out / "prediction.png")
     last = {key: (by_guess["open_loop"][-1], by_guess["mean"][-1]) for key, by_guess in errors.items()}
@@ -74,12 +76,14 @@ def study_noise(subject: Subject) -> tuple[Results, str]:
 
 
 def study_probe(subject: Subject) -> tuple[Results, str]:
-    results: Results = {"records": probe.measure(subject.recorder, subject.by_kind)}
+    episodes = subject.settings.episodes
+    results: Results = {"episodes": episodes, "records": probe.measure(subject.recorder, subject.by_kind)}
     probe.draw(results, subject.settings.out / "probe.png")
-    (subject.settings.out / "probe.md").write_text(probe.table(results["records"]))
+    (subject.settings.out / "probe.md").write_text(probe.table(results))
     return results, _at_worst(
-        results["records"], lambda r: f"R squared {r['trained_median']:.2f}, untrained {r['untrained_median']:.2f}"
-    )
+        results["records"],
+        lambda r: f"R squared {probe.told(r['trained_median'])}, untrained {probe.told(r['untrained_median'])}",
+    ) + probe.doubt(episodes)
 
 
 def study_marginal(subject: Subject) -> tuple[Results, str]:
@@ -87,7 +91,7 @@ def study_marginal(subject: Subject) -> tuple[Results, str]:
     records = marginal.measure(subject.agent, subject.by_kind, s.episodes, s.seed, s.particles)
     results: Results = {"particles": s.particles, "records": records}
     marginal.draw(results, s.out / "marginal.png")
-    return results, _at_worst(records, lambda r: f"return {r['gain']:+.1f} +- {r['gain_interval']:.1f}")
+    return results, _at_worst(records, lambda r: f"return {r['gain']:+.1f}{_interval(r['gain_interval'])}")
 
 
 STUDIES: dict[str, Callable[[Subject], tuple[Results, str]]] = {
@@ -96,6 +100,10 @@ STUDIES: dict[str, Callable[[Subject], tuple[Results, str]]] = {
     "probe": study_probe,
     "marginal": study_marginal,
 }
+
+
+def _interval(half: float) -> str:
+    return ", no interval of one episode" if math.isnan(half) else f" +- {half:.1f} (95 %)"
 
 
 def _at_worst(records: Sequence[Results], say: Callable[[Results], str]) -> str:
@@ -137,7 +145,7 @@ def make_subject(options: argparse.Namespace) -> Subject:
     Raises:
         UserError: a bad run folder or corruption.
     """
-    agent, config = load_agent(options.run_dir, options.checkpoint, options.device)
+    agent, config = load_agent(options.run_dir, options.checkpoint, options.device, say)
     by_kind = conditions(config, options.corruption, options.level, options.burst_length)
     values = {name: getattr(options, name) for name in Settings._fields}
     settings = Settings(**{**values, "out": options.out or options.run_dir / "inside"})

@@ -11,7 +11,7 @@ from worldrl.envs import make_envs
 from worldrl.errors import UserError, check_writable
 from worldrl.runs.trained import load_agent
 from worldrl.statistics import mean_and_deviation
-from worldrl.terminal import to_json
+from worldrl.terminal import say, to_json
 from worldrl.types import EnvSpec
 
 
@@ -48,7 +48,7 @@ def evaluate_run(
     for path in (video, json_path):
         if path is not None:
             check_writable(path)
-    agent, config = load_agent(run_dir, checkpoint, device)
+    agent, config = load_agent(run_dir, checkpoint, device, say)
     envs = make_envs(config.env, config.task, seed, num_envs=1, training=False)
     try:
         check_environment(agent.spec, envs.spec)

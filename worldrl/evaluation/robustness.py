@@ -47,7 +47,7 @@ from worldrl.report.plots import number_of
 from worldrl.runs.folder import GRID
 from worldrl.runs.trained import load_agent
 from worldrl.statistics import mean_and_deviation, mean_interval
-from worldrl.terminal import to_json
+from worldrl.terminal import say, to_json
 from worldrl.types import EnvSpec
 
 GRID_FILES = (GRID, "robustness.csv", "robustness.png")
@@ -110,7 +110,7 @@ def evaluate_grid(
     cells = grid_cells(corruptions, levels)
     if len(set(seeds)) < len(seeds):
         raise UserError(f"--seeds {' '.join(map(str, seeds))}: expected each number once")
-    agent, config = load_agent(run_dir, checkpoint, device)
+    agent, config = load_agent(run_dir, checkpoint, device, say)
     for cell in cells:
         cell_noise(cell, groups, agent.spec)
     out = run_dir / "robustness" if out is None else out

@@ -232,6 +232,14 @@ def limits(values: Iterable[ArrayLike]) -> tuple[float, float]:
     return (low - margin if low else 0.0), (high + margin if high or not low else 0.0)
 
 
+def calm(axes: Any) -> None:
+    """Let the y axis span a tenth of its largest value or more, where zero is no natural end of it."""
+    low, high = axes.get_ylim()
+    missing = 0.1 * max(abs(low), abs(high)) - (high - low)
+    if missing > 0:
+        axes.set_ylim(low - missing / 2, high + missing / 2)
+
+
 def _label_ends(axes: Any, names: Mapping[str, str], looks: Mapping[str, Look]) -> None:
     """Each agent's name right of the end of its mean curve, apart from the others."""
     to_axes = axes.transData + axes.transAxes.inverted()
@@ -260,7 +268,9 @@ def legend(figure: Any, seeds: Mapping[str, str], looks: Mapping[str, Look]) -> 
     names = {agent: agent if same else f"{agent} ({_with_word(number)})" for agent, number in seeds.items()}
     handles = [Line2D([], [], linewidth=1.6, markersize=5, label=name, **looks[agent]) for agent, name in names.items()]
     columns = max(1, min(len(names), int(figure.get_figwidth() / (_width(names.values()) + 0.6))))
-    title = "mean and 95 % interval" + (f", {_with_word(next(iter(seeds.values())))}" if same else "")
+    number = next(iter(seeds.values()))
+    alone = "no interval" in _with_word(number)
+    title = _with_word(number) if same and alone else "mean and 95 % interval" + f", {number}" * same
     place = {"loc": "outside lower center", "ncols": columns, "frameon": False}
     figure.legend(handles=handles, labelcolor=INK, title=title, title_fontproperties={"size": "small"}, **place)
 

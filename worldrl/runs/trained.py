@@ -10,7 +10,7 @@ Neither environments nor simulators are imported.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from worldrl.agent import Agent, require
-from worldrl.config import Config, check_unchanged, load_config
+from worldrl.config import CONFIG_FILE, Config, check_unchanged, load_config, moved
 from worldrl.envs.scaling import rescale
 from worldrl.errors import UserError, check_writable, unknown
 from worldrl.runs.checkpoint import STATE, Checkpoints, restoring
@@ -52,8 +52,13 @@ def load(run_dir: str | Path, checkpoint: str = "last", device: str = "auto", ac
     return TrainedPolicy(agent, act_particles)
 
 
-def load_agent(run_dir: Path, checkpoint: str = "last", device: str = "auto") -> tuple[Agent, Config]:
-    """The agent of a run folder, ready to act, and the run's settings; arguments and errors are those of ``load``."""
+def load_agent(
+    run_dir: Path, checkpoint: str = "last", device: str = "auto", tell: Callable[[str], object] = str
+) -> tuple[Agent, Config]:
+    """The agent of a run folder, ready to act, and the run's settings; arguments and errors are those of ``load``.
+
+    ``tell`` gets a line for each setting of the environment, or seed, that is not the checkpoint's.
+    """
     if checkpoint not in CHECKPOINTS:
         raise unknown("checkpoint", checkpoint, CHECKPOINTS)
     config = load_config(run_dir, device=device, precision="fp32")  # half precision is for updates, and may need a GPU
@@ -64,6 +69,8 @@ def load_agent(run_dir: Path, checkpoint: str = "last", device: str = "auto") ->
         check_unchanged(run_dir, state["config"], agent_only=True)
         agent = Agent(config, decode_spec(state["spec"]))
         agent.load_state_dict(state["agent"], optimizers=False)
+        for line in moved(config, state["config"]):
+            tell(f"{run_dir / CONFIG_FILE}: {line}")
     return agent, config
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from worldrl.report.plots import COLOURS, INK, MARKERS, PALE, PANEL, STYLE
+from worldrl.estimators.marginal import ESTIMATORS
+from worldrl.report.plots import COLOURS, INK, MARKERS, PALE, PANEL, STYLE, calm, number_of
 from worldrl.studies.bandit import CENTRES, NEAR
 from worldrl.studies.entropy import COMPARED, Truth
 from worldrl.studies.variance import Noise
@@ -38,8 +39,9 @@ def draw_bandit(path: Path, samples: Mapping[str, Tensor], found: Mapping[str, S
             ax.plot(*np.asarray(action).T, ".", markersize=1.5, color=COLOURS[i % len(COLOURS)], alpha=0.4)
             for centre in CENTRES:
                 ax.add_patch(Circle(centre, NEAR, fill=False, color=INK, linewidth=0.6))
-            ax.set(xlim=(-1, 1), ylim=(-1, 1), aspect="equal")
-            ax.set_title(f"{name}\n{np.mean(found[name]):.1f} of 4 modes ({len(found[name])} seeds)", fontsize=9)
+            ax.set(xlim=(-1, 1), ylim=(-1, 1), aspect="equal", xlabel="action 1", ylabel="action 2" if i == 0 else "")
+            seeds = number_of("seed", {len(found[name])})
+            ax.set_title(f"{name}\n{np.mean(found[name]):.1f} of 4 modes ({seeds})", fontsize=9)
 
 
 def draw_estimates(
@@ -48,8 +50,8 @@ def draw_estimates(
     """Per run the estimates against K, with a line for the truth; far estimates (naive) on a logarithmic scale."""
     with picture(path, len(runs), 4.0) as axes:
         for ax, (name, (truth, estimates)) in zip(axes, runs.items(), strict=True):
-            for i, (estimator, values) in enumerate(estimates.items()):
-                ax.plot(*_points(values), color=COLOURS[i], marker=MARKERS[i], markersize=4, label=estimator)
+            for estimator, values in estimates.items():
+                ax.plot(*_points(values), **_look(estimator), markersize=4, label=estimator)
             ax.axhspan(truth.lower, truth.upper, color=INK, alpha=0.2, linewidth=0)
             ax.axhline(truth.lower, color=INK, linewidth=0.9, linestyle="--", label="truth")
             ax.set(title=name, xlabel="particles K", ylabel="entropy (nats)")
@@ -57,15 +59,18 @@ def draw_estimates(
             top = abs(truth.upper) + limit
             if any(abs(v) > 3 * top for values in estimates.values() for v in values.values()):
                 ax.set_yscale("symlog", linthresh=top)
+            else:
+                calm(ax)
             ax.legend(frameon=False, fontsize="small")
 
 
 def draw_training(path: Path, curves: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
     """Per estimator, what it says of the entropy while the policy maximises it (full line), and the truth (dashed)."""
     with picture(path, 1, 6.4) as (ax,):
-        for i, (name, curve) in enumerate(curves.items()):
-            ax.plot(curve["step"], curve["estimate"], color=COLOURS[i], linewidth=1.4, label=name)
-            ax.plot(curve["step"], curve["truth"], color=COLOURS[i], linewidth=1.0, linestyle="--")
+        for name, curve in curves.items():
+            colour = _look(name)["color"]
+            ax.plot(curve["step"], curve["estimate"], color=colour, linewidth=1.4, label=name)
+            ax.plot(curve["step"], curve["truth"], color=colour, linewidth=1.0, linestyle="--")
         ax.set_yscale("symlog", linthresh=10)
         ax.set(xlabel="updates", ylabel="entropy (nats)", title="estimate (full) and truth (dashed)")
         ax.legend(frameon=False, fontsize="small", title="trained with", loc="center left", bbox_to_anchor=(1.0, 0.5))
@@ -76,14 +81,16 @@ def draw_along(path: Path, runs: Mapping[str, Mapping[str, Any]]) -> None:
     with picture(path, len(runs), 4.0) as axes:
         for ax, run in zip(axes, runs.values(), strict=True):
             frames, lower, upper = ([point[key] for point in run["points"]] for key in ("frames", "lower", "upper"))
-            for i, name in enumerate(COMPARED):
+            for name in COMPARED:
                 values = [point[name] for point in run["points"]]
-                ax.plot(frames, values, color=COLOURS[i], marker=MARKERS[i], markersize=3, label=name)
+                ax.plot(frames, values, **_look(name), markersize=3, label=name)
             ax.fill_between(frames, lower, upper, color=INK, alpha=0.2, linewidth=0)
             ax.plot(frames, lower, color=INK, linestyle="--", label="truth, at least")
             if any(abs(point[name]) > 30 for point in run["points"] for name in COMPARED):
                 ax.set_yscale("symlog", linthresh=10)
                 ax.yaxis.get_major_locator().set_params(numticks=8)
+            else:
+                calm(ax)
             ax.set(xlabel="frames", ylabel="entropy (nats)")
             ax.set_title(run["label"] + (": diverged" if run["diverged"] else ""), fontsize=9)
             ax.legend(frameon=False, fontsize="small")
@@ -124,17 +131,27 @@ def draw_noise(path: Path, noises: Mapping[str, Mapping[int, Noise]]) -> None:
     }
     with picture(path, len(titles)) as axes:
         for ax, (field, title) in zip(axes, titles.items(), strict=True):
-            for i, (estimator, values) in enumerate(noises.items()):
+            for estimator, values in noises.items():
                 points = {k: getattr(noise, field) for k, noise in values.items()}
-                ax.plot(*_points(points), color=COLOURS[i], marker=MARKERS[i], markersize=4, label=estimator)
+                ax.plot(*_points(points), **_look(estimator), markersize=4, label=estimator)
                 if field == "gradient":
                     errors = [1.96 * noise.error for noise in values.values()]
-                    ax.errorbar(*_points(points), errors, color=COLOURS[i], linewidth=0.9, linestyle="none")
+                    ax.errorbar(
+                        *_points(points), errors, color=_look(estimator)["color"], linewidth=0.9, linestyle="none"
+                    )
+            if field != "gradient":
+                calm(ax)
             ax.set(title=title, xlabel="particles K")
             ax.set_xscale("log", base=2)
         if not all(np.isnan(noise.gradient) for values in noises.values() for noise in values.values()):
             axes[-1].set_yscale("log")
         axes[0].legend(frameon=False, fontsize="small")
+
+
+def _look(estimator: str) -> dict[str, str]:
+    """An estimator looks the same in every picture."""
+    place = list(ESTIMATORS).index(estimator)
+    return {"color": COLOURS[place], "marker": MARKERS[place]}
 
 
 def _points(values: Mapping[int, float]) -> tuple[list[int], list[float]]:

@@ -15,7 +15,8 @@ from worldrl.acting.episodes import own_randomness
 from worldrl.acting.recording import Condition, Episode, Recorder
 from worldrl.agent import Agent
 from worldrl.errors import UserError
-from worldrl.report.plots import picture
+from worldrl.report.grids import level_label
+from worldrl.report.plots import calm, picture
 from worldrl.statistics import mean_interval
 from worldrl.types import Surprises
 
@@ -83,11 +84,13 @@ def draw(results: dict[str, Any], path: Path) -> None:
     with picture(path, 5.0 * len(kinds), 3.2 * len(names)) as figure:
         grid = figure.subplots(len(names), len(kinds), squeeze=False, sharex=True, sharey="row")
         for name, panels in zip(names, grid, strict=True):
+            panels[0].set_ylabel(LABELS[name])
             for kind, axes in zip(kinds, panels, strict=True):
                 mine = [record for record in records if record["kind"] == kind]
                 for i, record in enumerate(mine):
                     label = f"{record['level']:g}: mean {record[name]:.2f}"
                     axes.plot(record[f"{name}_by_row"], label=label, color=f"C{i}", linewidth=1)
-                axes.set(title=kind, xlabel="row", ylabel=LABELS[name])
-                axes.legend(fontsize="small")
+                axes.set(title=kind, xlabel="row (agent steps)" if name == names[-1] else "")
+                axes.legend(fontsize="small", title=level_label(kind), title_fontsize="small")
                 axes.grid()
+            calm(panels[0])

@@ -21,7 +21,8 @@ from worldrl.config import Config
 from worldrl.envs import make_envs
 from worldrl.envs.corruption import CorruptionConfig
 from worldrl.errors import UserError
-from worldrl.report.plots import picture
+from worldrl.report.grids import level_label
+from worldrl.report.plots import COLOURS, MARKERS, draw_band, limits, picture
 from worldrl.statistics import mean_interval
 
 
@@ -69,18 +70,23 @@ def _returns(agent: Agent, config: Config, episodes: int, seed: int, particles: 
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Mean returns against the level, one panel per kind, each episode a faint point."""
+    """Mean returns against the level with their 95 % intervals, one panel per kind, each episode faintly."""
     records = results["records"]
     kinds = list(dict.fromkeys(record["kind"] for record in records))
+    lines = {"single": "one path", "marginal": f"mean over {results['particles'] + 1}"}
+    episodes = len(records[0]["single"])
+    note = f"mean and 95 % interval, {episodes} episodes" if episodes > 1 else "one episode: no interval"
     with picture(path, 4.5 * len(kinds), 3.6) as figure:
-        for kind, axes in zip(kinds, figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0], strict=True):
+        panels = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
+        panels[0].set(
+            ylabel="return (sum of rewards)", ylim=limits(record[name] for record in records for name in lines)
+        )
+        for kind, axes in zip(kinds, panels, strict=True):
             mine = [record for record in records if record["kind"] == kind]
-            levels = [record["level"] for record in mine]
-            for i, (name, label) in enumerate(
-                (("single", "one path"), ("marginal", f"mean over {results['particles'] + 1}"))
-            ):
-                axes.plot(levels, [np.mean(record[name]) for record in mine], "o-", color=f"C{i}", label=label)
-                axes.plot(levels, [record[name] for record in mine], ".", color=f"C{i}", alpha=0.3)
-            axes.set(title=kind, xlabel="corruption level", ylabel="return")
-            axes.legend()
+            for i, (name, label) in enumerate(lines.items()):
+                returns = np.transpose([record[name] for record in mine])
+                look = {"color": COLOURS[i], "marker": MARKERS[i], "label": label}
+                draw_band(axes, [record["level"] for record in mine], returns, look)
+            axes.set(title=kind, xlabel=level_label(kind))
+            axes.legend(title=note, title_fontsize="small")
             axes.grid()

@@ -8,7 +8,7 @@ observation of the context, held still, and the mean observation.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ import torch
 
 from worldrl.acting.episodes import own_randomness
 from worldrl.acting.recording import Episode
-from worldrl.acting.video import contact_sheet, save_video, strip
+from worldrl.acting.video import contact_sheet, save_video
 from worldrl.agent import Agent, require
 from worldrl.errors import UserError
 from worldrl.report.plots import picture
@@ -126,12 +126,31 @@ def save_pictures(found: Prediction, context: int, out: Path) -> list[Path]:
         length = rows[0].shape[1]
         shown = min(SHOWN, len(rows[0]))
         frames = (contact_sheet(np.concatenate([row[:shown, t] for row in rows]), shown) for t in range(length))
-        captions = ["seen" if t < context else f"{t + 1 - context} ahead" for t in range(length)]
+        captions = [f"{_name(t, context)}; rows: {', '.join(found._fields)}" for t in range(length)]
         paths.append(save_video(out / f"prediction_{key}.mp4", frames, FPS, captions))
         times = np.unique(np.linspace(0, length - 1, STRIP).astype(int))
-        picture = np.concatenate([row[0, times] for row in rows])
-        paths.append(strip(out / f"prediction_{key}.png", picture, len(times)))
+        shown_rows = {name: row[0, times] for name, row in zip(found._fields, rows, strict=True)}
+        paths.append(_save_strip(out / f"prediction_{key}.png", shown_rows, [_name(t, context) for t in times]))
     return paths
+
+
+def _name(t: int, context: int) -> str:
+    return "seen" if t < context else f"{t + 1 - context} ahead"
+
+
+def _save_strip(path: Path, rows: Mapping[str, np.ndarray], columns: Sequence[str]) -> Path:
+    """A row of pictures (T, H, W, 3) per name, a column per name."""
+    with picture(path, 0.8 * len(columns) + 1.2, 0.8 * len(rows) + 0.4) as figure:
+        grid = figure.subplots(len(rows), len(columns), squeeze=False)
+        for line, (name, frames) in zip(grid, rows.items(), strict=True):
+            for axes, frame in zip(line, frames, strict=True):
+                axes.imshow(frame)
+                axes.set(xticks=[], yticks=[])
+                axes.spines[:].set_visible(False)
+            line[0].set_ylabel(name, rotation="horizontal", ha="right", va="center")
+        for axes, name in zip(grid[0], columns, strict=True):
+            axes.set_title(name, fontsize="small")
+    return path
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
@@ -143,6 +162,9 @@ def draw(results: dict[str, Any], path: Path) -> None:
         ):
             for name, values in by_guess.items():
                 axes.plot(range(1, len(values) + 1), values, label=name.replace("_", " "))
-            axes.set(title=key, xlabel=f"rows after {results['context']} seen", ylabel="RMS error", ylim=(0, None))
+            unit = "255 is 1" if key in results["images"] else "standard deviations"
+            axes.set(xlabel=f"rows (agent steps) after {results['context']} seen", ylabel=f"RMS error ({unit})")
+            axes.set(title=key, ylim=(0, None))
+            axes.xaxis.get_major_locator().set_params(integer=True)
             axes.legend()
             axes.grid()

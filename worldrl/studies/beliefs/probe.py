@@ -19,10 +19,11 @@ from worldrl.acting.episodes import own_randomness
 from worldrl.acting.recording import Condition, Episode, Filtered, Recorder
 from worldrl.agent import Agent
 from worldrl.errors import UserError
-from worldrl.report.plots import picture
+from worldrl.report.plots import number_of, picture
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # on features of unit variance, beside a mean over rows
 UNTRAINED = 0x554E54  # seed key of the fresh weights
+ENOUGH = 3  # episodes to fit on
 STILL = 1e-6  # standard deviation below which a coordinate does not move
 
 
@@ -113,13 +114,26 @@ def measure(recorder: Recorder, by_kind: Mapping[str, Sequence[Condition]]) -> l
     return records
 
 
-def table(records: Sequence[dict[str, Any]]) -> str:
+def told(value: float) -> str:
+    """R squared in words: how far it is below 0 says nothing but that the probe is worse than the mean."""
+    return "of nothing that moves" if np.isnan(value) else f"{value:.2f}" if value >= 0 else "below 0"
+
+
+def doubt(episodes: int) -> str:
+    """What is to be said of a probe on so few episodes, half of which it is fitted on."""
+    fitted = -(-episodes // 2)
+    return f"; fitted on {number_of('episode', {fitted})}: too few to tell" if fitted < ENOUGH else ""
+
+
+def table(results: dict[str, Any]) -> str:
     """R squared of the trained (untrained) model, one row per coordinate and one column per condition, as Markdown."""
+    records = results["records"]
     heads = [f"{record['kind']}@{record['level']:g}" for record in records]
     lines = [f"| coordinate | {' | '.join(heads)} |", "|---" * (len(heads) + 1) + "|"]
     for name in records[0]["trained"]:
-        cells = [f"{record['trained'][name]:.2f} ({record['untrained'][name]:.2f})" for record in records]
+        cells = [f"{told(record['trained'][name])} ({told(record['untrained'][name])})" for record in records]
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += ["", f"R squared, trained (untrained){doubt(results['episodes'])}"]
     return "\n".join(lines) + "\n"
 
 
@@ -132,15 +146,16 @@ def draw(results: dict[str, Any], path: Path) -> None:
         height = np.arange(len(names))
         for shift, which in ((-0.2, "trained"), (0.2, "untrained")):
             bars.barh(height + shift, np.clip(list(records[0][which].values()), 0, 1), 0.4, label=which)
-        bars.set(yticks=height, yticklabels=names, xlim=(0, 1), xlabel="R squared at level 0, below 0 drawn as 0")
+        bars.set(yticks=height, yticklabels=names, xlim=(0, 1), xlabel="R squared at level 0 (below 0 drawn as 0)")
         bars.tick_params(axis="y", labelsize="small")
         bars.invert_yaxis()
         bars.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=2, frameon=False)  # not on the bars
         for i, kind in enumerate(dict.fromkeys(record["kind"] for record in records)):
             mine = [record for record in records if record["kind"] == kind]
             for which, style in (("trained", "o-"), ("untrained", "o:")):
-                values = [record[f"{which}_median"] for record in mine]
+                values = np.clip([record[f"{which}_median"] for record in mine], 0, 1)
                 lines.plot([r["level"] for r in mine], values, style, color=f"C{i}", label=f"{kind}, {which}")
-        lines.set(xlabel="corruption level", ylabel="median R squared", ylim=(min(0.0, lines.get_ylim()[0]), 1))
+        lines.set(xlabel="corruption level", ylabel="median R squared (below 0 drawn as 0)", ylim=(-0.02, 1))
+        lines.set_title(doubt(results["episodes"]).removeprefix("; "), fontsize="medium")
         lines.legend(fontsize="small")
         lines.grid()
