@@ -1,11 +1,10 @@
-"""Train an agent: ``python train.py agent=smac task=walker_walk seed=1``; see ``--help``."""
+"""Train an agent, as ``worldrl train`` does: ``python train.py agent=smac task=walker_walk seed=1``; see ``--help``."""
 
 from __future__ import annotations
 
 import sys
-from pathlib import Path
 
-from worldrl.cli import train_main
+from worldrl.commands.train import train_main
 
 if __name__ == "__main__":
-    sys.exit(train_main(sys.argv[1:], Path(__file__).resolve().parent / "configs"))
+    sys.exit(train_main(sys.argv[1:]))

@@ -7,11 +7,18 @@ from collections.abc import Callable
 import pytest
 import torch
 
+from worldrl import trust
 from worldrl.types import Batch, EnvSpec, ObsSpec, box
 
 STATE_SPEC = EnvSpec("toy", {"state": ObsSpec((5,), "float32")}, box(2))
 PIXEL_SPEC = EnvSpec("toy", {"pixels": ObsSpec((64, 64, 3), "uint8")}, box(2))
 BOTH_SPEC = EnvSpec("toy", {**PIXEL_SPEC.obs, **STATE_SPEC.obs}, box(2))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_toys() -> None:
+    """Run folders of these tests name their toys."""
+    trust.allow("tests")
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from worldrl.cli import check, expand, read_command_line
+from worldrl.commands.arguments import expand, read_command_line
+from worldrl.commands.train import make_job
+from worldrl.compose import compose
 from worldrl.envs import make_envs
 from worldrl.envs.make import EnvConfig
 from worldrl.errors import UserError
@@ -30,10 +32,10 @@ def fenced(document: Path, language: str) -> list[str]:
 
 
 def train_commands() -> Iterator[str]:
-    """The arguments of every ``python train.py`` that starts a new run."""
+    """The arguments of every ``python train.py`` and ``worldrl train`` that starts a new run."""
     for document in DOCUMENTS:
         for block in fenced(document, "bash"):
-            for arguments in re.findall(r"python train\.py (.*)", block.replace("\\\n", "")):
+            for arguments in re.findall(r"(?:python train\.py|worldrl train) (.*)", block.replace("\\\n", "")):
                 if "RUN_DIR" not in arguments and "--help" not in arguments:
                     yield arguments
 
@@ -52,12 +54,12 @@ def saved_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("arguments", list(train_commands()))
 def test_commands_compose(arguments: str) -> None:
     line = read_command_line(shlex.split(arguments, comments=True))
-    assert [check(job, ROOT / "configs", line.hydra) for job in expand(line.ours)]
+    assert [make_job(job, line) for job in expand(line.ours)]
 
 
 def test_a_wrong_command_would_be_found() -> None:
     with pytest.raises(UserError, match=r"unknown key 'head\.particles'"):
-        check({"agent": "smac", "head.particles": 4}, ROOT / "configs")
+        compose({"agent": "smac", "head.particles": 4})
 
 
 @pytest.mark.usefixtures("saved_examples")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,18 +13,18 @@ from torch import Tensor
 from tests.conftest import BOTH_SPEC, PIXEL_SPEC, STATE_SPEC
 from tests.fake_cuda import GPU, WAITS, OffTheGpuError, Strict, Transfers, fake_cuda, fake_graphs, storages
 from worldrl.agent import HEAD_ONLY, MODEL_ONLY, Agent
-from worldrl.cli import compose, preset_names
+from worldrl.compose import compose
 from worldrl.data.replay import Replay
+from worldrl.presets import preset_names
 from worldrl.training.speed import WARMUP_UPDATES, _flatten, _written_tensors, make_update
 from worldrl.types import Batch, EnvSpec, Extra
 
-PRESETS = Path(__file__).resolve().parents[1] / "configs"
-AGENTS = preset_names(PRESETS, "agent")
+AGENTS = preset_names("agent")
 
 
 def build(agent: str, precision: str = "fp32") -> Agent:
     """At full size: fake tensors have no memory, so that only the number of operators costs time."""
-    config = compose({"agent": agent, "precision": precision}, PRESETS)
+    config = compose({"agent": agent, "precision": precision})
     return Agent(config, PIXEL_SPEC if config.env.obs == "pixels" else STATE_SPEC)
 
 

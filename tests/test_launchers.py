@@ -48,7 +48,7 @@ def test_joblib_runs_side_by_side_and_goes_on_after_a_kill(tmp_path: Path) -> No
     told = (tmp_path / "second.out").read_text
     assert second.wait(180) == 0, told()
     assert frames(tmp_path) == [FRAMES, FRAMES]
-    assert told().splitlines()[-1] == "curves and tables: worldrl report runs/two"
+    assert told().splitlines()[-1] == "curves and tables: python -m worldrl report runs/two"
     for path in tmp_path.glob("runs/two/*/*/*/metrics.jsonl"):
         records = map(json.loads, path.read_text().splitlines())
         evaluated = [r["frames"] for r in records if "eval/return" in r]

@@ -569,7 +569,7 @@ BELIEF_MISTAKES = [
     (NoContextDim, "belief NoContextDim on state: found context_dim = None, expected a whole number, 1 or more"),
     (Frozen, "parameter gru.weight_ih takes no gradient, expected a buffer"),
     (Unused, "parameter spare.weight has no part in the losses"),
-    (NoLearningRate, "Config has no adam_eps, which the agent's optimiser reads"),
+    (NoLearningRate, "Config has no lr, which the agent's optimiser reads"),
     (LosesRows, r"gives feat of shape \(3, 5, 9\), expected \(3, 4, 9\) with \(B, T - lost_rows\) = \(3, 4\)"),
     (Attached, "gives feat with its graph, expected a detached tensor"),
     (OneParticle, r"gives particles of shape \(1, 3, 4, 9\), expected \(2, 3, 4, 9\)"),

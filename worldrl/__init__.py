@@ -1,6 +1,6 @@
 """World-model agents for continuous control.
 
-``worldrl.train(config)`` trains an agent from Python as ``train.py`` does from the command line;
+``worldrl.train(agent="sac", task="cheetah_run")`` trains an agent from Python as ``worldrl train`` does from a shell;
 ``worldrl.load(run_dir)`` gives the policy that a run has learned.
 """
 
@@ -10,13 +10,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from worldrl.cli import train
+    from worldrl.commands.train import train
     from worldrl.runs.trained import load
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "load", "train"]
 
-_HOME = {"load": "runs.trained", "train": "cli"}
+_HOME = {"load": "runs.trained", "train": "commands.train"}
 
 
 def __getattr__(name: str) -> Any:

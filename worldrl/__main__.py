@@ -20,8 +20,8 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "train": Command("worldrl.cli", "train_main", "train an agent, or resume a run"),
-    "eval": Command("worldrl.cli", "eval_main", "play episodes with a trained agent; robustness grids"),
+    "train": Command("worldrl.commands.train", "train_main", "train an agent, or resume a run"),
+    "eval": Command("worldrl.commands.evaluate", "eval_main", "play episodes with a trained agent; robustness grids"),
     "report": Command("worldrl.report.__main__", "main", "learning curves and statistics of many runs"),
     "look": Command("worldrl.commands.look", "main", "what a trained agent's belief knows"),
     "studies": Command("worldrl.studies.__main__", "main", "the papers' studies of estimators and policies"),

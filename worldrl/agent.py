@@ -197,9 +197,19 @@ def build_parts(config: Config, spec: EnvSpec) -> tuple[BeliefModel, Head]:
 def check_parts(config: Config) -> None:
     """Refuse parts that do not go together before there is an environment: they are built once, for any task."""
     obs = {key: ANY_OBS[key] for key in ANY_OBS if config.env.obs in (key, "both")}
-    with torch.random.fork_rng(devices=[]):
-        model, _ = build_parts(config, EnvSpec(config.task, obs, box(2)))
-    check_length(config, model)
+    if parts := sketch_parts(config, EnvSpec(config.task, obs, box(2))):
+        check_length(config, parts[0])
+
+
+def sketch_parts(config: Config, spec: EnvSpec) -> tuple[BeliefModel, Head] | None:
+    """``build_parts`` without numbers in the weights, which takes no memory; ``None`` for classes that need them."""
+    try:
+        with torch.device("meta"), torch.random.fork_rng(devices=[]):
+            return build_parts(config, spec)
+    except UserError:
+        raise
+    except Exception:  # a user's own class may read its weights; what is wrong with it shows when it is built
+        return None
 
 
 def check_length(config: Config, model: BeliefModel) -> None:

@@ -8,62 +8,62 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
-import re
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import AliasEvent, YAMLError
 
-from worldrl.envs.corruption import LEVELS, check_level
 from worldrl.envs.make import EnvConfig
 from worldrl.errors import UserError, unknown, wrong
+from worldrl.fields import Device, Every, Frames, Label, NotNegative, OneOf, Range, Samples, SomeFrames, rules
 from worldrl.files import damaged, read_text
-from worldrl.registry import AGENTS, DEFAULTS, OWN_POLICY, PARTS, agent_label, canonical, load_class
+from worldrl.registry import DEFAULTS, OWN_POLICY, PARTS, agent_label, canonical, load_class
+from worldrl.trust import check_allowed
 
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    capacity: int = 1_000_000  # rows (agent steps, and one more per episode) over all environments
-    batch: int = 50  # B
-    length: int = 50  # T
-    device: str = "auto"  # auto: on the GPU when it fits
+    capacity: Annotated[int, Range(2, 1e12)] = 1_000_000  # rows (agent steps, and one more per episode) of all streams
+    batch: Samples = 50  # B
+    length: Annotated[int, Range(2, 100_000)] = 50  # T
+    device: Device = "auto"  # auto: on the GPU when it fits
 
 
 @dataclass(frozen=True)
 class ScheduleConfig:
     """When to act at random and when to learn; the unit of time is the frame (agent step x action repeat)."""
 
-    prefill: int = 10_000  # frames of uniform random actions before the first update
-    pretrain: int = 0  # model-only updates right after the prefill
-    updates_per_1000_frames: float = 100.0
-    model_every: int = 1  # the belief model learns at every n-th update, the head at each; 0: never (with init_from)
-    action_noise: float = 0.3  # std of Gaussian noise added to training actions, 0 is off
+    prefill: Frames = 10_000  # frames of uniform random actions before the first update
+    pretrain: Annotated[int, Range(0, 1e9)] = 0  # model-only updates right after the prefill
+    updates_per_1000_frames: Annotated[float, Range(0, 100_000)] = 100.0
+    model_every: Every = 1  # the belief model learns at every n-th update, the head at each; 0: never (with init_from)
+    action_noise: NotNegative = 0.3  # std of Gaussian noise added to training actions, 0 is off
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    every: int = 10_000  # frames, 0 is never
-    episodes: int = 5
+    every: Frames = 10_000  # frames, 0 is never
+    episodes: Annotated[int, Range(1, 100_000)] = 5
     video: bool = True  # of the first evaluation episode
 
 
 @dataclass(frozen=True)
 class LogConfig:
-    every: int = 1_000  # frames
+    every: SomeFrames = 1_000  # frames
     tensorboard: bool = True
     progress: bool = True
 
 
 @dataclass(frozen=True)
 class CheckpointConfig:
-    minutes: float = 10.0
+    minutes: Annotated[float, Range(0, 1e6, above=True)] = 10.0
     replay: bool = True  # without it a resumed run starts from an empty replay and is not exact
 
 
@@ -72,11 +72,11 @@ class Config:
     """One run. ``belief``, ``head`` and ``policy`` hold ``name`` and the fields of that class's own ``Config``."""
 
     task: str = "walker_walk"
-    agent: str = "smac"  # a label; its parts say what it is
-    seed: int = 1
-    frames: int = 1_000_000
+    agent: Label = "smac"  # a label; its parts say what it is
+    seed: Annotated[int, Range(0, 2**32 - 1)] = 1
+    frames: SomeFrames = 1_000_000
     init_from: str = ""  # a run folder: start with its trained belief model
-    init_from_checkpoint: str = "last"  # last | best
+    init_from_checkpoint: Annotated[str, OneOf("last", "best")] = "last"
     belief: dict[str, Any] = field(default_factory=lambda: {"name": "rssm"})
     head: dict[str, Any] = field(default_factory=lambda: {"name": "smac"})
     policy: dict[str, Any] = field(default_factory=lambda: {"name": OWN_POLICY})
@@ -86,60 +86,17 @@ class Config:
     eval: EvalConfig = field(default_factory=EvalConfig)
     log: LogConfig = field(default_factory=LogConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
-    device: str = "auto"  # auto | cpu | cuda | cuda:N
-    precision: str = "auto"  # auto | fp32 | bf16 | fp16
-    speed: str = "eager"  # eager | compile | capture
+    device: Device = "auto"
+    precision: Annotated[str, OneOf("auto", "fp32", "bf16", "fp16")] = "auto"
+    speed: Annotated[str, OneOf("eager", "compile", "capture")] = "eager"
     deterministic: bool = False  # deterministic cuDNN kernels, slower
-    threads: int = 0  # torch CPU threads, 0: torch's own choice
+    threads: Annotated[int, Range(0, 1_024)] = 0  # torch CPU threads, 0: torch's own choice
 
 
 # --- what a value may be ----------------------------------------------------------------------------------------------
 
 CONFIG_FILE = "config.yaml"
 YAML_BYTES = 2**18  # of a file of settings, which takes a second to parse
-FOREIGN = "sb3_"  # begins the labels of agents that are not ours (``worldrl.commands.baseline``)
-
-CHOICES: dict[str, tuple[str, ...]] = {
-    "env.obs": ("pixels", "state", "both"),
-    "env.render.backend": ("auto", "egl", "osmesa", "glfw"),
-    "env.render.quality": ("full", "fast"),
-    "env.corruption.apply": ("train", "eval", "both"),
-    "init_from_checkpoint": ("last", "best"),
-    "precision": ("auto", "fp32", "bf16", "fp16"),
-    "speed": ("eager", "compile", "capture"),
-}
-PATTERNS: dict[str, tuple[str, str]] = {
-    "device": (r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N"),
-    "replay.device": (r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N"),
-    "agent": (r"[^/\\\s]+", "a label without blanks and slashes"),
-}
-MINIMUM: dict[str, float] = {
-    "seed": 0,
-    "frames": 1,
-    "threads": 0,
-    "env.action_repeat": 1,
-    "env.num_envs": 1,
-    "env.render.camera": -1,
-    "env.corruption.burst_length": 1,
-    "replay.capacity": 2,
-    "replay.batch": 1,
-    "replay.length": 2,
-    "schedule.prefill": 0,
-    "schedule.pretrain": 0,
-    "schedule.updates_per_1000_frames": 0.0,
-    "schedule.model_every": 0,
-    "schedule.action_noise": 0.0,
-    "eval.every": 0,
-    "eval.episodes": 1,
-    "log.every": 1,
-}
-POSITIVE = ("env.timeout_s", "checkpoint.minutes")
-# Settings of beliefs, heads and policies, by the field's usual names; any other count is 0 or more.
-SIZES = ("units", "hidden", "stoch", "deter", "depth", "z1", "z2", "reward_units", "vector_units", "latent", "critics")
-SHARES = ("gamma", "lam", "tau")
-ABOVE_ZERO = ("init_std", "init_alpha", "min_std", "adam_eps")
-IMAGE_SIZE = 64
-MAX_SEED = 2**32 - 1
 
 MAY_CHANGE = ("frames", "eval.*", "log.*", "checkpoint.*", "env.timeout_s")  # on resume
 
@@ -147,37 +104,6 @@ MAY_CHANGE = ("frames", "eval.*", "log.*", "checkpoint.*", "env.timeout_s")  # o
 def may_change(key: str) -> bool:
     """Whether a resumed run may set this dotted key anew."""
     return any(key == name or (name.endswith(".*") and key.startswith(name[:-1])) for name in MAY_CHANGE)
-
-
-def _check_range(key: str, value: Any) -> None:
-    """Refuse a value of the right type that makes no sense; the message says key, found, expected."""
-    if key in CHOICES and value not in CHOICES[key]:
-        raise unknown(f"value of {key}", value, CHOICES[key])
-    if key in PATTERNS and not re.fullmatch(PATTERNS[key][0], value):
-        raise wrong(key, value, PATTERNS[key][1])
-    if key in MINIMUM and value < MINIMUM[key]:
-        raise wrong(key, value, f"{MINIMUM[key]:g} or more")
-    if key in POSITIVE and value <= 0:
-        raise wrong(key, value, "more than 0")
-    group, _, name = key.rpartition(".")
-    if group == "env.corruption" and name in LEVELS:
-        check_level(key, name, value)
-    if key == "seed" and value > MAX_SEED:
-        raise wrong(key, value, f"at most {MAX_SEED}")
-    if key == "env.render.size" and value != IMAGE_SIZE:
-        raise wrong(key, value, f"{IMAGE_SIZE}: the networks are built for {IMAGE_SIZE} x {IMAGE_SIZE} images only")
-
-
-def _check_part_range(key: str, name: str, value: Any) -> None:
-    """The same for a setting of a registered part; a user's own class judges its settings itself."""
-    if isinstance(value, int) and value < (least := int(name in (*SIZES, "critic_layers"))):
-        raise wrong(key, value, f"{least} or more")
-    if name in SHARES and not 0 <= value <= 1:
-        raise wrong(key, value, "a number in [0, 1]")
-    if name in ABOVE_ZERO and value <= 0:
-        raise wrong(key, value, "more than 0")
-    if (name == "lr" or name.endswith("_lr")) and value < 0:
-        raise wrong(key, value, "0 or more")
 
 
 def _check_together(config: Config) -> None:
@@ -202,8 +128,16 @@ _NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "tex
 
 
 def _typed(key: str, value: Any, hint: Any) -> Any:
-    """``value`` as the annotated type; int passes for float, a whole float for int, a list for a tuple."""
+    """``value`` as the annotated type, within its range; int passes for float, a whole float for int, list for tuple.
+
+    The only place where a setting is judged by its field.
+    """
     origin = typing.get_origin(hint)
+    if origin is Annotated:
+        value = _typed(key, value, typing.get_args(hint)[0])
+        for rule in rules(hint):
+            rule.check(key, value)
+        return value
     if origin is Literal:
         return _typed_literal(key, value, typing.get_args(hint))
     if origin in (typing.Union, types.UnionType):
@@ -281,8 +215,8 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def config_from_dict(settings: Mapping[str, Any]) -> Config:
     """Checked settings from nested or dotted ones; what is missing takes its default.
 
-    ``agent`` alone brings its belief, head and policy. Each of them may be a name or a dict with ``name``; its other
-    fields are those of that class's own ``Config``, and all of them are filled in.
+    No preset is read: ``agent`` is a label of the parts that are given. Each of them may be a name or a dict with
+    ``name``; its other fields are those of that class's own ``Config``, and all of them are filled in.
 
     Raises:
         UserError: one line for an unknown key (with the nearest ones), a wrong type or a wrong value.
@@ -293,11 +227,6 @@ def config_from_dict(settings: Mapping[str, Any]) -> Config:
     check_keys(flat, {*known, *PARTS})
     values = {key: _typed(key, flat.get(key, default), hint) for key, (hint, default) in known.items()}
     values["agent"] = agent
-    for key, value in values.items():
-        _check_range(key, value)
-        kind, _, name = key.partition(".")
-        if kind in PARTS and parts[kind] in PARTS[kind]:
-            _check_part_range(key, name, value)
     config = _assemble(Config, "", {**values, **_part_dicts(values, parts)})
     _check_together(config)
     return config
@@ -374,19 +303,20 @@ def _last(key: str) -> str:
 
 def _agent_and_parts(flat: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
     """The label and the registered names of the parts."""
-    agent = _typed("agent", flat.get("agent", "smac"), str)
-    usual = {**DEFAULTS, **AGENTS.get(agent, AGENTS["smac"])}
-    if agent not in AGENTS and not {"belief", "head"} <= set(flat):
-        raise unknown("agent", agent, AGENTS)
+    plain = Config()
+    usual = {**DEFAULTS, "belief": plain.belief["name"], "head": plain.head["name"]}
     parts = {kind: canonical(kind, _typed(kind, flat.get(kind, usual[kind]), str)) for kind in PARTS}
-    if agent in AGENTS or "agent" not in flat:
-        agent = agent_label(agent, usual, **parts)
-    return agent, parts
+    if "agent" not in flat:
+        return agent_label(plain.agent, usual, **parts), parts
+    if not {"belief", "head"} <= set(flat):
+        fix = "worldrl.train and worldrl.compose.compose take them from its preset"
+        raise wrong("agent", flat["agent"], "belief and head beside this label", fix)
+    return _typed("agent", flat["agent"], str), parts
 
 
 def _leaves(cls: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
     """Dotted key -> (type, default) of a dataclass and those inside it; the parts are left out."""
-    hints = typing.get_type_hints(cls)
+    hints = typing.get_type_hints(cls, include_extras=True)
     found: dict[str, tuple[Any, Any]] = {}
     for item in dataclasses.fields(cls):
         hint, key = hints[item.name], prefix + item.name
@@ -477,7 +407,8 @@ def load_config(run_dir: Path, **changes: Any) -> Config:
     """The settings of a run folder; ``changes`` are dotted keys with new values (``**{"eval.every": 100}``).
 
     Raises:
-        UserError: no run in the folder, or settings that do not pass ``config_from_dict``.
+        UserError: no run in the folder, settings that do not pass ``config_from_dict``, or code from outside of the
+            package that nobody has allowed (``worldrl.trust``).
     """
     path = Path(run_dir) / CONFIG_FILE
     if not path.is_file():
@@ -485,13 +416,16 @@ def load_config(run_dir: Path, **changes: Any) -> Config:
     stored = flatten(read_yaml(path))
     if not stored:
         raise UserError(f"{path} is empty, expected the settings of the run; put it back")
-    if str(stored.get("agent", "")).startswith(FOREIGN):
-        raise UserError(f"{run_dir} holds a run of Stable-Baselines3: worldrl report reads it, nothing else here does")
+    if not {"belief", "head"} <= set(stored) and "agent" in stored:
+        raise UserError(str(path), "no belief and head", "a run of worldrl train", "worldrl report reads other runs")
+    check_allowed(path, stored)
     try:
-        config_from_dict(stored)
+        return config_from_dict({**stored, **changes})
     except UserError as error:
-        raise UserError(f"{path}: {error}") from error
-    return config_from_dict({**stored, **changes})
+        if changes:
+            load_config(run_dir)  # it is the file that is wrong, or the changes
+            raise
+        raise error.inside(path) from error
 
 
 HOW = ("agent", "device", "precision", "speed", "threads", "deterministic")  # a label, and how a run is computed
@@ -508,6 +442,8 @@ def check_unchanged(run_dir: Path, trained: Mapping[str, Any], agent_only: bool 
         UserError: the first setting that differs.
     """
     path = Path(run_dir) / CONFIG_FILE
+    check_allowed(path, flatten(read_yaml(path)))
+    check_allowed(f"{run_dir}: its checkpoint", flatten(trained))
     stored, then = flatten(read_yaml(path)), flatten(config_to_dict(config_from_dict(trained)))
     now = flatten(config_to_dict(config_from_dict(stored)))
     for key in sorted(now.keys() | then.keys()):
@@ -539,20 +475,8 @@ def world_of(run_dir: str) -> dict[str, Any]:
     try:
         stored = flatten(config_to_dict(load_config(Path(run_dir))))
     except UserError as error:
-        raise UserError(f"init_from: {error}") from error
+        raise error.inside("init_from") from error
     return {k: v for k, v in stored.items() if k in ("task", "belief") or k.startswith(("env.", "belief."))}
-
-
-def with_world(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings, dotted, over the task, environment and belief of the run that ``init_from`` names, if any."""
-    flat = flatten(settings)
-    run_dir = _typed("init_from", flat.get("init_from", ""), str)
-    if not run_dir:
-        return flat
-    world = world_of(run_dir)
-    if canonical("belief", flat.get("belief", world["belief"])) != world["belief"]:  # refused later, by its name
-        world = {key: value for key, value in world.items() if not key.startswith("belief.")}
-    return {**world, **flat}
 
 
 def check_same_belief(config: Config) -> None:

@@ -28,6 +28,10 @@ class UserError(Exception):
         super().__init__(where, found, expected, fix)
         self.where, self.found, self.expected, self.fix = where, found, expected, fix
 
+    def inside(self, where: object) -> UserError:
+        """The same error, met while reading ``where``."""
+        return UserError(f"{where}: {self.where}", self.found, self.expected, self.fix)
+
     def __str__(self) -> str:
         pairs = (("found", self.found), ("expected", self.expected))
         said = ", ".join(f"{word} {text}" for word, text in pairs if text)

@@ -1,55 +1,47 @@
-"""The only place that knows algorithms by name: names to classes, and agents to their parts."""
+"""Names of parts: a file in ``beliefs/``, ``heads/`` or ``policies/`` is one, and the class in it with a ``Config``.
+
+``heads/mpo.py`` with ``class MPO`` is ``head=mpo``: there is no table to write it into.
+"""
 
 from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from worldrl.errors import UserError, unknown
 
-BELIEFS: dict[str, str] = {
-    "identity": "worldrl.beliefs.identity:Identity",
-    "rssm": "worldrl.beliefs.rssm:RSSM",
-    "slac": "worldrl.beliefs.slac:SLAC",
-}
-HEADS: dict[str, str] = {
-    "sac": "worldrl.heads.sac:SAC",
-    "td3": "worldrl.heads.td3:TD3",
-    "ddpg": "worldrl.heads.ddpg:DDPG",
-    "pmoe": "worldrl.heads.pmoe:PMOE",
-    "dreamer": "worldrl.heads.dreamer:Dreamer",
-    "smac": "worldrl.heads.smac:SMAC",
-    "slac": "worldrl.heads.slac:SLAC",
-    "value_sac": "worldrl.heads.value_sac:ValueSAC",
-    "miracle": "worldrl.heads.miracle:MIRACLE",
-    "virel": "worldrl.heads.virel:VIREL",
-}
-OWN_POLICY = "own"
-POLICIES: dict[str, str] = {
-    OWN_POLICY: "worldrl.policies:Own",
-    "flow": "worldrl.policies.flow:Flow",
-    "mixture": "worldrl.policies.mixture:Mixture",
-    "latent": "worldrl.policies.latent:LatentGaussian",
-}
+FOLDERS = {"belief": "beliefs", "head": "heads", "policy": "policies"}
+
+
+def _find(folder: str) -> dict[str, str]:
+    """File name -> ``module:Class`` of the parts in a folder, read from the source: nothing is imported for it."""
+    found = {}
+    for path in sorted((Path(__file__).parent / folder).glob("*.py")):
+        name = _class_with_settings(path.read_text(encoding="utf-8"))
+        if name:
+            found[path.stem] = f"worldrl.{folder}.{path.stem}:{name}"
+    return found
+
+
+def _class_with_settings(source: str) -> str:
+    """The first class that has a ``Config`` of its own inside, or nothing."""
+    inside = ""
+    for line in source.splitlines():
+        if top := re.match(r"class (\w+)", line):
+            inside = top[1]
+        elif inside and re.match(r"    class Config\b", line):
+            return inside
+    return ""
+
+
+PARTS: dict[str, dict[str, str]] = {kind: _find(folder) for kind, folder in FOLDERS.items()}
+BELIEFS, HEADS, POLICIES = PARTS["belief"], PARTS["head"], PARTS["policy"]
 ALIASES: dict[str, dict[str, str]] = {"belief": {}, "head": {"latent_sac": "sac"}, "policy": {}}
-AGENTS: dict[str, dict[str, str]] = {  # whose parts make them; others are presets that also have settings
-    "smac": {"belief": "rssm", "head": "smac"},
-    "latent_sac": {"belief": "rssm", "head": "sac"},
-    "dreamer": {"belief": "rssm", "head": "dreamer"},
-    "slac": {"belief": "slac", "head": "slac"},
-    "sac": {"belief": "identity", "head": "sac"},
-    "td3": {"belief": "identity", "head": "td3"},
-    "ddpg": {"belief": "identity", "head": "ddpg"},
-    "flow_sac": {"belief": "identity", "head": "sac", "policy": "flow"},
-    "moe_sac": {"belief": "identity", "head": "sac", "policy": "mixture"},
-    "pmoe_sac": {"belief": "identity", "head": "pmoe"},
-    "smac_state": {"belief": "identity", "head": "sac", "policy": "latent"},
-    "miracle": {"belief": "identity", "head": "miracle"},
-    "virel": {"belief": "identity", "head": "virel"},
-}
-PARTS: dict[str, dict[str, str]] = {"belief": BELIEFS, "head": HEADS, "policy": POLICIES}
+OWN_POLICY = "own"
 DEFAULTS: dict[str, str] = {"policy": OWN_POLICY}  # parts that an agent need not name
 
 

@@ -8,6 +8,7 @@ import json
 import math
 import os
 import select
+import shlex
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn, ParamSpec
@@ -44,11 +45,22 @@ def _output_is_closed() -> bool:
     return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
+def pasted(name: str, *arguments: object) -> str:
+    """A command of this program, ready to be pasted into a shell, whatever its arguments are called."""
+    return shlex.join(["python", "-m", "worldrl", name, *map(str, arguments)])
+
+
 class Parser(argparse.ArgumentParser):
     """An argument parser that raises ``UserError`` where another prints a usage block and exits."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{message}; see --help")
+
+
+def add_allow(parser: argparse.ArgumentParser) -> None:
+    """The option ``--allow`` of every command that reads a run folder."""
+    told = "a module outside of worldrl that the run may import; more: --allow again"
+    parser.add_argument("--allow", action="append", default=[], metavar="MODULE", help=told)
 
 
 def number(text: str) -> float:

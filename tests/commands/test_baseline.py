@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import worldrl
-from worldrl.cli import train
+from worldrl import train
 from worldrl.commands import baseline as sb3
 from worldrl.envs.make import make_env
 from worldrl.envs.vector import make_envs
@@ -64,7 +64,7 @@ def test_the_report_shows_it_beside_our_own_agents(run: Path, tmp_path: Path) ->
 
 
 def test_it_cannot_be_loaded_as_one_of_our_own(run: Path) -> None:
-    with pytest.raises(UserError, match=r"holds a run of Stable-Baselines3"):
+    with pytest.raises(UserError, match="found no belief and head, expected a run of worldrl train"):
         worldrl.load(run)
 
 
@@ -88,8 +88,8 @@ def test_episodes_start_where_those_of_our_own_runs_start() -> None:
         (["ppo", "frames=-1"], "frames: found -1"),
         (["ppo", "seed=1,2"], "found seed=1,2: a baseline is one run"),
         (["ppo", "-m"], "found -m: a baseline is one run"),
-        (["ppo", "--cfg", "job"], "found --cfg: of train.py alone"),
-        (["ppo", "hydra.run.dir=x"], "found hydra.run.dir=x: of train.py alone; dir= is the run folder"),
+        (["ppo", "--cfg", "job"], "found --cfg: of worldrl train only"),
+        (["ppo", "hydra.run.dir=x"], "found hydra.run.dir=x: of worldrl train only; dir= is the run folder"),
     ],
 )
 def test_wrong_use_ends_in_one_line(

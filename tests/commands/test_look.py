@@ -12,7 +12,7 @@ import pytest
 from tests.toy_runs import SLAC, SMALL, STATE_SAC, make_run
 from worldrl.acting.recording import Episode, Filtered, Recorder, conditions, filter_rows
 from worldrl.commands.look import main
-from worldrl.config import config_from_dict
+from worldrl.compose import compose
 from worldrl.errors import UserError
 from worldrl.runs.trained import load_agent
 from worldrl.studies.beliefs import doubt as noise
@@ -109,7 +109,7 @@ def test_any_number_among_the_corruption_settings_is_a_kind(state_run: Path) -> 
 
 
 def test_bursts_have_the_length_asked_for() -> None:
-    config = config_from_dict({"task": "cartpole_balance", "agent": "sac", "env.obs": "state"})
+    config = compose({"task": "cartpole_balance", "agent": "sac"})
     for asked, length in ((None, config.env.corruption.burst_length), (3, 3)):
         found = conditions(config, ["bursts"], [0.3], asked)["bursts"]
         assert [(c.level, c.config.env.corruption.burst_length) for c in found] == [(0.0, length), (0.3, length)]

@@ -352,7 +352,7 @@ def test_where_it_applies() -> None:
         ({"blur": 100.0}, r"corruption.blur: found 100.0, expected a standard deviation in pixels in \[0, 64\]"),
         ({"gaussian": float("nan")}, r"corruption.gaussian: found nan"),
         ({"gaussian": float("inf")}, r"corruption.gaussian: found inf"),
-        ({"burst_length": 0}, r"corruption.burst_length=0: expected 1 row or more"),
+        ({"burst_length": 0}, r"corruption.burst_length: found 0, expected 1 or more"),
         ({"apply": "trian"}, r"unknown corruption.apply 'trian'; did you mean: train"),
     ],
 )

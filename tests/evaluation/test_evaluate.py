@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from worldrl.cli import eval_main
+
 from worldrl.config import config_from_dict
 from worldrl.evaluation.evaluate import evaluate_run, told
 from worldrl.training.loop import train

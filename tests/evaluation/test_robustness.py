@@ -15,9 +15,10 @@ import torch
 from gymnasium import spaces
 from scipy import stats
 
+from worldrl import train
 from worldrl.acting.episodes import AgentActs, run_episodes
 from worldrl.agent import Agent
-from worldrl.cli import eval_main, train
+from worldrl.commands.evaluate import eval_main
 from worldrl.config import Config, config_from_dict, load_config
 from worldrl.envs import episode_seed, make_envs
 from worldrl.envs.corruption import Noise

@@ -105,8 +105,6 @@ def test_it_learns_the_marginal_of_what_it_is_given() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"marginal_samples": 0}, r"head.marginal_samples: found 0, expected 1 or more"),
-        ({"marginal_actions": -1}, r"head.marginal_actions: found -1, expected 0 or more"),
         ({"marginal_log_var": (1.0, 0.0)}, r"head.marginal_log_var: found \(1.0, 0.0\), expected"),
     ],
 )

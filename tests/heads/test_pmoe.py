@@ -10,7 +10,6 @@ from tests.oracles import pmoe as oracle
 from tests.oracles.side_by_side import compare, plain_agent, random_rows
 from tests.test_agent import build as build_agent
 from worldrl.beliefs.identity import Identity
-from worldrl.errors import UserError
 from worldrl.heads.pmoe import PMOE, gate_loss
 
 SMALL = PMOE.Config(units=16, actor_layers=2, critic_layers=2, experts=3)
@@ -44,11 +43,6 @@ def test_the_best_expert_alone_learns_from_the_objective_and_the_gate_from_its_o
     for part in (mean, raw):
         moved = part.unflatten(0, (3, 2)).abs() > 0
         assert torch.equal(moved, (torch.arange(3) == best.item())[:, None].expand(3, 2))
-
-
-def test_no_experts_are_refused() -> None:
-    with pytest.raises(UserError, match=r"head\.experts: found 0"):
-        PMOE.Config(experts=0)
 
 
 def test_updates_are_the_oracles() -> None:

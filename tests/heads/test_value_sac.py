@@ -10,7 +10,6 @@ from tests.oracles import value_sac as oracle
 from tests.oracles.side_by_side import compare, plain_agent, random_rows
 from tests.test_agent import build as build_agent
 from worldrl.beliefs.identity import Identity
-from worldrl.errors import UserError
 from worldrl.heads.value_sac import ValueSAC
 
 SMALL = ValueSAC.Config(units=16, tau=0.1, reward_scale=3.0, init_alpha=0.4)
@@ -45,11 +44,6 @@ def test_a_learned_temperature_follows_the_entropy(make_batch) -> None:
         batch = make_batch(STATE_SPEC)
         head.update("update", batch, model.observe(batch, 0)[0], model)
         assert (float(head.log_alpha.detach()) > 0) == rises
-
-
-def test_a_reward_scale_of_zero_is_refused() -> None:
-    with pytest.raises(UserError, match=r"head.reward_scale: found 0.0, expected more than 0"):
-        ValueSAC.Config(reward_scale=0.0)
 
 
 @pytest.mark.parametrize("policy", ["own", "mixture"])

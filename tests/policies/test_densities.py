@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import distributions, nn
 
-from worldrl.errors import UserError
 from worldrl.policies.flow import Flow
 from worldrl.policies.mixture import Mixture
 from worldrl.types import Draw
@@ -120,16 +119,3 @@ def test_one_action_is_drawn_by_its_weight() -> None:
     assert picked.shape == (50_000, 2)
     torch.testing.assert_close(picked[:, 0].long().bincount() / 50_000, weight[:, 0], atol=0.01, rtol=0)
     assert torch.equal(Draw(action[:1], action[:1], weight[:1]).one(), action[0])
-
-
-@pytest.mark.parametrize(
-    ("config", "words"),
-    [
-        (lambda: Flow.Config(blocks=1), "policy.blocks: found 1, expected 2 or more"),
-        (lambda: Flow.Config(max_log_scale=0.0), "policy.max_log_scale: found 0.0, expected more than 0"),
-        (lambda: Mixture.Config(0), "policy.components: found 0, expected 1 or more"),
-    ],
-)
-def test_settings_that_make_no_sense_are_refused(config, words: str) -> None:
-    with pytest.raises(UserError, match=words):
-        config()

@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from tests.training.test_loop import STATE, assert_same_run, make_trainer, records
-from worldrl.cli import compose, load_config, train
-from worldrl.config import config_from_dict, with_world
+from worldrl import train
+from worldrl.compose import compose
+from worldrl.config import config_from_dict, config_to_dict, flatten, load_config
 from worldrl.errors import UserError
 from worldrl.runs.checkpoint import Checkpoints
 from worldrl.training.loop import resume
 from worldrl.types import box
 
-PRESETS = Path(__file__).resolve().parents[2] / "configs"
 HEAD = {"head": "sac", "head.units": 8}
 NEW = {k: v for k, v in STATE.items() if not k.startswith(("belief", "head", "env", "task"))} | {
     **HEAD,
@@ -45,10 +45,10 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 def test_a_new_run_starts_with_the_weights_and_in_the_world_of_the_other(
     trained: Path, tmp_path: Path, which: str
 ) -> None:
-    settings = with_world({**NEW, "init_from": str(trained), "init_from_checkpoint": which})
-    ours, theirs = config_from_dict(settings), load_config(trained)
+    settings = {**NEW, "init_from": str(trained), "init_from_checkpoint": which}
+    ours, theirs = compose(settings), load_config(trained)
     assert (ours.belief, ours.env, ours.task) == (theirs.belief, theirs.env, theirs.task)
-    trainer = make_trainer(settings, tmp_path / "run")
+    trainer = make_trainer(flatten(config_to_dict(ours)), tmp_path / "run")
     trainer.close()
     assert same(trainer.agent.model.state_dict(), weights(trained, which))
     assert trainer.agent.updates == trainer.experience.now == 0
@@ -140,17 +140,17 @@ def test_the_action_size_and_the_weights_must_fit(trained: Path, tmp_path: Path)
 
 def test_arguments_beat_the_other_run_which_beats_every_preset(trained: Path) -> None:
     theirs, start = load_config(trained), {"init_from": str(trained)}
-    config = compose({**start, "agent": "sac"}, PRESETS)
+    config = compose({**start, "agent": "sac"})
     assert (config.agent, config.belief, config.env) == ("sac@rssm", theirs.belief, theirs.env)
     assert config.replay.length == 2  # replay and schedule are those of the new agent
-    config = compose({**start, "experiment": "quickstart", "agent": "dreamer"}, PRESETS)
+    config = compose({**start, "experiment": "quickstart", "agent": "dreamer"})
     assert (config.agent, config.belief, config.task) == ("dreamer", theirs.belief, theirs.task)
-    config = compose({**start, "head": "sac", "task": "cartpole_balance", "env.num_envs": 2, "belief.lr": 1.0}, PRESETS)
+    config = compose({**start, "head": "sac", "task": "cartpole_balance", "env.num_envs": 2, "belief.lr": 1.0})
     assert (config.task, config.env.num_envs, config.belief["lr"]) == ("cartpole_balance", 2, 1.0)
-    assert compose({**start, "env": "dmc_pixels"}, PRESETS).env.obs == "pixels"
+    assert compose({**start, "env": "dmc_pixels"}).env.obs == "pixels"
 
 
 @pytest.mark.parametrize(("key", "value"), [("belief", "identity"), ("belief.stoch", 9)])
 def test_an_argument_that_asks_for_another_belief_is_refused(trained: Path, key: str, value: Any) -> None:
     with pytest.raises(UserError, match=f"^{key}: found {value!r}, expected .* leave it out to take it from there"):
-        compose({"init_from": str(trained), key: value}, PRESETS)
+        compose({"init_from": str(trained), key: value})

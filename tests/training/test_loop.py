@@ -21,9 +21,9 @@ import pytest
 import torch
 
 from tests.toy_runs import STATE_SAC
+from worldrl import train
 from worldrl.acting import episodes
-from worldrl.cli import load_config, train
-from worldrl.config import config_from_dict, save_config
+from worldrl.config import config_from_dict, load_config, save_config
 from worldrl.envs import WorkerError
 from worldrl.envs.stream import EVAL
 from worldrl.envs.workers import Failure

@@ -17,8 +17,7 @@ class Identity(nn.Module):
 
     @dataclass(frozen=True)
     class Config:
-        lr: float = 0.0  # nothing to learn
-        grad_clip: float = 0.0
+        pass
 
     lost_rows: ClassVar[int] = 0
 

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from worldrl.errors import UserError
+from worldrl.fields import AnySamples, Layers, NotNegative, Positive, Rate, Width
 from worldrl.nn.conv import ImageDecoder, ImageEncoder, to_blocks, to_pixels
 from worldrl.nn.functional import elu_, normal_entropy, normal_kl
 from worldrl.nn.mlp import MLP, ScalarMLP, xavier
@@ -45,30 +45,26 @@ class RSSM(nn.Module):
 
     @dataclass(frozen=True)
     class Config:
-        stoch: int = 30
-        deter: int = 200
-        hidden: int = 200
-        depth: int = 32  # CNN channels
+        stoch: Width = 30
+        deter: Width = 200
+        hidden: Width = 200
+        depth: Width = 32  # CNN channels
         background: bool = False  # learn a constant image beside the decoder: for small ones
         init: Literal["default", "xavier"] = "default"  # xavier: with zero bias, on all layers but the GRU
-        reward_units: int = 300
-        reward_scale: float = 1.0  # weight of the reward's loss; PlaNet has 10
-        vector_units: int = 200  # width of encoders and decoders of state vectors
-        vector_layers: int = 2
-        min_std: float = 0.1
-        free_nats: float = 3.0
+        reward_units: Width = 300
+        reward_scale: NotNegative = 1.0  # weight of the reward's loss; PlaNet has 10
+        vector_units: Width = 200  # width of encoders and decoders of state vectors
+        vector_layers: Layers = 2
+        min_std: Positive = 0.1
+        free_nats: NotNegative = 3.0
         free_nats_per_element: bool = False  # False: clip after averaging over (B, T); True: clip each KL, then average
-        kl_scale: float = 1.0
+        kl_scale: NotNegative = 1.0
         continue_predictor: Literal["auto", "on", "off"] = "auto"  # auto: where the task terminates
-        burn_in: int = 0  # leading rows of a slice that only warm the state up: the head does not see them
+        burn_in: AnySamples = 0  # leading rows of a slice that only warm the state up: the head does not see them
         particles: Literal["history", "last_step"] = "history"  # re-run the filter, or redraw the last state only
-        lr: float = 6e-4
-        grad_clip: float = 100.0
-        adam_eps: float = 1e-8
-
-        def __post_init__(self) -> None:
-            if self.burn_in < 0:
-                raise UserError(f"belief.burn_in: found {self.burn_in}, expected 0 or more")
+        lr: Rate = 6e-4
+        grad_clip: NotNegative = 100.0
+        adam_eps: Positive = 1e-8
 
     config: RSSM.Config
 

@@ -23,13 +23,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldrl.errors import UserError
+from worldrl.fields import AnySamples, Layers, NotNegative, Positive, Range, Rate, Width
 from worldrl.nn.conv import SameDecoder, SameEncoder, to_blocks, to_images, to_pixels
 from worldrl.nn.functional import inverse_softplus, normal_entropy, normal_kl, normal_log_prob
 from worldrl.nn.mlp import MLP, ScalarMLP, xavier
@@ -94,29 +94,22 @@ class SLAC(nn.Module):
 
     @dataclass(frozen=True)
     class Config:
-        z1: int = 32
-        z2: int = 256
-        units: int = 256  # of every Gaussian network
-        depth: int = 32  # CNN channels; features are 8 x depth
+        z1: Width = 32
+        z2: Width = 256
+        units: Width = 256  # of every Gaussian network
+        depth: Width = 32  # CNN channels; features are 8 x depth
         background: bool = False  # learn a constant image beside the decoder: for small ones
-        vector_units: int = 256  # width of encoders and decoders of state vectors
-        vector_layers: int = 2
-        init_std: float = PLAIN_STD  # of the latents; less noise at first is for small models and short runs
-        decoder_std: float = 0.31622777  # sqrt(0.1); in the published curves the best of five per task
-        reward_scale: float = 1.0  # weight of the reward's log-density
-        history: int = 8  # rows of features that an actor on the context reads
-        model_batch: int = 32  # windows of a batch that the model learns from; 0: all
+        vector_units: Width = 256  # width of encoders and decoders of state vectors
+        vector_layers: Layers = 2
+        init_std: Positive = PLAIN_STD  # of the latents; less noise at first is for small models and short runs
+        decoder_std: Positive = 0.31622777  # sqrt(0.1); in the published curves the best of five per task
+        reward_scale: NotNegative = 1.0  # weight of the reward's log-density
+        history: Annotated[int, Range(1, 10_000)] = 8  # rows of features that an actor on the context reads
+        model_batch: AnySamples = 32  # windows of a batch that the model learns from; 0: all
         continue_predictor: Literal["auto", "on", "off"] = "auto"  # auto: where the task terminates
-        lr: float = 1e-4
-        grad_clip: float = 0.0
-        adam_eps: float = 1e-8
-
-        def __post_init__(self) -> None:
-            for name, least in (("history", 1), ("model_batch", 0)):
-                if getattr(self, name) < least:
-                    raise UserError(f"belief.{name}: found {getattr(self, name)}, expected {least} or more")
-            if self.decoder_std <= 0:
-                raise UserError(f"belief.decoder_std: found {self.decoder_std}, expected more than 0")
+        lr: Rate = 1e-4
+        grad_clip: NotNegative = 0.0
+        adam_eps: Positive = 1e-8
 
     config: SLAC.Config
 

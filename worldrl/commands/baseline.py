@@ -21,8 +21,9 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from worldrl.acting.episodes import run_episodes
-from worldrl.cli import RUNS, expand, read_command_line, run_name
-from worldrl.config import CONFIG_FILE, FOREIGN, Config, check_keys, config_from_dict, config_to_dict, known_keys
+from worldrl.commands.arguments import HYDRA, expand, read_command_line
+from worldrl.compose import RUNS, compose, run_name
+from worldrl.config import CONFIG_FILE, Config, check_keys, config_to_dict, known_keys
 from worldrl.envs.make import make_env
 from worldrl.envs.stream import TRAIN, episode_seed
 from worldrl.envs.vector import VectorEnv, make_envs
@@ -35,6 +36,7 @@ from worldrl.training.clocks import Every
 from worldrl.training.progress import Progress
 
 ALGORITHMS = {"ppo": "PPO", "ddpg": "DDPG", "td3": "TD3", "sac": "SAC", "a2c": "A2C"}
+LABEL = "sb3_"  # begins the agent's name in the report
 SETTINGS = "sb3."  # what comes before an argument of the algorithm
 SHARED = ("agent", "task", "seed", "frames", "env", "eval", "log")  # what of our settings has a meaning here
 MODEL_FILE = "model.zip"
@@ -196,26 +198,26 @@ def parse(argv: Sequence[str]) -> tuple[str, Config, Path, dict[str, Any]]:
     if not argv or "=" in argv[0]:
         raise UserError(f"expected an algorithm first: {', '.join(ALGORITHMS)}; see --help")
     algorithm, line = argv[0], read_command_line(argv[1:])
-    several = [override.input_line for override in line.ours if override.is_sweep_override()]
+    several = [argument.text for argument in line.ours if argument.several]
     if line.multirun or several:
         raise UserError(f"found {several[0] if several else '-m'}: a baseline is one run; call it once for each value")
-    if line.show or line.hydra:
-        raise UserError(f"found {line.hydra[0] if line.hydra else '--cfg'}: of train.py alone; dir= is the run folder")
-    theirs = {o.key_or_group.removeprefix(SETTINGS): o for o in line.ours if o.key_or_group.startswith(SETTINGS)}
-    arguments = {key: override.value() for key, override in theirs.items()}
-    (given,) = expand([override for override in line.ours if override not in theirs.values()])
+    if line.show or line.hydra or line.run_dir or line.sweep_dir:
+        found = "--cfg" if line.show else next(text for text in argv if text.startswith(HYDRA))
+        raise UserError(f"found {found}: of worldrl train only; dir= is the run folder")
+    theirs = [argument for argument in line.ours if argument.key.startswith(SETTINGS)]
+    arguments = {argument.key.removeprefix(SETTINGS): argument.values[0] for argument in theirs}
+    (given,) = expand([argument for argument in line.ours if argument not in theirs])
     folder = given.pop("dir", "")
     if "resume" in given:
         raise UserError("resume: a run of Stable-Baselines3 cannot be continued; start it again with more frames")
-    parts = {"belief": "identity", "head": "sac", "policy": "own"}
-    check_keys(given, {key for key in known_keys(parts) if key.partition(".")[0] in SHARED[1:]} | {"dir"})
-    config = config_from_dict({"agent": "sac", "env.obs": "state", "env.action_repeat": 1, **given})
+    check_keys(given, {key for key in known_keys({}) if key.partition(".")[0] in SHARED[1:]} | {"dir"})
+    config = compose({"agent": "sac", "env.obs": "state", "env.action_repeat": 1, **given})
     if config.env.obs != "state" or config.env.num_envs != 1:
         raise UserError(
             f"found env.obs={config.env.obs} and env.num_envs={config.env.num_envs}; a baseline learns from one "
             "environment's states: expected env.obs=state and env.num_envs=1"
         )
-    config = dataclasses.replace(config, agent=f"{FOREIGN}{algorithm}")
+    config = dataclasses.replace(config, agent=f"{LABEL}{algorithm}")
     return algorithm, config, Path(folder or Path(RUNS) / run_name(config)), arguments
 
 

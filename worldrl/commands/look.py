@@ -24,7 +24,8 @@ from worldrl.runs.trained import CHECKPOINTS, load_agent
 from worldrl.studies.beliefs import doubt as noise
 from worldrl.studies.beliefs import many_paths as marginal
 from worldrl.studies.beliefs import prediction, probe
-from worldrl.terminal import Parser, command, say, to_json, whole
+from worldrl.terminal import Parser, add_allow, command, say, to_json, whole
+from worldrl.trust import allow
 
 Results = dict[str, Any]
 
@@ -177,6 +178,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--particles", type=whole(), default=8, help="paths beside the single one in the marginal study (default 8)")
     add("--checkpoint", choices=CHECKPOINTS, default="last", help="default last")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
+    add_allow(parser)
     return parser.parse_args(argv)
 
 
@@ -184,6 +186,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
     options = parse_args(argv)
+    allow(options.allow)
     console = Console(highlight=False, markup=False, soft_wrap=True)
     subject = make_subject(options)
     names = list(STUDIES) if options.study == "all" else [options.study]

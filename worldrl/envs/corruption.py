@@ -7,16 +7,16 @@ needs the clean values of earlier rows besides; state vectors are there even whe
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 
 import numpy as np
 
 from worldrl.envs.images import opencv
-from worldrl.errors import UserError, unknown, wrong
+from worldrl.errors import UserError, unknown
+from worldrl.fields import OneOf, Range, ranges
 
 if TYPE_CHECKING:
     from worldrl.envs.spaces import Array, Groups, Observation
@@ -27,37 +27,36 @@ IMAGE = "pixels"  # what `groups` calls an image
 IMAGES, VECTORS = "images", "state vectors"
 
 
+Deviation = Annotated[float, Range(0, 1e6, what="a standard deviation")]
+PixelDeviation = Annotated[float, Range(0, 64, what="a standard deviation in pixels")]
+ValueShare = Annotated[float, Range(0, 1, what="a share of the values")]
+RowShare = Annotated[float, Range(0, 1, what="a share of the rows")]
+PixelShare = Annotated[float, Range(0, 1, what="a share of the pixels")]
+ImageShare = Annotated[float, Range(0, 1, what="a share of the image")]
+QualityShare = Annotated[float, Range(0, 1, what="a lost share of quality")]
+
+
 @dataclass(frozen=True)
 class CorruptionConfig:
     """Noise on observations, seeded per episode: one level for each kind, 0 is off, larger is worse."""
 
-    gaussian: float = 0.0  # standard deviation per value, where a pixel lies in [0, 1], or in units of the state
-    missing: float = 0.0  # share of values that are zero, per channel value
-    flicker: float = 0.0  # share of rows whose whole frame (or vector) is zero
-    missing_pixels: float = 0.0  # share of pixels that are black in all channels
-    occlusion: float = 0.0  # share of the image behind a black square that stays in place for the episode
-    blur: float = 0.0  # standard deviation in pixels
-    jpeg: float = 0.0  # lost share of quality: 0.9 is JPEG quality 10
-    bursts: float = 0.0  # share of rows in which a sensor group (or the frame) is zero, burst_length rows in a run
-    group_dropout: float = 0.0  # share of rows in which a sensor group is zero
-    stuck: float = 0.0  # share of rows in which a sensor group repeats what it read before
-    burst_length: int = 10  # rows
+    gaussian: Deviation = 0.0  # standard deviation per value, where a pixel lies in [0, 1], or in units of the state
+    missing: ValueShare = 0.0  # share of values that are zero, per channel value
+    flicker: RowShare = 0.0  # share of rows whose whole frame (or vector) is zero
+    missing_pixels: PixelShare = 0.0  # share of pixels that are black in all channels
+    occlusion: ImageShare = 0.0  # share of the image behind a black square that stays in place for the episode
+    blur: PixelDeviation = 0.0  # standard deviation in pixels
+    jpeg: QualityShare = 0.0  # lost share of quality: 0.9 is JPEG quality 10
+    bursts: RowShare = 0.0  # share of rows in which a sensor group (or the frame) is zero, burst_length rows in a run
+    group_dropout: RowShare = 0.0  # share of rows in which a sensor group is zero
+    stuck: RowShare = 0.0  # share of rows in which a sensor group repeats what it read before
+    burst_length: Annotated[int, Range(1, 1_000_000)] = 10  # rows
     groups: tuple[str, ...] = ()  # the sensors it applies to, by name, "pixels" for the image; none named: all
-    apply: str = "both"  # train | eval | both
+    apply: Annotated[str, OneOf("both", "train", "eval")] = "both"
 
 
-LEVELS: dict[str, tuple[float, str]] = {  # of each kind of corruption: the largest, and what it is
-    "gaussian": (math.inf, "a standard deviation"),
-    "missing": (1.0, "a share of the values"),
-    "flicker": (1.0, "a share of the rows"),
-    "missing_pixels": (1.0, "a share of the pixels"),
-    "occlusion": (1.0, "a share of the image"),
-    "blur": (64.0, "a standard deviation in pixels"),
-    "jpeg": (1.0, "a lost share of quality"),
-    "bursts": (1.0, "a share of the rows"),
-    "group_dropout": (1.0, "a share of the rows"),
-    "stuck": (1.0, "a share of the rows"),
-}
+# Of each kind of corruption: its levels.
+LEVELS = {name: levels for name, levels in ranges(CorruptionConfig).items() if name != "burst_length"}
 
 
 class Moment(NamedTuple):
@@ -190,18 +189,13 @@ def active_levels(config: CorruptionConfig) -> dict[str, float]:
 
 def check_level(key: str, corruption: str, level: float) -> None:
     """Refuse a level outside the range of its kind of corruption; ``key`` is what the message calls it."""
-    largest, meaning = LEVELS[corruption]
-    if not 0 <= level <= largest or math.isinf(level):
-        within = "of 0 or more" if math.isinf(largest) else f"in [0, {largest:g}]"
-        raise wrong(key, level, f"{meaning} {within}")
+    LEVELS[corruption].check(key, level)
 
 
 def check_corruption(config: CorruptionConfig) -> None:
     """Raise UserError for a level outside its range (``LEVELS``), no burst length, or an unknown ``apply``."""
-    for kind in LEVELS:
-        check_level(f"corruption.{kind}", kind, getattr(config, kind))
-    if config.burst_length < 1:
-        raise UserError(f"corruption.burst_length={config.burst_length}: expected 1 row or more")
+    for name, allowed in ranges(CorruptionConfig).items():
+        allowed.check(f"corruption.{name}", getattr(config, name))
     if config.apply not in APPLY:
         raise unknown("corruption.apply", config.apply, APPLY)
 

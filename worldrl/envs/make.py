@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 from worldrl.envs import rendering
 from worldrl.envs.corruption import CorruptionConfig, check_corruption, is_active
 from worldrl.envs.families import family_of
 from worldrl.envs.rendering import RenderConfig
+from worldrl.fields import OneOf, Range
 
 if TYPE_CHECKING:
     import gymnasium
@@ -20,11 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EnvConfig:
-    obs: str = "pixels"  # pixels | state | both
+    obs: Annotated[str, OneOf("pixels", "state", "both")] = "pixels"
     hide: tuple[str, ...] = ()  # sensor groups that the agent never sees, such as velocity
-    action_repeat: int = 2
-    num_envs: int = 1  # more than one: worker processes
-    timeout_s: float = 120.0  # a worker that is silent for longer is taken for dead
+    action_repeat: Annotated[int, Range(1, 1_000)] = 2
+    num_envs: Annotated[int, Range(1, 1_024)] = 1  # more than one: worker processes
+    timeout_s: Annotated[float, Range(0, 1e6, above=True)] = 120.0  # a worker silent for longer is taken for dead
     render: RenderConfig = field(default_factory=RenderConfig)
     corruption: CorruptionConfig = field(default_factory=CorruptionConfig)
 

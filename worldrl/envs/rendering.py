@@ -16,9 +16,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
 from worldrl.errors import UserError, unknown
+from worldrl.fields import OneOf, Range
 
 T = TypeVar("T")
 
@@ -57,10 +58,10 @@ os._exit(0)
 class RenderConfig:
     """How pixels are made."""
 
-    backend: str = "auto"  # auto | egl | osmesa | glfw: auto probes them in this order
-    quality: str = "full"  # full: dm_control's own; fast: cheaper shadows and meshes, about 3 x in software OpenGL
-    size: int = 64  # only 64 is supported
-    camera: int = -1  # -1: the task's usual camera (0; quadruped 2)
+    backend: Annotated[str, OneOf("auto", "egl", "osmesa", "glfw")] = "auto"  # auto probes them in this order
+    quality: Annotated[str, OneOf("full", "fast")] = "full"  # fast: cheaper shadows and meshes, about 3 x in software
+    size: Literal[64] = 64  # the networks are built for 64 x 64 images only
+    camera: Annotated[int, Range(-1, 1_000)] = -1  # -1: the task's usual camera (0; quadruped 2)
 
 
 class Probe(NamedTuple):

@@ -8,13 +8,14 @@ second layer.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldrl.errors import UserError
+from worldrl.fields import NotNegative, Range, Samples
 from worldrl.heads.sac import Transition
 from worldrl.heads.td3 import TD3
 from worldrl.policies.deterministic import Deterministic
@@ -50,18 +51,15 @@ class DDPG(TD3):
 
     @dataclass(frozen=True)
     class Config(TD3.Config):
-        critics: int = 1
-        policy_delay: int = 1
-        target_noise: float = 0.0
-        critic_l2: float = 0.0  # weight decay as a gradient: half of it times the squared norm joins the critic's loss
+        critics: Annotated[int, Range(1, 100)] = 1
+        policy_delay: Samples = 1
+        target_noise: NotNegative = 0.0
+        critic_l2: NotNegative = 0.0  # weight decay as a gradient: half of it times the squared norm is in the loss
         networks: Literal["plain", "original"] = "plain"  # original: 400 and 300 ReLUs, whatever units and layers say
 
         def __post_init__(self) -> None:
-            super().__post_init__()
             if self.networks == "original" and self.critics != 1:
                 raise UserError(f"head.networks=original has one critic, found head.critics={self.critics}; expected 1")
-            if self.critic_l2 < 0:
-                raise UserError(f"head.critic_l2: found {self.critic_l2}, expected 0 or more")
 
     config: DDPG.Config
 

@@ -15,12 +15,12 @@ The published programs differ in which reward is G_t's first and in which state 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, cast
+from typing import Annotated, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from worldrl.errors import UserError
+from worldrl.fields import Layers, NotNegative, Particles, Positive, Range, Rate, Share, Width
 from worldrl.nn.mlp import ScalarMLP
 from worldrl.nn.optim import Optimizer
 from worldrl.policies.tanh_gaussian import TanhGaussian
@@ -87,27 +87,21 @@ class Dreamer(nn.Module):
 
     @dataclass(frozen=True)
     class Config:
-        units: int = 400
-        actor_layers: int = 4
-        value_layers: int = 3
+        units: Width = 400
+        actor_layers: Layers = 4
+        value_layers: Layers = 3
         activation: Literal["elu", "relu", "silu", "tanh"] = "elu"
-        init_std: float = 5.0  # 4.018 is what public PyTorch ports start with, by a slip
-        mode_samples: int = 100  # evaluation takes the densest of so many draws; 0: tanh of the mean, as PyTorch ports
-        horizon: int = 15  # H
-        gamma: float = 0.99
-        lam: float = 0.95  # lambda of the return
+        init_std: Positive = 5.0  # 4.018 is what public PyTorch ports start with, by a slip
+        mode_samples: Particles = 100  # evaluation takes the densest of so many; 0: tanh of the mean, as PyTorch ports
+        horizon: Annotated[int, Range(2, 1_000)] = 15  # H
+        gamma: Share = 0.99
+        lam: Share = 0.95  # lambda of the return
         returns: ReturnForm = "tf2"
-        entropy_scale: float = 0.0  # of a bonus for the policy's entropy along the dream
-        actor_lr: float = 8e-5
-        value_lr: float = 8e-5
-        grad_clip: float = 100.0
-        adam_eps: float = 1e-7
-
-        def __post_init__(self) -> None:
-            if self.horizon < 2:
-                raise UserError(f"head.horizon: found {self.horizon}, expected 2 or more")
-            if self.mode_samples < 0:
-                raise UserError(f"head.mode_samples: found {self.mode_samples}, expected 0 or more")
+        entropy_scale: NotNegative = 0.0  # of a bonus for the policy's entropy along the dream
+        actor_lr: Rate = 8e-5
+        value_lr: Rate = 8e-5
+        grad_clip: NotNegative = 100.0
+        adam_eps: Positive = 1e-7
 
     config: Dreamer.Config
 

@@ -14,10 +14,12 @@ The marginal policy m is ``policies.marginal``. With a constant m this is ``valu
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from torch import Tensor
 
 from worldrl.errors import UserError
+from worldrl.fields import Positive, PositiveShare, Range, Rate, Samples
 from worldrl.heads.value_sac import Judged, ValueSAC
 from worldrl.nn.functional import masked_mean
 from worldrl.nn.optim import Optimizer
@@ -30,21 +32,17 @@ class MIRACLE(ValueSAC):
 
     @dataclass(frozen=True)
     class Config(ValueSAC.Config):
-        tau: float = 0.01
-        reward_scale: float = 10.0  # beta
+        tau: PositiveShare = 0.01
+        reward_scale: Positive = 10.0  # beta
         marginal_fit: Fit = "likelihood"  # single: the text read literally; vae: with a recognition model (appendix F)
-        marginal_samples: int = 20  # N
+        marginal_samples: Samples = 20  # N
         marginal_shared: bool = False  # one set of samples for the whole batch: cheaper, noisier
-        marginal_lr: float = 3e-4
-        marginal_batch: int = 256
-        marginal_actions: int = 50_000  # fit to so many newest rows; 0: to the update's own batch
+        marginal_lr: Rate = 3e-4
+        marginal_batch: Samples = 256
+        marginal_actions: Annotated[int, Range(0, 1e9)] = 50_000  # so many newest rows; 0: the update's own batch
         marginal_log_var: tuple[float, float] = (-10.0, 0.5)  # of its components before tanh
 
         def __post_init__(self) -> None:
-            super().__post_init__()
-            for name, least in (("marginal_samples", 1), ("marginal_batch", 1), ("marginal_actions", 0)):
-                if (found := getattr(self, name)) < least:
-                    raise UserError(f"head.{name}: found {found}, expected {least} or more")
             if self.marginal_log_var[0] >= self.marginal_log_var[1]:
                 raise UserError(f"head.marginal_log_var: found {self.marginal_log_var}, expected [low, high] in order")
 

@@ -15,12 +15,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import Annotated, cast
 
 import torch
 from torch import Tensor
 
-from worldrl.errors import UserError
+from worldrl.fields import Range
 from worldrl.heads.sac import SAC, ActorStates
 from worldrl.nn.functional import masked_mean, normal_log_prob, tanh_log_det
 from worldrl.policies.mixture import Mixture, stratified
@@ -44,12 +44,7 @@ class PMOE(SAC):
 
     @dataclass(frozen=True)
     class Config(SAC.Config):
-        experts: int = 5  # M; the SMAC paper takes 5 and 10
-
-        def __post_init__(self) -> None:
-            super().__post_init__()
-            if self.experts < 1:
-                raise UserError(f"head.experts: found {self.experts}, expected 1 or more")
+        experts: Annotated[int, Range(1, 1_000)] = 5  # M; the SMAC paper takes 5 and 10
 
     config: PMOE.Config
     policy: Experts

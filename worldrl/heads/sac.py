@@ -19,7 +19,7 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from worldrl.errors import UserError
+from worldrl.fields import Layers, NotNegative, Positive, PositiveShare, Rate, Share, SomeLayers, Width
 from worldrl.nn.functional import masked_mean
 from worldrl.nn.mlp import TwinQ
 from worldrl.nn.optim import Optimizer, polyak
@@ -55,28 +55,24 @@ class SAC(nn.Module):
 
     @dataclass(frozen=True)
     class Config:
-        units: int = 300
-        actor_layers: int = 4
-        critic_layers: int = 3
+        units: Width = 300
+        actor_layers: Layers = 4
+        critic_layers: SomeLayers = 3
         activation: Literal["elu", "relu", "silu", "tanh"] = "elu"
         critic_init: Literal["orthogonal", "default"] = "orthogonal"  # as in the SMAC release
         policy_std: Literal["softplus", "log"] = "softplus"  # Dreamer and SMAC, or SAC on states
-        init_std: float = 5.0  # of softplus; 4.018 is what public PyTorch ports start with, by a slip
-        actor_lr: float = 3e-4
-        critic_lr: float = 3e-4
-        alpha_lr: float = 3e-4
-        grad_clip: float = 100.0
-        gamma: float = 0.99
-        tau: float = 0.005
-        reward_scale: float = 1.0  # with a constant alpha, c times the reward is alpha / c
-        init_alpha: float = 1.0
+        init_std: Positive = 5.0  # of softplus; 4.018 is what public PyTorch ports start with, by a slip
+        actor_lr: Rate = 3e-4
+        critic_lr: Rate = 3e-4
+        alpha_lr: Rate = 3e-4
+        grad_clip: NotNegative = 100.0
+        gamma: Share = 0.99
+        tau: PositiveShare = 0.005
+        reward_scale: Positive = 1.0  # with a constant alpha, c times the reward is alpha / c
+        init_alpha: Positive = 1.0
         tune_alpha: bool = True
         target_entropy_scale: float = 1.0  # H* = -scale x A
         actor_input: Literal["feat", "context"] = "feat"
-
-        def __post_init__(self) -> None:
-            if self.reward_scale <= 0:
-                raise UserError(f"head.reward_scale: found {self.reward_scale}, expected more than 0")
 
     config: SAC.Config
     compiled: ClassVar[tuple[str, ...]] = ("td_target", "critic_loss", "actor_loss")  # methods worth compiling

@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from worldrl.fields import Layers, NotNegative, SomeLayers, Width
 from worldrl.heads.sac import SAC
 
 
@@ -18,13 +19,13 @@ class SLAC(SAC):
 
     @dataclass(frozen=True)
     class Config(SAC.Config):
-        units: int = 256
-        actor_layers: int = 2
-        critic_layers: int = 2
+        units: Width = 256
+        actor_layers: Layers = 2
+        critic_layers: SomeLayers = 2
         activation: Literal["elu", "relu", "silu", "tanh"] = "relu"
         critic_init: Literal["orthogonal", "default"] = "default"
         policy_std: Literal["softplus", "log"] = "log"
-        grad_clip: float = 0.0
+        grad_clip: NotNegative = 0.0
         actor_input: Literal["feat", "context"] = "context"
 
     config: SLAC.Config

@@ -12,7 +12,7 @@ The critic is SAC's, on one draw of the belief (eq. 25). With K = 0 this is Late
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from worldrl.errors import UserError
 from worldrl.estimators.marginal import ESTIMATORS, draw_level, independent_draws, marginal_q
+from worldrl.fields import Particles, Range
 from worldrl.heads.sac import SAC, ActorStates
 from worldrl.types import Belief, Draw, MakePolicy
 
@@ -29,17 +30,16 @@ class SMAC(SAC):
 
     @dataclass(frozen=True)
     class Config(SAC.Config):
-        num_particles: int = 32  # K; roulette draws its own number, if it is not 0
+        num_particles: Particles = 32  # K; roulette draws its own number, if it is not 0
         estimator: Literal["naive", "iwae", "nested", "mlmc", "mlmc_fresh", "roulette"] = "nested"
         q_aggregate: Literal["lse", "mean", "min"] = "lse"  # eq. 14 is lse
         q_twins_first: bool = True  # min over the twins inside the aggregate, as released
         q_include_s0: bool = True  # False: K terms as eq. 14 prints it, without the draw that generated the action
         critic_particles: bool = False  # True: one target per particle on all K + 1 (the released code)
         critic_entropy: Literal["conditional", "marginal"] = "conditional"  # marginal: eq. 23's estimate in the target
-        max_roulette_level: int = 7  # at most 2^8 - 1 particles: unbiased for the nested estimate at K = 128
+        max_roulette_level: Annotated[int, Range(0, 16)] = 7  # 2^8 - 1 particles: unbiased for nested at K = 128
 
         def __post_init__(self) -> None:
-            super().__post_init__()
             independent_draws(self.estimator, self.num_particles)
             if self.critic_particles and self.critic_entropy == "marginal":
                 raise UserError("head.critic_entropy=marginal is for one draw; use it with head.critic_particles=false")

@@ -14,12 +14,12 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from worldrl.errors import UserError
+from worldrl.fields import Layers, NotNegative, PositiveShare, Range, Rate, Samples, Share, SomeLayers, Width
 from worldrl.heads.sac import Transition, transitions
 from worldrl.nn.functional import masked_mean
 from worldrl.nn.mlp import TwinQ
@@ -33,27 +33,19 @@ class TD3(nn.Module):
 
     @dataclass(frozen=True)
     class Config:
-        units: int = 256
-        actor_layers: int = 2
-        critic_layers: int = 2
+        units: Width = 256
+        actor_layers: Layers = 2
+        critic_layers: SomeLayers = 2
         activation: Literal["elu", "relu", "silu", "tanh"] = "relu"
-        critics: int = 2
-        actor_lr: float = 3e-4
-        critic_lr: float = 3e-4
-        grad_clip: float = 0.0
-        gamma: float = 0.99
-        tau: float = 0.005
-        policy_delay: int = 2  # the actor and all targets move at every n-th update
-        target_noise: float = 0.2  # sigma, in units of the action, which is in [-1, 1]
-        noise_clip: float = 0.5  # c
-
-        def __post_init__(self) -> None:
-            for name in ("critics", "policy_delay"):
-                if getattr(self, name) < 1:
-                    raise UserError(f"head.{name}: found {getattr(self, name)}, expected 1 or more")
-            for name in ("target_noise", "noise_clip"):
-                if getattr(self, name) < 0:
-                    raise UserError(f"head.{name}: found {getattr(self, name)}, expected 0 or more")
+        critics: Annotated[int, Range(1, 100)] = 2
+        actor_lr: Rate = 3e-4
+        critic_lr: Rate = 3e-4
+        grad_clip: NotNegative = 0.0
+        gamma: Share = 0.99
+        tau: PositiveShare = 0.005
+        policy_delay: Samples = 2  # the actor and all targets move at every n-th update
+        target_noise: NotNegative = 0.2  # sigma, in units of the action, which is in [-1, 1]
+        noise_clip: NotNegative = 0.5  # c
 
     config: TD3.Config
     compiled: ClassVar[tuple[str, ...]] = ("td_target", "critic_loss", "actor_loss")  # methods worth compiling

@@ -19,6 +19,7 @@ from typing import ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from worldrl.fields import Layers, NotNegative, Positive, SomeLayers, Width
 from worldrl.heads.sac import SAC, ActorStates, Transition, transitions
 from worldrl.nn.functional import masked_mean
 from worldrl.nn.mlp import ScalarMLP
@@ -50,15 +51,15 @@ class ValueSAC(SAC):
 
     @dataclass(frozen=True)
     class Config(SAC.Config):
-        units: int = 256
-        actor_layers: int = 2
-        critic_layers: int = 2
+        units: Width = 256
+        actor_layers: Layers = 2
+        critic_layers: SomeLayers = 2
         activation: Literal["elu", "relu", "silu", "tanh"] = "relu"
         critic_init: Literal["orthogonal", "default"] = "default"
         policy_std: Literal["softplus", "log"] = "log"
-        grad_clip: float = 0.0
+        grad_clip: NotNegative = 0.0
         tune_alpha: bool = False
-        init_alpha: float = 1.0  # alpha, for good
+        init_alpha: Positive = 1.0  # alpha, for good
 
         own_meaning: ClassVar[tuple[str, ...]] = ("init_alpha",)  # where a learned alpha starts, in SAC
 

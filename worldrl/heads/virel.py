@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from worldrl.errors import UserError
+from worldrl.fields import AnySamples, Positive, PositiveShare, Width
 from worldrl.heads.sac import Transition, transitions
 from worldrl.heads.value_sac import Judged, ValueSAC
 from worldrl.nn.functional import masked_mean
@@ -32,26 +33,21 @@ class VIREL(ValueSAC):
 
     @dataclass(frozen=True)
     class Config(ValueSAC.Config):
-        units: int = 300
-        tau: float = 0.001
+        units: Width = 300
+        tau: PositiveShare = 0.001
         critics: Literal["hard", "two_hard", "hard_and_soft"] = "hard"  # virel and beta, virel1, virel2
-        soft_reward_scale: float = 1.0  # times reward_scale: the soft critic's, to bring both means of Q together
+        soft_reward_scale: Positive = 1.0  # times reward_scale: the soft critic's, to bring both means of Q together
         temperature: Literal["fixed", "residual"] = "fixed"  # fixed: init_alpha; residual: beta
-        residual_scale: float = 4e-3  # lambda, about (1 - gamma) / (average reward)
-        residual_batch: int = 4096  # transitions; 0: the update's own
+        residual_scale: Positive = 4e-3  # lambda, about (1 - gamma) / (average reward)
+        residual_batch: AnySamples = 4096  # transitions; 0: the update's own
         residual_value: Literal["online", "target"] = "online"  # V(s') in eps: the program's, or that of algorithm 2
         residual_limits: tuple[float, float] = (1e-4, 10.0)  # of lambda eps
 
         def __post_init__(self) -> None:
-            super().__post_init__()
             if self.temperature == "residual" and self.tune_alpha:
                 raise UserError("head.temperature=residual sets alpha; use it with head.tune_alpha=false")
             if not 0 < self.residual_limits[0] <= self.residual_limits[1]:
                 raise UserError(f"head.residual_limits: found {self.residual_limits}, expected [low, high] above 0")
-            if self.residual_batch < 0:
-                raise UserError(f"head.residual_batch: found {self.residual_batch}, expected 0 or more")
-            if self.soft_reward_scale <= 0 or self.residual_scale <= 0:
-                raise UserError("head.soft_reward_scale and head.residual_scale: expected more than 0")
 
     config: VIREL.Config
 

@@ -26,9 +26,11 @@ class Optimizer:
         self.params = list(params)
         self.clip = clip
         cuda = self.params[0].is_cuda
-        self.adam = torch.optim.Adam(self.params, lr=lr, eps=eps, fused=True, capturable=cuda)
+        without_numbers = self.params[0].is_meta  # on ``meta``, where a run's size is counted
+        self.adam = torch.optim.Adam(self.params, lr=lr, eps=eps, fused=not without_numbers, capturable=cuda)
         self.scaler: torch.amp.GradScaler | None = None  # set by the agent under fp16
-        self._materialise()
+        if not without_numbers:
+            self._materialise()
 
     @torch.no_grad()
     def _materialise(self) -> None:

@@ -1,13 +1,1 @@
 """Action distributions."""
-
-from __future__ import annotations
-
-from dataclasses import dataclass
-
-
-class Own:
-    """``policy=own``: the head builds its usual policy, from its own settings."""
-
-    @dataclass(frozen=True)
-    class Config:
-        pass

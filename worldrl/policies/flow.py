@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import Annotated, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from worldrl.errors import UserError
+from worldrl.fields import Positive, Range
 from worldrl.nn.functional import standard_log_prob, tanh_log_det
 from worldrl.nn.mlp import MLP
 from worldrl.types import NOISE, Draw, Noise
@@ -53,14 +53,8 @@ class Flow(nn.Module):
 
     @dataclass(frozen=True)
     class Config:
-        blocks: int = 2
-        max_log_scale: float = 3.0  # of each block, either way; unbounded scales diverge
-
-        def __post_init__(self) -> None:
-            if self.blocks < 2:
-                raise UserError(f"policy.blocks: found {self.blocks}, expected 2 or more: one moves half of an action")
-            if self.max_log_scale <= 0:
-                raise UserError(f"policy.max_log_scale: found {self.max_log_scale}, expected more than 0")
+        blocks: Annotated[int, Range(2, 100)] = 2  # one moves half of an action
+        max_log_scale: Positive = 3.0  # of each block, either way; unbounded scales diverge
 
     exact_density: ClassVar[bool] = True
 

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldrl.errors import UserError
 from worldrl.estimators.marginal import ESTIMATORS, independent_draws
+from worldrl.fields import NotNegative, Particles, Positive, Width
 from worldrl.nn.functional import inverse_softplus, log_mean_exp
 from worldrl.nn.mlp import MLP
 from worldrl.policies.tanh_gaussian import TanhGaussian
@@ -26,18 +26,15 @@ class LatentGaussian(nn.Module):
 
     @dataclass(frozen=True)
     class Config:
-        latent: int = 16  # dimensions of s; the paper takes 8, 16 or 32 by task
-        num_particles: int = 16  # K; the same
+        latent: Width = 16  # dimensions of s; the paper takes 8, 16 or 32 by task
+        num_particles: Particles = 16  # K; the same
         estimator: Literal["naive", "iwae", "nested", "mlmc", "mlmc_fresh"] = "nested"  # eq. 12 is mlmc
-        conditional_penalty: float = 0.0  # w: the actor's loss gets beta E H(pi(. | s)), beta = alpha w (eq. 26)
+        conditional_penalty: NotNegative = 0.0  # w: the actor's loss gets beta E H(pi(. | s)), beta = alpha w (eq. 26)
         std: Literal["softplus", "log"] = "log"  # of pi(. | s)
-        init_std: float = 5.0  # for softplus
+        init_std: Positive = 5.0  # for softplus
 
         def __post_init__(self) -> None:
             independent_draws(self.estimator, self.num_particles)
-            for key, least in (("latent", 1), ("num_particles", 0)):
-                if getattr(self, key) < least:
-                    raise UserError(f"policy.{key}: found {getattr(self, key)}, expected {least} or more")
 
     exact_density: ClassVar[bool] = False
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from worldrl.errors import UserError
+from worldrl.fields import Range
 from worldrl.nn.functional import normal_log_prob, tanh_log_det
 from worldrl.nn.mlp import MLP
 from worldrl.policies.tanh_gaussian import bounded_std
@@ -32,11 +32,7 @@ class Mixture(nn.Module):
 
     @dataclass(frozen=True)
     class Config:
-        components: int = 5  # M
-
-        def __post_init__(self) -> None:
-            if self.components < 1:
-                raise UserError(f"policy.components: found {self.components}, expected 1 or more")
+        components: Annotated[int, Range(1, 1_000)] = 5  # M
 
     exact_density: ClassVar[bool] = True
 

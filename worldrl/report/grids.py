@@ -191,4 +191,4 @@ def _draw_kind(axes: Any, kind: str, agents: Mapping[str, Returns], looks: Mappi
 
 def level_label(kind: str) -> str:
     """What the level of a kind of corruption is, for an axis."""
-    return f"level: {LEVELS[kind][1]}" if kind in LEVELS else "level"
+    return f"level: {LEVELS[kind].what}" if kind in LEVELS else "level"

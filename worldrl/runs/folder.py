@@ -10,7 +10,18 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from worldrl.config import Config
 from worldrl.errors import UserError, writing
+from worldrl.registry import PARTS
+from worldrl.terminal import pasted
+from worldrl.trust import outside, words
+
+
+def resume_command(run_dir: Path, config: Config) -> str:
+    """The command that continues a run with these settings, ready to be pasted; it allows what they name."""
+    allowing = words(outside({"task": config.task, **{kind: getattr(config, kind)["name"] for kind in PARTS}}).values())
+    return pasted("train", f"resume={run_dir}", *filter(None, [allowing]))
+
 
 METRICS = "metrics.jsonl"
 CHECKPOINTS = "checkpoints"

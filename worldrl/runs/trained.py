@@ -10,7 +10,7 @@ Neither environments nor simulators are imported.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from worldrl import trust
 from worldrl.agent import Agent, require
 from worldrl.config import CONFIG_FILE, Config, check_unchanged, load_config, moved
 from worldrl.envs.scaling import rescale
@@ -36,7 +37,13 @@ ACTIONS_FILE = "actions.json"  # in an exported program: the bounds of its actio
 Arrays = dict[str, np.ndarray]
 
 
-def load(run_dir: str | Path, checkpoint: str = "last", device: str = "auto", act_particles: int = 0) -> TrainedPolicy:
+def load(
+    run_dir: str | Path,
+    checkpoint: str = "last",
+    device: str = "auto",
+    act_particles: int = 0,
+    allow: str | Iterable[str] = (),
+) -> TrainedPolicy:
     """The policy that a run has learned, ready to act on any device, whatever it was trained on.
 
     Args:
@@ -44,10 +51,13 @@ def load(run_dir: str | Path, checkpoint: str = "last", device: str = "auto", ac
         checkpoint: ``last``, or ``best`` (the highest evaluation return during training).
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         act_particles: act on the mean of the modes over this many more filtered paths (SMAC's marginal policy).
+        allow: modules outside of this package that the run may use (``"my_mod"``): they are imported.
 
     Raises:
-        UserError: no run, no complete checkpoint, a damaged one, or no such device.
+        UserError: no run, a class from outside that is not allowed, no complete checkpoint, a damaged one, or no such
+            device.
     """
+    trust.allow(allow)
     agent, _ = load_agent(Path(run_dir), checkpoint, device)
     return TrainedPolicy(agent, act_particles)
 

@@ -23,7 +23,8 @@ from worldrl.studies import bandit, entropy, plots, variance
 from worldrl.studies import during_training as along
 from worldrl.studies.pools import run_actions, run_latents, run_pools
 from worldrl.tabular.counterexample import threshold, wrong_action
-from worldrl.terminal import Parser, command, positive, to_json, whole
+from worldrl.terminal import Parser, add_allow, command, positive, to_json, whole
+from worldrl.trust import allow
 
 LATENT = "latent"
 PARTICLES = (1, 2, 4, 8, 16, 32)
@@ -65,6 +66,8 @@ def make_parser() -> argparse.ArgumentParser:
     wrong.add_argument("--gamma", type=_discount, default=0.99, help="discount (default 0.99)")
     for each in (modes, entropies, noises, learned, wrong):
         each.add_argument("--out", type=Path, default=Path("studies"), metavar="FOLDER", help="default studies")
+    for each in (entropies, noises, learned):
+        add_allow(each)
     return parser
 
 
@@ -214,6 +217,7 @@ STUDIES = {
 def main(argv: Sequence[str] | None = None) -> int:
     """All of ``worldrl studies``. Returns the exit code."""
     options = make_parser().parse_args(argv)
+    allow(getattr(options, "allow", ()))
     check_out(options.out)
     picture = options.out / f"{options.study}.png"
     write_numbers(options, STUDIES[options.study](options, picture))

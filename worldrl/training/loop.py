@@ -20,10 +20,12 @@ import torch
 
 from worldrl.acting.episodes import AgentActs, Interrupted, own_randomness, run_episodes
 from worldrl.agent import Agent, check_length
-from worldrl.config import Config, check_unchanged, config_to_dict, load_config, save_config
+from worldrl.compose import resumed
+from worldrl.config import Config, check_unchanged, config_to_dict, save_config
 from worldrl.envs import make_envs
 from worldrl.envs.vector import VectorEnv, WorkerError
 from worldrl.errors import Diverged, UserError
+from worldrl.nn.precision import choose_device
 from worldrl.registry import PARTS
 from worldrl.runs.checkpoint import (
     STATE,
@@ -35,9 +37,10 @@ from worldrl.runs.checkpoint import (
     rng_state,
     set_rng_state,
 )
-from worldrl.runs.folder import NON_FINITE, VIDEOS, sole_use
+from worldrl.runs.folder import NON_FINITE, VIDEOS, resume_command, sole_use
 from worldrl.runs.metrics import Logger
 from worldrl.runs.transfer import check_spec, encode_spec, load_model
+from worldrl.size import check_size
 from worldrl.statistics import mean_and_deviation
 from worldrl.training.clocks import Every, Seconds, Timer
 from worldrl.training.experience import Experience, Stream
@@ -62,7 +65,7 @@ def train(config: Config, run_dir: Path, make: MakeExperience = Stream) -> None:
 
 def resume(run_dir: Path, overrides: dict[str, Any] | None = None, make: MakeExperience = Stream) -> None:
     """Continue a run from its last complete checkpoint; ``overrides`` are dotted keys that may change."""
-    config = load_config(run_dir, **(overrides or {}))
+    config = resumed(run_dir, overrides or {})
     with sole_use(run_dir):
         checkpoints = Checkpoints(run_dir)
         folder = checkpoints.find()
@@ -99,6 +102,7 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.experience = make(config)
         self.eval_envs: VectorEnv | None = None
+        check_size(config, self.experience.spec, choose_device(config.device))
         self.agent = Agent(config, self.experience.spec)
         _check_fits(config, self.agent)
         self.update = make_update(self.agent, config.speed)
@@ -418,7 +422,7 @@ class Trainer:
             os.write(2, b"\nstopping after the step in progress; Ctrl-C again stops at once, unsaved\n")
 
     def resume_command(self) -> str:
-        return f"python train.py resume={self.run_dir}"
+        return resume_command(self.run_dir, self.config)
 
     def close(self) -> None:
         with ExitStack() as stack:  # whatever fails, the others are closed

@@ -1,0 +1,81 @@
+"""``worldrl eval``: evaluate one run folder, plainly or over a grid of corruptions."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from worldrl.config import load_config
+from worldrl.errors import UserError
+from worldrl.terminal import Parser, add_allow, command, whole
+from worldrl.trust import allow
+
+PLAIN_ONLY = {"seed": "--seed", "json_path": "--json"}
+GRID_ONLY = {"levels": "--level", "seeds": "--seeds", "num_envs": "--envs", "groups": "--groups", "out": "--out"}
+
+
+@command
+def eval_main(argv: Sequence[str]) -> int:
+    """All of ``worldrl eval``: evaluate one run folder, plainly or over a grid. Returns the exit code."""
+    options = vars(_eval_parser().parse_args(argv))
+    allow(options.pop("allow"))
+    load_config(options["run_dir"])
+    if "corruptions" in options:
+        _evaluate_grid(options)
+    else:
+        _evaluate(options)
+    return 0
+
+
+def _evaluate(options: dict[str, Any]) -> None:
+    from worldrl.evaluation.evaluate import evaluate_run, told
+
+    _refuse_options(options, GRID_ONLY, "is for a grid of corruptions: name them with --corruption")
+    if options.get("video") is True:
+        raise UserError("--video needs the PATH of a file here, such as episode.mp4")
+    print(told(evaluate_run(**options)))
+
+
+def _evaluate_grid(options: dict[str, Any]) -> None:
+    from worldrl.evaluation.robustness import evaluate_grid
+
+    _refuse_options(options, PLAIN_ONLY, "does not go with --corruption: there are --seeds, and --out for all files")
+    if options.get("video", True) is not True:
+        raise UserError("--video takes no PATH with --corruption: videos go where the other files go, see --out")
+    evaluate_grid(**options)
+
+
+def _refuse_options(options: Mapping[str, Any], refused: Mapping[str, str], why: str) -> None:
+    for name in options:
+        if name in refused:
+            raise UserError(f"{refused[name]} {why}")
+
+
+def _eval_parser() -> argparse.ArgumentParser:
+    """Options that are not given are not in the result: defaults are those of the functions that take them."""
+    parser = Parser(
+        prog="worldrl eval",
+        description="Evaluate a trained agent over fresh seeded episodes, or with --corruption over a grid of noise.",
+        argument_default=argparse.SUPPRESS,
+    )
+    add = parser.add_argument
+    add("run_dir", type=Path, metavar="RUN_DIR", help="a folder that train.py wrote")
+    add("--episodes", type=whole(), help="how many, for each seed and cell of a grid (default 10)")
+    add("--seed", type=whole(0), help="of the episodes, not of the run (default 1000)")
+    add("--checkpoint", choices=("last", "best"), help="default last")
+    add("--sample", action="store_true", dest="explore", help="sample the policy; without it, its mode")
+    add("--video", nargs="?", type=Path, const=True, metavar="PATH", help="write the first episode here")
+    add("--device", help="auto, cpu, cuda or cuda:N (default auto)")
+    add("--json", type=Path, dest="json_path", metavar="PATH", help="write the numbers here")
+    add_allow(parser)
+    grid = parser.add_argument_group("robustness grid", "Every kind at every level, and clean. docs/robustness.md")
+    add = grid.add_argument
+    add("--corruption", nargs="+", dest="corruptions", metavar="KIND", help="gaussian, missing, ... (see the page)")
+    add("--level", nargs="+", type=float, dest="levels", metavar="X", help="levels, larger is worse; clean is included")
+    add("--seeds", nargs="+", type=whole(0), metavar="N", help="of the episodes (default 1000)")
+    add("--groups", nargs="+", metavar="NAME", help="corrupt these sensors only, such as velocity (default all)")
+    add("--envs", type=whole(), dest="num_envs", metavar="N", help="environments side by side (default 8)")
+    add("--out", type=Path, metavar="DIR", help="for table, plot and videos (default RUN_DIR/robustness)")
+    return parser

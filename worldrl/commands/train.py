@@ -1,0 +1,294 @@
+"""``worldrl train``: every job is composed and checked once, here; Hydra runs the jobs of a sweep where told."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from worldrl.commands.arguments import RUN_DIR, SWEEP_DIR, CommandLine, expand, first_line, read_command_line
+from worldrl.compose import RUNS, compose, resumed, run_name
+from worldrl.config import MAY_CHANGE, Config, config_from_dict, config_to_dict, flatten, may_change, to_yaml
+from worldrl.errors import UserError, exit_code, unknown, writing
+from worldrl.presets import Arguments, own_folder, preset_names
+from worldrl.registry import known_parts
+from worldrl.runs.checkpoint import Checkpoints
+from worldrl.runs.folder import BEGUN, METRICS, resume_command, sole_use
+from worldrl.terminal import command, pasted
+from worldrl.trust import allow, allowed
+
+HYDRA_CONFIG = "worldrl_train"
+HYDRA_SETTINGS: dict[str, Any] = {
+    "output_subdir": None,  # the run folder holds our own config.yaml
+    "sweep": {"dir": RUNS, "subdir": "."},  # multirun.yaml and a launcher's own files lie there
+    "job": {"name": "train", "chdir": False},
+}
+
+
+class Job(NamedTuple):
+    """One run: its finished settings and its folder. In a process elsewhere there is nothing left to compose."""
+
+    config: Config
+    run_dir: Path
+    resume: bool = False
+    changes: Mapping[str, Any] = {}  # of a resumed run, dotted
+    allowed: tuple[str, ...] = ()  # by the person who has typed the command
+
+    def run(self, again: bool = False) -> None:
+        """Train or resume; ``again``: a folder that holds this run already is no mistake, the run is continued."""
+        from worldrl.training import loop
+
+        allow(self.allowed)
+        if self.resume:
+            loop.resume(self.run_dir, dict(self.changes))
+        elif again:
+            train_or_continue(self.config, self.run_dir)
+        else:
+            train_anew(self.config, self.run_dir)
+
+
+@command
+def train_main(argv: Sequence[str]) -> int:
+    """All of ``worldrl train`` and ``train.py``: check every argument of every job, then run the jobs.
+
+    Args:
+        argv: the arguments without the program's name.
+
+    Returns:
+        the exit code.
+    """
+    line = read_command_line(argv)
+    arguments = [{}] if line.help else list(expand(line.ours))
+    if line.help:
+        print(help_text())
+        return 0
+    _refuse_unasked_sweep(line)
+    jobs = [make_job(each, line) for each in arguments]
+    sweeps = _check_together(arguments, jobs)
+    if line.multirun or line.show:  # a single run finds out by itself
+        from worldrl.agent import check_parts
+
+        for job in jobs:
+            check_parts(job.config)
+    if line.show:
+        print("---\n".join(to_yaml(job.config) for job in jobs), end="")
+        return 0
+    if line.multirun:
+        _launch(jobs, line)
+    else:
+        jobs[0].run(again="sweep" in arguments[0])
+    for name in sweeps:
+        print(f"curves and tables: {pasted('report', Path(RUNS, name))}")
+    return 0
+
+
+def make_job(arguments: Arguments, line: CommandLine) -> Job:
+    """Compose one job of a command line. Raises UserError for arguments that no run could have."""
+    placed = [key for key, place in ((RUN_DIR, line.run_dir), (SWEEP_DIR, line.sweep_dir)) if place]
+    for key in ("resume", "sweep"):
+        if key in arguments and placed:
+            raise UserError(f"{key}= names the run folder already", fix=f"leave out {placed[0]}")
+    if "resume" in arguments:
+        run_dir = Path(arguments["resume"])
+        changes = {key: value for key, value in arguments.items() if key not in ("resume", "presets")}
+        config = resumed(run_dir, changes)
+        changes.pop("allow", None)
+        return Job(config, run_dir, True, changes, allowed())
+    config = compose(arguments)
+    sweep = arguments.get("sweep", "")
+    if sweep != "" and (not isinstance(sweep, str) or not re.fullmatch(r"\w[\w.+-]*", sweep)):
+        raise UserError("sweep", repr(sweep), "a folder name such as particles")
+    folder = line.run_dir or Path(line.sweep_dir or RUNS, run_name(config, sweep))
+    return Job(config, folder.absolute(), allowed=allowed())
+
+
+def train(
+    settings: Config | Mapping[str, Any] | None = None, run_dir: str | Path | None = None, **arguments: Any
+) -> Path:
+    """Train one agent, from Python as from the command line: ``train(agent="sac", task="cheetah_run", seed=2)``.
+
+    Args:
+        settings: arguments as on the command line, dotted or nested, with the presets that they name
+            (``{"experiment": "quickstart", "head.units": 64}``); or finished ones, a ``Config``.
+        run_dir: a new or empty folder; by default ``runs/<task>/<agent>/<seed>-<stamp>``.
+        arguments: more of them, over ``settings``.
+
+    Returns:
+        the run folder.
+
+    Raises:
+        UserError: wrong settings, or a folder that holds a run.
+    """
+    if isinstance(settings, Config):
+        config = config_from_dict({**flatten(config_to_dict(settings)), **flatten(arguments)})
+    else:
+        config = compose({**flatten(settings or {}), **flatten(arguments)})
+    run_dir = Path(RUNS) / run_name(config) if run_dir is None else Path(run_dir).expanduser()
+    train_anew(config, run_dir)
+    return run_dir
+
+
+def train_anew(config: Config, run_dir: Path) -> None:
+    """Train in a new or empty folder. Raises UserError where a run has begun in it."""
+    from worldrl.training import loop
+
+    if any((run_dir / name).exists() for name in BEGUN):
+        if Checkpoints(run_dir).latest() is None:
+            raise UserError(f"{run_dir} holds a run without a checkpoint; delete it if it has ended, or choose another")
+        raise UserError(
+            f"{run_dir} already holds a run",
+            fix=f"continue it with {resume_command(run_dir, config)}, or choose another folder",
+        )
+    loop.train(config, run_dir)
+
+
+def train_or_continue(config: Config, run_dir: Path) -> None:
+    """One run of a sweep: train it, resume it where it has begun, leave it alone where it has finished."""
+    from worldrl.training import loop
+
+    checkpoints = Checkpoints(run_dir)
+    if checkpoints.latest() is None:
+        with sole_use(run_dir):
+            if checkpoints.best() or _has_frames(run_dir):
+                raise UserError(f"{run_dir} has begun but lost its last checkpoint; delete the folder to train it anew")
+            shutil.rmtree(run_dir)  # killed before its first checkpoint: there is nothing to continue from
+        train_anew(config, run_dir)
+    elif checkpoints.reached(config.frames):
+        print(f"finished before: {run_dir}")
+    else:
+        changes = {key: value for key, value in flatten(config_to_dict(config)).items() if may_change(key)}
+        loop.resume(run_dir, changes)
+
+
+def _has_frames(run_dir: Path) -> bool:
+    """Whether the metrics of a run go beyond its start."""
+    from worldrl.runs.metrics import read_records
+
+    path = run_dir / METRICS
+    return path.exists() and any(record.get("frames", 0) > 0 for record in read_records(path)[0])
+
+
+def _check_together(arguments: Sequence[Arguments], jobs: Sequence[Job]) -> list[str]:
+    """The names of the sweeps that these jobs belong to. Raises UserError for two jobs that share a run folder."""
+    seen: set[Path] = set()
+    for given, job in zip(arguments, jobs, strict=True):
+        if job.run_dir in seen and "sweep" in given:
+            words = ", ".join(MAY_CHANGE)
+            raise UserError(f"two runs of sweep={given['sweep']} differ in nothing but {words}; choose one value each")
+        if job.run_dir in seen:
+            raise UserError(f"several runs in one folder, {job.run_dir}", fix="choose one folder each")
+        seen.add(job.run_dir)
+    return sorted({str(given["sweep"]) for given in arguments if "sweep" in given})
+
+
+def _refuse_unasked_sweep(line: CommandLine) -> None:
+    for argument in line.ours:
+        if argument.several and not line.multirun:
+            raise UserError(f"'{argument.text}' is several values: add -m to run each of them")
+        if argument.several and line.show:
+            raise UserError(f"'{argument.text}' is several values: --cfg shows one run")
+    if line.hydra and not line.multirun:
+        raise UserError(f"'{line.hydra[0]}' is for the jobs of a sweep: add -m, or leave it out")
+    if line.sweep_dir and not line.multirun:
+        raise UserError(f"{SWEEP_DIR} is for the jobs of a sweep: add -m, or say {RUN_DIR}=DIR")
+
+
+# --- Hydra ------------------------------------------------------------------------------------------------------------
+
+
+class _Jobs:
+    """What Hydra's launchers call, here or in another process, with the number of a job."""
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        self.jobs, self.path = list(jobs), list(sys.path)
+
+    def __call__(self, settings: Any) -> str:
+        """Run one job; returns what was wrong with it, so that the other jobs still run, or nothing."""
+        sys.path.extend(folder for folder in self.path if folder not in sys.path)  # where a user's own classes are
+        job = self.jobs[settings.job]
+        try:
+            job.run(again=True)
+        except UserError as error:
+            exit_code(error)
+            return f"{job.run_dir}: {error}"
+        return ""
+
+
+def _launch(jobs: Sequence[Job], line: CommandLine) -> None:
+    """Let Hydra launch the jobs; it knows them by number only.
+
+    Raises:
+        UserError: an option that Hydra does not have, a folder that cannot be written, or runs that failed.
+    """
+    import hydra
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException, MissingConfigException
+    from omegaconf.errors import OmegaConfBaseException
+
+    folder = line.sweep_dir or Path(RUNS)
+    quiet = [{"override hydra/hydra_logging": "none"}, {"override hydra/job_logging": "none"}, "_self_"]
+    settings = {**HYDRA_SETTINGS, "sweep": {**HYDRA_SETTINGS["sweep"], "dir": str(folder)}}
+    ConfigStore.instance().store(name=HYDRA_CONFIG, node={"defaults": quiet, "job": 0, "hydra": settings})
+    numbers = f"job={','.join(map(str, range(len(jobs))))}"
+    with hydra.initialize(version_base="1.3", config_path=None):
+        try:
+            hydra.compose(HYDRA_CONFIG, overrides=list(line.hydra), return_hydra_config=True)
+        except MissingConfigException as error:
+            group, _, name = (error.missing_cfg_file or "").rpartition("/")
+            hint = "; others are plugins: pip install hydra-joblib-launcher or hydra-submitit-launcher"
+            found = unknown(group, name, error.options or [])
+            raise UserError(f"{found}{hint if group == 'hydra/launcher' else ''}") from error
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(f"{first_line(error)} (an option of Hydra itself)") from error
+        with writing(folder, f"choose another folder with {SWEEP_DIR}=DIR"):
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "multirun.yaml").open("ab").close()
+        launcher = GlobalHydra.instance().hydra
+        assert launcher is not None
+        batches = launcher.multirun(HYDRA_CONFIG, _Jobs(jobs), [*line.hydra, numbers])
+    failed = [job.return_value for batch in batches or [] for job in batch if job.return_value]
+    if failed:
+        raise UserError(f"{len(failed)} of {len(jobs)} runs failed: {'; '.join(failed)}")
+
+
+# --- words ------------------------------------------------------------------------------------------------------------
+
+
+def help_text() -> str:
+    """What ``worldrl train --help`` prints."""
+    own = own_folder()
+
+    def listed(names: Sequence[str]) -> str:
+        return ", ".join(names)
+
+    return f"""\
+Train an agent.   worldrl train [-m] key=value ...
+
+  agent=NAME         {listed(preset_names("agent", own))}
+  task=NAME          walker_walk, cartpole-swingup, Pendulum-v1, my_pkg.mod:MyEnv
+  env=NAME           {listed(preset_names("env", own))}
+  experiment=NAME    {listed(preset_names("experiment", own))}
+  head=NAME          {listed(known_parts("head"))} or my_pkg.mod:MyHead, with head.FIELD=VALUE
+  belief=NAME        {listed(known_parts("belief"))} or my_pkg.mod:MyBelief, with belief.FIELD=VALUE
+  policy=NAME        {listed(known_parts("policy"))} or my_pkg.mod:MyPolicy, with policy.FIELD=VALUE
+  seed=1  frames=1e6  device=auto  precision=auto  speed=eager|compile|capture
+  env.num_envs=1  env.action_repeat=2  env.render.quality=full|fast
+  replay.batch=50  replay.length=50  schedule.prefill=10000  eval.every=10000
+  presets=DIR        presets of your own, in DIR/agent, DIR/env and DIR/experiment (default ./configs)
+  init_from=RUN_DIR  start with that run's trained belief model; schedule.model_every=0 freezes it
+  resume=RUN_DIR     continue a run; may change: {listed(MAY_CHANGE)}
+  allow=MODULE,...   let a run folder use code that is not part of worldrl; what you name here yourself is allowed
+  hydra.run.dir=DIR  a run folder other than runs/<task>/<agent>/<seed>-<stamp>
+
+  -m                 run every combination of comma-separated values; hydra/launcher=NAME says where
+  sweep=NAME         into runs/NAME; the same command again skips what has finished and continues the rest
+  --cfg job          print all settings of the run, and stop
+
+  worldrl train experiment=smoke
+  worldrl train agent=smac task=walker_walk seed=1
+  worldrl train agent=smac head=sac head.critic_lr=1e-3
+  worldrl train -m agent=smac,latent_sac seed=0,1,2 sweep=NAME"""

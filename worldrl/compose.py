@@ -1,0 +1,151 @@
+"""The settings of a run from what was asked for: for the command line, a sweep, Python and an installed package alike.
+
+Presets are composed here and not by Hydra's defaults list, for two reasons. A preset's settings for a part must vanish
+when that part is swapped (``experiment=paper_smac head=sac`` has no use for ``head.estimator``), which a defaults list
+cannot say; and every mistake must end in one line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+import secrets
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from worldrl.config import (
+    MAY_CHANGE,
+    Config,
+    check_keys,
+    check_same_belief,
+    config_from_dict,
+    config_to_dict,
+    flatten,
+    known_keys,
+    load_config,
+    may_change,
+    world_of,
+)
+from worldrl.envs.families import canonical_name
+from worldrl.errors import UserError
+from worldrl.presets import GROUPS, Arguments, own_folder, read_base, read_preset, settings_for
+from worldrl.registry import DEFAULTS, PARTS, agent_label, canonical
+from worldrl.trust import allow, allow_named
+
+RUNS = "runs"  # the folder of all run folders
+NOT_SETTINGS = ("resume", "sweep", "presets", "allow")  # arguments that say where and whom, not how
+
+
+def compose(arguments: Mapping[str, Any]) -> Config:
+    """The settings of one run from its arguments and the presets that they name.
+
+    Layers, each over the one before: dataclass defaults, ``train.yaml``, the ``env`` preset, the ``agent``, the
+    ``experiment``, the arguments. Choices (agent, env, belief, head, policy) are made first: an argument beats an
+    experiment, an experiment beats the agent it runs on, and an agent named in the arguments brings its own choices
+    along. Where a preset's part is not the one chosen, its settings for that part (``head.*``) count as far as both
+    inherit them.
+    With ``init_from`` the task, the environment and the belief are those of that run, and only the arguments beat them.
+
+    Args:
+        arguments: dotted or nested, as on the command line; ``presets`` names the folder of the user's own ones,
+            ``allow`` modules that run folders may use. A part or task may be the class itself.
+
+    Raises:
+        UserError: one line that names the nearest valid keys, presets, parts or values.
+    """
+    given = _named(flatten(arguments))
+    own = own_folder(given.get("presets"))
+    allow(given.get("allow", ()))
+    asked = {key: value for key, value in given.items() if key not in NOT_SETTINGS}
+    base, experiment = read_base(), read_preset("experiment", asked.get("experiment"), own)
+    name = _first("agent", asked, experiment, base)
+    agent = _agent(name, own)
+    middle = (agent, experiment) if "agent" in asked else (experiment, agent)
+    order = (asked, *middle, base)
+    init_from = _first("init_from", *order, {"init_from": ""})
+    for layer in order:  # the person's own words and presets; a run folder is not among them
+        allow_named(layer)
+    world = world_of(init_from) if init_from else {}
+    env = read_preset("env", _first("env", *order), own)
+    parts = {kind: canonical(kind, _first(kind, asked, world, *order)) for kind in PARTS}
+    meant = {**_agent(experiment.get("agent"), own), **experiment}
+    values: Arguments = {}
+    for where, layer, intended in (
+        ("configs/train.yaml: ", base, base),
+        ("env preset: ", env, env),
+        (f"agent '{name}': ", agent, agent),
+        (f"experiment '{asked.get('experiment')}': ", experiment, meant),
+        ("init_from: ", world, world),
+        ("env preset: ", env if "env" in asked and world else {}, env),
+        ("", asked, {}),
+    ):
+        settings = settings_for(_plain(layer), intended, parts)
+        check_keys(settings, {*known_keys(parts), *GROUPS, *NOT_SETTINGS}, where)
+        values.update(settings)
+    label = agent_label(name, {kind: _first(kind, agent) for kind in PARTS}, **parts)
+    config = config_from_dict({**values, **parts, "agent": label})
+    if init_from:
+        check_same_belief(config)
+    return dataclasses.replace(config, task=canonical_name(config.task))
+
+
+def resumed(run_dir: Path, changes: Mapping[str, Any]) -> Config:
+    """The settings of a run folder with changes, dotted. Raises UserError for a key that may not change."""
+    allow(changes.get("allow", ()))
+    changes = {key: value for key, value in changes.items() if key != "allow"}
+    stored = load_config(run_dir)
+    check_keys(changes, known_keys({kind: getattr(stored, kind)["name"] for kind in PARTS}) | set(GROUPS))
+    for key in changes:
+        if not may_change(key):
+            reason = f"{key} cannot change on resume (the run in {run_dir} has it)"
+            raise UserError(reason, fix=f"may change: {', '.join(MAY_CHANGE)}")
+    return config_from_dict({**flatten(config_to_dict(stored)), **changes}) if changes else stored
+
+
+def run_name(config: Config, sweep: str = "") -> str:
+    """``<task>/<agent>/<seed>-<stamp>``, a new one at every call; in a sweep a fixed one for the same settings.
+
+    That is ``<sweep>/<task>/<agent>/<seed>-<digest>``, where the digest is of every setting that may not change on
+    resume.
+    """
+    task = re.sub(r"[^\w.@+-]+", "_", config.task)
+    place = f"{task}/{config.agent}/{config.seed}"
+    if not sweep:
+        return f"{place}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
+    fixed = {key: value for key, value in flatten(config_to_dict(config)).items() if not may_change(key)}
+    digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
+    return f"{sweep}/{place}-{digest[:8]}"
+
+
+def _named(given: Mapping[str, Any]) -> Arguments:
+    """Classes and functions that were passed as objects, by the names under which they can be imported."""
+    named = dict(given)
+    for key in ("task", *PARTS):
+        if callable(value := given.get(key)):
+            named[key] = f"{value.__module__}:{value.__qualname__}"
+    return named
+
+
+def _plain(layer: Mapping[str, Any]) -> Arguments:
+    """A layer without its choices, which are made by then."""
+    return {key: value for key, value in layer.items() if key not in (*GROUPS, *PARTS)}
+
+
+def _agent(name: Any, own: Path) -> Arguments:
+    """An agent's preset with the parts that it does not name; nothing for ``None``."""
+    preset = read_preset("agent", name, own)
+    return {**DEFAULTS, **preset} if preset else preset
+
+
+def _first(key: str, *layers: Mapping[str, Any]) -> str:
+    for layer in layers:
+        if key not in layer:
+            continue
+        if not isinstance(layer[key], str):
+            raise UserError(key, repr(layer[key]), "a name")
+        return str(layer[key])
+    raise UserError(f"no {key} is chosen", fix=f"set {key}=")

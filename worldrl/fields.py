@@ -1,0 +1,112 @@
+"""What a setting may be, said once, on its field: ``tau: PositiveShare = 0.005``.
+
+A ``Config`` annotates its fields with these types, or with ``Annotated[int, Range(1, 100)]``; ``worldrl.config`` checks
+what a user asks for. Upper limits are far above what makes sense: they refuse what could not be built, or would never
+end, before it is tried.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from worldrl.errors import unknown, wrong
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from ``low`` to ``high``; ``above``: without ``low`` itself. ``what`` is what the number stands for."""
+
+    low: float
+    high: float
+    above: bool = False
+    what: str = ""
+
+    def check(self, key: str, value: Any) -> None:
+        """Raise UserError, which ``key`` begins, unless the number is inside."""
+        if self.low < value <= self.high or (value == self.low and not self.above):
+            return
+        within = self._within(value)
+        what = self.what or "a number" * within.startswith("in ")
+        joint = " of " if self.what and not within.startswith("in ") else " "
+        raise wrong(key, value, f"{what}{joint}{within}".strip())
+
+    def _within(self, value: float) -> str:
+        if self.high <= 1 or (self.what and value > self.high):
+            return f"in {'(' if self.above else '['}{self.low:g}, {self.high:g}]"
+        if value > self.high:
+            return f"at most {_plain(self.high)}"
+        return f"more than {_plain(self.low)}" if self.above else f"{_plain(self.low)} or more"
+
+
+@dataclass(frozen=True, init=False)
+class OneOf:
+    """Some words."""
+
+    words: tuple[str, ...]
+
+    def __init__(self, *words: str) -> None:
+        object.__setattr__(self, "words", words)
+
+    def check(self, key: str, value: Any) -> None:
+        """Raise UserError, which ``key`` begins, unless the text is one of the words."""
+        if value not in self.words:
+            raise unknown(f"value of {key}", value, self.words)
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """Text of a form; ``what`` says which."""
+
+    form: str
+    what: str
+
+    def check(self, key: str, value: Any) -> None:
+        """Raise UserError, which ``key`` begins, unless the text has the form."""
+        if not re.fullmatch(self.form, value):
+            raise wrong(key, value, self.what)
+
+
+# Whole numbers.
+Width = Annotated[int, Range(1, 65_536)]  # units of a layer, channels, dimensions of a latent
+Layers = Annotated[int, Range(0, 64)]  # hidden layers; 0: linear
+SomeLayers = Annotated[int, Range(1, 64)]
+Particles = Annotated[int, Range(0, 10_000)]
+Samples = Annotated[int, Range(1, 1_000_000)]  # rows or draws of one update
+AnySamples = Annotated[int, Range(0, 1_000_000)]
+Frames = Annotated[int, Range(0, 1e12)]
+SomeFrames = Annotated[int, Range(1, 1e12)]
+Every = Annotated[int, Range(0, 1_000_000)]  # every n-th; 0: never
+# Numbers.
+Share = Annotated[float, Range(0, 1)]
+PositiveShare = Annotated[float, Range(0, 1, above=True)]
+Rate = Annotated[float, Range(0, 100)]  # a learning rate
+NotNegative = Annotated[float, Range(0, 1e9)]
+Positive = Annotated[float, Range(0, 1e9, above=True)]
+# Text.
+Label = Annotated[str, Pattern(r"[^/\\\s]+", "a label without blanks and slashes")]
+Device = Annotated[str, Pattern(r"auto|cpu|cuda(:\d+)?", "auto, cpu, cuda or cuda:N")]
+
+
+Rule = Range | OneOf | Pattern
+
+
+def rules(hint: Any) -> Iterator[Rule]:
+    """What an annotated type asks of a value."""
+    if typing.get_origin(hint) is Annotated:
+        yield from (rule for rule in hint.__metadata__ if isinstance(rule, Rule))
+
+
+def ranges(cls: type[Any]) -> dict[str, Range]:
+    """Field -> its range, of the fields of a dataclass that have one."""
+    hints = typing.get_type_hints(cls, include_extras=True)
+    found = {item.name: [*rules(hints[item.name])] for item in dataclasses.fields(cls)}
+    return {name: rule for name, each in found.items() for rule in each if isinstance(rule, Range)}
+
+
+def _plain(number: float) -> str:
+    return f"{number:,.0f}" if number == int(number) and abs(number) < 1e13 else f"{number:g}"

@@ -1,0 +1,110 @@
+"""Where presets are, and what is in them: ``agent/NAME.yaml``, ``env/NAME.yaml``, ``experiment/NAME.yaml``.
+
+Those of the package are files of its repository, ``configs/``, and lie inside the package in a wheel. A user's own are
+in ``./configs/``, or in the folder that ``presets=DIR`` names. A preset may say ``base: NAME``: the settings of that
+preset of the same group, under its own. A name that begins with ``_`` is only a base.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from worldrl.config import flatten, read_yaml
+from worldrl.errors import UserError, unknown, wrong
+from worldrl.registry import PARTS, canonical, shared_fields
+
+GROUPS = ("agent", "env", "experiment")  # settings whose value is the name of a preset
+OWN = "configs"  # a user's own folder, in the current one
+BASE = "base"
+
+Arguments = dict[str, Any]  # dotted keys, as on the command line
+
+
+def shipped() -> Path:
+    """The folder of the package's own presets, in a clone, an editable install and a wheel."""
+    package = Path(__file__).resolve().parent
+    inside = package / "configs"
+    return inside if inside.is_dir() else package.parent / "configs"
+
+
+def own_folder(folder: Any = None) -> Path:
+    """The folder of the user's presets, ``presets=DIR`` or by default ``./configs``, which need not exist."""
+    if folder is None:
+        return Path(OWN)
+    path = Path(folder).expanduser()
+    if not path.is_dir():
+        raise wrong("presets", str(folder), "a folder with agent/, env/ or experiment/")
+    return path
+
+
+def preset_names(group: str, own: Path | None = None) -> list[str]:
+    """Names that ``agent=``, ``env=`` or ``experiment=`` accepts."""
+    folders = [shipped(), *([own] if own else [])]
+    found = {path.stem for folder in folders for path in (folder / group).glob("*.yaml")}
+    return sorted(name for name in found if not name.startswith("_"))
+
+
+def read_preset(group: str, name: Any, own: Path) -> Arguments:
+    """The settings of one preset over those of its base, dotted; none for ``None``.
+
+    Raises:
+        UserError: no such preset, a user's own under the name of the package's, or a base that leads back to it.
+    """
+    if name is None:
+        return {}
+    if name not in (names := preset_names(group, own)):
+        raise unknown(group, str(name), names)
+    return _with_base(group, name, own, ())
+
+
+def read_base() -> Arguments:
+    """The lowest layer of every run, ``train.yaml``."""
+    return _read(shipped() / "train.yaml")
+
+
+def settings_for(layer: Mapping[str, Any], intended: Mapping[str, Any], parts: Mapping[str, str]) -> Arguments:
+    """A layer's settings without those that mean nothing to a part that was chosen in place of the ``intended`` one."""
+    settings = dict(layer)
+    for kind, chosen in parts.items():
+        if kind not in intended or canonical(kind, intended[kind]) == canonical(kind, chosen):
+            continue
+        shared = {f"{kind}.{name}" for name in shared_fields(kind, intended[kind], chosen)}
+        settings = {k: v for k, v in settings.items() if k in shared or not k.startswith(f"{kind}.")}
+    return settings
+
+
+def _with_base(group: str, name: str, own: Path, above: tuple[str, ...]) -> Arguments:
+    if name in above:
+        raise UserError(f"{group} '{above[0]}'", f"base: {' > '.join([*above[1:], name])}", "a base above it")
+    settings = dict(_read(_path(group, name, own)))
+    base = settings.pop(BASE, None)
+    if base is None:
+        return settings
+    under = _with_base(group, str(base), own, (*above, name))
+    return {**settings_for(under, under, {kind: settings[kind] for kind in PARTS if kind in settings}), **settings}
+
+
+def _path(group: str, name: str, own: Path) -> Path:
+    """The file of a preset; a user's own file may be a copy of the package's, but may not say something else."""
+    ours, theirs = (folder / group / f"{name}.yaml" for folder in (shipped(), own))
+    if not theirs.is_file():
+        if not ours.is_file():
+            raise UserError(f"{group} preset", f"base: {name}", f"a file {group}/{name}.yaml")
+        return ours
+    if ours.is_file() and theirs.read_bytes() != ours.read_bytes():
+        fix = f"rename it: {group}/my_{name.lstrip('_')}.yaml may say base: {name}"
+        raise UserError(str(theirs), f"the name of a preset of worldrl, {group}={name}", "a name of its own", fix)
+    return theirs
+
+
+def _read(path: Path) -> Arguments:
+    return _cached(path, path.stat().st_mtime_ns)
+
+
+@functools.cache
+def _cached(path: Path, changed: int) -> Arguments:
+    """Read once for all jobs of a sweep; callers must not write into it."""
+    return flatten(read_yaml(path))

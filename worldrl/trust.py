@@ -1,0 +1,74 @@
+"""A run folder is data: a module outside of the package is imported only where the person has named or allowed it.
+
+Names come from what the person types, from their own presets and from Python; ``allow`` remembers them for the process.
+What a file says is compared with them before anything is imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from worldrl.envs.families import code_of
+from worldrl.errors import UserError
+from worldrl.registry import PARTS, canonical
+
+_allowed: set[str] = set()
+
+
+def allow(names: str | Iterable[str]) -> None:
+    """Let run folders use these modules, with all inside them (``my_mod``), or single classes (``my_mod:Head``).
+
+    Args:
+        names: one, several, or text with commas between them.
+    """
+    given = names.split(",") if isinstance(names, str) else names
+    _allowed.update(name.strip() for name in given if name.strip())
+
+
+def allowed() -> tuple[str, ...]:
+    """What is allowed by now, for another process of the same person."""
+    return tuple(sorted(_allowed))
+
+
+def outside(settings: Mapping[str, Any]) -> dict[str, str]:
+    """Key -> ``module:Class`` or module, of what dotted settings name and the package does not have itself."""
+    found = {}
+    for kind in PARTS:
+        name = settings.get(kind)
+        if isinstance(name, str) and ":" in name and ":" in canonical(kind, name):
+            found[kind] = name
+    task = settings.get("task")
+    if isinstance(task, str) and ":" in task:
+        found["task"] = task if code_of(task) else ""
+    return {key: name for key, name in found.items() if name}
+
+
+def allow_named(settings: Mapping[str, Any]) -> None:
+    """Allow what the person's own words name."""
+    allow(outside(settings).values())
+
+
+def check_allowed(where: str | Path, settings: Mapping[str, Any]) -> None:
+    """Refuse what a file names and nobody has allowed.
+
+    Raises:
+        UserError: ``where``, the setting, and what to type if it is to be trusted.
+    """
+    for key, name in outside(settings).items():
+        if not _is_allowed(name):
+            fix = f"if you trust it, add {words([name])} (eval and studies: --allow)"
+            raise UserError(str(where), f"{key}={name}, which is not part of worldrl", "what you allow", fix)
+
+
+def words(names: Iterable[str]) -> str:
+    """``allow=my_mod,other``: the argument that allows these, or nothing for none."""
+    modules = sorted({name.partition(":")[0] for name in names})
+    return f"allow={','.join(modules)}" if modules else ""
+
+
+def _is_allowed(name: str) -> bool:
+    module = name.partition(":")[0]
+    parents = {".".join(module.split(".")[: i + 1]) for i in range(len(module.split(".")))}
+    return name in _allowed or bool(parents & _allowed)
