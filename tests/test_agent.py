@@ -19,7 +19,7 @@ from worldrl.data.replay import Replay
 from worldrl.envs import make_envs
 from worldrl.envs.make import EnvConfig
 from worldrl.errors import UserError
-from worldrl.heads.sac import transitions
+from worldrl.heads.transitions import transitions
 from worldrl.registry import HEADS, load_class, takes_policy
 from worldrl.types import Batch, EnvSpec, Extra
 

@@ -19,9 +19,10 @@ from worldrl.config import (
 )
 from worldrl.errors import UserError
 from worldrl.registry import agent_label, canonical, load_class, settings_of, shared_fields
+from worldrl.types import BeliefModel, Head, Policy
 
 
-class ToyHead:
+class ToyHead(Head):
     """A user's own head, as far as settings go."""
 
     @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class ToyHead:
                 raise ValueError(f"lr {self.lr}: expected more than 0")
 
 
-class OddHead:
+class OddHead(Head):
     """Names and ranges of its own."""
 
     @dataclass(frozen=True)
@@ -47,13 +48,13 @@ class OddHead:
         units: int = 0
 
 
-class ToyBelief:
+class ToyBelief(BeliefModel):
     @dataclass(frozen=True)
     class Config:
         size: int = 4
 
 
-class ToyPolicy:
+class ToyPolicy(Policy):
     @dataclass(frozen=True)
     class Config:
         width: int = 2

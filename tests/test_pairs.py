@@ -10,11 +10,10 @@ import torch
 
 from tests.conftest import BOTH_SPEC, STATE_SPEC
 from tests.oracles.side_by_side import random_rows
-from tests.test_agent import TINY
 from worldrl.agent import Agent
 from worldrl.config import config_from_dict
 from worldrl.errors import UserError
-from worldrl.registry import BELIEFS, HEADS, OWN_POLICY, POLICIES, load_class, takes_policy
+from worldrl.registry import BELIEFS, HEADS, OWN_POLICY, POLICIES, load_class, takes_policy, tiny_settings
 from worldrl.types import EnvSpec, Extra, Imagines
 
 PAIRS = list(product(BELIEFS, HEADS))
@@ -22,8 +21,8 @@ PAIRS = list(product(BELIEFS, HEADS))
 
 def build(belief: str, head: str, policy: str, spec: EnvSpec) -> Agent | UserError:
     """The agent, or why there is none."""
-    parts = (("belief", belief), ("head", head))
-    tiny = {key: value for kind, name in parts for key, value in TINY.get(name, {}).items() if key.startswith(kind)}
+    parts = (("belief", belief), ("head", head), ("policy", policy))
+    tiny = {key: value for kind, name in parts for key, value in tiny_settings(kind, name).items()}
     try:
         return Agent(
             config_from_dict({"belief": belief, "head": head, "policy": policy, "device": "cpu", **tiny}), spec
@@ -75,7 +74,9 @@ def test_a_pair_runs_or_is_refused_in_one_line(belief: str, head: str, policy: s
         assert "\n" not in line
         assert agent.fix or agent.expected or "; " in line
         assert not can_dream or policy != OWN_POLICY
-        assert policy == OWN_POLICY or not (takes_policy(head) and load_class("policy", policy).exact_density)
+        drawn = load_class("policy", policy)
+        other = spec.actions.kind not in drawn.actions
+        assert policy == OWN_POLICY or other or not (takes_policy(head) and drawn.exact_density)
         return
     assert can_dream or not agent.head.needs.imagine
     assert takes_policy(head) or policy == OWN_POLICY

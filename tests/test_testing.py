@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import nn
 
+import worldrl.types
 from worldrl import testing
 from worldrl.beliefs.identity import Identity
 from worldrl.beliefs.rssm import RSSM
@@ -18,65 +19,49 @@ from worldrl.errors import UserError
 from worldrl.heads.miracle import MIRACLE
 from worldrl.heads.sac import SAC
 from worldrl.nn.functional import normal_log_prob, tanh_log_det
-from worldrl.registry import BELIEFS, HEADS, OWN_POLICY, POLICIES
+from worldrl.registry import BELIEFS, HEADS, OWN_POLICY, POLICIES, load_class
 from worldrl.testing import check_belief, check_head, check_policy
 from worldrl.types import NOISE, Draw, Noise
 
-SMALL_HEADS: dict[str, list[dict[str, Any]]] = {
-    "sac": [{"units": 8}, {"units": 8, "actor_input": "context", "tune_alpha": False}],
-    "smac": [{"units": 8, "num_particles": 4}, {"units": 8, "num_particles": 4, "estimator": "roulette"}],
-    "slac": [{"units": 8}],
-    "dreamer": [{"units": 8, "horizon": 3, "mode_samples": 3}],
-    "td3": [{"units": 8}],
-    "ddpg": [{"units": 8}, {"networks": "original", "critic_l2": 0.01}],
-    "pmoe": [{"units": 8}],
-    "value_sac": [{"units": 8, "tune_alpha": True}],
-    "miracle": [{"units": 8, "marginal_batch": 4}, {"units": 8, "marginal_fit": "vae", "marginal_actions": 0}],
+HEAD_SETTINGS: dict[str, list[dict[str, Any]]] = {  # beside the tiny ones; heads that are not named have only those
+    "sac": [{}, {"actor_input": "context", "tune_alpha": False}],
+    "smac": [{}, {"estimator": "roulette"}],
+    "ddpg": [{}, {"networks": "original", "critic_l2": 0.01}],
+    "value_sac": [{"tune_alpha": True}],
+    "miracle": [{}, {"marginal_fit": "vae", "marginal_actions": 0}],
     "virel": [
-        {"units": 8, "temperature": "residual", "residual_batch": 7, "critics": "hard_and_soft"},
-        {"units": 8, "temperature": "residual", "residual_batch": 0, "critics": "two_hard"},
+        {"temperature": "residual", "critics": "hard_and_soft"},
+        {"temperature": "residual", "residual_batch": 0, "critics": "two_hard"},
     ],
 }
-SMALL_BELIEFS: dict[str, list[dict[str, Any]]] = {
-    "identity": [{}],
-    "rssm": [
-        {"stoch": 3, "deter": 6, "hidden": 6, "depth": 2, "reward_units": 6, "vector_units": 6, "burn_in": 1},
-        {
-            "stoch": 3,
-            "deter": 6,
-            "hidden": 6,
-            "depth": 2,
-            "reward_units": 6,
-            "vector_units": 6,
-            "particles": "last_step",
-        },
-    ],
-    "slac": [{"z1": 3, "z2": 5, "units": 6, "depth": 2, "vector_units": 6, "history": 3, "model_batch": 2}],
+BELIEF_SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "rssm": [{"burn_in": 1}, {"particles": "last_step"}],
+    "slac": [{"model_batch": 2}],
 }
 SMALL_POLICIES: dict[str, dict[str, Any]] = {
     "flow": {"blocks": 3},
     "mixture": {"components": 4},
-    "latent": {"num_particles": 4, "conditional_penalty": 0.1},
+    "latent": {"conditional_penalty": 0.1},
 }
-HEAD_CASES = [(name, settings) for name in HEADS for settings in SMALL_HEADS[name]]
-BELIEF_CASES = [(name, settings) for name in BELIEFS for settings in SMALL_BELIEFS[name]]
+HEAD_CASES = [(name, settings) for name in HEADS for settings in HEAD_SETTINGS.get(name, [{}])]
+BELIEF_CASES = [(name, settings) for name in BELIEFS for settings in BELIEF_SETTINGS.get(name, [{}])]
 
 
 @pytest.mark.parametrize(("name", "settings"), HEAD_CASES)
 def test_shipped_heads_pass(name: str, settings: dict[str, Any]) -> None:
     before = torch.get_rng_state()
-    check_head(name, **settings)
+    check_head(name, **{**load_class("head", name).tiny, **settings})
     assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize(("name", "settings"), BELIEF_CASES)
 def test_shipped_beliefs_pass(name: str, settings: dict[str, Any]) -> None:
-    check_belief(name, **settings)
+    check_belief(name, **{**load_class("belief", name).tiny, **settings})
 
 
 @pytest.mark.parametrize("name", [name for name in POLICIES if name != OWN_POLICY])
 def test_shipped_policies_pass(name: str) -> None:
-    check_policy(name, **SMALL_POLICIES[name])
+    check_policy(name, **{**load_class("policy", name).tiny, **SMALL_POLICIES.get(name, {})})
 
 
 # --- heads with one mistake each --------------------------------------------------------------------------------------
@@ -255,7 +240,7 @@ class HiddenState(Updates):
 
 
 HEAD_MISTAKES = [
-    (Plain, "head Plain: found a plain class, expected a torch.nn.Module"),
+    (Plain, "head 'Plain': found another class, expected a Head; derive it from worldrl.types.Head"),
     (Thawed, "head Thawed: Config can be changed"),
     (NoDefault, "Config.units has no default"),
     (Crashes, r"act\(belief, explore=True\) with 0 particles failed at .*test_testing.py:\d+, KeyError: 'missing'"),
@@ -297,7 +282,7 @@ def test_a_head_with_one_mistake(cls: type, message: str) -> None:
 # --- policies with one mistake each -----------------------------------------------------------------------------------
 
 
-class Policy(nn.Module):
+class Policy(worldrl.types.Policy):
     """A tanh-Gaussian whose standard deviation is the same in all states."""
 
     @dataclass(frozen=True)
@@ -306,10 +291,10 @@ class Policy(nn.Module):
 
     exact_density = True
 
-    def __init__(self, config: Any, inputs: int, action_dim: int, units: int, layers: int, activation: str) -> None:
+    def __init__(self, config: Any, shape: Any, actions: Any, units: int, layers: int, activation: str) -> None:
         super().__init__()
-        self.mean = nn.Linear(inputs, action_dim)
-        self.log_std = nn.Parameter(torch.full((action_dim,), config.std).log())
+        self.mean = nn.Linear(shape[0], actions.size)
+        self.log_std = nn.Parameter(torch.full((actions.size,), config.std).log())
 
     def noise(self, x: Any, n: int = 1, source: Noise = NOISE) -> Any:
         return source.normal((n, *x.shape[:-1], len(self.log_std)), -2, x)
@@ -408,7 +393,7 @@ POLICY_MISTAKES = [
     (BareAction, r"sample\(x\) with x of shape \(3, 6\) gives Tensor, expected a Draw"),
     (NoDrawAxis, r"gives action of shape \(3, 2\), expected \(3, 3, 2\)"),
     (OtherRaw, "gives an action that is not tanh of its raw"),
-    (TwoUnweighted, "gives 2 draws without a weight"),
+    (TwoUnweighted, "gives 2 draws of weight 1.0, expected 1 / 2"),
     (HeavyWeights, "gives weights that do not sum to one over the 1 draws"),
     (LongPenalty, r"gives penalty of shape \(1, 3\), expected \(3,\)"),
     (Unlearnable, "gives action without a gradient to its parameters"),

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from worldrl.types import NOISE, Batch, Belief, EnvSpec, Metrics, Noise, Obs, Rollout, State
+from worldrl.types import NOISE, Batch, Belief, BeliefModel, EnvSpec, Metrics, Noise, Obs, Rollout, State
 
 
-class CountBelief(nn.Module):
+class CountBelief(BeliefModel):
     """feat = what ``Count`` observes: (step, last action, a number fixed by the seed)."""
 
     @dataclass(frozen=True)
@@ -20,7 +19,6 @@ class CountBelief(nn.Module):
         lr: float = 0.0
         grad_clip: float = 0.0
 
-    lost_rows: ClassVar[int] = 0
     feat_dim = context_dim = 3
 
     def __init__(self, config: CountBelief.Config, spec: EnvSpec) -> None:

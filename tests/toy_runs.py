@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from worldrl.config import config_from_dict, save_config
+from worldrl.registry import tiny_settings
 from worldrl.training.loop import Trainer
 
 SMALL: dict[str, Any] = {
@@ -20,34 +21,23 @@ SMALL: dict[str, Any] = {
     "log.tensorboard": False,
     "device": "cpu",
     "belief": "rssm",
-    "belief.stoch": 4,
-    "belief.deter": 8,
-    "belief.hidden": 8,
-    "belief.depth": 2,
-    "belief.reward_units": 8,
-    "belief.vector_units": 8,
+    **tiny_settings("belief", "rssm"),
     "head": "smac",
-    "head.units": 16,
-    "head.num_particles": 2,
+    **tiny_settings("head", "smac"),
 }
 SLAC: dict[str, Any] = {
     **{key: value for key, value in SMALL.items() if not key.startswith(("belief", "head"))},
     "belief": "slac",
-    "belief.z1": 3,
-    "belief.z2": 6,
-    "belief.units": 8,
-    "belief.depth": 2,
-    "belief.vector_units": 5,
-    "belief.history": 3,
+    **tiny_settings("belief", "slac"),
     "head": "slac",
-    "head.units": 16,
+    **tiny_settings("head", "slac"),
 }
 STATE_SAC: dict[str, Any] = {
     **{key: value for key, value in SMALL.items() if not key.startswith(("belief", "head"))},
     "env.obs": "state",
     "belief": "identity",
     "head": "sac",
-    "head.units": 16,
+    **tiny_settings("head", "sac"),
 }
 
 

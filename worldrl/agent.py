@@ -16,6 +16,7 @@ from worldrl.nn.precision import Precision, choose_device, choose_precision
 from worldrl.registry import BELIEFS, HEADS, OWN_POLICY, load_class, settings_of, takes_policy
 from worldrl.types import (
     NOISE,
+    Actions,
     Batch,
     Belief,
     BeliefModel,
@@ -122,7 +123,7 @@ class Agent:
         learn, head_phase = not phase.endswith(HEAD_ONLY), phase.removesuffix(HEAD_ONLY)
         particles = 0 if phase == MODEL_ONLY else self.head.particles(head_phase)
         if phase == MODEL_ONLY:  # some models learn from the first windows of a batch only
-            batch = batch.windows(slice(getattr(self.model, "model_batch", None)))
+            batch = batch.windows(slice(self.model.model_batch))
         with self.precision.autocast():
             with torch.set_grad_enabled(learn):
                 belief, losses, metrics = self.model.observe(batch, particles, learn)
@@ -188,9 +189,8 @@ class Agent:
 def build_parts(config: Config, spec: EnvSpec) -> tuple[BeliefModel, Head]:
     """The belief model and the head that goes on it. Raises UserError where they do not go together."""
     model: BeliefModel = _build("belief", config.belief, spec)
-    dims = (model.feat_dim, model.context_dim, spec.action_dim)
-    head: Head = _build("head", config.head, *dims, **_chosen_policy(config))
-    check_pair(model, head)
+    head: Head = _build("head", config.head, model.sizes(spec.actions), **_chosen_policy(config))
+    check_pair(model, head, spec.actions)
     return model, head
 
 
@@ -219,8 +219,15 @@ def check_length(config: Config, model: BeliefModel) -> None:
         raise UserError(f"replay.length={length}: the belief keeps {lost} rows to itself, expected {lost + 2} or more")
 
 
-def check_pair(model: BeliefModel, head: Head) -> None:
-    """Refuse a head whose needs its belief cannot meet, naming the beliefs that can."""
+def check_pair(model: BeliefModel, head: Head, actions: Actions) -> None:
+    """Refuse a head whose needs its belief cannot meet, naming the beliefs that can; and one of other actions."""
+    if actions.kind not in head.needs.actions:
+        raise UserError(
+            f"head {type(head).__name__} with its policy",
+            f"actions of the kind {actions.kind}",
+            " or ".join(head.needs.actions),
+            "use another head or policy, or another task",
+        )
     if head.needs.imagine and not isinstance(model, Imagines):
         raise UserError(
             f"head {type(head).__name__} needs a belief that can imagine; {type(model).__name__} cannot; "

@@ -85,10 +85,16 @@ def load_class(kind: str, name: str) -> type[Any]:
 
 
 def check_class(kind: str, cls: type[Any], name: str = "") -> type[Any]:
-    """``cls``, if it has a ``Config``; messages call it ``name``. Raises UserError otherwise."""
+    """``cls``, if it is such a part and has a ``Config``; messages call it ``name``. Raises UserError otherwise."""
     if not hasattr(getattr(cls, "Config", None), "__dataclass_fields__"):
         expected = f"a frozen dataclass of its settings as {cls.__name__}.Config"
         raise UserError(f"{kind} '{name or cls.__name__}' has no Config; expected {expected}")
+    from worldrl.types import BeliefModel, Head, Policy  # imports torch, which workers do without
+
+    base = {"belief": BeliefModel, "head": Head, "policy": Policy}[kind]
+    if not issubclass(cls, base):
+        told = f"derive it from worldrl.types.{base.__name__}"
+        raise UserError(f"{kind} '{name or cls.__name__}'", "another class", f"a {base.__name__}", told)
     return cls
 
 
@@ -107,15 +113,20 @@ def settings_of(kind: str, part: Mapping[str, Any]) -> Any:
     return cls.Config(**{key: value for key, value in part.items() if key != "name"})
 
 
+def tiny_settings(kind: str, name: str) -> dict[str, Any]:
+    """The smallest settings of a part that still run, by key: ``{"belief.stoch": 4, ...}``."""
+    return {f"{kind}.{field}": value for field, value in load_class(kind, name).tiny.items()}
+
+
 def shared_fields(kind: str, name: str, other: str) -> set[str]:
     """Settings that two parts inherit from a common ``Config``: the same name and the same meaning.
 
-    A ``Config`` names those to which it gives another meaning in ``own_meaning``.
+    A part names those to which it gives another meaning in ``own_meaning``.
     """
-    one, two = (load_class(kind, part).Config for part in (name, other))
-    bases, others = inspect.getmro(one), inspect.getmro(two)
+    one, two = (load_class(kind, part) for part in (name, other))
+    bases, others = inspect.getmro(one.Config), inspect.getmro(two.Config)
     shared = {field for base in bases if base in others for field in getattr(base, "__dataclass_fields__", ())}
-    return shared - (set(getattr(one, "own_meaning", ())) ^ set(getattr(two, "own_meaning", ())))
+    return shared - (set(one.own_meaning) ^ set(two.own_meaning))
 
 
 def takes_policy(head: str) -> bool:

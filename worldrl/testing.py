@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,7 @@ from worldrl.nn.optim import Optimizer
 from worldrl.registry import check_class, load_class
 from worldrl.types import (
     NOISE,
+    Actions,
     Batch,
     Belief,
     BeliefModel,
@@ -39,8 +40,11 @@ from worldrl.types import (
     Obs,
     ObsSpec,
     Rollout,
+    Sizes,
     State,
     box,
+    choice,
+    hardened,
 )
 
 BATCH, ACTIONS, PARTICLES, HORIZON = 3, 2, 2, 3
@@ -56,6 +60,8 @@ SPECS = (
     EnvSpec("toy", {**PIXELS, **VECTORS}, box(ACTIONS)),
 )
 
+KINDS = (box(ACTIONS), choice(ACTIONS))
+
 Make = Callable[..., Any]
 
 
@@ -67,20 +73,31 @@ def check_head(head: type | str, **settings: Any) -> None:
     """
     cls, name, config = _load("head", head, settings)
 
-    def make() -> Any:
-        with _doing(f"{name}: __init__(config, feat_dim={FEAT}, context_dim={CONTEXT}, action_dim={ACTIONS})"):
-            torch.manual_seed(0)
-            return cls(config, FEAT, CONTEXT, ACTIONS)
-
     with torch.random.fork_rng(devices=[]):
-        _check_head_parts(name, make())
-        check_pair(cast("BeliefModel", _ToyModel()), make())
-        phases = _phases(name, make())
-        _check_actions(name, make())
-        for phase in phases:
-            _check_update(name, make, phase)
-        _check_head_learns(name, make(), phases)
-        _check_head_saves(name, make, phases)
+        tried = [_check_head_on(name, cls, config, actions) for actions in KINDS]
+    _ensure(any(tried), f"{name}: found needs.actions that names no kind of action, expected box, choice or both")
+
+
+def _check_head_on(name: str, cls: type[Any], config: Any, actions: Actions) -> bool:
+    """Check a head on one kind of action, if it takes it."""
+    sizes = Sizes((FEAT,), (CONTEXT,), actions)
+
+    def make() -> Any:
+        with _doing(f"{name}: __init__(config, {sizes})"):
+            torch.manual_seed(0)
+            return cls(config, sizes)
+
+    _check_head_parts(name, make())
+    if actions.kind not in make().needs.actions:
+        return False
+    check_pair(_ToyModel(), make(), actions)
+    phases = _phases(name, make())
+    _check_actions(name, make(), actions)
+    for phase in phases:
+        _check_update(name, make, phase)
+    _check_head_learns(name, make(), phases)
+    _check_head_saves(name, make, phases)
+    return True
 
 
 def check_belief(belief: type | str, **settings: Any) -> None:
@@ -120,20 +137,26 @@ def check_policy(policy: type | str, **settings: Any) -> None:
         UserError: what is wrong, in one line.
     """
     cls, name, config = _load("policy", policy, settings)
-    given = f"config, {FEAT}, {ACTIONS}, {UNITS}, {LAYERS}, '{ACTIVATION}'"
+    with torch.random.fork_rng(devices=[]):
+        for actions in (kind for kind in KINDS if kind.kind in cls.actions):
+            _check_policy_on(name, cls, config, actions)
+
+
+def _check_policy_on(name: str, cls: type[Any], config: Any, actions: Actions) -> None:
+    """Check a policy on one kind of action."""
 
     def make(seed: int = 0) -> Any:
-        with _doing(f"{name}: __init__({given})"):
+        with _doing(f"{name}: __init__(config, ({FEAT},), {actions}, {UNITS}, {LAYERS}, '{ACTIVATION}')"):
             torch.manual_seed(seed)
-            return cls(config, FEAT, ACTIONS, UNITS, LAYERS, ACTIVATION)
+            return cls(config, (FEAT,), actions, UNITS, LAYERS, ACTIVATION)
 
     with torch.random.fork_rng(devices=[]):
-        exact = getattr(make(), "exact_density", None)
+        exact = make().exact_density
         right = isinstance(exact, bool)
         _ensure(right, f"{name}: found exact_density = {exact!r}, expected True, or False if log_prob is a bound")
         for lead in ((BATCH,), (2, BATCH, 4)):
-            _check_draws(name, make(), lead)
-        _check_density(name, make())
+            _check_draws(name, make(), actions, lead)
+        _check_density(name, make(), actions)
         _check_policy_saves(name, make)
 
 
@@ -162,7 +185,6 @@ def _doing(what: str) -> Iterator[None]:
 def _load(kind: str, part: type | str, settings: Mapping[str, Any]) -> tuple[type[Any], str, Any]:
     cls = load_class(kind, part) if isinstance(part, str) else check_class(kind, part)
     name = f"{kind} {cls.__name__}"
-    _ensure(issubclass(cls, nn.Module), f"{name}: found a plain class, expected a torch.nn.Module")
     frozen = cls.Config.__dataclass_params__.frozen
     _ensure(frozen, f"{name}: Config can be changed after it was checked, expected @dataclass(frozen=True)")
     for field in dataclasses.fields(cls.Config):
@@ -248,10 +270,10 @@ def _check_metrics(where: str, metrics: Any) -> None:
 # --- heads ------------------------------------------------------------------------------------------------------------
 
 
-class _ToyModel(nn.Module):
+class _ToyModel(BeliefModel):
     """A belief that can imagine and decode; its filter gives noise, and has nothing to learn."""
 
-    feat_dim, context_dim, lost_rows = FEAT, CONTEXT, 0
+    feat_dim, context_dim = FEAT, CONTEXT
 
     def __init__(self) -> None:
         super().__init__()
@@ -340,7 +362,7 @@ def _phases(name: str, head: Any) -> list[str]:
     return list(dict.fromkeys(phases))
 
 
-def _check_actions(name: str, head: Any) -> None:
+def _check_actions(name: str, head: Any, actions: Actions) -> None:
     for explore in (True, False):
         for particles in (0, PARTICLES):
             where = f"{name}: act(belief, explore={explore}) with {particles} particles"
@@ -354,6 +376,8 @@ def _check_actions(name: str, head: Any) -> None:
             _ensure(found == expected, f"{where} gives shape {found}, expected (B, A) = {expected}")
             inside = bool((action.abs() <= 1.0).all())
             _ensure(inside, f"{where} gives {float(action.abs().max()):g}, expected actions in [-1, 1]")
+            whole = actions.kind == "box" or _same(action, hardened(action))
+            _ensure(whole, f"{where} gives a mixed choice, expected one-hot rows")
 
 
 class _Inputs(NamedTuple):
@@ -443,12 +467,12 @@ def _check_head_saves(name: str, make: Make, phases: Sequence[str]) -> None:
 # --- policies ---------------------------------------------------------------------------------------------------------
 
 
-def _sample(name: str, policy: Any, x: Tensor) -> Draw:
+def _sample(name: str, policy: Any, x: Tensor, noise: Any = None) -> Draw:
     """``sample`` with the noise of a fixed seed."""
     torch.manual_seed(2)
     where = f"{name}: sample(x) with x of shape {tuple(x.shape)}"
     with _doing(where), _NoSync(where):
-        draw = policy.sample(x)
+        draw = policy.sample(x, noise)
     _ensure(isinstance(draw, Draw), f"{where} gives {type(draw).__name__}, expected a Draw")
     return draw
 
@@ -464,7 +488,7 @@ def _in_range(what: str, action: Tensor) -> None:
     _ensure(largest <= 1.0, f"{what} {largest:g}, expected actions in [-1, 1]")
 
 
-def _check_draws(name: str, policy: Any, lead: tuple[int, ...]) -> None:
+def _check_draws(name: str, policy: Any, actions: Actions, lead: tuple[int, ...]) -> None:
     """Shapes, ranges, weights and gradients of draws in the states ``x`` (*lead, F)."""
     torch.manual_seed(1)
     x = torch.randn(*lead, FEAT)
@@ -474,28 +498,45 @@ def _check_draws(name: str, policy: Any, lead: tuple[int, ...]) -> None:
     _expect(f"{where} raw", draw.raw, (m, *lead, ACTIONS))
     _expect(f"{where} log_prob", draw.log_prob, (m, *lead))
     _in_range(f"{where} an action of", draw.action)
-    told = f"{where} an action that is not tanh of its raw"
-    _ensure(torch.allclose(draw.action, draw.raw.tanh(), atol=1e-5), told)
-    if isinstance(draw.weight, Tensor):
-        _expect(f"{where} weight", draw.weight, (m, *lead))
-        ones = torch.allclose(draw.weight.sum(0), torch.ones(lead), atol=1e-4)
-        _ensure(ones and bool((draw.weight >= 0).all()), f"{where} weights that do not sum to one over the {m} draws")
+    if actions.kind == "box":
+        told = f"{where} an action that is not tanh of its raw"
+        _ensure(torch.allclose(draw.action, draw.raw.tanh(), atol=1e-5), told)
     else:
-        _ensure(m == 1, f"{where} {m} draws without a weight, expected one draw, or weights that sum to one")
+        _ensure(_same(draw.action, draw.raw), f"{where} an action that is not its raw, expected one-hot rows in both")
+        _ensure(_same(draw.action, hardened(draw.action)), f"{where} a mixed choice, expected one-hot rows")
+    _check_weights(where, draw, lead)
     if isinstance(draw.penalty, Tensor):
         _expect(f"{where} penalty", draw.penalty, lead)
-    for key, value in (("action", draw.action), ("log_prob", draw.log_prob)):
+    for key, value in (("action", draw.one()), ("log_prob", draw.log_prob)):
         learns = value.requires_grad
         _ensure(learns, f"{where} {key} without a gradient to its parameters, expected reparameterised draws")
     _ensure(_same(draw.action, _sample(name, policy, x).action), f"{where} other actions from the same seed")
+    noise = policy.noise(x, 3)
+    many = _sample(name, policy, x, noise)
+    where = f"{name}: sample(x, noise(x, 3)) gives"
+    _expect(f"{where} action", many.action, (len(many.action), *lead, ACTIONS))
+    _check_weights(where, many, lead)
+    torch.manual_seed(3)
+    _ensure(_same(many.action, policy.sample(x, noise).action), f"{where} actions that do not follow from the noise")
     with _doing(f"{name}: mode(x)"), _NoSync(f"{name}: mode(x)"):
         mode = policy.mode(x)
     _expect(f"{name}: mode(x) gives an action", mode, (*lead, ACTIONS))
     _in_range(f"{name}: mode(x) gives", mode)
 
 
+def _check_weights(where: str, draw: Draw, lead: tuple[int, ...]) -> None:
+    m, weight = len(draw.action), draw.weight
+    if not isinstance(weight, Tensor):
+        told = f"{where} {m} draws of weight {weight}, expected 1 / {m}, or weights that sum to one"
+        _ensure(abs(m * weight - 1.0) < 1e-6, told)
+        return
+    _expect(f"{where} weight", weight, (m, *lead))
+    ones = torch.allclose(weight.sum(0), torch.ones(lead), atol=1e-4)
+    _ensure(ones and bool((weight >= 0).all()), f"{where} weights that do not sum to one over the {m} draws")
+
+
 @torch.no_grad()
-def _check_density(name: str, policy: Any) -> None:
+def _check_density(name: str, policy: Any, actions: Actions) -> None:
     """``log_prob`` broadcasts; where it is exact it agrees with that of ``sample`` and integrates to one."""
     torch.manual_seed(1)
     x = torch.randn(PARTICLES, 1, BATCH, FEAT)  # the first of them made the draws, (M, B, A)
@@ -508,8 +549,13 @@ def _check_density(name: str, policy: Any) -> None:
         return
     same = torch.allclose(densities[0], draw.log_prob, rtol=1e-3, atol=1e-3)
     _ensure(same, f"{where} differs from the log_prob of sample at the same raw")
-    mass = _mass(name, policy, x[0, 0, 0])
+    mass = _mass(name, policy, x[0, 0, 0]) if actions.kind == "box" else _total(policy, x[0, 0, 0])
     _ensure(abs(mass - 1.0) < 0.05, f"{where}: the density of actions integrates to {mass:.3f}, expected 1")
+
+
+def _total(policy: Any, x: Tensor) -> float:
+    """Probability of all choices in the state ``x`` (F,)."""
+    return float(policy.log_prob(torch.eye(ACTIONS), x).exp().sum())
 
 
 def _mass(name: str, policy: Any, x: Tensor) -> float:

@@ -14,7 +14,7 @@ pair whose second row is a first row is no transition and is masked. State-based
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -77,15 +77,11 @@ class Actions(NamedTuple):
         if self.kind == "box":
             return (action + scale * noise.normal(action.shape, -2, action)).clamp(-1.0, 1.0)
         priority, change = noise.uniform((2, *action.shape), -2, action)
-        return self.hardened(priority).where(change[..., :1] < scale, action)
+        return hardened(priority).where(change[..., :1] < scale, action)
 
     def average(self, actions: Tensor) -> Tensor:
         """(P, ..., A) -> (..., A): the mean; of choices the most frequent one, the first among equals."""
-        return actions.mean(0) if self.kind == "box" else self.hardened(actions.sum(0))
-
-    def hardened(self, x: Tensor) -> Tensor:
-        """(..., A): one-hot, at the largest entry."""
-        return torch.zeros_like(x).scatter(-1, x.argmax(-1, keepdim=True), 1.0)
+        return actions.mean(0) if self.kind == "box" else hardened(actions.sum(0))
 
 
 def box(size: int, low: Sequence[float] = (), high: Sequence[float] = ()) -> Actions:
@@ -96,6 +92,11 @@ def box(size: int, low: Sequence[float] = (), high: Sequence[float] = ()) -> Act
 def choice(size: int) -> Actions:
     """One of ``size`` alternatives."""
     return Actions("choice", size)
+
+
+def hardened(x: Tensor) -> Tensor:
+    """(..., A): the one-hot row at the largest entry, the first among equals."""
+    return torch.zeros_like(x).scatter(-1, x.argmax(-1, keepdim=True), 1.0)
 
 
 class EnvSpec(NamedTuple):
@@ -199,32 +200,48 @@ class Needs(NamedTuple):
     recent_batch: int = 0  # rows drawn for every update from the newest recent_actions ones: Extra["recent"]
     recent_actions: int = 0
     action_noise: bool = False  # it explores by schedule.action_noise alone
+    actions: tuple[str, ...] = ("box",)  # the kinds of action that it takes: "box", "choice"
 
     def td_windows(self, rows: int) -> int:
         """How many windows of ``rows`` rows that the belief serves hold ``td_batch`` transitions."""
         return -(-self.td_batch // (rows - 1))
 
 
-class Module(Protocol):
-    """What beliefs and heads are besides: ``torch.nn.Module``s, with their settings in ``config``."""
+class Sizes(NamedTuple):
+    """What a head's networks are built from."""
 
+    feat: tuple[int, ...]  # (F,), or (h, w, c) of a small grid that is stored flat
+    context: tuple[int, ...]
+    actions: Actions
+
+
+class Part(nn.Module):
+    """What beliefs, heads and policies are: modules with a ``Config``, a frozen dataclass of their settings.
+
+    Whatever else the package reads of a part is declared here and below, with what holds where a part does not say.
+    """
+
+    tiny: ClassVar[dict[str, Any]] = {}  # the smallest settings that still run, for tests
+    compiled: ClassVar[tuple[str, ...]] = ()  # methods that speed=compile compiles
+    own_meaning: ClassVar[tuple[str, ...]] = ()  # settings that a parent has too, with another meaning
+    note: str = ""  # said when training begins
     config: Any
 
-    def parameters(self) -> Iterator[nn.Parameter]: ...
 
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any: ...
-
-
-class BeliefModel(Module, Protocol):
+class BeliefModel(Part):
     """Turns observations into beliefs and learns to do so; its parameters never see a head's gradient."""
 
     feat_dim: int
     context_dim: int
-    lost_rows: int  # leading rows of a slice it cannot serve
+    grid: tuple[int, ...] = ()  # (h, w, c) that feat and context hold flat
+    lost_rows: int = 0  # leading rows of a slice it cannot serve
+    model_batch: int | None = None  # windows that it learns from, if not from all: model-only updates skip the others
 
-    def initial(self, batch: int, particles: int = 0) -> State: ...
+    def sizes(self, actions: Actions) -> Sizes:
+        return Sizes(self.grid or (self.feat_dim,), self.grid or (self.context_dim,), actions)
+
+    def initial(self, batch: int, particles: int = 0) -> State:
+        raise NotImplementedError
 
     def step(
         self,
@@ -236,14 +253,14 @@ class BeliefModel(Module, Protocol):
         noise: Noise = NOISE,
     ) -> tuple[State, Belief]:
         """Filter one row while acting; leading shape (B,). ``deterministic`` takes the posterior mean."""
-        ...
+        raise NotImplementedError
 
     def observe(self, batch: Batch, particles: int, learn: bool = True) -> tuple[Belief, Metrics, Metrics]:
         """Filter a slice: the belief, the loss terms (the only graph; their sum is minimised), detached metrics.
 
-        Without ``learn`` there are no loss terms: the belief alone is wanted, and nothing is computed for the others.
+        Without ``learn`` there are no loss terms: only the belief is wanted, and nothing is computed for the others.
         """
-        ...
+        raise NotImplementedError
 
 
 @runtime_checkable
@@ -275,56 +292,58 @@ class Decodes(Protocol):
     def decode(self, feat: Tensor) -> Obs: ...
 
 
-class Policy(Protocol):
-    """What a head acts by: a ``torch.nn.Module`` that a head builds as ``MakePolicy`` says.
-
-    A class that ``policy=`` names has a ``Config``; its constructor gets an instance of it before those arguments. A
-    ``note`` that is not empty, if it has one, is said when training begins.
+class Policy(Part):
+    """What a head acts by; a head builds it as ``MakePolicy`` says, and a class that ``policy=`` names gets its
+    ``Config`` before those arguments.
     """
 
-    exact_density: ClassVar[bool]  # log_prob is the density of a given action, and not a bound on it
-
-    def parameters(self) -> Iterator[nn.Parameter]: ...
+    actions: ClassVar[tuple[str, ...]] = ("box",)  # the kinds of action that it draws
+    exact_density: ClassVar[bool] = True  # log_prob is the density of a given action, and not a bound on it
 
     def noise(self, x: Tensor, n: int = 1, source: Noise = NOISE) -> Any:
         """What ``sample`` turns into ``n`` draws in each state x (..., B, F); ``source`` has rows in the axis B."""
-        ...
+        raise NotImplementedError
 
     def sample(self, x: Tensor, noise: Any = None) -> Draw:
         """x (..., F) -> reparameterised draws from this ``noise``; without it, one draw from ``noise(x)``."""
-        ...
+        raise NotImplementedError
 
     def log_prob(self, raw: Tensor, x: Tensor) -> Tensor:
         """(...) log density of the action that ``raw`` stands for; both arguments broadcast."""
-        ...
+        raise NotImplementedError
 
     def mode(self, x: Tensor) -> Tensor:
         """(..., A): the deterministic action, in [-1, 1]."""
-        ...
+        raise NotImplementedError
 
 
-# (inputs, action_dim, units, layers, activation) -> policy: the settings that every policy takes from its head.
-MakePolicy = Callable[[int, int, int, int, str], Policy]
+# (shape of x, actions, units, layers, activation) -> policy: what every policy takes from its head.
+MakePolicy = Callable[[tuple[int, ...], Actions, int, int, str], Policy]
 
 
-class Head(Module, Protocol):
-    """One paper's actor-critic on a belief; it owns its optimisers."""
+class Head(Part):
+    """One paper's actor-critic on a belief, made from (config, sizes); it owns its optimisers.
 
-    needs: Needs
+    A third argument of its constructor, ``policy: MakePolicy | None``, lets users choose its policy.
+    """
+
+    needs: Needs = Needs()
     optimizers: dict[str, Any]
 
     def act(self, belief: Belief, explore: bool, noise: Noise = NOISE) -> Tensor:
         """(B, A): a draw of the policy, or what it thinks best."""
-        ...
+        raise NotImplementedError
 
     def phase(self, n: int) -> str:
         """Host-side name of update number ``n`` (0-based): one captured graph per name."""
-        ...
+        return "update"
 
     def particles(self, phase: str) -> int:
-        """Particles asked of the belief in this phase; ``needs.particles`` but for randomly truncated estimators."""
-        ...
+        """Particles asked of the belief in this phase; more than ``needs.particles`` where their number is random."""
+        return self.needs.particles
 
     def update(
         self, phase: str, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra | None = None
-    ) -> Metrics: ...
+    ) -> Metrics:
+        """Learn from a slice; detached 0-d metrics, losses under ``loss/``."""
+        raise NotImplementedError

@@ -17,7 +17,7 @@ from tests.oracles.side_by_side import compare, plain_agent, random_rows
 from tests.test_agent import build as build_agent
 from worldrl.beliefs.rssm import RSSM
 from worldrl.heads.dreamer import Dreamer, arrival_weights, lambda_return, return_terms
-from worldrl.types import Batch, Belief, Rollout
+from worldrl.types import Batch, Belief, Rollout, Sizes, box
 
 BELIEF = RSSM.Config(stoch=4, deter=8, hidden=8, reward_units=8, vector_units=8)
 SIZES = {"units": 16, "actor_layers": 2, "value_layers": 2, "horizon": 4, "mode_samples": 0}
@@ -27,7 +27,7 @@ FORMS = ("tf2", "tf1", "pytorch")
 def build(terminates: bool = False, **settings) -> tuple[RSSM, Dreamer]:
     torch.manual_seed(1)
     model = RSSM(BELIEF, STATE_SPEC._replace(terminates=terminates))
-    return model, Dreamer(Dreamer.Config(**{**SIZES, **settings}), model.feat_dim, model.context_dim, 2)
+    return model, Dreamer(Dreamer.Config(**{**SIZES, **settings}), model.sizes(STATE_SPEC.actions))
 
 
 def run(model: RSSM, head: Dreamer, batch: Batch, updates: int = 3) -> dict[str, Tensor]:
@@ -271,7 +271,7 @@ def test_bf16_keeps_returns_and_losses_in_float32_and_close(make_batch) -> None:
 
 def test_published_sizes() -> None:
     """Parameter counts of the TF2 program for six action dimensions."""
-    head = Dreamer(Dreamer.Config(), 230, 1224, 6)
+    head = Dreamer(Dreamer.Config(), Sizes((230,), (1224,), box(6)))
     assert sum(p.numel() for p in head.policy.parameters()) == 578_412
     assert sum(p.numel() for p in head.value.parameters()) == 413_601
     rates = {name: optimizer.adam.defaults["lr"] for name, optimizer in head.optimizers.items()}

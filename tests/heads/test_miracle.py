@@ -16,7 +16,7 @@ from tests.test_agent import build as build_agent
 from worldrl.beliefs.identity import Identity
 from worldrl.errors import UserError
 from worldrl.heads.miracle import MIRACLE
-from worldrl.heads.sac import transitions
+from worldrl.heads.transitions import transitions
 from worldrl.nn.functional import tanh_log_det
 from worldrl.types import Batch, Draw
 
@@ -26,7 +26,7 @@ ONE = torch.tensor(1.0)
 def build(cls: Any = MIRACLE, **settings: Any) -> tuple[Identity, Any]:
     model = Identity(Identity.Config(), STATE_SPEC)
     config = cls.Config(**{"units": 16, "reward_scale": 10.0, "tau": 0.01, **settings})
-    return model, cls(config, model.feat_dim, model.context_dim, STATE_SPEC.action_dim)
+    return model, cls(config, model.sizes(STATE_SPEC.actions))
 
 
 def recent(make_batch: Any, n: int = 8) -> dict[str, Batch]:
@@ -55,9 +55,9 @@ def test_losses_of_actor_and_values_leave_the_marginal_alone(make_batch) -> None
     model, head = build()
     batch = make_batch(STATE_SPEC)
     belief = model.observe(batch, 0)[0]
-    states, mask = head.actor_states(belief), transitions(batch, belief.feat[None]).mask
+    states, tr = head.actor_states(belief), transitions(batch, belief.feat[None])
     judged = head.judge(states)
-    loss = head.policy_loss(judged, mask, ONE) + head.value_loss(states, judged, mask, ONE)
+    loss = head.policy_loss(judged, tr, ONE) + head.value_loss(states, judged, tr.mask, ONE)
     params = list(head.marginal.parameters())
     assert torch.autograd.grad(loss, params, allow_unused=True, materialize_grads=False) == (None,) * len(params)
 

@@ -13,7 +13,8 @@ from tests.oracles.side_by_side import compare, plain_agent, random_rows
 from tests.test_agent import build as build_agent
 from worldrl.beliefs.identity import Identity
 from worldrl.beliefs.rssm import RSSM
-from worldrl.heads.sac import SAC, transitions
+from worldrl.heads.sac import SAC
+from worldrl.heads.transitions import transitions
 from worldrl.types import Batch, Belief
 
 SMALL = SAC.Config(
@@ -23,7 +24,7 @@ SMALL = SAC.Config(
 
 def build(config: SAC.Config = SMALL) -> tuple[Identity, SAC]:
     model = Identity(Identity.Config(), STATE_SPEC)
-    return model, SAC(config, model.feat_dim, model.context_dim, STATE_SPEC.action_dim)
+    return model, SAC(config, model.sizes(STATE_SPEC.actions))
 
 
 def test_pairs_name_their_own_time_step() -> None:
@@ -79,7 +80,7 @@ def test_the_actor_loss_reads_the_rows_that_a_transition_starts_from(make_batch)
 def test_gradients_never_reach_the_belief(make_batch) -> None:
     config = RSSM.Config(stoch=4, deter=8, hidden=8, reward_units=8, vector_units=8)
     model = RSSM(config, STATE_SPEC)
-    head = SAC(SMALL, model.feat_dim, model.context_dim, 2)
+    head = SAC(SMALL, model.sizes(STATE_SPEC.actions))
     belief, _, _ = model.observe(make_batch(STATE_SPEC), 0)
     before = [p.clone() for p in model.parameters()]
     head.update("update", make_batch(STATE_SPEC), belief, model)
@@ -90,7 +91,7 @@ def test_gradients_never_reach_the_belief(make_batch) -> None:
 def test_context_actor_reads_the_context(make_batch) -> None:
     config = RSSM.Config(stoch=4, deter=8, hidden=8, reward_units=8, vector_units=8)
     model = RSSM(config, STATE_SPEC)
-    head = SAC(SAC.Config(**{**SMALL.__dict__, "actor_input": "context"}), model.feat_dim, model.context_dim, 2)
+    head = SAC(SAC.Config(**{**SMALL.__dict__, "actor_input": "context"}), model.sizes(STATE_SPEC.actions))
     batch = make_batch(STATE_SPEC)
     belief, _, _ = model.observe(batch, 0)
     head.update("update", batch, belief, model)

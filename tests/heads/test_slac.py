@@ -13,22 +13,23 @@ from tests.oracles.slac import SLAC as SLACOracle
 from tests.test_agent import build
 from worldrl.beliefs.rssm import RSSM
 from worldrl.beliefs.slac import SLAC as Belief
-from worldrl.heads.sac import transitions
 from worldrl.heads.slac import SLAC
+from worldrl.heads.transitions import transitions
+from worldrl.types import Sizes, box
 
 SMALL = SLAC.Config(units=16)
 MODEL = Belief.Config(z1=3, z2=6, units=8, depth=2, vector_units=5, history=3)
 
 
 def test_parameter_counts_of_the_published_agent() -> None:
-    head = SLAC(SLAC.Config(), 288, 8 * 256 + 7 * 6, 6)
+    head = SLAC(SLAC.Config(), Sizes((288,), (8 * 256 + 7 * 6,), box(6)))
     assert sum(p.numel() for p in head.policy.parameters()) == 604_172
     assert sum(p.numel() for p in head.critic.parameters()) == 283_138
 
 
 def test_the_actor_reads_the_context_and_the_critic_the_state(make_batch) -> None:
     model = Belief(MODEL, STATE_SPEC)
-    head = SLAC(SMALL, model.feat_dim, model.context_dim, 2)
+    head = SLAC(SMALL, model.sizes(STATE_SPEC.actions))
     belief, _, _ = model.observe(make_batch(STATE_SPEC), 0)
     states = head.actor_states(belief)
     assert torch.equal(states.inputs, belief.context[:, :-1])
@@ -50,7 +51,7 @@ def test_published_windows_hold_one_transition(make_batch) -> None:
 
 def test_on_the_rssm_the_actor_sees_only_what_is_deterministic(make_batch) -> None:
     model = RSSM(RSSM.Config(stoch=4, deter=8, hidden=8, reward_units=8, vector_units=8), STATE_SPEC)
-    head = SLAC(SMALL, model.feat_dim, model.context_dim, 2)
+    head = SLAC(SMALL, model.sizes(STATE_SPEC.actions))
     batch = make_batch(STATE_SPEC)
     belief, _, _ = model.observe(batch, 0)
     metrics = head.update("update", batch, belief, model)

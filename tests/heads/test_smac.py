@@ -26,7 +26,7 @@ SIZES = {"units": 16, "actor_layers": 2, "critic_layers": 2}
 def build(**settings) -> tuple[RSSM, SMAC]:
     torch.manual_seed(1)
     model = RSSM(BELIEF, STATE_SPEC)
-    return model, SMAC(SMAC.Config(**SIZES, **settings), model.feat_dim, model.context_dim, 2)
+    return model, SMAC(SMAC.Config(**SIZES, **settings), model.sizes(STATE_SPEC.actions))
 
 
 def run(model: RSSM, head: SAC, batch, updates: int = 3) -> dict[str, torch.Tensor]:
@@ -43,7 +43,7 @@ def test_without_particles_smac_is_latent_sac_bit_for_bit(make_batch) -> None:
     model, smac = build(num_particles=0)
     torch.manual_seed(1)
     RSSM(BELIEF, STATE_SPEC)
-    sac = SAC(SAC.Config(**SIZES), model.feat_dim, model.context_dim, 2)
+    sac = SAC(SAC.Config(**SIZES), model.sizes(STATE_SPEC.actions))
     a, b = run(model, smac, batch), run(model, sac, batch)
     assert a.keys() == b.keys()
     assert all(torch.equal(a[key], b[key]) for key in a)
@@ -55,7 +55,7 @@ def test_roulette_phase_depends_on_the_seed_and_the_update_number() -> None:
 
     def phases(seed: int) -> list[str]:
         torch.manual_seed(seed)
-        again = SMAC(head.config, model.feat_dim, model.context_dim, 2)
+        again = SMAC(head.config, model.sizes(STATE_SPEC.actions))
         torch.rand(7)
         return [again.phase(n) for n in range(300)]
 

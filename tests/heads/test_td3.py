@@ -16,8 +16,8 @@ from tests.test_agent import build as build_agent
 from worldrl.beliefs.identity import Identity
 from worldrl.errors import UserError
 from worldrl.heads.ddpg import DDPG, LateActionQ
-from worldrl.heads.sac import transitions
 from worldrl.heads.td3 import TD3
+from worldrl.heads.transitions import transitions
 from worldrl.types import Batch
 
 SMALL = {"units": 16}
@@ -25,7 +25,7 @@ SMALL = {"units": 16}
 
 def build(cls: type[TD3] = TD3, **settings) -> tuple[Identity, TD3]:
     model = Identity(Identity.Config(), STATE_SPEC)
-    return model, cls(cls.Config(**{**SMALL, **settings}), model.feat_dim, model.context_dim, STATE_SPEC.action_dim)
+    return model, cls(cls.Config(**{**SMALL, **settings}), model.sizes(STATE_SPEC.actions))
 
 
 def update(model: Identity, head: TD3, n: int, batch: Batch) -> dict[str, Tensor]:

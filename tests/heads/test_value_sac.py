@@ -17,7 +17,7 @@ SMALL = ValueSAC.Config(units=16, tau=0.1, reward_scale=3.0, init_alpha=0.4)
 
 def build(config: ValueSAC.Config = SMALL) -> tuple[Identity, ValueSAC]:
     model = Identity(Identity.Config(), STATE_SPEC)
-    return model, ValueSAC(config, model.feat_dim, model.context_dim, STATE_SPEC.action_dim)
+    return model, ValueSAC(config, model.sizes(STATE_SPEC.actions))
 
 
 def test_a_row_that_no_transition_touches_changes_nothing(make_batch) -> None:

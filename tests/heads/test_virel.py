@@ -16,7 +16,7 @@ from worldrl.beliefs.identity import Identity
 from worldrl.beliefs.rssm import RSSM
 from worldrl.beliefs.slac import SLAC
 from worldrl.errors import UserError
-from worldrl.heads.sac import transitions
+from worldrl.heads.transitions import transitions
 from worldrl.heads.virel import VIREL
 
 TINY_RSSM = RSSM.Config(stoch=4, deter=8, hidden=8, reward_units=8, vector_units=8)
@@ -27,7 +27,7 @@ RESIDUAL = {"head.temperature": "residual"}
 
 def build(**settings: Any) -> tuple[Identity, VIREL]:
     model = Identity(Identity.Config(), STATE_SPEC)
-    head = VIREL(VIREL.Config(units=16, **settings), model.feat_dim, model.context_dim, STATE_SPEC.action_dim)
+    head = VIREL(VIREL.Config(units=16, **settings), model.sizes(STATE_SPEC.actions))
     return model, head
 
 
@@ -71,7 +71,7 @@ def test_the_temperature_keeps_its_limits(reward: float, expected: float, make_b
 def test_the_belief_filters_the_transitions_beside_the_slice(belief: Any, config: Any, make_batch) -> None:
     model = belief(config, BOTH_SPEC if belief is SLAC else STATE_SPEC)
     spec = BOTH_SPEC if belief is SLAC else STATE_SPEC
-    head = VIREL(VIREL.Config(units=16), model.feat_dim, model.context_dim, 2)
+    head = VIREL(VIREL.Config(units=16), model.sizes(STATE_SPEC.actions))
     tr = head.td_transitions(model, {"td": make_batch(spec, b=3, t=6)})
     assert tr.feat.shape == (1, 3, 5 - model.lost_rows, model.feat_dim)
     assert tr.reward.shape == (3, 5 - model.lost_rows)

@@ -20,6 +20,7 @@ from worldrl.nn.functional import (
     tanh_log_det,
 )
 from worldrl.policies.tanh_gaussian import TanhGaussian
+from worldrl.types import box
 
 
 def test_tanh_log_det_is_exact_where_the_textbook_form_underflows() -> None:
@@ -42,7 +43,7 @@ def test_elu_and_its_gradient_are_torchs_to_float32_rounding() -> None:
 
 
 def test_tanh_gaussian_integrates_to_one() -> None:
-    policy = TanhGaussian(3, 1, units=4, layers=1, init_std=1.0).double()
+    policy = TanhGaussian((3,), box(1), units=4, layers=1, init_std=1.0).double()
     x = torch.randn(1, 3, dtype=torch.float64)
     edges = torch.linspace(-1 + 1e-7, 1 - 1e-7, 400_001, dtype=torch.float64)
     action = 0.5 * (edges[1:] + edges[:-1])
@@ -71,7 +72,7 @@ def test_small_ones() -> None:
 
 
 def test_initial_standard_deviation_is_five() -> None:
-    policy = TanhGaussian(3, 2, units=4, layers=1)
+    policy = TanhGaussian((3,), box(2), units=4, layers=1)
     torch.nn.init.zeros_(policy.net.linears[-1].weight)
     torch.nn.init.zeros_(policy.net.linears[-1].bias)
     _, std = policy.stats(torch.randn(6, 3))
@@ -79,7 +80,7 @@ def test_initial_standard_deviation_is_five() -> None:
 
 
 def test_sample_and_log_prob_agree_far_in_the_tails() -> None:
-    policy = TanhGaussian(3, 2, units=4, layers=1, init_std=8.0)
+    policy = TanhGaussian((3,), box(2), units=4, layers=1, init_std=8.0)
     x = torch.randn(500, 3)
     draw = policy.sample(x)
     assert draw.raw.abs().max() > 12

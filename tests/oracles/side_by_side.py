@@ -60,6 +60,8 @@ def random_rows(spec: EnvSpec, seed: int, b: int = 5, t: int = 6) -> Batch:
     last = torch.zeros(b, t)
     last[:, :-1] = first[:, 1:] * (torch.rand(b, t - 1, generator=rng) < 0.5)
     action = 2.0 * torch.rand(b, t, spec.action_dim, generator=rng) - 1.0
+    if spec.actions.kind == "choice":
+        action = (action == action.max(-1, keepdim=True).values).float()
     reward = torch.randn(b, t, generator=rng)
     return Batch(obs, action * (1 - first)[..., None], reward * (1 - first), first, last * (1 - first))
 

@@ -8,7 +8,7 @@ from torch import distributions, nn
 
 from worldrl.policies.flow import Flow
 from worldrl.policies.mixture import Mixture
-from worldrl.types import Draw
+from worldrl.types import Draw, box
 
 CHOICES = {
     "flow2": (Flow, Flow.Config()),
@@ -21,7 +21,7 @@ CHOICES = {
 def build(name: str, action_dim: int, sharpen: float = 3.0) -> nn.Module:
     """A policy on inputs of three numbers, its last layers enlarged so that x and the halves matter."""
     cls, config = CHOICES[name]
-    policy = cls(config, 3, action_dim, 16, 2, "tanh")
+    policy = cls(config, (3,), box(action_dim), 16, 2, "tanh")
     with torch.no_grad():
         for module in [policy.net] if name.startswith("mixture") else [block.net for block in policy.blocks]:
             module.linears[-1].weight.mul_(sharpen)

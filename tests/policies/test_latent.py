@@ -15,13 +15,14 @@ from worldrl.estimators.marginal import mlmc, nested
 from worldrl.nn.functional import normal_log_prob, tanh_log_det
 from worldrl.policies.latent import LatentGaussian
 from worldrl.policies.tanh_gaussian import TanhGaussian
+from worldrl.types import box
 
 N = 4000
 
 
 def build(layers: int = 1, activation: str = "relu", **settings) -> LatentGaussian:
     config = LatentGaussian.Config(**{"latent": 4, "num_particles": 8, **settings})
-    return LatentGaussian(config, 3, 2, 16, layers, activation)
+    return LatentGaussian(config, (3,), box(2), 16, layers, activation)
 
 
 def linear(**settings) -> LatentGaussian:
@@ -175,9 +176,9 @@ def distance_to_two_modes(policy: LatentGaussian | TanhGaussian, marginal: bool)
 def test_it_fits_two_modes_where_a_gaussian_cannot() -> None:
     """Proposition 1 of SMAC, on one density; other seeds stay for long where the latent is not used."""
     torch.manual_seed(3)
-    latent = LatentGaussian(LatentGaussian.Config(latent=2, num_particles=16), 1, 1, 32, 1, "tanh")
+    latent = LatentGaussian(LatentGaussian.Config(latent=2, num_particles=16), (1,), box(1), 32, 1, "tanh")
     assert distance_to_two_modes(latent, marginal=True) < 0.1
-    assert distance_to_two_modes(TanhGaussian(1, 1, 32, 1, "tanh", std="log"), marginal=False) > 0.45
+    assert distance_to_two_modes(TanhGaussian((1,), box(1), 32, 1, "tanh", std="log"), marginal=False) > 0.45
 
 
 @pytest.mark.parametrize(

@@ -28,8 +28,8 @@ from worldrl.envs import WorkerError
 from worldrl.envs.stream import EVAL
 from worldrl.envs.workers import Failure
 from worldrl.errors import Diverged, UserError
-from worldrl.heads.sac import transitions
 from worldrl.heads.smac import SMAC
+from worldrl.heads.transitions import transitions
 from worldrl.runs.checkpoint import Checkpoints
 from worldrl.runs.trained import load_agent
 from worldrl.training import loop

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from math import prod
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldrl.errors import UserError
-from worldrl.types import NOISE, Batch, Belief, EnvSpec, Metrics, Noise, Obs, State
+from worldrl.types import NOISE, Batch, Belief, BeliefModel, EnvSpec, Metrics, Noise, Obs, State
 
 
-class Identity(nn.Module):
-    """feat = context = the observed vectors, concatenated in the order of the environment's description."""
+class Identity(BeliefModel):
+    """feat = context = the observed vectors, concatenated in the order of the environment's description.
+
+    A small grid (h, w, c) is a vector too; where nothing else is seen, networks know its shape.
+    """
 
     @dataclass(frozen=True)
     class Config:
         pass
-
-    lost_rows: ClassVar[int] = 0
 
     def __init__(self, config: Identity.Config, spec: EnvSpec) -> None:
         super().__init__()
@@ -30,7 +31,9 @@ class Identity(nn.Module):
                 f"belief=identity takes the observation for the state, which needs state vectors; found "
                 f"{sorted(spec.obs)}; use env.obs=state, or belief=rssm for pixels"
             )
-        self.feat_dim = self.context_dim = sum(spec.obs[key].shape[0] for key in self.keys)
+        shapes = self.shapes = [spec.obs[key].shape for key in self.keys]
+        self.feat_dim = self.context_dim = sum(map(prod, shapes))
+        self.grid = shapes[0] if len(shapes) == 1 and len(shapes[0]) == 3 else ()
 
     def initial(self, batch: int, particles: int = 0) -> State:
         return {}
@@ -51,6 +54,6 @@ class Identity(nn.Module):
         return self._belief(batch.obs, particles), {}, {}
 
     def _belief(self, obs: Obs, particles: int) -> Belief:
-        vectors = [obs[key] for key in self.keys]
+        vectors = [obs[key].flatten(-len(shape)) for key, shape in zip(self.keys, self.shapes, strict=True)]
         feat = vectors[0] if len(vectors) == 1 else torch.cat(vectors, -1)
         return Belief(feat, feat.expand(particles, *feat.shape), feat, feat.new_zeros(feat.shape[:-1]))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,7 @@ from worldrl.fields import AnySamples, Layers, NotNegative, Positive, Rate, Widt
 from worldrl.nn.conv import ImageDecoder, ImageEncoder, to_blocks, to_pixels
 from worldrl.nn.functional import elu_, normal_entropy, normal_kl
 from worldrl.nn.mlp import MLP, ScalarMLP, xavier
-from worldrl.types import NOISE, Batch, Belief, EnvSpec, Metrics, Noise, Obs, Rollout, State
+from worldrl.types import NOISE, Batch, Belief, BeliefModel, EnvSpec, Metrics, Noise, Obs, Rollout, State
 
 
 class Posterior(NamedTuple):
@@ -40,7 +40,7 @@ class Posterior(NamedTuple):
         return torch.cat([self.stoch, self.deter], -1)
 
 
-class RSSM(nn.Module):
+class RSSM(BeliefModel):
     """The world model. Defaults are the sizes of the SMAC release; ``reward_units=400`` gives Dreamer's."""
 
     @dataclass(frozen=True)
@@ -67,6 +67,14 @@ class RSSM(nn.Module):
         adam_eps: Positive = 1e-8
 
     config: RSSM.Config
+    tiny: ClassVar[dict[str, Any]] = {
+        "stoch": 4,
+        "deter": 8,
+        "hidden": 8,
+        "depth": 2,
+        "reward_units": 8,
+        "vector_units": 8,
+    }
 
     def __init__(self, config: RSSM.Config, spec: EnvSpec) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +33,7 @@ from worldrl.fields import AnySamples, Layers, NotNegative, Positive, Range, Rat
 from worldrl.nn.conv import SameDecoder, SameEncoder, to_blocks, to_images, to_pixels
 from worldrl.nn.functional import inverse_softplus, normal_entropy, normal_kl, normal_log_prob
 from worldrl.nn.mlp import MLP, ScalarMLP, xavier
-from worldrl.types import NOISE, Batch, Belief, EnvSpec, Metrics, Noise, Obs, Rollout, State
+from worldrl.types import NOISE, Batch, Belief, BeliefModel, EnvSpec, Metrics, Noise, Obs, Rollout, State
 
 MIN_STD = 1e-5
 PLAIN_STD = math.log(2.0)  # softplus(0)
@@ -89,7 +89,7 @@ class Path(NamedTuple):
         return normal_entropy(self.std) + normal_entropy(self.std2)
 
 
-class SLAC(nn.Module):
+class SLAC(BeliefModel):
     """The latent variable model of SLAC. Defaults are the sizes of the authors' program."""
 
     @dataclass(frozen=True)
@@ -112,6 +112,14 @@ class SLAC(nn.Module):
         adam_eps: Positive = 1e-8
 
     config: SLAC.Config
+    tiny: ClassVar[dict[str, Any]] = {
+        "z1": 3,
+        "z2": 6,
+        "units": 8,
+        "depth": 2,
+        "vector_units": 5,
+        "history": 3,
+    }
 
     def __init__(self, config: SLAC.Config, spec: EnvSpec) -> None:
         super().__init__()

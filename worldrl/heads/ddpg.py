@@ -8,6 +8,7 @@ second layer.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from typing import Annotated, Literal
 
 import torch
@@ -16,9 +17,10 @@ from torch import Tensor, nn
 
 from worldrl.errors import UserError
 from worldrl.fields import NotNegative, Range, Samples
-from worldrl.heads.sac import Transition
 from worldrl.heads.td3 import TD3
+from worldrl.heads.transitions import Transition
 from worldrl.policies.deterministic import Deterministic
+from worldrl.types import Sizes
 
 ORIGINAL_UNITS = (400, 300)
 
@@ -63,10 +65,11 @@ class DDPG(TD3):
 
     config: DDPG.Config
 
-    def networks(self, feat_dim: int, action_dim: int) -> tuple[Deterministic, nn.Module]:
+    def networks(self, sizes: Sizes) -> tuple[Deterministic, nn.Module]:
         if self.config.networks == "plain":
-            return super().networks(feat_dim, action_dim)
-        return Deterministic(feat_dim, action_dim, ORIGINAL_UNITS, 2, "relu"), LateActionQ(feat_dim, action_dim)
+            return super().networks(sizes)
+        policy = Deterministic(sizes.feat, sizes.actions, ORIGINAL_UNITS, 2, "relu")
+        return policy, LateActionQ(prod(sizes.feat), sizes.actions.size)
 
     def critic_loss(self, tr: Transition, y: Tensor) -> tuple[Tensor, Tensor]:
         """TD3's, with the L2 term; also the mean Q for the log."""

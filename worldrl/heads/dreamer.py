@@ -15,16 +15,30 @@ The published programs differ in which reward is G_t's first and in which state 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, NamedTuple, cast
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldrl.fields import Layers, NotNegative, Particles, Positive, Range, Rate, Share, Width
-from worldrl.nn.mlp import ScalarMLP
+from worldrl.heads.sac import usual_policy
+from worldrl.nn.build import scalar_network
 from worldrl.nn.optim import Optimizer
-from worldrl.policies.tanh_gaussian import TanhGaussian
-from worldrl.types import NOISE, Batch, Belief, BeliefModel, Draw, Extra, Imagines, Metrics, Needs, Noise, Rollout
+from worldrl.types import (
+    NOISE,
+    Batch,
+    Belief,
+    BeliefModel,
+    Draw,
+    Extra,
+    Head,
+    Imagines,
+    Metrics,
+    Needs,
+    Noise,
+    Rollout,
+    Sizes,
+)
 
 ReturnForm = Literal["tf2", "tf1", "pytorch"]
 
@@ -82,7 +96,7 @@ def densest(draw: Draw) -> Tensor:
     return draw.action.gather(0, best.expand_as(draw.action[:1]))[0]
 
 
-class Dreamer(nn.Module):
+class Dreamer(Head):
     """The head of Dreamer. Defaults are those of its TF2 program."""
 
     @dataclass(frozen=True)
@@ -104,20 +118,22 @@ class Dreamer(nn.Module):
         adam_eps: Positive = 1e-7
 
     config: Dreamer.Config
+    tiny: ClassVar[dict[str, Any]] = {
+        "units": 8,
+        "actor_layers": 1,
+        "value_layers": 1,
+        "horizon": 3,
+        "mode_samples": 2,
+    }
 
-    def __init__(self, config: Dreamer.Config, feat_dim: int, context_dim: int, action_dim: int) -> None:
+    def __init__(self, config: Dreamer.Config, sizes: Sizes) -> None:
         super().__init__()
         c = self.config = config
-        self.needs = Needs(imagine=True)
-        self.policy = TanhGaussian(
-            feat_dim,
-            action_dim,
-            c.units,
-            c.actor_layers,
-            c.activation,
-            init_std=c.init_std,
-        )
-        self.value = ScalarMLP(feat_dim, c.units, c.value_layers, c.activation)
+        self.actions = sizes.actions
+        policy = usual_policy(sizes.actions, "softplus", c.init_std)
+        self.policy = policy(sizes.feat, sizes.actions, c.units, c.actor_layers, c.activation)
+        self.needs = Needs(imagine=True, actions=self.policy.actions)
+        self.value = scalar_network(sizes.feat, c.units, c.value_layers, c.activation)
         self.optimizers = {
             "actor": Optimizer(self.policy.parameters(), c.actor_lr, c.grad_clip, c.adam_eps),
             "value": Optimizer(self.value.parameters(), c.value_lr, c.grad_clip, c.adam_eps),
@@ -127,19 +143,13 @@ class Dreamer(nn.Module):
 
     @torch.no_grad()
     def act(self, belief: Belief, explore: bool, noise: Noise = NOISE) -> Tensor:
-        """(B, A): a sample, or the mode; with particles in the belief, the mean of the modes over all paths."""
+        """(B, A): a sample, or the mode; with particles in the belief, the average of the modes over all paths."""
         if explore:
             return self.policy.sample(belief.feat, self.policy.noise(belief.feat, source=noise)).one(noise)
         x = torch.cat([belief.feat[None], belief.particles])
         n = self.config.mode_samples
         modes = densest(self.policy.sample(x, self.policy.noise(x, n, noise))) if n else self.policy.mode(x)
-        return modes.mean(0)
-
-    def phase(self, n: int) -> str:
-        return "update"
-
-    def particles(self, phase: str) -> int:
-        return self.needs.particles
+        return self.actions.average(modes)
 
     def update(
         self, phase: str, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra | None = None

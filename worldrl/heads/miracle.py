@@ -14,7 +14,7 @@ The marginal policy m is ``policies.marginal``. With a constant m this is ``valu
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
 
@@ -24,7 +24,7 @@ from worldrl.heads.value_sac import Judged, ValueSAC
 from worldrl.nn.functional import masked_mean
 from worldrl.nn.optim import Optimizer
 from worldrl.policies.action_prior import Fit, MarginalPolicy
-from worldrl.types import Batch, Belief, BeliefModel, Draw, Extra, MakePolicy, Metrics
+from worldrl.types import Batch, Belief, BeliefModel, Draw, Extra, MakePolicy, Metrics, Sizes
 
 
 class MIRACLE(ValueSAC):
@@ -47,21 +47,21 @@ class MIRACLE(ValueSAC):
                 raise UserError(f"head.marginal_log_var: found {self.marginal_log_var}, expected [low, high] in order")
 
     config: MIRACLE.Config
+    tiny: ClassVar[dict[str, Any]] = {**ValueSAC.tiny, "marginal_samples": 2, "marginal_batch": 8}
 
     def __init__(
         self,
         config: MIRACLE.Config,
-        feat_dim: int,
-        context_dim: int,
-        action_dim: int,
+        sizes: Sizes,
         policy: MakePolicy | None = None,
     ) -> None:
-        super().__init__(config, feat_dim, context_dim, action_dim, policy)
+        super().__init__(config, sizes, policy)
         c = config
+        self.needs = self.needs._replace(actions=("box",))
         if c.marginal_actions:
             self.needs = self.needs._replace(recent_batch=c.marginal_batch, recent_actions=c.marginal_actions)
         self.marginal = MarginalPolicy(
-            action_dim,
+            sizes.actions.size,
             c.units,
             c.actor_layers,
             c.marginal_samples,

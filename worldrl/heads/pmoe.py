@@ -15,16 +15,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, cast
+from typing import Annotated, Any, ClassVar, cast
 
 import torch
 from torch import Tensor
 
 from worldrl.fields import Range
-from worldrl.heads.sac import SAC, ActorStates
+from worldrl.heads.sac import SAC
+from worldrl.heads.transitions import ActorStates, Transition
 from worldrl.nn.functional import masked_mean, normal_log_prob, tanh_log_det
 from worldrl.policies.mixture import Mixture, stratified
-from worldrl.types import Draw
+from worldrl.types import Draw, Sizes
 
 
 class Experts(Mixture):
@@ -47,20 +48,21 @@ class PMOE(SAC):
         experts: Annotated[int, Range(1, 1_000)] = 5  # M; the SMAC paper takes 5 and 10
 
     config: PMOE.Config
+    tiny: ClassVar[dict[str, Any]] = {**SAC.tiny, "experts": 2}
     policy: Experts
 
-    def __init__(self, config: PMOE.Config, feat_dim: int, context_dim: int, action_dim: int) -> None:
+    def __init__(self, config: PMOE.Config, sizes: Sizes) -> None:
         make = partial(Experts, Mixture.Config(config.experts))
-        super().__init__(config, feat_dim, context_dim, action_dim, make)
+        super().__init__(config, sizes, make)
 
-    def actor_loss(self, states: ActorStates, mask: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    def actor_loss(self, states: ActorStates, tr: Transition, alpha: Tensor) -> tuple[Tensor, Tensor]:
         """L_pi + L_gate, and log pi_b (B, S)."""
         draw = self.policy.sample(states.inputs)  # (M, B, S, A)
         q = self.q_pi(draw, states)  # (M, B, S)
         q_best, best = q.max(0)
         log_pi = draw.log_prob.take_along_dim(best[None], 0)[0]
         loss = alpha * log_pi - q_best + gate_loss(cast("Tensor", draw.weight), best)
-        return masked_mean(loss, mask), log_pi
+        return masked_mean(loss, tr.mask), log_pi
 
 
 def gate_loss(weight: Tensor, best: Tensor) -> Tensor:

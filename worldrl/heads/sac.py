@@ -6,7 +6,7 @@ rows (t, t + 1) of a belief s, with twin critics Q_j and temperature alpha:
     y       = c r + gamma (1 - d) [min_j Q'_j(s', a') - alpha log pi(a' | s')]      a' ~ pi(. | s'), c = reward_scale
     L_Q     = sum_j E (Q_j(s, a) - y)^2
     L_pi    = E [alpha log pi(a | s) - min_j Q_j(s, a)]                             a ~ pi(. | s), reparameterised
-    L_alpha = -log alpha E [log pi(a | s) + H*]                                     H* = -A
+    L_alpha = -log alpha E [log pi(a | s) + H*]                                     H* = -A, of a choice 0.98 log A
 """
 
 from __future__ import annotations
@@ -14,43 +14,43 @@ from __future__ import annotations
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from worldrl.fields import Layers, NotNegative, Positive, PositiveShare, Rate, Share, SomeLayers, Width
+from worldrl.heads.transitions import ActorStates, Transition, transitions
+from worldrl.nn.build import critic
 from worldrl.nn.functional import masked_mean
-from worldrl.nn.mlp import TwinQ
 from worldrl.nn.optim import Optimizer, polyak
+from worldrl.policies.categorical import Categorical
 from worldrl.policies.tanh_gaussian import TanhGaussian
-from worldrl.types import NOISE, Batch, Belief, BeliefModel, Draw, Extra, MakePolicy, Metrics, Needs, Noise
+from worldrl.types import (
+    NOISE,
+    Actions,
+    Batch,
+    Belief,
+    BeliefModel,
+    Draw,
+    Extra,
+    Head,
+    MakePolicy,
+    Metrics,
+    Needs,
+    Noise,
+    Sizes,
+)
 
 
-class Transition(NamedTuple):
-    """All pairs of neighbouring rows of a slice; ``S`` = T - 1 pairs, ``P`` states per row (one draw, or particles)."""
-
-    feat: Tensor  # (P, B, S, F)
-    action: Tensor  # (B, S, A) the action that leads from feat to next_feat
-    reward: Tensor  # (B, S) received on arriving in next_feat
-    next_feat: Tensor  # (P, B, S, F)
-    terminal: Tensor  # (B, S)
-    mask: Tensor  # (B, S) 0 where the pair crosses an episode border
+def usual_policy(actions: Actions, std: str, init_std: float) -> MakePolicy:
+    """The tanh-Gaussian with this parameterisation of its std; for a choice, the categorical policy."""
+    if actions.kind == "choice":
+        return partial(Categorical, Categorical.Config())
+    return partial(TanhGaussian, std=std, init_std=init_std)
 
 
-def transitions(batch: Batch, feat: Tensor) -> Transition:
-    """Pair the rows of ``feat`` (P, B, T, F): row t is left by ``action[t + 1]``."""
-    return Transition(
-        feat=feat[:, :, :-1],
-        action=batch.action[:, 1:],
-        reward=batch.reward[:, 1:],
-        next_feat=feat[:, :, 1:],
-        terminal=batch.is_terminal[:, 1:],
-        mask=1.0 - batch.is_first[:, 1:],
-    )
-
-
-class SAC(nn.Module):
+class SAC(Head):
     """The head of SAC and Latent-SAC. Defaults are the sizes of the SMAC release for pixels."""
 
     @dataclass(frozen=True)
@@ -71,31 +71,32 @@ class SAC(nn.Module):
         reward_scale: Positive = 1.0  # with a constant alpha, c times the reward is alpha / c
         init_alpha: Positive = 1.0
         tune_alpha: bool = True
-        target_entropy_scale: float = 1.0  # H* = -scale x A
+        target_entropy_scale: float = 1.0  # H* = scale x (-A; of a choice 0.98 log A)
         actor_input: Literal["feat", "context"] = "feat"
 
     config: SAC.Config
-    compiled: ClassVar[tuple[str, ...]] = ("td_target", "critic_loss", "actor_loss")  # methods worth compiling
+    tiny: ClassVar[dict[str, Any]] = {"units": 8, "actor_layers": 1, "critic_layers": 1}
+    compiled: ClassVar[tuple[str, ...]] = ("td_target", "critic_loss", "actor_loss")
 
     def __init__(
         self,
         config: SAC.Config,
-        feat_dim: int,
-        context_dim: int,
-        action_dim: int,
+        sizes: Sizes,
         policy: MakePolicy | None = None,
         critics: int = 2,
     ) -> None:
         super().__init__()
         c = self.config = config
-        self.needs = Needs(actor_input=c.actor_input)
-        inputs = context_dim if c.actor_input == "context" else feat_dim
-        policy = policy or partial(TanhGaussian, std=c.policy_std, init_std=c.init_std)
-        self.policy = policy(inputs, action_dim, c.units, c.actor_layers, c.activation)
-        self.critic = TwinQ(feat_dim, action_dim, c.units, c.critic_layers, c.activation, c.critic_init, critics)
+        self.actions = sizes.actions
+        inputs = sizes.context if c.actor_input == "context" else sizes.feat
+        policy = policy or usual_policy(sizes.actions, c.policy_std, c.init_std)
+        self.policy = policy(inputs, sizes.actions, c.units, c.actor_layers, c.activation)
+        self.note = self.policy.note
+        self.needs = Needs(actor_input=c.actor_input, actions=self.policy.actions)
+        self.critic = critic(sizes.feat, sizes.actions, c.units, c.critic_layers, c.activation, c.critic_init, critics)
         self.target: nn.Module = deepcopy(self.critic).requires_grad_(False)
         self.log_alpha = nn.Parameter(torch.tensor(config.init_alpha).log())
-        self.target_entropy = -config.target_entropy_scale * action_dim
+        self.target_entropy = config.target_entropy_scale * sizes.actions.target_entropy
         self.optimizers = {
             "actor": Optimizer(self.policy.parameters(), c.actor_lr, c.grad_clip),
             "critic": Optimizer(self.critic.parameters(), c.critic_lr, c.grad_clip),
@@ -107,19 +108,13 @@ class SAC(nn.Module):
 
     @torch.no_grad()
     def act(self, belief: Belief, explore: bool, noise: Noise = NOISE) -> Tensor:
-        """(B, A): a sample, or the mode; with particles in the belief, the mean of the modes over all paths."""
+        """(B, A): a sample, or the mode; with particles in the belief, the average of the modes over all paths."""
         x = self.actor_input(belief)
         if explore:
             return self.policy.sample(x, self.policy.noise(x, source=noise)).one(noise)
         if len(belief.particles) == 0 or self.needs.actor_input == "context":
             return self.policy.mode(x)
-        return self.policy.mode(torch.cat([x[None], belief.particles])).mean(0)
-
-    def phase(self, n: int) -> str:
-        return "update"
-
-    def particles(self, phase: str) -> int:
-        return self.needs.particles
+        return self.actions.average(self.policy.mode(torch.cat([x[None], belief.particles])))
 
     def update(
         self, phase: str, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra | None = None
@@ -130,7 +125,7 @@ class SAC(nn.Module):
         y = self.td_target(tr, belief, alpha)
         critic_loss, q = self.critic_loss(tr, y)
         critic_norm = self.optimizers["critic"].step(critic_loss)
-        actor_loss, log_pi = self.actor_loss(self.actor_states(belief), tr.mask, alpha)
+        actor_loss, log_pi = self.actor_loss(self.actor_states(belief), tr, alpha)
         actor_norm = self.optimizers["actor"].step(actor_loss)
         log_pi = masked_mean(log_pi, tr.mask).detach()
         metrics = {
@@ -168,12 +163,12 @@ class SAC(nn.Module):
         q = self.critic(tr.feat, tr.action.expand(*tr.feat.shape[:-1], -1))  # (2, P, B, S)
         return len(q) * masked_mean((q - y).square(), tr.mask), masked_mean(q, tr.mask).detach()
 
-    def actor_loss(self, states: ActorStates, mask: Tensor, alpha: Tensor) -> tuple[Tensor, Tensor]:
+    def actor_loss(self, states: ActorStates, tr: Transition, alpha: Tensor) -> tuple[Tensor, Tensor]:
         """E[alpha log pi - Q], and log pi (B, S)."""
         draw = self.policy.sample(states.inputs)  # (M, B, S, A)
         log_pi = self.log_pi(draw, states)  # (M, B, S)
         loss = draw.mean(alpha * log_pi - self.q_pi(draw, states)) + alpha * draw.penalty
-        return masked_mean(loss, mask), draw.mean(log_pi)
+        return masked_mean(loss, tr.mask), draw.mean(log_pi)
 
     def log_pi(self, draw: Draw, states: ActorStates) -> Tensor:
         """log pi(a | s) (M, B, S)."""
@@ -202,11 +197,3 @@ class SAC(nn.Module):
 
     def next_actor_states(self, tr: Transition, belief: Belief) -> Tensor:
         return belief.context[None, :, 1:] if self.needs.actor_input == "context" else tr.next_feat
-
-
-class ActorStates(NamedTuple):
-    """What the actor loss reads, for the S rows that a transition starts from."""
-
-    inputs: Tensor  # (B, S, F or C) of the policy
-    feat: Tensor  # (B, S, F)
-    particles: Tensor  # (K, B, S, F)

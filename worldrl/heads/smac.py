@@ -12,7 +12,7 @@ The critic is SAC's, on one draw of the belief (eq. 25). With K = 0 this is Late
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -21,8 +21,9 @@ from torch import Tensor
 from worldrl.errors import UserError
 from worldrl.estimators.marginal import ESTIMATORS, draw_level, independent_draws, marginal_q
 from worldrl.fields import Particles, Range
-from worldrl.heads.sac import SAC, ActorStates
-from worldrl.types import Belief, Draw, MakePolicy
+from worldrl.heads.sac import SAC
+from worldrl.heads.transitions import ActorStates
+from worldrl.types import Belief, Draw, MakePolicy, Sizes
 
 
 class SMAC(SAC):
@@ -47,16 +48,15 @@ class SMAC(SAC):
                 raise UserError("head=smac marginalises over particles of feat; head.actor_input must be feat")
 
     config: SMAC.Config
+    tiny: ClassVar[dict[str, Any]] = {**SAC.tiny, "num_particles": 2}
 
     def __init__(
         self,
         config: SMAC.Config,
-        feat_dim: int,
-        context_dim: int,
-        action_dim: int,
+        sizes: Sizes,
         policy: MakePolicy | None = None,
     ) -> None:
-        super().__init__(config, feat_dim, context_dim, action_dim, policy)
+        super().__init__(config, sizes, policy)
         if not self.policy.exact_density:
             raise UserError(
                 f"head=smac marginalises densities of given actions; policy {type(self.policy).__name__} only bounds "

@@ -14,21 +14,21 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from worldrl.fields import Layers, NotNegative, PositiveShare, Range, Rate, Samples, Share, SomeLayers, Width
-from worldrl.heads.sac import Transition, transitions
+from worldrl.heads.transitions import Transition, transitions
+from worldrl.nn.build import critic
 from worldrl.nn.functional import masked_mean
-from worldrl.nn.mlp import TwinQ
 from worldrl.nn.optim import Optimizer, polyak
 from worldrl.policies.deterministic import Deterministic
-from worldrl.types import NOISE, Batch, Belief, BeliefModel, Extra, Metrics, Needs, Noise
+from worldrl.types import NOISE, Batch, Belief, BeliefModel, Extra, Head, Metrics, Needs, Noise, Sizes
 
 
-class TD3(nn.Module):
+class TD3(Head):
     """The head of TD3. Defaults are the authors' own settings."""
 
     @dataclass(frozen=True)
@@ -48,13 +48,14 @@ class TD3(nn.Module):
         noise_clip: NotNegative = 0.5  # c
 
     config: TD3.Config
-    compiled: ClassVar[tuple[str, ...]] = ("td_target", "critic_loss", "actor_loss")  # methods worth compiling
+    tiny: ClassVar[dict[str, Any]] = {"units": 8, "actor_layers": 1, "critic_layers": 1}
+    compiled: ClassVar[tuple[str, ...]] = ("td_target", "critic_loss", "actor_loss")
 
-    def __init__(self, config: TD3.Config, feat_dim: int, context_dim: int, action_dim: int) -> None:
+    def __init__(self, config: TD3.Config, sizes: Sizes) -> None:
         super().__init__()
         c = self.config = config
         self.needs = Needs(action_noise=True)
-        self.policy, self.critic = self.networks(feat_dim, action_dim)
+        self.policy, self.critic = self.networks(sizes)
         self.target_policy = deepcopy(self.policy).requires_grad_(False)
         self.target = deepcopy(self.critic).requires_grad_(False)
         self.optimizers = {
@@ -62,11 +63,11 @@ class TD3(nn.Module):
             "critic": Optimizer(self.critic.parameters(), c.critic_lr, c.grad_clip),
         }
 
-    def networks(self, feat_dim: int, action_dim: int) -> tuple[Deterministic, nn.Module]:
+    def networks(self, sizes: Sizes) -> tuple[Deterministic, nn.Module]:
         """The actor mu and the critics, (feat, action) -> (n, ...)."""
         c = self.config
-        policy = Deterministic(feat_dim, action_dim, c.units, c.actor_layers, c.activation)
-        return policy, TwinQ(feat_dim, action_dim, c.units, c.critic_layers, c.activation, n=c.critics)
+        policy = Deterministic(sizes.feat, sizes.actions, c.units, c.actor_layers, c.activation)
+        return policy, critic(sizes.feat, sizes.actions, c.units, c.critic_layers, c.activation, n=c.critics)
 
     # --- the contract -------------------------------------------------------------------------------------------------
 
@@ -77,9 +78,6 @@ class TD3(nn.Module):
 
     def phase(self, n: int) -> str:
         return "critic" if (n + 1) % self.config.policy_delay else "update"
-
-    def particles(self, phase: str) -> int:
-        return self.needs.particles
 
     def update(
         self, phase: str, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra | None = None

@@ -20,19 +20,20 @@ import torch
 from torch import Tensor, nn
 
 from worldrl.fields import Layers, NotNegative, Positive, SomeLayers, Width
-from worldrl.heads.sac import SAC, ActorStates, Transition, transitions
+from worldrl.heads.sac import SAC
+from worldrl.heads.transitions import ActorStates, Transition, transitions
+from worldrl.nn.build import scalar_network
 from worldrl.nn.functional import masked_mean
-from worldrl.nn.mlp import ScalarMLP
 from worldrl.nn.optim import Optimizer, polyak
-from worldrl.types import Batch, Belief, BeliefModel, Draw, Extra, MakePolicy, Metrics
+from worldrl.types import Batch, Belief, BeliefModel, Draw, Extra, MakePolicy, Metrics, Sizes
 
 
 class Values(nn.Module):
     """``n`` independent state-value networks, (..., F) -> (n, ...) float32."""
 
-    def __init__(self, feat_dim: int, units: int, layers: int, activation: str, n: int) -> None:
+    def __init__(self, shape: tuple[int, ...], units: int, layers: int, activation: str, n: int) -> None:
         super().__init__()
-        self.nets = nn.ModuleList(ScalarMLP(feat_dim, units, layers, activation) for _ in range(n))
+        self.nets = nn.ModuleList(scalar_network(shape, units, layers, activation) for _ in range(n))
 
     def forward(self, feat: Tensor) -> Tensor:
         return torch.stack([net(feat) for net in self.nets])
@@ -61,24 +62,21 @@ class ValueSAC(SAC):
         tune_alpha: bool = False
         init_alpha: Positive = 1.0  # alpha, for good
 
-        own_meaning: ClassVar[tuple[str, ...]] = ("init_alpha",)  # where a learned alpha starts, in SAC
-
     config: ValueSAC.Config
     compiled: ClassVar[tuple[str, ...]] = ("td_target", "critic_loss")
+    own_meaning: ClassVar[tuple[str, ...]] = ("init_alpha",)  # in SAC it is where a learned alpha starts
 
     def __init__(
         self,
         config: ValueSAC.Config,
-        feat_dim: int,
-        context_dim: int,
-        action_dim: int,
+        sizes: Sizes,
         policy: MakePolicy | None = None,
         critics: int = 2,
         values: int = 1,
     ) -> None:
-        super().__init__(config, feat_dim, context_dim, action_dim, policy, critics)
+        super().__init__(config, sizes, policy, critics)
         c = config
-        self.value = Values(feat_dim, c.units, c.critic_layers, c.activation, values)
+        self.value = Values(sizes.feat, c.units, c.critic_layers, c.activation, values)
         self.target = deepcopy(self.value).requires_grad_(False)
         self.optimizers["value"] = Optimizer(self.value.parameters(), c.critic_lr, c.grad_clip)
 
@@ -95,7 +93,7 @@ class ValueSAC(SAC):
         judged = self.judge(states)
         losses = {
             "value": self.value_loss(states, judged, tr.mask, alpha),
-            "actor": self.policy_loss(judged, tr.mask, alpha),
+            "actor": self.policy_loss(judged, tr, alpha),
         }
         metrics |= self.describe(judged, tr.mask)
         if self.config.tune_alpha:
@@ -140,10 +138,10 @@ class ValueSAC(SAC):
         """min_j Q_j(s, a) - alpha log pi(a | s) (1, M, B, S)."""
         return (judged.q.amin(0) - alpha * judged.excess)[None]
 
-    def policy_loss(self, judged: Judged, mask: Tensor, alpha: Tensor) -> Tensor:
+    def policy_loss(self, judged: Judged, tr: Transition, alpha: Tensor) -> Tensor:
         """E [alpha log pi(a | s) - min_j Q_j(s, a)]."""
         loss = judged.draw.mean(alpha * judged.excess - judged.q.amin(0))
-        return masked_mean(loss + alpha * judged.draw.penalty, mask)
+        return masked_mean(loss + alpha * judged.draw.penalty, tr.mask)
 
     def describe(self, judged: Judged, mask: Tensor) -> Metrics:
         """What to log of the draw; nats."""

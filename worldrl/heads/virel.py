@@ -15,17 +15,17 @@ whose target is Q_s(s, a) - alpha log pi(a | s). Both use the smaller Q in L_pi 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from worldrl.errors import UserError
 from worldrl.fields import AnySamples, Positive, PositiveShare, Width
-from worldrl.heads.sac import Transition, transitions
+from worldrl.heads.transitions import Transition, transitions
 from worldrl.heads.value_sac import Judged, ValueSAC
 from worldrl.nn.functional import masked_mean
-from worldrl.types import BeliefModel, Extra, MakePolicy, Metrics
+from worldrl.types import BeliefModel, Extra, MakePolicy, Metrics, Sizes
 
 
 class VIREL(ValueSAC):
@@ -50,18 +50,17 @@ class VIREL(ValueSAC):
                 raise UserError(f"head.residual_limits: found {self.residual_limits}, expected [low, high] above 0")
 
     config: VIREL.Config
+    tiny: ClassVar[dict[str, Any]] = {**ValueSAC.tiny, "residual_batch": 8}
 
     def __init__(
         self,
         config: VIREL.Config,
-        feat_dim: int,
-        context_dim: int,
-        action_dim: int,
+        sizes: Sizes,
         policy: MakePolicy | None = None,
     ) -> None:
         c = config
         critics, values = {"hard": (1, 1), "two_hard": (2, 1), "hard_and_soft": (2, 2)}[c.critics]
-        super().__init__(c, feat_dim, context_dim, action_dim, policy, critics, values)
+        super().__init__(c, sizes, policy, critics, values)
         if c.temperature == "residual":
             self.needs = self.needs._replace(td_batch=c.residual_batch)
 

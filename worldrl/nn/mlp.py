@@ -78,15 +78,9 @@ class TwinQ(nn.Module):
         n: int = 2,
     ) -> None:
         super().__init__()
-        sizes = [feat_dim + action_dim, *([units] * layers), 1]
         self.feat_dim = feat_dim
         self.activation = ACTIVATIONS[activation]
-        self.weights = nn.ParameterList()  # (n, in, out)
-        self.biases = nn.ParameterList()  # (n, 1, out)
-        for inputs, outputs in pairwise(sizes):
-            linears = [_linear(inputs, outputs, init) for _ in range(n)]
-            self.weights.append(nn.Parameter(torch.stack([m.weight.detach().T for m in linears]).contiguous()))
-            self.biases.append(nn.Parameter(torch.stack([m.bias.detach()[None] for m in linears])))
+        self.weights, self.biases = _stacked([feat_dim + action_dim, *([units] * layers), 1], init, n)
 
     def forward(self, feat: Tensor, action: Tensor, frozen: bool = False) -> Tensor:
         """feat (..., F) and action (..., A), leading axes broadcast -> (n, ...) float32.
@@ -94,9 +88,7 @@ class TwinQ(nn.Module):
         ``frozen`` takes the parameters for constants, as an actor's loss does: a compiled loss has gradients for all
         that it reads, wanted or not.
         """
-        weights, biases = list(self.weights), list(self.biases)
-        if frozen:
-            weights, biases = [w.detach() for w in weights], [b.detach() for b in biases]
+        weights, biases = (_constants(x) if frozen else list(x) for x in (self.weights, self.biases))
         lead = torch.broadcast_shapes(feat.shape[:-1], action.shape[:-1])
         if feat.shape[:-1].numel() == action.shape[:-1].numel() == lead.numel():
             both = torch.cat([feat.reshape(-1, self.feat_dim), action.reshape(-1, action.shape[-1])], -1)
@@ -127,6 +119,56 @@ class TwinQ(nn.Module):
         """(..., in) x (n, in, units) -> (n, ..., units) as one matrix product."""
         flat = x.reshape(1, -1, x.shape[-1]).expand(weight.shape[0], -1, -1)
         return torch.bmm(flat, weight).reshape(weight.shape[0], *x.shape[:-1], weight.shape[-1])
+
+
+class ChoiceQ(nn.Module):
+    """``n`` independent critics of a choice between A actions, with stacked weights: Q_j(x, .) (..., A) at once.
+
+    The arguments are those of ``TwinQ``.
+    """
+
+    def __init__(
+        self,
+        feat_dim: int,
+        action_dim: int,
+        units: int,
+        layers: int,
+        activation: str = "elu",
+        init: str = "default",
+        n: int = 2,
+    ) -> None:
+        super().__init__()
+        self.activation = ACTIVATIONS[activation]
+        self.weights, self.biases = _stacked([feat_dim, *([units] * layers), action_dim], init, n)
+
+    def forward(self, feat: Tensor, action: Tensor, frozen: bool = False) -> Tensor:
+        """feat (..., F) and one-hot action (..., A), leading axes broadcast -> (n, ...) float32; see ``TwinQ``."""
+        axes = max(feat.dim(), action.dim())
+        return (_lead_axes(self.values(feat, frozen), axes) * action).sum(-1)
+
+    def values(self, feat: Tensor, frozen: bool = False) -> Tensor:
+        """feat (..., F) -> Q of every action (n, ..., A) float32."""
+        weights, biases = (_constants(x) if frozen else list(x) for x in (self.weights, self.biases))
+        x = feat.reshape(1, -1, feat.shape[-1]).expand(len(weights[0]), -1, -1)
+        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+            x = self.activation(torch.bmm(x, weight).add_(bias))
+        with torch.autocast(x.device.type, enabled=False):  # the last layer is float32, as of all critics here
+            q = torch.baddbmm(biases[-1], x.float(), weights[-1])
+        return q.reshape(len(q), *feat.shape[:-1], -1)
+
+
+def _stacked(sizes: list[int], init: str, n: int) -> tuple[nn.ParameterList, nn.ParameterList]:
+    """Weights (n, in, out) and biases (n, 1, out) of the layers between ``sizes``, of ``n`` networks."""
+    weights, biases = nn.ParameterList(), nn.ParameterList()
+    for inputs, outputs in pairwise(sizes):
+        linears = [_linear(inputs, outputs, init) for _ in range(n)]
+        weights.append(nn.Parameter(torch.stack([m.weight.detach().T for m in linears]).contiguous()))
+        biases.append(nn.Parameter(torch.stack([m.bias.detach()[None] for m in linears])))
+    return weights, biases
+
+
+def _constants(parameters: nn.ParameterList) -> list[Tensor]:
+    return [x.detach() for x in parameters]
 
 
 def _lead_axes(x: Tensor, axes: int) -> Tensor:

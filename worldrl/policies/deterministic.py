@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from worldrl.nn.mlp import MLP
+from worldrl.nn.build import network
+from worldrl.types import Actions, Policy
 
 
-class Deterministic(nn.Module):
+class Deterministic(Policy):
     """a = tanh(f(x)). It has a mode and no density, so it is no choice for heads that maximise an entropy."""
 
     def __init__(
-        self, inputs: int, action_dim: int, units: int | tuple[int, ...], layers: int, activation: str
+        self,
+        shape: tuple[int, ...],
+        actions: Actions,
+        units: int | tuple[int, ...],
+        layers: int,
+        activation: str,
     ) -> None:
         super().__init__()
-        self.net = MLP(inputs, units, layers, action_dim, activation)
+        self.net = network(shape, units, layers, actions.size, activation)
 
     def mode(self, x: Tensor) -> Tensor:
         """x (..., F) -> (..., A) float32."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, cast
+from typing import Annotated, cast
 
 import torch
 from torch import Tensor, nn
 
 from worldrl.fields import Positive, Range
+from worldrl.nn.build import torso
 from worldrl.nn.functional import standard_log_prob, tanh_log_det
 from worldrl.nn.mlp import MLP
-from worldrl.types import NOISE, Draw, Noise
+from worldrl.types import NOISE, Actions, Draw, Noise, Policy
 
 
 class Coupling(nn.Module):
@@ -44,7 +45,7 @@ class Coupling(nn.Module):
         return self.max_log_scale * torch.tanh(raw / self.max_log_scale), shift
 
 
-class Flow(nn.Module):
+class Flow(Policy):
     """a = tanh(f_n(... f_1(z))), z ~ N(0, I), f_i couplings whose networks are as large as SAC's actor each.
 
     An action of one dimension has no second half to depend on: every block then moves it given x alone, and the policy
@@ -56,14 +57,19 @@ class Flow(nn.Module):
         blocks: Annotated[int, Range(2, 100)] = 2  # one moves half of an action
         max_log_scale: Positive = 3.0  # of each block, either way; unbounded scales diverge
 
-    exact_density: ClassVar[bool] = True
-
     def __init__(
-        self, config: Flow.Config, inputs: int, action_dim: int, units: int, layers: int, activation: str
+        self,
+        config: Flow.Config,
+        shape: tuple[int, ...],
+        actions: Actions,
+        units: int,
+        layers: int,
+        activation: str,
     ) -> None:
         super().__init__()
         self.config = config
-        self.action_dim = action_dim
+        self.action_dim = action_dim = actions.size
+        self.torso, inputs = torso(shape)
         self.note = "an action of one dimension has no halves: this flow is a tanh-Gaussian" if action_dim == 1 else ""
         moved = [action_dim - action_dim // 2, max(action_dim // 2, 1)]  # in turns
         self.blocks = nn.ModuleList(
@@ -73,7 +79,7 @@ class Flow(nn.Module):
 
     def transform(self, z: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
         """z (..., A), x (..., F) -> the value before tanh (..., A), log |d raw / dz| (...); only x broadcasts."""
-        total = z.new_zeros(z.shape[:-1])
+        x, total = self.torso(x), z.new_zeros(z.shape[:-1])
         for block in self.blocks:
             z, log_det = block(z, x)
             total = total + log_det
@@ -93,7 +99,7 @@ class Flow(nn.Module):
     def log_prob(self, raw: Tensor, x: Tensor) -> Tensor:
         """log density of a = tanh(raw) given x; leading axes broadcast."""
         lead = torch.broadcast_shapes(raw.shape[:-1], x.shape[:-1])
-        z = raw.expand(*lead, -1)
+        z, x = raw.expand(*lead, -1), self.torso(x)
         total = -tanh_log_det(raw).sum(-1)
         for block in reversed(cast("list[Coupling]", list(self.blocks))):
             z, log_det = block.inverse(z, x)

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldrl.estimators.marginal import ESTIMATORS, independent_draws
 from worldrl.fields import NotNegative, Particles, Positive, Width
+from worldrl.nn.build import network
 from worldrl.nn.functional import inverse_softplus, log_mean_exp
-from worldrl.nn.mlp import MLP
 from worldrl.policies.tanh_gaussian import TanhGaussian
-from worldrl.types import NOISE, Draw, Noise
+from worldrl.types import NOISE, Actions, Draw, Noise, Policy
 
 
-class LatentGaussian(nn.Module):
+class LatentGaussian(Policy):
     """pi(a | x) = E_{s ~ q(s | x)} pi(a | s): q a diagonal Gaussian, pi(. | s) a tanh-Gaussian that sees s alone.
 
     An action comes from s_0; its log-probability is an estimate from s_0 and K more draws of q, reparameterised through
@@ -37,12 +37,13 @@ class LatentGaussian(nn.Module):
             independent_draws(self.estimator, self.num_particles)
 
     exact_density: ClassVar[bool] = False
+    tiny: ClassVar[dict[str, Any]] = {"latent": 4, "num_particles": 4}
 
     def __init__(
         self,
         config: LatentGaussian.Config,
-        inputs: int,
-        action_dim: int,
+        shape: tuple[int, ...],
+        actions: Actions,
         units: int,
         layers: int,
         activation: str,
@@ -50,8 +51,8 @@ class LatentGaussian(nn.Module):
         super().__init__()
         c = self.config = config
         self.particles = independent_draws(c.estimator, c.num_particles)
-        self.encoder = MLP(inputs, units, layers, 2 * c.latent, activation)
-        self.decoder = TanhGaussian(c.latent, action_dim, units, layers, activation, c.std, c.init_std)
+        self.encoder = network(shape, units, layers, 2 * c.latent, activation)
+        self.decoder = TanhGaussian((c.latent,), actions, units, layers, activation, c.std, c.init_std)
 
     def q(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (..., F) -> mean, std (..., L) of q(s | x), float32; the std starts near one and stays above 1e-4."""

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from worldrl.fields import Range
+from worldrl.nn.build import network
 from worldrl.nn.functional import normal_log_prob, tanh_log_det
-from worldrl.nn.mlp import MLP
 from worldrl.policies.tanh_gaussian import bounded_std
-from worldrl.types import NOISE, Draw, Noise
+from worldrl.types import NOISE, Actions, Draw, Noise, Policy
 
 
 class Components(NamedTuple):
@@ -23,7 +23,7 @@ class Components(NamedTuple):
     std: Tensor  # (..., M, A)
 
 
-class Mixture(nn.Module):
+class Mixture(Policy):
     """a = tanh(u), u ~ sum_m w_m(x) N(mu_m(x), sigma_m(x)^2), with log sigma bounded smoothly to [-5, 2].
 
     ``sample`` returns one draw per component with the weights w_m, so that sum_m w_m f(a_m) is an unbiased estimate of
@@ -34,15 +34,19 @@ class Mixture(nn.Module):
     class Config:
         components: Annotated[int, Range(1, 1_000)] = 5  # M
 
-    exact_density: ClassVar[bool] = True
-
     def __init__(
-        self, config: Mixture.Config, inputs: int, action_dim: int, units: int, layers: int, activation: str
+        self,
+        config: Mixture.Config,
+        shape: tuple[int, ...],
+        actions: Actions,
+        units: int,
+        layers: int,
+        activation: str,
     ) -> None:
         super().__init__()
         self.config = config
-        self.action_dim = action_dim
-        self.net = MLP(inputs, units, layers, config.components * (2 * action_dim + 1), activation)
+        self.action_dim = actions.size
+        self.net = network(shape, units, layers, config.components * (2 * self.action_dim + 1), activation)
 
     def stats(self, x: Tensor) -> Components:
         """x (..., F) -> float32 parameters."""

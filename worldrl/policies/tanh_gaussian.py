@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
+from worldrl.nn.build import network
 from worldrl.nn.functional import inverse_softplus, normal_log_prob, standard_log_prob, tanh_log_det
-from worldrl.nn.mlp import MLP
-from worldrl.types import NOISE, Draw, Noise
+from worldrl.types import NOISE, Actions, Draw, Noise, Policy
 
 
 def bounded_std(raw: Tensor) -> Tensor:
@@ -18,7 +16,7 @@ def bounded_std(raw: Tensor) -> Tensor:
     return torch.exp(-5.0 + 3.5 * (torch.tanh(raw) + 1.0))
 
 
-class TanhGaussian(nn.Module):
+class TanhGaussian(Policy):
     """a = tanh(u), u ~ N(mu(x), sigma(x)^2).
 
     Two parameterisations of (mu, sigma) from the raw network outputs (m, s):
@@ -29,12 +27,10 @@ class TanhGaussian(nn.Module):
     - ``std="log"`` (SAC): mu = m, sigma = ``bounded_std(s)``.
     """
 
-    exact_density: ClassVar[bool] = True
-
     def __init__(
         self,
-        inputs: int,
-        action_dim: int,
+        shape: tuple[int, ...],
+        actions: Actions,
         units: int,
         layers: int,
         activation: str = "elu",
@@ -42,8 +38,8 @@ class TanhGaussian(nn.Module):
         init_std: float = 5.0,
     ) -> None:
         super().__init__()
-        self.net = MLP(inputs, units, layers, 2 * action_dim, activation)
-        self.action_dim = action_dim
+        self.action_dim = actions.size
+        self.net = network(shape, units, layers, 2 * self.action_dim, activation)
         self.std = std
         self.offset = inverse_softplus(init_std)
 

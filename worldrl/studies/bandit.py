@@ -16,7 +16,7 @@ from torch import Tensor
 from worldrl.nn.functional import LOG_SQRT_2PI
 from worldrl.policies.tanh_gaussian import TanhGaussian
 from worldrl.registry import OWN_POLICY, load_class, settings_of
-from worldrl.types import Policy
+from worldrl.types import Policy, box
 
 CENTRES = ((-0.5, -0.5), (-0.5, 0.5), (0.5, -0.5), (0.5, 0.5))
 STD = 0.15
@@ -45,9 +45,9 @@ def modes_found(action: Tensor) -> int:
 def make_policy(name: str, units: int = 32, **settings: Any) -> Policy:
     """A small policy of two ReLU layers for the bandit's only state; ``own`` is SAC's tanh-Gaussian."""
     if name == OWN_POLICY:
-        return TanhGaussian(1, 2, units, 2, "relu", std="log")
+        return TanhGaussian((1,), box(2), units, 2, "relu", std="log")
     config = settings_of("policy", {"name": name, **settings})
-    policy: Policy = load_class("policy", name)(config, 1, 2, units, 2, "relu")
+    policy: Policy = load_class("policy", name)(config, (1,), box(2), units, 2, "relu")
     return policy
 
 

@@ -95,7 +95,7 @@ def compile_parts(agent: Agent) -> None:
     if whole:
         dynamo_config.trace_autograd_ops = True
     for part in (agent.model, agent.head):
-        names = getattr(part, "compiled", ())
+        names = part.compiled
         for name in ("update",) if whole and part is agent.head and names else names:
             compiled = torch.compile(getattr(part, name), dynamic=False, options={"fallback_random": True})
             setattr(part, name, compiled)
