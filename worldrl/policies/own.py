@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from worldrl.types import Policy
 
-class Own:
+
+class Own(Policy):
     """``policy=own``: the head builds its usual policy, from its own settings."""
 
     @dataclass(frozen=True)
