@@ -122,6 +122,17 @@ def checksum(path: Path, stop: int | None = None) -> tuple[int, int]:
     return size, crc
 
 
+def check_content(path: Path, size: int, crc: int) -> None:
+    """Raise UserError unless the file has this size and this CRC-32; also as ``open_file``."""
+    with open_file(path) as file:
+        found = os.fstat(file.fileno()).st_size
+    if found != size:
+        raise damaged(path, f"{found:,} bytes", f"{size:,}")
+    _, other = checksum(path, stop=size)
+    if other != crc:
+        raise damaged(path, f"content with checksum {other:08x}", f"{crc:08x}")
+
+
 def stored_entries(archive: Path | BinaryIO, size: int) -> list[zipfile.ZipInfo]:
     """The entries of a zip archive of ``size`` bytes. Raises ValueError if they would take more memory than that."""
     with zipfile.ZipFile(archive) as opened:

@@ -835,7 +835,7 @@ def test_resume_says_what_it_cannot_do(tmp_path: Path) -> None:
     data = bytearray(state.read_bytes())
     data[len(data) // 2] ^= 1
     state.write_bytes(bytes(data))
-    with pytest.raises(UserError, match=r"state\.pt is damaged: found .* with checksum"):
+    with pytest.raises(UserError, match=r"state\.pt is damaged: found content with checksum"):
         resume(tmp_path / "run")
 
 

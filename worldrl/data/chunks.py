@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldrl.errors import UserError
-from worldrl.files import checksum, damaged, is_plain_name, read_bytes, stored_entries
+from worldrl.files import check_content, checksum, damaged, is_plain_name, read_bytes, stored_entries
 
 SLACK = 4096  # bytes of an archive beside each of its arrays
 
@@ -45,8 +45,7 @@ def read_chunk(folder: Path, file: Mapping[str, Any], shapes: Mapping[str, tuple
     if not is_plain_name(file["name"]):
         raise UserError(f"the replay's list of files in {folder.parent}", repr(file["name"]), "a name in that folder")
     path = folder / file["name"]
-    if (found := checksum(path)) != (file["size"], file["crc32"]):
-        raise damaged(path, f"{found[0]:,} bytes", f"the {file['size']:,} of the checkpoint, by their checksum")
+    check_content(path, file["size"], file["crc32"])
     most = SLACK + sum(4 * math.prod(shape) + SLACK for shape in shapes.values())
     data = read_bytes(path, most)
     try:

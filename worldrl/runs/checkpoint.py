@@ -40,7 +40,17 @@ from torch import Tensor
 from worldrl.data.chunks import prune, sync_folder
 from worldrl.data.replay import Replay
 from worldrl.errors import UserError
-from worldrl.files import MIB, checksum, damaged, is_plain_name, parse_json, read_bytes, read_json, stored_entries
+from worldrl.files import (
+    MIB,
+    check_content,
+    checksum,
+    damaged,
+    is_plain_name,
+    parse_json,
+    read_bytes,
+    read_json,
+    stored_entries,
+)
 from worldrl.runs.folder import CHECKPOINTS, REPLAY
 
 FORMAT = 2
@@ -269,14 +279,8 @@ def verify(path: Path) -> dict[str, Any]:
         raise UserError(f"checkpoint {path} is half-written", f"no {MARKER}", fix="use another one")
     marker = _marker(path)
     for entry in marker["files"]:
-        found, expected = checksum(path / entry["name"]), (entry["size"], entry["crc32"])
-        if found != expected:
-            raise damaged(path / entry["name"], _measured(*found), _measured(*expected))
+        check_content(path / entry["name"], entry["size"], entry["crc32"])
     return marker
-
-
-def _measured(size: int, crc: int) -> str:
-    return f"{size:,} bytes with checksum {crc:08x}"
 
 
 def seal(marker: Mapping[str, Any]) -> bytes:
