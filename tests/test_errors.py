@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from worldrl.errors import UserError, check_out, check_writable, writing
+from worldrl.errors import UserError, check_out, check_writable, exit_code, writing
 
 
 def test_a_failure_to_write_is_one_line_with_the_remedy() -> None:
@@ -39,3 +39,10 @@ def test_a_folder_for_results_is_made_or_refused(tmp_path: Path) -> None:
 def test_a_failure_without_a_number_keeps_its_text() -> None:
     with pytest.raises(UserError, match=r"cannot write to here \(no video writer\)"), writing("here"):
         raise OSError("no video writer")
+
+
+def test_a_line_is_cut_in_its_middle(capsys: pytest.CaptureFixture) -> None:
+    assert exit_code(UserError("x" * 100_000, fix="do\nthis")) == 2
+    told = capsys.readouterr().err
+    assert len(told) < 1_600
+    assert told.endswith("x; do this\n")

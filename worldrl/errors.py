@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+LONGEST = 1_500  # characters of a line
 OTHER_RUN_DIR = "choose another run folder: hydra.run.dir=DIR"
 
 
@@ -68,8 +69,14 @@ def exit_code(error: UserError | KeyboardInterrupt) -> int:
     if isinstance(error, KeyboardInterrupt):
         print("stopped", file=sys.stderr)
         return 130
-    print(" ".join(str(error).split()), file=sys.stderr)
+    print(one_line(error), file=sys.stderr)
     return 2
+
+
+def one_line(error: UserError) -> str:
+    """The error on one line, which is cut in its middle where a damaged file would make pages of it."""
+    line = " ".join(str(error).split())
+    return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
 
 
 @contextmanager

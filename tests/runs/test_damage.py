@@ -16,7 +16,7 @@ import pytest
 
 from tests.toy_runs import STATE_SAC
 from worldrl.config import config_from_dict, save_config
-from worldrl.errors import UserError
+from worldrl.errors import UserError, one_line
 from worldrl.evaluation.evaluate import evaluate_run
 from worldrl.report.__main__ import main as report
 from worldrl.runs.folder import METRICS
@@ -181,8 +181,7 @@ def check(whole: Path, folder: Path, name: str, damage: str, capsys: pytest.Capt
                 read(run)
         except UserError as error:
             told += 1
-            line = " ".join(str(error).split())
-            assert 0 < len(line) < 1_000, (reader, line)
+            assert 0 < len(one_line(error)) < 1_600, (reader, str(error))
         printed = capsys.readouterr().err
         assert "Traceback" not in printed, (reader, printed)
         assert not (run / "pwned").exists()
