@@ -9,8 +9,9 @@ import pytest
 
 from worldrl.envs import VectorEnv, WorkerError, episode_seed, make_envs
 from worldrl.envs.corruption import CorruptionConfig
-from worldrl.envs.make import EnvConfig
+from worldrl.envs.make import EnvConfig, make_task
 from worldrl.envs.rendering import RenderConfig
+from worldrl.envs.stream import TRAIN, RowStream
 from worldrl.envs.vector import HOPELESS
 from worldrl.errors import UserError
 
@@ -317,3 +318,11 @@ def test_the_spec_says_what_an_agent_needs() -> None:
     assert spec.obs == {"pixels": ((64, 64, 3), "uint8"), "state": ((8,), "float32")}
     assert (spec.action_dim, spec.action_repeat, spec.terminates, spec.max_frames) == (2, 2, False, 1000)
     assert spec.groups == {"state": {"position": (0, 4), "velocity": (4, 8)}}
+
+
+def test_a_stream_of_a_task_that_does_not_draw_never_draws() -> None:
+    task = make_task(EnvConfig(obs="pixels", action_repeat=1), "toy_envs:Draws", draws=False)
+    stream = RowStream(task, 1, TRAIN, 0)
+    rows = [stream.reset()[0], stream.step(np.zeros(1, np.float32))[0]]
+    assert not any(row["pixels"].any() for row in rows)
+    assert task._env.drawn == 0  # type: ignore[attr-defined]

@@ -58,6 +58,7 @@ class RowStream(gymnasium.Env[Any, Any]):
         self.observation_space = row_space(env.observation_space)
         self.action_space = env.action_space
         self._key = (run_seed, stream, index)
+        self._draws = self.task_env.render_pixels
         self._episode = 0
         self._ended = False
 
@@ -85,13 +86,13 @@ class RowStream(gymnasium.Env[Any, Any]):
     def _replay(self, episode: int, actions: Any) -> Row:
         task = self.task_env
         try:
-            task.render_pixels = len(actions) == 0
+            task.render_pixels = self._draws and len(actions) == 0
             row = self._start(episode)
             for left, action in zip(range(len(actions) - 1, -1, -1), actions, strict=True):
-                task.render_pixels = left == 0
+                task.render_pixels = self._draws and left == 0
                 row = self._advance(action)
         finally:
-            task.render_pixels = True
+            task.render_pixels = self._draws
         return row
 
     def _start(self, episode: int) -> Row:
