@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from worldrl.commands.arguments import RUN_DIR, expand, read_argument, read_command_line
+from worldrl.compose import compose
 from worldrl.errors import UserError
 from worldrl.runs.folder import resume_command
 
@@ -22,7 +23,7 @@ def test_a_path_is_taken_as_it_is(key: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", ODD)
 def test_the_printed_command_can_be_pasted(name: str) -> None:
-    python, m, package, train, *arguments = shlex.split(resume_command(Path(name)))
+    python, m, package, train, *arguments = shlex.split(resume_command(Path(name), compose({"agent": "sac"})))
     assert (python, m, package, train) == ("python", "-m", "worldrl", "train")
     (read,) = expand(read_command_line(arguments).ours)
     assert read == {"resume": name}

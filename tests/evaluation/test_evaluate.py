@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from worldrl.cli import eval_main
 
-from worldrl.config import config_from_dict
+from worldrl.commands.evaluate import eval_main
+from worldrl.compose import compose
 from worldrl.evaluation.evaluate import evaluate_run, told
 from worldrl.training.loop import train
 
@@ -23,7 +23,7 @@ SETTINGS: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs") / "run"
-    train(config_from_dict(SETTINGS), folder)
+    train(compose(SETTINGS), folder)
     return folder
 
 

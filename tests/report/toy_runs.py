@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from worldrl.config import config_from_dict, save_config
+from worldrl.compose import compose
+from worldrl.config import save_config
 
 
 def write_run(path: Path, records: Sequence[Mapping[str, Any]], **settings: Any) -> Path:
     """A run folder with these records, each of which should have ``frames``."""
     path.mkdir(parents=True)
-    save_config(config_from_dict({"task": "walker_walk", **settings}), path)
+    save_config(compose({"task": "walker_walk", "schedule.prefill": 10_000, **settings}), path)
     (path / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     return path
 

@@ -219,6 +219,6 @@ def test_settings_of_somebody_else(whole: Path, tmp_path: Path) -> None:
     """A whole settings file of another run: the checkpoint knows better."""
     run = tmp_path / "run"
     shutil.copytree(whole, run)
-    save_config(config_from_dict({**SETTINGS, "head.units": 8}), run)
-    with pytest.raises(UserError, match=r"head\.units=8"):
+    save_config(config_from_dict({**SETTINGS, "head.units": 12}), run)
+    with pytest.raises(UserError, match=r"head\.units=12"):
         load(run)

@@ -17,6 +17,7 @@ import torch
 import worldrl
 from tests.toy_runs import SLAC, SMALL, STATE_SAC, make_run
 from worldrl.errors import UserError
+from worldrl.registry import tiny_settings
 from worldrl.runs.checkpoint import Checkpoints
 from worldrl.runs.trained import TrainedPolicy, load_agent
 from worldrl.types import box, choice
@@ -220,7 +221,10 @@ def test_an_exported_program_acts_alike(run: str, request: pytest.FixtureRequest
         folder = request.getfixturevalue(run)
     else:
         head, _, chosen = run.partition("+")
-        settings = STATE_SAC | ({"belief": "rssm", "belief.deter": 8} if head == "dreamer" else {})
+        plain = {key: value for key, value in STATE_SAC.items() if not key.startswith("head.")}
+        settings = plain | tiny_settings("head", head)
+        if head == "dreamer":
+            settings |= {"belief": "rssm", **tiny_settings("belief", "rssm")}
         folder = make_run(tmp_path / "run", settings, head=head, policy=chosen or "own")
     policy = worldrl.load(folder, device="cpu")
     program = torch.export.load(policy.export(tmp_path / "deep" / "step.pt2"))

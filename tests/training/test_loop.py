@@ -88,6 +88,8 @@ from pathlib import Path
 from tests.training import toy_experiences
 from worldrl.config import config_from_dict, save_config
 from worldrl.training.loop import resume, train
+from worldrl.trust import allow
+allow("no.such")
 run, make = Path(sys.argv[1]), getattr(toy_experiences, sys.argv[3])
 try:
     if any((run / "checkpoints").glob("step-*")):
@@ -394,7 +396,7 @@ def test_a_second_interrupt_names_what_can_go_on(
     with pytest.raises(Stopped) as stopped:
         loop._run(trainer)
     assert stopped.value.code == 130
-    assert f"step-000000000: python train.py resume={tmp_path / 'run'}" in capsys.readouterr().out
+    assert f"step-000000000: python -m worldrl train resume={tmp_path / 'run'}" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

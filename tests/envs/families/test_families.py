@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from worldrl.envs import EnvConfig, families, make_envs
-from worldrl.envs.families import canonical_name, code_of, family_of
+from worldrl.envs.families import canonical_name, family_of
 from worldrl.errors import UserError
 
 TOY = """
@@ -26,10 +26,6 @@ def claims(task):
 
 def canonical_name(task):
     return task.replace(" ", "")
-
-
-def code_of(task):
-    return ""
 
 
 class Toy(TaskEnv):
@@ -87,7 +83,6 @@ def test_a_name_that_nobody_claims(task: str) -> None:
 @pytest.mark.usefixtures("toy")
 def test_a_new_family_is_one_file() -> None:
     assert canonical_name("toy. 3") == "toy.3"
-    assert code_of("toy.3") == ""
     assert canonical_name("cup_catch") == "ball_in_cup_catch"
     envs = make_envs(EnvConfig(obs="state", action_repeat=1), "toy.3", seed=1)
     assert (envs.spec.task, envs.spec.max_frames, envs.spec.groups) == ("toy.3", 9, {"state": {"clock": (0, 1)}})

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from worldrl.envs import rendering
-from worldrl.envs.families.gym import GymEnv, canonical_name, claims, code_of
+from worldrl.envs.families.gym import GymEnv, canonical_name, claims
 from worldrl.envs.images import resize
 from worldrl.errors import UserError
 
@@ -44,13 +44,6 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fix
 def test_which_names_are_for_gymnasium() -> None:
     assert all(map(claims, ("Pendulum-v1", "my/Env-v0", "pkg.mod:Class", "pkg:Name-v0", "pkg.mod:my/Name-v12")))
     assert not any(map(claims, ("walker_walk", "walker-walk", "ball_in_cup_catch", "pkg:", ":Class", "a:b:C", "pkg:1")))
-
-
-@pytest.mark.parametrize(
-    ("task", "module"), [("Pendulum-v1", ""), ("my/Env-v0", ""), ("pkg.mod:Class", "pkg.mod"), ("pkg:a/B-v0", "pkg")]
-)
-def test_the_code_that_a_name_imports(task: str, module: str) -> None:
-    assert code_of(task) == module
 
 
 @pytest.mark.parametrize(("name", "limit"), [("{}-v0", 3), ("space/{}-v0", 0), ("bare_{}", 0), ("Count", 0)])

@@ -30,10 +30,6 @@ class Family(Protocol):
         """The task's one spelling. Raises UserError, with the nearest names, for one that cannot exist."""
         ...
 
-    def code_of(self, task: str) -> str:
-        """The module outside of this package that making the task imports, by its name; ``""`` for none."""
-        ...
-
     def make(self, task: str, obs: str, action_repeat: int, render: RenderConfig, draws: bool) -> TaskEnv:
         """The task as it is; without ``draws`` nothing is ever drawn, and images are black.
 
@@ -60,8 +56,3 @@ def families() -> Iterator[Family]:
 def canonical_name(task: str) -> str:
     """The task's one spelling: ``walker-walk`` is ``walker_walk``. Raises UserError with the nearest names."""
     return family_of(task).canonical_name(task)
-
-
-def code_of(task: str) -> str:
-    """The module outside of this package that making the task imports, by its name; ``""`` for none."""
-    return family_of(task).code_of(task)

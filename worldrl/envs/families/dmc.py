@@ -160,10 +160,6 @@ def claims(task: str) -> bool:
     return re.fullmatch(r"[A-Za-z]\w*([-_]\w+)+", task) is not None and re.search(r"-v\d+$", task) is None
 
 
-def code_of(task: str) -> str:
-    return ""
-
-
 @functools.cache
 def dmc_tasks() -> dict[str, tuple[str, str]]:
     """Every task name with its (domain, task): domains may hold underscores, so names are never split."""

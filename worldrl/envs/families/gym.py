@@ -253,10 +253,6 @@ def canonical_name(task: str) -> str:
     return task
 
 
-def code_of(task: str) -> str:
-    return task.partition(":")[0] if ":" in task else ""
-
-
 def make_unwrapped(task: str, backend: str = "auto") -> gymnasium.Env[Any, Any]:
     """Make the environment, with ``rgb_array`` rendering where it offers that. Raises UserError in one line."""
     try:
