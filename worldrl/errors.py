@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import errno
+import resource
 import sys
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -57,6 +59,14 @@ def unknown(kind: str, found: str, valid: Iterable[str]) -> UserError:
         return UserError(f"unknown {kind} '{found}'", fix=f"did you mean: {', '.join(near)}?")
     shown = ", ".join(names[:12]) + ", ..." * (len(names) > 12)
     return UserError(f"unknown {kind} '{found}'", expected=f"one of: {shown}")
+
+
+def starved(error: OSError) -> UserError | None:
+    """The error where the process may not open one file more; ``None`` for every other failure."""
+    if error.errno not in (errno.EMFILE, errno.ENFILE):
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return UserError("too many open files", f"a limit of {limit}", "1024 or more", "raise it: ulimit -n 4096")
 
 
 def unwritable(path: object, error: OSError, remedy: str = OTHER_RUN_DIR) -> UserError:

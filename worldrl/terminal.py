@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable
 from typing import Any, NoReturn, ParamSpec
 
-from worldrl.errors import UserError, exit_code
+from worldrl.errors import UserError, exit_code, starved
 
 P = ParamSpec("P")
 
@@ -23,26 +23,49 @@ def command(main: Callable[P, int]) -> Callable[P, int]:
 
     @functools.wraps(main)
     def run(*args: P.args, **kwargs: P.kwargs) -> int:
+        _open_standard_files()
         try:
             code = main(*args, **kwargs)
             sys.stdout.flush()
             return code
         except (UserError, KeyboardInterrupt) as error:
             return exit_code(error)
-        except BrokenPipeError:
-            if not _output_is_closed():
+        except OSError as error:
+            if told := starved(error):
+                return exit_code(told)
+            if not _output_fails():
                 raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
-            return 141
+            if isinstance(error, BrokenPipeError):
+                return 141
+            return exit_code(UserError("cannot write to standard output", error.strerror or str(error)))
 
     return run
 
 
-def _output_is_closed() -> bool:
-    """Whether stdout is a pipe that nobody reads any more, as in ``... | head``."""
+def _open_standard_files() -> None:
+    """Where a caller closed them (``>&-``), what is printed goes nowhere, and not into the next file that is opened."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_RDWR), number)
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, "w" if number else "r", closefd=False))  # noqa: SIM115
+
+
+def _output_fails() -> bool:
+    """Whether stdout takes nothing: a pipe that nobody reads any more, as in ``... | head``, or a full disk."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
-    return any(event & select.POLLERR for _, event in poll.poll(0))
+    if any(event & select.POLLERR for _, event in poll.poll(0)):
+        return True
+    try:
+        os.write(sys.stdout.fileno(), b"\n")  # what was refused is no longer in a buffer
+    except OSError:
+        return True
+    return False
 
 
 def pasted(name: str, *arguments: object) -> str:

@@ -186,7 +186,7 @@ def run_episodes(
         if film is not None and not played[0] and not tick.rows["is_cut"][0] and t < LONGEST_VIDEO:
             film.add(envs.render(*VIDEO_SIZE), tick.caption(0))
         for i in tick.ended:
-            played[i].append((float(tick.returns[i]), int(tick.frames[i]), tick.rows["is_cut"][i] > 0))
+            played[i].append((float(tick.returns[i]), int(tick.frames[i]), bool(tick.rows["is_cut"][i])))
         if all(len(mine) >= share for mine, share in zip(played, shares, strict=True)):
             break
     kept = [episode for mine, share in zip(played, shares, strict=True) for episode in mine[:share]]

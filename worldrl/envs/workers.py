@@ -22,13 +22,14 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from worldrl.envs.make import EnvConfig, make_env
 from worldrl.envs.spaces import Array, BrokenContractError
 from worldrl.envs.stream import EVAL, TRAIN, RowStream, row_space
-from worldrl.errors import UserError
+from worldrl.errors import UserError, starved
 
 Rows = dict[str, Array]  # observation keys and the stream's extras, each (N, ...)
 
 START_GRACE_S = 60.0  # a worker imports its simulator before its first reply
 REPLAY_S = 1.0  # of more patience for each action that is repeated
 CLOSE_S = 3.0
+SHARED_MEMORY = "they share memory in /dev/shm, which must have room and take writes; or set env.num_envs=1"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
@@ -250,11 +251,14 @@ def _close_at_exit(workers: weakref.ref[Workers]) -> None:
 def _explaining_start() -> Iterator[None]:
     try:
         yield
-    except (EOFError, OSError) as error:
+    except (EOFError, ConnectionError) as error:
         raise UserError(
             "worker processes died while they started (their own words are above); a script that uses env.num_envs > 1 "
             "must do its work under: if __name__ == '__main__'"
         ) from error
+    except OSError as error:
+        refused = UserError("worker processes cannot start", error.strerror or str(error), fix=SHARED_MEMORY)
+        raise starved(error) or refused from error
 
 
 def _exit_reason(code: int | None) -> str:

@@ -50,6 +50,7 @@ from worldrl.files import (
     read_bytes,
     read_json,
     stored_entries,
+    unreadable,
 )
 from worldrl.runs.folder import CHECKPOINTS, REPLAY
 
@@ -247,10 +248,16 @@ class Checkpoints:
         if not self.folder.is_dir():
             return []
         pattern = re.compile(rf"{kind}-\d{{9,}}(-\d+)?")
-        return [path for path in self.folder.iterdir() if pattern.fullmatch(path.name)]
+        try:
+            return [path for path in self.folder.iterdir() if pattern.fullmatch(path.name)]
+        except OSError as error:
+            raise unreadable(self.folder, error) from error
 
     def _complete(self, kind: str) -> list[Path]:
-        return [path for path in self._all(kind) if (path / MARKER).is_file()]
+        try:
+            return [path for path in self._all(kind) if (path / MARKER).is_file()]
+        except OSError as error:  # a folder that may not be entered
+            raise unreadable(error.filename, error) from error
 
     @contextlib.contextmanager
     def _reported(self) -> Iterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from worldrl.config import Config
-from worldrl.errors import UserError, writing
+from worldrl.errors import OTHER_RUN_DIR, UserError, unwritable, writing
 from worldrl.registry import PARTS
 from worldrl.terminal import pasted
 from worldrl.trust import outside, words
@@ -30,6 +31,7 @@ VIDEOS = "videos"
 NON_FINITE = "non_finite.json"
 GRID = "robustness.json"  # in the folder of a robustness grid
 LOCK = "lock"
+REMEDY = f"make it writable, or {OTHER_RUN_DIR}"
 BEGUN = (METRICS, CHECKPOINTS)  # either of them means that a run has begun in a folder
 
 
@@ -45,6 +47,7 @@ def sole_use(run_dir: Path) -> Iterator[None]:
     with writing(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
         _refuse_links(run_dir)
+        _refuse_read_only(run_dir)
         lock.touch()
     try:
         with FileLock(lock, blocking=False):
@@ -58,6 +61,13 @@ def sole_use(run_dir: Path) -> Iterator[None]:
                 with suppress(OSError):  # another run may have begun in it
                     folder.rmdir()
         raise
+
+
+def _refuse_read_only(run_dir: Path) -> None:
+    """A folder of the run that takes no new files, found before training and not at its first checkpoint."""
+    for path in (run_dir, run_dir / CHECKPOINTS, run_dir / REPLAY, run_dir / LOCK, run_dir / METRICS):
+        if path.exists() and not os.access(path, os.W_OK | os.X_OK * path.is_dir()):
+            raise unwritable(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)), REMEDY)
 
 
 def _refuse_links(run_dir: Path) -> None:
