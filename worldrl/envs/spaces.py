@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from worldrl.envs.scaling import rescale as rescale  # with the other helpers of single environments
 from worldrl.errors import UserError, unknown
 
 Array = np.ndarray

@@ -15,7 +15,6 @@ import numpy as np
 
 from worldrl.envs import rendering
 from worldrl.envs.rendering import RenderConfig
-from worldrl.envs.scaling import rescale
 from worldrl.envs.spaces import (
     IMAGE_SHAPE,
     Array,
@@ -27,6 +26,7 @@ from worldrl.envs.spaces import (
     concatenate,
     name_groups,
     observation_space,
+    rescale,
     unbounded,
     unit_box,
 )

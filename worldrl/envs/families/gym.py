@@ -19,7 +19,6 @@ from worldrl.envs import rendering
 from worldrl.envs.checks import WHOLE, check_spaces
 from worldrl.envs.images import resize
 from worldrl.envs.rendering import RenderConfig
-from worldrl.envs.scaling import rescale
 from worldrl.envs.spaces import (
     IMAGE_SHAPE,
     Array,
@@ -33,6 +32,7 @@ from worldrl.envs.spaces import (
     concatenate,
     name_groups,
     observation_space,
+    rescale,
     unit_box,
 )
 from worldrl.errors import UserError, unknown
