@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from tests.oracles.plain import (
-    Adam,
     Learner,
     Pairs,
     critics,
@@ -33,8 +32,7 @@ class MPO(Learner):
         self.c = config
         self.part("actor", "policy", config.actor_lr, config.grad_clip)
         self.part("critic", "critic", config.critic_lr, config.grad_clip)
-        tuned = ["alpha_mean", "alpha_std", *(["eta"] if config.temperature == "dual" else [])]
-        self.adams["dual"] = Adam([self.w[name] for name in tuned], config.dual_lr)
+        self.part("dual", "dual", config.dual_lr, config.grad_clip)
 
     def gaussian(self, name: str, feat: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation before tanh."""
@@ -49,7 +47,7 @@ class MPO(Learner):
         return u.detach(), q.detach()
 
     def positive(self, name: str) -> Tensor:
-        return torch.log1p(torch.exp(self.w[name])) + 1e-8
+        return torch.log1p(torch.exp(self.w[f"dual.{name}"])) + 1e-8
 
     def update(self, rows: Any, belief: Any, n: int = 0, beside: Any = None) -> dict[str, Tensor]:
         """Critics, policy, multipliers; Q' follows, and pi' is copied at every ``policy_period``-th update."""

@@ -96,14 +96,19 @@ class MPO(Head):
         self.target_policy = deepcopy(self.policy).requires_grad_(False)
         self.target = deepcopy(self.critic).requires_grad_(False)
         size = (sizes.actions.size,)
-        self.eta = nn.Parameter(torch.full((), inverse_softplus(c.init_eta)))  # all three before softplus
-        self.alpha_mean = nn.Parameter(torch.full(size, inverse_softplus(c.init_alpha_mean)))
-        self.alpha_std = nn.Parameter(torch.full(size, inverse_softplus(c.init_alpha_std)))
-        tuned = [self.alpha_mean, self.alpha_std] + [self.eta] * (c.temperature == "dual")
+        starts: dict[str, tuple[tuple[int, ...], float]] = {
+            "alpha_mean": (size, c.init_alpha_mean),
+            "alpha_std": (size, c.init_alpha_std),
+        }
+        if c.temperature == "dual":
+            starts["eta"] = ((), c.init_eta)
+        self.dual = nn.ParameterDict(  # before softplus
+            {name: nn.Parameter(torch.full(shape, inverse_softplus(x))) for name, (shape, x) in starts.items()}
+        )
         self.optimizers = {
             "actor": Optimizer(self.policy.parameters(), c.actor_lr, c.grad_clip),
             "critic": Optimizer(self.critic.parameters(), c.critic_lr, c.grad_clip),
-            "dual": Optimizer(tuned, c.dual_lr),
+            "dual": Optimizer(self.dual.parameters(), c.dual_lr, c.grad_clip),
         }
 
     # --- the contract -------------------------------------------------------------------------------------------------
@@ -175,7 +180,7 @@ class MPO(Head):
         """eta, 0-d: the dual variable, or the mean squared Bellman error within its limits."""
         c = self.config
         if c.temperature == "dual":
-            return F.softplus(self.eta) + FLOOR
+            return F.softplus(self.dual["eta"]) + FLOOR
         return (c.residual_scale * residual).clamp(*c.residual_limits)
 
     # --- M-step -------------------------------------------------------------------------------------------------------
@@ -193,7 +198,7 @@ class MPO(Head):
 
     def multipliers(self) -> tuple[Tensor, Tensor]:
         """alpha_mu and alpha_sigma (A,)."""
-        return F.softplus(self.alpha_mean) + FLOOR, F.softplus(self.alpha_std) + FLOOR
+        return F.softplus(self.dual["alpha_mean"]) + FLOOR, F.softplus(self.dual["alpha_std"]) + FLOOR
 
     def dual_loss(self, q: Tensor, mask: Tensor, eta: Tensor, kl_mean: Tensor, kl_std: Tensor) -> Tensor:
         """L_alpha, and L_eta where eta is tuned."""
