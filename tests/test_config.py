@@ -189,6 +189,10 @@ def test_a_file_that_is_wrong_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("frames: many\n")
     with pytest.raises(UserError, match=r"config\.yaml: frames"):
         load_config(tmp_path)
+    (tmp_path / "config.yaml").write_text("belief: {name: identity, lr: 0.0}\nhead: sac\n")  # of version 0.1.0
+    with pytest.raises(UserError, match=r"config\.yaml: unknown key 'belief\.lr'") as refused:
+        load_config(tmp_path)
+    assert "worldrl 0.1.0" in refused.value.fix
     (tmp_path / "config.yaml").write_text("frames: [1\n")
     with pytest.raises(UserError, match="cannot read"):
         load_config(tmp_path)

@@ -96,6 +96,7 @@ class Config:
 # --- what a value may be ----------------------------------------------------------------------------------------------
 
 CONFIG_FILE = "config.yaml"
+OLDER = "if worldrl 0.1.0 wrote this run, that version reads it; worldrl report reads its curves"
 YAML_BYTES = 2**18  # of a file of settings, which takes a second to parse
 
 MAY_CHANGE = ("frames", "eval.*", "log.*", "checkpoint.*", "env.timeout_s")  # on resume
@@ -425,7 +426,10 @@ def load_config(run_dir: Path, **changes: Any) -> Config:
         if changes:
             load_config(run_dir)  # it is the file that is wrong, or the changes
             raise
-        raise error.inside(path) from error
+        told = error.inside(path)
+        if error.where.startswith("unknown key"):
+            told.fix = f"{told.fix}; {OLDER}".removeprefix("; ")
+        raise told from error
 
 
 HOW = ("agent", "device", "precision", "speed", "threads", "deterministic")  # a label, and how a run is computed

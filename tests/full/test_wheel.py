@@ -12,6 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from worldrl.compose import compose
+from worldrl.config import to_yaml
+
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = ["head.units=16", "frames=800", "eval.video=false", "device=cpu", "threads=1"]
 FROM_PYTHON = """
@@ -80,3 +83,11 @@ def test_train_eval_and_report(installed: Path, trained: Path) -> None:
 
 def test_train_from_python(installed: Path, tmp_path: Path) -> None:
     assert run([str(installed / "python"), "-c", FROM_PYTHON], tmp_path).endswith("cartpole_balance\n")
+
+
+@pytest.mark.parametrize("line", ["agent=sac", "experiment=paper_table1_missing agent=latent_sac"])
+def test_a_preset_means_what_it_means_in_a_clone(installed: Path, tmp_path: Path, line: str) -> None:
+    here = dict(word.split("=") for word in line.split())
+    there = run([str(installed / "worldrl"), "train", "--cfg", "job", *line.split()], tmp_path)
+    assert there == to_yaml(compose(here))
+    assert not list(tmp_path.iterdir())
