@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import venv
 from pathlib import Path
 
@@ -53,7 +52,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (packages,) = (folder / "env/lib").glob("*/site-packages")
     (wheel,) = folder.glob("*.whl")
     run([*pip, "install", "-q", "--no-deps", "--no-index", "--target", str(packages), str(wheel)], folder)
-    (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    (packages / "borrowed.pth").write_text("".join(f"{path}\n" for path in sys.path if path.endswith("-packages")))
     # The script that pip put beside the packages starts this interpreter; a user's is the environment's own.
     script = folder / "env/bin/worldrl"
     script.write_text(f"#!{folder / 'env/bin/python'}\n" + (packages / "bin/worldrl").read_text().split("\n", 1)[1])

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.kills import kill_and_compare, records
 from tests.toy_runs import STATE_SAC
 from worldrl import train
 from worldrl.acting import episodes
@@ -101,12 +102,6 @@ except Exception as error:
 """
 
 
-def records(run: Path) -> list[dict[str, Any]]:
-    """The log without what the wall clock decides."""
-    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if not key.startswith("time/")} for line in lines]
-
-
 def tensors(value: Any, place: str = "") -> dict[str, torch.Tensor]:
     """All arrays and tensors of a checkpoint by their place."""
     if isinstance(value, dict):
@@ -145,27 +140,8 @@ def output(run: Path) -> str:
 def test_killed_at_random_moments_and_resumed_is_the_same_run(
     tmp_path: Path, kind: str, settings: dict[str, Any]
 ) -> None:
-    """kill -9 at random moments, a checkpoint being written most of the time, until the run ends by itself."""
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert start(whole, settings, kind).wait() == 0, output(whole)
-    often = {**settings, "checkpoint.minutes": 0.0005}
-    rng, kills = random.Random(3), 0
-    while kills < 40:
-        before = time.monotonic()
-        child = start(killed, often, kind)
-        limit = None if kills >= 3 else 1.0 + 2.0 * rng.random()
-        while limit and not list((killed / "checkpoints").glob("step-*")) and child.poll() is None:
-            time.sleep(0.01)  # importing is no moment worth a kill
-        try:
-            assert child.wait(limit if limit is None else limit + (0 if kills == 0 else 3.0)) == 0, output(killed)
-            break
-        except subprocess.TimeoutExpired:
-            child.kill()
-            child.wait()
-            kills += 1
-            assert time.monotonic() - before < 120
-    assert kills >= 1
-    assert_same_run(whole, killed)
+    """kill -9 twice, inside a checkpoint write first; ``pytest -m kills`` does it for every kind of run."""
+    kill_and_compare(tmp_path, kind, settings, kills=2, seed=kind)
 
 
 def test_a_folder_that_another_process_trains_in_is_refused_and_left_alone(tmp_path: Path) -> None:
