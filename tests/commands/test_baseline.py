@@ -12,7 +12,7 @@ import pytest
 
 import worldrl
 from worldrl import train
-from worldrl.commands import baseline as sb3
+from worldrl.commands import baseline
 from worldrl.envs.make import make_env
 from worldrl.envs.vector import make_envs
 from worldrl.errors import UserError
@@ -23,7 +23,7 @@ from worldrl.report.curves import read_runs
 def command(*arguments: str, code: int = 0) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # theirs
-        assert sb3.main(arguments) == code
+        assert baseline.main(arguments) == code
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def records(folder: Path, key: str) -> list[tuple[int, float]]:
 def test_evaluates_on_time_and_counts_frames(run: Path) -> None:
     assert [frames for frames, _ in records(run, "eval/return")] == [0, 2000, 4000]
     assert [frames for frames, _ in records(run, "episode/return")] == [1000, 2000, 3000, 4000]
-    assert (run / sb3.MODEL_FILE).is_file()
+    assert (run / baseline.MODEL_FILE).is_file()
 
 
 def test_it_goes_on_to_the_last_frame_where_episodes_end_within_a_repeat(tmp_path: Path) -> None:
@@ -69,8 +69,8 @@ def test_it_cannot_be_loaded_as_one_of_our_own(run: Path) -> None:
 
 
 def test_episodes_start_where_those_of_our_own_runs_start() -> None:
-    _, config, _, _ = sb3.parse(["ppo", "task=cartpole_swingup", "seed=3"])
-    env = sb3.Numbered(make_env(config.env, config.task), config.seed)
+    _, config, _, _ = baseline.parse(["ppo", "task=cartpole_swingup", "seed=3"])
+    env = baseline.Numbered(make_env(config.env, config.task), config.seed)
     ours = make_envs(config.env, config.task, config.seed)
     for episode in range(2):
         np.testing.assert_array_equal(env.reset()[0], ours.reset(episode)["state"][0])
@@ -103,11 +103,13 @@ def test_wrong_use_ends_in_one_line(
 
 
 def test_an_argument_may_be_a_mapping_and_the_folder_no_file(tmp_path: Path) -> None:
-    algorithm, config, _, arguments = sb3.parse(["ppo", "task=cartpole_balance", "sb3.policy_kwargs={net_arch:[8,9]}"])
+    algorithm, config, _, arguments = baseline.parse(
+        ["ppo", "task=cartpole_balance", "sb3.policy_kwargs={net_arch:[8,9]}"]
+    )
     assert arguments == {"policy_kwargs": {"net_arch": [8, 9]}}
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="is not a folder; choose another one with dir="):
-        sb3.train(algorithm, config, tmp_path / "file", arguments)
+        baseline.train(algorithm, config, tmp_path / "file", arguments)
 
 
 def test_does_not_write_over_another_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,9 +123,9 @@ def test_says_what_to_install_where_it_is_missing(monkeypatch: pytest.MonkeyPatc
     import sys
 
     monkeypatch.setitem(sys.modules, "stable_baselines3", None)
-    algorithm, config, _, arguments = sb3.parse(["ppo", "task=cartpole_balance"])
+    algorithm, config, _, arguments = baseline.parse(["ppo", "task=cartpole_balance"])
     with pytest.raises(UserError, match=r"pip install -e '\.\[sb3\]'"):
-        sb3.train(algorithm, config, tmp_path, arguments)
+        baseline.train(algorithm, config, tmp_path, arguments)
 
 
 def test_a_number_for_action_noise_is_gaussian_noise_of_this_width(tmp_path: Path, monkeypatch) -> None:

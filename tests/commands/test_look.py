@@ -15,9 +15,7 @@ from worldrl.commands.look import main
 from worldrl.compose import compose
 from worldrl.errors import UserError
 from worldrl.runs.trained import load_agent
-from worldrl.studies.beliefs import doubt as noise
-from worldrl.studies.beliefs import many_paths as marginal
-from worldrl.studies.beliefs import prediction, probe
+from worldrl.studies.beliefs import doubt, many_paths, prediction, probe
 
 STATE_RSSM = {**SMALL, "task": "tests.envs.toy_envs:Count", "env.obs": "state"}
 COUNT = {**STATE_SAC, "task": "tests.envs.toy_envs:Count", "belief": "tests.toy_beliefs:CountBelief"}
@@ -158,7 +156,7 @@ def test_images_err_in_units_of_white() -> None:
 
 def test_noise_is_a_paired_change(state_run: Path) -> None:
     recorder = recorder_of(state_run)
-    records = noise.measure(recorder, conditions(recorder.config, ["gaussian", "missing"], [2.0, 0.5][1:]))
+    records = doubt.measure(recorder, conditions(recorder.config, ["gaussian", "missing"], [2.0, 0.5][1:]))
     assert [(r["kind"], r["level"]) for r in records] == [
         ("gaussian", 0.0), ("gaussian", 0.5), ("missing", 0.0), ("missing", 0.5)
     ]  # fmt: skip
@@ -173,7 +171,7 @@ def test_noise_is_a_paired_change(state_run: Path) -> None:
 
 
 def test_rows_are_averaged_over_the_episodes_that_have_them() -> None:
-    assert noise.by_row([np.array([1.0, 2, 3]), np.array([3.0])]).tolist() == [2, 2, 3]
+    assert doubt.by_row([np.array([1.0, 2, 3]), np.array([3.0])]).tolist() == [2, 2, 3]
 
 
 # --- probe ------------------------------------------------------------------------------------------------------------
@@ -257,7 +255,7 @@ def test_the_baseline_has_fresh_weights(state_run: Path) -> None:
 
 def test_the_marginal_policy_plays_the_same_episodes(state_run: Path) -> None:
     agent, config = load_agent(state_run, device="cpu")
-    records = marginal.measure(agent, conditions(config, ["gaussian"], [0.5]), episodes=2, seed=3, particles=2)
+    records = many_paths.measure(agent, conditions(config, ["gaussian"], [0.5]), episodes=2, seed=3, particles=2)
     for record in records:
         assert record["single"] == record["marginal"] == [15.0, 15.0]  # Count rewards its step, whatever is done
         assert record["gain"] == record["gain_interval"] == 0
@@ -267,9 +265,9 @@ def test_points_are_refused(count_run: Path) -> None:
     recorder = recorder_of(count_run)
     by_kind = conditions(recorder.config, ["gaussian"], [0.1])
     with pytest.raises(UserError, match="CountBelief is a point: it has no entropy"):
-        noise.measure(recorder, by_kind)
+        doubt.measure(recorder, by_kind)
     with pytest.raises(UserError, match="CountBelief is a point: it has no paths"):
-        marginal.measure(recorder.agent, by_kind, 1, 0, 4)
+        many_paths.measure(recorder.agent, by_kind, 1, 0, 4)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

@@ -20,10 +20,7 @@ from worldrl.nn.functional import normal_entropy, tanh_log_det
 from worldrl.nn.mlp import MLP
 from worldrl.policies.action_prior import MarginalPolicy
 from worldrl.runs.checkpoint import Checkpoints
-from worldrl.studies import action_prior as marginal
-from worldrl.studies import bandit, variance
-from worldrl.studies import during_training as along
-from worldrl.studies import pools as visited
+from worldrl.studies import action_prior, bandit, during_training, pools, variance
 from worldrl.studies.__main__ import main
 from worldrl.studies.entropy import Pool, draw, estimate, true_entropy
 from worldrl.studies.variance import relative_spread
@@ -116,7 +113,7 @@ def test_the_noise_in_the_states_of_a_trained_agent(study_agent: Study, tmp_path
     assert study_agent("identity", "sac+latent", command=command) == 0
     noise = json.loads((tmp_path / "variance.json").read_text())
     assert {len(noise[name]) for name in ("nested", "mlmc", "mlmc_fresh")} == {6}
-    _, x = visited.run_latents(Path("some_run"), 64)
+    _, x = pools.run_latents(Path("some_run"), 64)
     assert x.shape == (4, 2)  # of an episode of twenty steps
     assert len(x.unique(dim=0)) == 4
     assert study_agent("identity", "sac", command=command) == 2
@@ -168,7 +165,7 @@ def study_agent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Study:
         envs.close()
         if bare:
             del agent.head.policy  # as a head of one's own may have none
-        monkeypatch.setattr(visited, "load_agent", lambda run_dir: (agent, config))
+        monkeypatch.setattr(pools, "load_agent", lambda run_dir: (agent, config))
         command = command or ["entropy", "some_run", "--states", "2", "--pool", str(pool)]
         return main([*command, "--out", str(tmp_path)])
 
@@ -294,15 +291,15 @@ def test_a_study_that_is_stopped_keeps_what_it_knew_of_all_runs(tmp_path: Path, 
     runs = [worldrl.train({**LEARNING, "seed": seed}, tmp_path / str(seed)) for seed in (1, 2)]
     command = ["entropy", *map(str, runs), *ALONG, "--out", str(tmp_path)]
     assert main([*command, "--until", "80"]) == 0
-    point, looks = along.Look.point, []
+    point, looks = during_training.Look.point, []
 
-    def stopped(look: along.Look, run: Path, frames: int) -> along.Point:
+    def stopped(look: during_training.Look, run: Path, frames: int) -> during_training.Point:
         looks.append(frames)
         if len(looks) == 2:
             raise KeyboardInterrupt
         return point(look, run, frames)
 
-    monkeypatch.setattr(along.Look, "point", stopped)
+    monkeypatch.setattr(during_training.Look, "point", stopped)
     assert main([*command, "--until", "160"]) == 130
     first, second = read_runs(tmp_path).values()
     assert [point["frames"] for point in first["points"]] == [40, 80, 120]
@@ -311,14 +308,14 @@ def test_a_study_that_is_stopped_keeps_what_it_knew_of_all_runs(tmp_path: Path, 
 
 def test_a_run_that_diverges_ends_its_own_curve_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runs = [worldrl.train({**LEARNING, "seed": seed}, tmp_path / str(seed)) for seed in (1, 2)]
-    trained = along.resume
+    trained = during_training.resume
 
     def resume(run: Path, changes: dict[str, int]) -> None:
         if run == runs[0] and changes["frames"] > 80:
             raise Diverged("loss/actor was not finite at update 9")
         trained(run, changes)
 
-    monkeypatch.setattr(along, "resume", resume)
+    monkeypatch.setattr(during_training, "resume", resume)
     assert main(["entropy", *map(str, runs), "--until", "120", *ALONG, "--out", str(tmp_path)]) == 0
     first, second = read_runs(tmp_path).values()
     assert [point["frames"] for point in first["points"]] == [40, 80]
@@ -346,7 +343,7 @@ def test_a_marginal_policy_is_compared_with_the_actions_that_it_describes() -> N
     action = policy.sample(4_000)
     assert float((action[:, 0] > 0).float().mean()) == pytest.approx(0.5, abs=0.05)
     assert bool((action[:, 0].sign() == action[:, 1].sign()).all())
-    found = marginal.fit(policy, action)
+    found = action_prior.fit(policy, action)
     pre_tanh = torch.atanh(action.double())
     near = torch.distributions.Normal(0.55, 0.1).log_prob(pre_tanh.abs()).sum(-1) - math.log(2)
     expected = float((near - torch.log1p(-action.double().square()).sum(-1)).mean())
@@ -357,17 +354,19 @@ def test_a_marginal_policy_is_compared_with_the_actions_that_it_describes() -> N
 
 
 def test_the_entropy_of_a_sample_by_its_neighbours() -> None:
-    assert marginal.sample_entropy(2 * torch.rand(8_000, 1) - 1) == pytest.approx(math.log(2), abs=0.03)
-    assert marginal.sample_entropy(0.1 * torch.randn(8_000, 2)) == pytest.approx(2 * (1.4189 + math.log(0.1)), abs=0.05)
-    assert math.isfinite(marginal.sample_entropy(torch.ones(20, 3)))
-    assert math.isfinite(marginal.sample_entropy(torch.rand(3, 2)))
-    assert math.isnan(marginal.sample_entropy(torch.rand(1, 2)))
+    assert action_prior.sample_entropy(2 * torch.rand(8_000, 1) - 1) == pytest.approx(math.log(2), abs=0.03)
+    assert action_prior.sample_entropy(0.1 * torch.randn(8_000, 2)) == pytest.approx(
+        2 * (1.4189 + math.log(0.1)), abs=0.05
+    )
+    assert math.isfinite(action_prior.sample_entropy(torch.ones(20, 3)))
+    assert math.isfinite(action_prior.sample_entropy(torch.rand(3, 2)))
+    assert math.isnan(action_prior.sample_entropy(torch.rand(1, 2)))
 
 
 def test_the_marginal_policy_of_a_trained_agent_is_drawn(study_agent: Study, tmp_path: Path) -> None:
     assert study_agent("identity", "miracle", command=["marginal", "some_run", "--actions", "60"]) == 0
     assert (tmp_path / "marginal.png").stat().st_size > 10_000
-    assert set(json.loads((tmp_path / "marginal.json").read_text())["fit"]) == set(marginal.Fit._fields)
+    assert set(json.loads((tmp_path / "marginal.json").read_text())["fit"]) == set(action_prior.Fit._fields)
 
 
 def test_no_action_is_counted_that_the_environment_does_not_take() -> None:
@@ -377,7 +376,7 @@ def test_no_action_is_counted_that_the_environment_does_not_take() -> None:
     envs = make_envs(config.env, task, seed=0)
     agent = build("identity", "sac", envs.spec)
     envs.close()
-    played = visited.steps(agent, config.env, task)
+    played = pools.steps(agent, config.env, task)
     lengths, length = [], 0
     while len(lengths) < 3:
         length += 1

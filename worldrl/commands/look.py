@@ -21,9 +21,7 @@ from worldrl.acting.video import check_video
 from worldrl.agent import Agent
 from worldrl.errors import UserError, check_out
 from worldrl.runs.trained import CHECKPOINTS, load_agent
-from worldrl.studies.beliefs import doubt as noise
-from worldrl.studies.beliefs import many_paths as marginal
-from worldrl.studies.beliefs import prediction, probe
+from worldrl.studies.beliefs import doubt, many_paths, prediction, probe
 from worldrl.terminal import Parser, add_allow, command, say, to_json, whole
 from worldrl.trust import allow
 
@@ -71,8 +69,8 @@ def study_prediction(subject: Subject) -> tuple[Results, str]:
 
 
 def study_noise(subject: Subject) -> tuple[Results, str]:
-    results: Results = {"records": noise.measure(subject.recorder, subject.by_kind)}
-    noise.draw(results, subject.settings.out / "noise.png")
+    results: Results = {"records": doubt.measure(subject.recorder, subject.by_kind)}
+    doubt.draw(results, subject.settings.out / "noise.png")
     return results, _at_worst(results["records"], lambda r: f"entropy {r['entropy_change']:+.2f} nats")
 
 
@@ -89,9 +87,9 @@ def study_probe(subject: Subject) -> tuple[Results, str]:
 
 def study_marginal(subject: Subject) -> tuple[Results, str]:
     s = subject.settings
-    records = marginal.measure(subject.agent, subject.by_kind, s.episodes, s.seed, s.particles)
+    records = many_paths.measure(subject.agent, subject.by_kind, s.episodes, s.seed, s.particles)
     results: Results = {"particles": s.particles, "records": records}
-    marginal.draw(results, s.out / "marginal.png")
+    many_paths.draw(results, s.out / "marginal.png")
     return results, _at_worst(records, lambda r: f"return {r['gain']:+.1f}{_interval(r['gain_interval'])}")
 
 

@@ -18,9 +18,7 @@ import torch
 from worldrl.errors import Diverged, check_out
 from worldrl.policies.latent import LatentGaussian
 from worldrl.registry import known_parts
-from worldrl.studies import action_prior as marginal
-from worldrl.studies import bandit, entropy, plots, variance
-from worldrl.studies import during_training as along
+from worldrl.studies import action_prior, bandit, during_training, entropy, plots, variance
 from worldrl.studies.pools import run_actions, run_latents, run_pools
 from worldrl.tabular.counterexample import threshold, wrong_action
 from worldrl.terminal import Parser, add_allow, command, positive, to_json, whole
@@ -106,11 +104,13 @@ def run_entropy(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
 
 def along_training(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
     """Goes on with each run and looks at its agent on the way. Picture and numbers are written after every look."""
-    look = along.Look(options.until, options.every, options.states, options.pool, PARTICLES[-1])
-    known = along.known_points(_numbers(options), {key: str(getattr(options, key)) for key in ("states", "pool")})
+    look = during_training.Look(options.until, options.every, options.states, options.pool, PARTICLES[-1])
+    known = during_training.known_points(
+        _numbers(options), {key: str(getattr(options, key)) for key in ("states", "pool")}
+    )
     runs: dict[str, dict[str, Any]] = {
         str(run): {"label": label, "points": known.get(str(run), []), "diverged": None}
-        for run, label in along.labels(options.run_dirs).items()
+        for run, label in during_training.labels(options.run_dirs).items()
     }
     for run in options.run_dirs:
         found = runs[str(run)]
@@ -164,7 +164,7 @@ def run_variance(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
 def run_marginal(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
     """How well MIRACLE's marginal policy describes what its agent does."""
     policy, action = run_actions(options.run_dir, options.actions)
-    fit = marginal.fit(policy, action)
+    fit = action_prior.fit(policy, action)
     print(f"mean log-density of {len(action)} actions, nats: " + _named(fit._asdict()))
     with torch.no_grad():
         plots.draw_marginal(picture, action.cpu(), policy.sample(len(action)).cpu())
