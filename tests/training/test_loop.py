@@ -84,13 +84,14 @@ class OwnSMAC(SMAC):
 
 
 CHILD = """
-import json, sys
+import json, signal, sys
 from pathlib import Path
 from tests.training import toy_experiences
 from worldrl.config import config_from_dict, save_config
 from worldrl.training.loop import resume, train
 from worldrl.trust import allow
 allow("no.such")
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # inherited as ignored where the tests run under nohup
 run, make = Path(sys.argv[1]), getattr(toy_experiences, sys.argv[3])
 try:
     if any((run / "checkpoints").glob("step-*")):
