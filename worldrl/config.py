@@ -20,20 +20,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import AliasEvent, YAMLError
 
+from worldrl.data.settings import ReplayConfig
 from worldrl.envs.make import EnvConfig
 from worldrl.errors import UserError, unknown, wrong
-from worldrl.fields import Device, Every, Frames, Label, NotNegative, OneOf, Range, Samples, SomeFrames, rules
+from worldrl.fields import Device, Every, Frames, Label, NotNegative, OneOf, Range, SomeFrames, rules
 from worldrl.files import damaged, read_text
 from worldrl.registry import DEFAULTS, OWN_POLICY, PARTS, agent_label, canonical, load_class
 from worldrl.trust import check_allowed
-
-
-@dataclass(frozen=True)
-class ReplayConfig:
-    capacity: Annotated[int, Range(2, 1e12)] = 1_000_000  # rows (agent steps, and one more per episode) of all streams
-    batch: Samples = 50  # B
-    length: Annotated[int, Range(2, 100_000)] = 50  # T
-    device: Device = "auto"  # auto: on the GPU when it fits
 
 
 @dataclass(frozen=True)

@@ -33,10 +33,10 @@ from worldrl.config import (
     Config,
     EvalConfig,
     LogConfig,
-    ReplayConfig,
     ScheduleConfig,
 )
 from worldrl.data.replay import Replay
+from worldrl.data.settings import ReplayConfig
 from worldrl.envs.make import EnvConfig
 from worldrl.envs.rendering import RenderConfig
 from worldrl.errors import UserError, check_writable

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.console import Console
 
-from worldrl.config import ReplayConfig
+from worldrl.data.settings import ReplayConfig
 from worldrl.envs import rendering
 from worldrl.envs.make import EnvConfig
 from worldrl.envs.rendering import RenderConfig
