@@ -21,7 +21,7 @@ from tests.training import toy_experiences
 from worldrl import trust
 from worldrl.config import config_from_dict
 from worldrl.data.replay import Replay
-from worldrl.envs import WorkerError
+from worldrl.errors import UserError
 from worldrl.runs.checkpoint import Checkpoints
 from worldrl.runs.transfer import decode_spec
 from worldrl.training.loop import resume, train
@@ -58,7 +58,7 @@ def work(run: str, settings: dict[str, Any], kind: str) -> None:
             train(config_from_dict(settings), Path(run), make)
         else:
             resume(Path(run), make=make)
-    except WorkerError as error:  # the run is saved
+    except UserError as error:  # a worker was killed: the run is saved, or has not been touched yet
         print(error, flush=True)
         os._exit(2)
 
@@ -191,11 +191,10 @@ def _kill_until_it_ends(
     struck, inside = done.kills, done.inside
     while time.monotonic() < deadline:
         child = start(run, *how)
-        if struck < kills:
-            hit = strike(child, run, rng, 3 * inside <= struck, seconds)
-            struck, inside = struck + hit, inside + (hit and writing(run))
+        hit = struck < kills and strike(child, run, rng, 3 * inside <= struck, seconds)
+        struck, inside = struck + hit, inside + (hit and writing(run))
         child.join(LIMIT)
         if child.exitcode == 0:
             return Struck(struck, inside, done.runs + 1)
-        assert child.exitcode in (2, -signal.SIGKILL), Path(f"{run}.out").read_text()
+        assert hit and child.exitcode in (2, -signal.SIGKILL), Path(f"{run}.out").read_text()
     raise AssertionError(f"{struck} kills did not fit into {LIMIT:.0f} s")

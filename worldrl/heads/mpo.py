@@ -66,11 +66,11 @@ class MPO(Head):
         samples: Samples = 20  # N
         temperature: Literal["dual", "residual"] = "dual"  # residual: VIREL, appendix G
         epsilon: Positive = 0.1  # nats, of the weights against the old policy
-        epsilon_mean: Positive = 0.01  # nats, per dimension of the action
-        epsilon_std: Positive = 1e-4  # the same
+        epsilon_mean: Positive = 0.1  # nats, per dimension of the action
+        epsilon_std: Positive = 1e-3  # the same
         init_eta: Positive = 10.0
         init_alpha_mean: Positive = 1.0
-        init_alpha_std: Positive = 100.0
+        init_alpha_std: Positive = 10.0
         residual_scale: Positive = 1.0  # eta = residual_scale x the mean squared Bellman error
         residual_limits: tuple[float, float] = (1e-3, 1e3)
         actor_lr: Rate = 3e-4
@@ -79,7 +79,7 @@ class MPO(Head):
         grad_clip: NotNegative = 40.0
         gamma: Share = 0.99
         tau: PositiveShare = 0.005  # of Q'
-        policy_period: Samples = 25  # updates between two copies of the policy
+        policy_period: Samples = 10  # updates between two copies of the policy
 
     config: MPO.Config
     policy: TanhGaussian
