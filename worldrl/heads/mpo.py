@@ -73,8 +73,8 @@ class MPO(Head):
         init_alpha_std: Positive = 10.0
         residual_scale: Positive = 1.0  # eta = residual_scale x the mean squared Bellman error
         residual_limits: tuple[float, float] = (1e-3, 1e3)
-        actor_lr: Rate = 3e-4
-        critic_lr: Rate = 3e-4
+        actor_lr: Rate = 1e-3
+        critic_lr: Rate = 1e-3
         dual_lr: Rate = 1e-2
         grad_clip: NotNegative = 40.0
         gamma: Share = 0.99
