@@ -2,8 +2,7 @@
 
 ``check_head``, ``check_belief`` and ``check_policy`` do for the contract of ``worldrl/types.py`` what Gymnasium's
 checker does for environments: they build the class on tiny inputs, use it as the agent does, and raise ``UserError``
-with one line that names the first rule it breaks. They cannot see whether its equations are right, but for the density
-of a policy.
+that names the first rule it breaks. Only of a policy's density do they see whether its equations are right.
 """
 
 from __future__ import annotations
@@ -49,20 +48,16 @@ from worldrl.types import (
 
 BATCH, ACTIONS, PARTICLES, HORIZON = 3, 2, 2, 3
 FEAT, CONTEXT = 6, 5  # of the toy belief: not the same, so that a head that takes one for the other fails
-NOT_THEIRS = (__file__, str(Path(torch.__file__).parent))  # where an error of the user's code may surface
-UPDATES = 16  # numbers of updates whose phases are tried
-UNITS, LAYERS, ACTIVATION = 8, 2, "elu"  # what a head tells its policy
-GRID, REACH = 200, 8.0  # points per action dimension, and standard deviations either way, to integrate a density over
-VECTORS, PIXELS = {"state": ObsSpec((5,), "float32")}, {"pixels": ObsSpec((64, 64, 3), "uint8")}
-SPECS = (
-    EnvSpec("toy", VECTORS, box(ACTIONS), terminates=True),
-    EnvSpec("toy", PIXELS, box(ACTIONS)),
-    EnvSpec("toy", {**PIXELS, **VECTORS}, box(ACTIONS)),
-)
-
 KINDS = (box(ACTIONS), choice(ACTIONS))
+VECTORS, PIXELS = {"state": ObsSpec((5,), "float32")}, {"pixels": ObsSpec((64, 64, 3), "uint8")}
+SPECS = [EnvSpec("toy", obs, KINDS[0], terminates=True) for obs in (VECTORS, PIXELS, {**PIXELS, **VECTORS})]
+UPDATES = 16  # numbers of updates whose phases are tried
+NETWORK = (8, 2, "elu")  # units, layers and activation that a head tells its policy
+GRID, REACH = 200, 8.0  # points per action dimension, and standard deviations either way, to integrate a density over
+NOT_THEIRS = (__file__, str(Path(torch.__file__).parent))  # where an error of the user's code may surface
+CPU = torch.device("cpu")
 
-Make = Callable[..., Any]
+Make = Callable[..., Any]  # a new part, with the weights of a seed
 
 
 def check_head(head: type | str, **settings: Any) -> None:
@@ -72,32 +67,9 @@ def check_head(head: type | str, **settings: Any) -> None:
         UserError: what is wrong, in one line.
     """
     cls, name, config = _load("head", head, settings)
-
     with torch.random.fork_rng(devices=[]):
-        tried = [_check_head_on(name, cls, config, actions) for actions in KINDS]
-    _ensure(any(tried), f"{name}: found needs.actions that names no kind of action, expected box, choice or both")
-
-
-def _check_head_on(name: str, cls: type[Any], config: Any, actions: Actions) -> bool:
-    """Check a head on one kind of action, if it takes it."""
-    sizes = Sizes((FEAT,), (CONTEXT,), actions)
-
-    def make() -> Any:
-        with _doing(f"{name}: __init__(config, {sizes})"):
-            torch.manual_seed(0)
-            return cls(config, sizes)
-
-    _check_head_parts(name, make())
-    if actions.kind not in make().needs.actions:
-        return False
-    check_pair(_ToyModel(), make(), actions)
-    phases = _phases(name, make())
-    _check_actions(name, make(), actions)
-    for phase in phases:
-        _check_update(name, make, phase)
-    _check_head_learns(name, make(), phases)
-    _check_head_saves(name, make, phases)
-    return True
+        tried = [_check_head(f"{name} on a {kind.kind}", cls, config, kind) for kind in KINDS]
+    _ensure(any(tried), f"{name}: needs.actions", "no kind of action", "box, choice or both")
 
 
 def check_belief(belief: type | str, **settings: Any) -> None:
@@ -112,22 +84,18 @@ def check_belief(belief: type | str, **settings: Any) -> None:
     refusals = []
     with torch.random.fork_rng(devices=[]):
         for spec in SPECS:
-
-            def make(seed: int = 0, spec: EnvSpec = spec) -> Any:
-                with _doing(f"{name}: __init__(config, spec) with observations {sorted(spec.obs)}"):
-                    torch.manual_seed(seed)
-                    return cls(config, spec)
-
+            on = f"{name} on {' and '.join(spec.obs)}"
+            make = _maker(on, cls, config, spec)
             try:
                 make()
             except UserError as error:
                 if error.__cause__ is not None:  # it did not refuse: it failed
                     raise
                 refusals.append(error)
-                continue
-            _check_model(name, make, spec)
+            else:
+                _check_belief(on, make, spec)
     if len(refusals) == len(SPECS):
-        raise UserError(f"{name}: found that it refuses vectors, images and both, expected one of them: {refusals[0]}")
+        raise UserError(name, f"that it refuses vectors, images and both: {refusals[0]}", "one of them to be taken")
 
 
 def check_policy(policy: type | str, **settings: Any) -> None:
@@ -138,136 +106,44 @@ def check_policy(policy: type | str, **settings: Any) -> None:
     """
     cls, name, config = _load("policy", policy, settings)
     with torch.random.fork_rng(devices=[]):
-        for actions in (kind for kind in KINDS if kind.kind in cls.actions):
-            _check_policy_on(name, cls, config, actions)
+        for kind in (kind for kind in KINDS if kind.kind in cls.actions):
+            _check_policy(f"{name} on a {kind.kind}", _maker(name, cls, config, (FEAT,), kind, *NETWORK), kind)
 
 
-def _check_policy_on(name: str, cls: type[Any], config: Any, actions: Actions) -> None:
-    """Check a policy on one kind of action."""
-
-    def make(seed: int = 0) -> Any:
-        with _doing(f"{name}: __init__(config, ({FEAT},), {actions}, {UNITS}, {LAYERS}, '{ACTIVATION}')"):
-            torch.manual_seed(seed)
-            return cls(config, (FEAT,), actions, UNITS, LAYERS, ACTIVATION)
-
-    with torch.random.fork_rng(devices=[]):
-        exact = make().exact_density
-        right = isinstance(exact, bool)
-        _ensure(right, f"{name}: found exact_density = {exact!r}, expected True, or False if log_prob is a bound")
-        for lead in ((BATCH,), (2, BATCH, 4)):
-            _check_draws(name, make(), actions, lead)
-        _check_density(name, make(), actions)
-        _check_policy_saves(name, make)
+# --- tiny inputs ------------------------------------------------------------------------------------------------------
 
 
-# --- words ------------------------------------------------------------------------------------------------------------
+def random_batch(spec: EnvSpec, windows: int, rows: int, device: torch.device = CPU) -> Batch:
+    """A slice (windows, rows) from torch's generator, the same on every device. In window 0 an episode begins."""
+    lead = (windows, rows)
+    obs = {
+        key: torch.randint(256, (*lead, *of.shape), dtype=torch.uint8)
+        if of.dtype == "uint8"
+        else torch.randn(*lead, *of.shape)
+        for key, of in spec.obs.items()
+    }
+    action, reward = torch.rand(*lead, spec.action_dim) * 2 - 1, torch.randn(lead)
+    action = action if spec.actions.kind == "box" else hardened(action)
+    is_first, is_terminal, first = torch.zeros(lead), torch.zeros(lead), max(rows - 2, 0)
+    is_first[0, first], action[0, first], reward[0, first] = 1.0, 0.0, 0.0
+    is_terminal[0, :first][-1:] = 1.0
+    shown = {key: value.to(device) for key, value in obs.items()}
+    return Batch(shown, *(x.to(device) for x in (action, reward, is_first, is_terminal)))
 
 
-def _ensure(right: bool, message: str) -> None:
-    if not right:
-        raise UserError(message)
+def random_extra(needs: Needs, spec: EnvSpec, rows: int, device: torch.device = CPU, lost_rows: int = 0) -> Extra:
+    """What the loop draws for the head in addition to its slice (``Replay.sample_extra``)."""
+    extra: Extra = {}
+    if needs.td_batch:
+        extra["td"] = random_batch(spec, needs.td_windows(rows - lost_rows), rows, device)
+    if needs.recent_batch:
+        extra["recent"] = random_batch(spec._replace(obs={}), needs.recent_batch, 1, device)
+    return extra
 
 
-@contextmanager
-def _doing(what: str) -> Iterator[None]:
-    """Any other exception of the user's code in one line, with its place."""
-    try:
-        yield
-    except UserError:
-        raise
-    except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        place = [frame for frame in frames if not frame.filename.startswith(NOT_THEIRS)][-1:] or frames[-1:]
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(f"{what} failed at {place[0].filename}:{place[0].lineno}, {reason}") from error
-
-
-def _load(kind: str, part: type | str, settings: Mapping[str, Any]) -> tuple[type[Any], str, Any]:
-    cls = load_class(kind, part) if isinstance(part, str) else check_class(kind, part)
-    name = f"{kind} {cls.__name__}"
-    frozen = cls.Config.__dataclass_params__.frozen
-    _ensure(frozen, f"{name}: Config can be changed after it was checked, expected @dataclass(frozen=True)")
-    for field in dataclasses.fields(cls.Config):
-        default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
-        _ensure(default, f"{name}: Config.{field.name} has no default; every setting needs one")
-    with _doing(f"{name}: Config"):
-        return cls, name, cls.Config(**settings)
-
-
-# --- watching ---------------------------------------------------------------------------------------------------------
-
-
-class _NoSync(TorchFunctionMode):
-    """Refuses what would make the host wait for a GPU: values that Python reads, and shapes that depend on values."""
-
-    READS = ("item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "__array__", "equal")
-    COUNTS = ("nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "allclose", "is_nonzero")
-
-    def __init__(self, where: str) -> None:
-        super().__init__()
-        self.where = where
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        name = getattr(func, "__name__", "")
-        if name in self.READS or name in self.COUNTS or _waits(name, args, kwargs or {}):
-            raise UserError(f"{self.where} reads values on the host ({name}), expected tensors that stay on the device")
-        reads, writes = name == "__getitem__", name == "__setitem__"
-        if (reads and _has_mask(args[1])) or (writes and _fills_mask(*args[1:])):
-            raise UserError(
-                f"{self.where} indexes with a boolean mask (its size is read on the host), expected weights"
-            )
-        return func(*args, **(kwargs or {}))
-
-
-def _waits(name: str, args: Any, kwargs: Mapping[str, Any]) -> bool:
-    """Whether this is ``torch.where(x)``, which counts, or ``x.to("cpu")``."""
-    if name == "to":
-        return "cpu" in [x for x in (*args[1:2], kwargs.get("device")) if isinstance(x, str)]
-    return name == "where" and len(args) + len(kwargs) == 1
-
-
-def _has_mask(index: Any) -> bool:
-    parts = index if isinstance(index, tuple) else (index,)
-    return any(isinstance(part, Tensor) and part.dtype == torch.bool for part in parts)
-
-
-def _fills_mask(index: Any, value: Any) -> bool:
-    """Whether a mask's places are given one value each; a single value for all of them needs no count."""
-    return _has_mask(index) and isinstance(value, Tensor) and value.dim() > 0
-
-
-class _NoNoise(TorchFunctionMode):
-    """Gaussian noise is zero, so that a filter's draws are its means."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        name = getattr(func, "__name__", "")
-        if name in ("randn", "randn_like"):
-            return torch.zeros_like(result)
-        return args[0] + torch.zeros_like(result) if name == "normal" else result
-
-
-def _same(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())
-
-
-def _changed(before: Sequence[Tensor], after: Sequence[Tensor]) -> bool:
-    return not all(map(_same, before, after))
-
-
-def _check_metrics(where: str, metrics: Any) -> None:
-    _ensure(isinstance(metrics, dict), f"{where} gives {type(metrics).__name__}, expected a dict of 0-d tensors")
-    for key, value in metrics.items():
-        _ensure(isinstance(key, str), f"{where} gives a metric named {key!r}, expected text such as loss/actor")
-        is_scalar = isinstance(value, Tensor) and value.dim() == 0
-        found = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        _ensure(is_scalar, f"{where} gives {key} of {found}, expected a 0-d tensor")
-        _ensure(not value.requires_grad, f"{where} gives {key} with its graph, expected {key}.detach()")
-        if key.startswith("loss/"):
-            _ensure(bool(value.isfinite()), f"{where} gives {key} = {float(value)}, expected a finite number")
-
-
-# --- heads ------------------------------------------------------------------------------------------------------------
+def _random_belief(*lead: int, particles: int) -> Belief:
+    feat, context = torch.randn(*lead, FEAT), torch.randn(*lead, CONTEXT)
+    return Belief(feat, torch.randn(particles, *lead, FEAT), context, torch.zeros(lead))
 
 
 class _ToyModel(BeliefModel):
@@ -277,14 +153,11 @@ class _ToyModel(BeliefModel):
 
     def __init__(self) -> None:
         super().__init__()
-        self.dynamics, self.reward, self.decoder = (
-            nn.Linear(FEAT + ACTIONS, FEAT),
-            nn.Linear(FEAT, 1),
-            nn.Linear(FEAT, 5),
-        )
+        self.dynamics, self.reward = nn.Linear(FEAT + ACTIONS, FEAT), nn.Linear(FEAT, 1)
+        self.decoder = nn.Linear(FEAT, 5)
 
     def observe(self, batch: Batch, particles: int, learn: bool = True) -> tuple[Belief, Metrics, Metrics]:
-        return _toy_belief(tuple(batch.reward.shape), particles), {}, {}
+        return _random_belief(*batch.reward.shape, particles=particles), {}, {}
 
     def imagine(self, feat: Tensor, actor: Callable[[Tensor], Tensor], horizon: int) -> Rollout:
         feats, actions = [feat], []
@@ -298,241 +171,347 @@ class _ToyModel(BeliefModel):
         return {"state": self.decoder(feat)}
 
 
-def _slice(spec: EnvSpec, rows: int, windows: int = BATCH) -> Batch:
-    """A random (windows, rows) slice; in window 0 an episode ends and another begins where there is room."""
-    lead = (windows, rows)
-    obs = {
-        key: torch.randint(256, (*lead, *o.shape), dtype=torch.uint8)
-        if o.dtype == "uint8"
-        else torch.randn(*lead, *o.shape)
-        for key, o in spec.obs.items()
-    }
-    action, reward = torch.rand(*lead, spec.action_dim) * 2 - 1, torch.randn(lead)
-    is_first, is_terminal = torch.zeros(lead), torch.zeros(lead)
-    if rows > 3:
-        is_terminal[0, -3], is_first[0, -2] = 1.0, 1.0
-        action[0, -2], reward[0, -2] = 0.0, 0.0
-    return Batch(obs, action, reward, is_first, is_terminal)
+# --- the class, and calls of its methods ------------------------------------------------------------------------------
 
 
-def _beside(needs: Needs, rows: int) -> Extra:
-    """What the loop draws for the head beside its slice (``Replay.sample_extra``); one recent row is a first row."""
-    extra: Extra = {}
-    if needs.td_batch:
-        extra["td"] = _slice(SPECS[0], rows, needs.td_windows(rows))
-    if needs.recent_batch:
-        recent = extra["recent"] = _slice(SPECS[0]._replace(obs={}), 1, needs.recent_batch)
-        recent.is_first[0], recent.action[0], recent.reward[0] = 1.0, 0.0, 0.0
-    return extra
+def _load(kind: str, part: type | str, settings: Mapping[str, Any]) -> tuple[type[Any], str, Any]:
+    cls = load_class(kind, part) if isinstance(part, str) else check_class(kind, part)
+    name = f"{kind} {cls.__name__}"
+    frozen = cls.Config.__dataclass_params__.frozen
+    _ensure(
+        frozen, f"{name}: Config", "a dataclass that can be changed after it was checked", "@dataclass(frozen=True)"
+    )
+    for field in dataclasses.fields(cls.Config):
+        default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        _ensure(default, f"{name}: Config.{field.name}", "no default", "one for every setting")
+    with _doing(f"{name}: Config"):
+        return cls, name, cls.Config(**settings)
 
 
-def _toy_belief(lead: tuple[int, ...], particles: int) -> Belief:
-    feat, context = torch.randn(*lead, FEAT), torch.randn(*lead, CONTEXT)
-    return Belief(feat, torch.randn(particles, *lead, FEAT), context, torch.zeros(lead))
+def _maker(name: str, cls: type[Any], *args: Any) -> Make:
+    def make(seed: int = 0) -> Any:
+        with _doing(f"{name}: __init__"):
+            torch.manual_seed(seed)
+            return cls(*args)
+
+    return make
 
 
-def _check_head_parts(name: str, head: Any) -> None:
-    for attribute, kind in (("config", type(head).Config), ("needs", Needs), ("optimizers", dict)):
-        found = type(getattr(head, attribute, None)).__name__
-        right = isinstance(getattr(head, attribute, None), kind)
-        _ensure(right, f"{name}: found {attribute} of type {found}, expected {kind.__qualname__}")
-    ours = {id(param) for param in head.parameters()}
-    for key, optimizer in head.optimizers.items():
-        where = f"{name}: optimizers[{key!r}]"
-        found = f"{type(optimizer).__module__}.{type(optimizer).__name__}"
-        _ensure(isinstance(optimizer, Optimizer), f"{where} is a {found}, expected worldrl.nn.optim.Optimizer")
-        _ensure(key != "model", f"{where} has the name of the belief model's, expected another one")
-        owned = all(id(param) in ours for param in optimizer.params)
-        _ensure(owned, f"{where} trains parameters that the head does not have, so that they would not be saved")
+@contextmanager
+def _doing(where: str) -> Iterator[None]:
+    """Any other exception of the user's code in one line, with its place."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        place = [frame for frame in frames if not frame.filename.startswith(NOT_THEIRS)][-1:] or frames[-1:]
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
+        raise UserError(where, f"{reason} ({place[0].filename}:{place[0].lineno})") from error
 
 
-def _phases(name: str, head: Any) -> list[str]:
-    """The phases of the first updates, each once; they must be text, and follow from the update's number alone."""
-    with _doing(f"{name}: phase(n)"):
-        phases = [head.phase(n) for n in range(UPDATES)]
-        again = [head.phase(n) for n in range(UPDATES)]
-    for phase in phases:
-        _ensure(isinstance(phase, str), f"{name}: phase(n) gives {phase!r}, expected text")
-        taken = phase == MODEL_ONLY or phase.endswith(HEAD_ONLY)
-        _ensure(not taken, f"{name}: phase(n) gives '{phase}', a name that the agent uses itself")
-        with _doing(f"{name}: particles('{phase}')"):
-            k = head.particles(phase)
-        _ensure(isinstance(k, int) and k >= 0, f"{name}: particles('{phase}') gives {k!r}, expected 0, 1, 2, ...")
-    _ensure(phases == again, f"{name}: phase(n) gives another name when asked again, so that no run could be resumed")
-    return list(dict.fromkeys(phases))
+def _call(where: str, method: Callable[..., Any], *args: Any) -> Any:
+    """What the user's code gives with the noise of a fixed seed; it must not wait for a GPU."""
+    torch.manual_seed(2)
+    with _doing(where), _NoSync(where):
+        return method(*args)
 
 
-def _check_actions(name: str, head: Any, actions: Actions) -> None:
-    for explore in (True, False):
-        for particles in (0, PARTICLES):
-            where = f"{name}: act(belief, explore={explore}) with {particles} particles"
-            belief = _toy_belief((BATCH,), particles)
-            belief = belief._replace(feat=20.0 * belief.feat, context=20.0 * belief.context)
-            with _doing(where), _NoSync(where):
-                action = head.act(belief, explore, NOISE)
-            _ensure(isinstance(action, Tensor), f"{where} gives {type(action).__name__}, expected a tensor")
-            _ensure(not action.requires_grad, f"{where} keeps a graph, expected @torch.no_grad()")
-            found, expected = tuple(action.shape), (BATCH, ACTIONS)
-            _ensure(found == expected, f"{where} gives shape {found}, expected (B, A) = {expected}")
-            inside = bool((action.abs() <= 1.0).all())
-            _ensure(inside, f"{where} gives {float(action.abs().max()):g}, expected actions in [-1, 1]")
-            whole = actions.kind == "box" or _same(action, hardened(action))
-            _ensure(whole, f"{where} gives a mixed choice, expected one-hot rows")
+class _NoSync(TorchFunctionMode):
+    """Refuses what would make the host wait for a GPU: values that Python reads, and shapes that depend on values."""
+
+    READS = ("item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "__array__", "equal")
+    COUNTS = ("nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "allclose", "is_nonzero")
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where = where
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name, kwargs = getattr(func, "__name__", ""), kwargs or {}
+        waits = name in self.READS or name in self.COUNTS or _waits(name, args, kwargs)
+        _ensure(not waits, self.where, f"values read on the host ({name})", "tensors that stay on the device")
+        masked = "a boolean mask as index, whose size is read on the host"
+        _ensure(not _by_mask(name, args), self.where, masked, "weights")
+        return func(*args, **kwargs)
+
+
+def _waits(name: str, args: Any, kwargs: Mapping[str, Any]) -> bool:
+    """Whether this is ``torch.where(x)``, which counts, or ``x.to("cpu")``."""
+    if name == "to":
+        return "cpu" in [x for x in (*args[1:2], kwargs.get("device")) if isinstance(x, str)]
+    return name == "where" and len(args) + len(kwargs) == 1
+
+
+def _by_mask(name: str, args: Any) -> bool:
+    """Whether this is ``x[mask]``, or ``x[mask] = values``; one value for all places needs no count."""
+    writes_many = name == "__setitem__" and isinstance(args[2], Tensor) and args[2].dim() > 0
+    if not writes_many and name != "__getitem__":
+        return False
+    index = args[1] if isinstance(args[1], tuple) else (args[1],)
+    return any(isinstance(part, Tensor) and part.dtype == torch.bool for part in index)
+
+
+class _NoNoise(TorchFunctionMode):
+    """Gaussian noise is zero, so that a filter's draws are its means."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        name = getattr(func, "__name__", "")
+        if name in ("randn", "randn_like"):
+            return torch.zeros_like(result)
+        return args[0] + torch.zeros_like(result) if name == "normal" else result
+
+
+# --- rules of all parts -----------------------------------------------------------------------------------------------
+
+
+def _ensure(right: bool, where: str, found: str, expected: str = "", fix: str = "") -> None:
+    if not right:
+        raise UserError(where, found, expected, fix)
+
+
+def _ensure_type(where: str, value: Any, kind: type) -> None:
+    _ensure(isinstance(value, kind), where, f"an object of type {type(value).__name__}", kind.__qualname__)
+
+
+def _check_tensors(
+    where: str,
+    given: Mapping[str, Any],
+    shapes: Mapping[str, Sequence[int]],
+    detached: bool = True,
+    finite: bool = True,
+) -> None:
+    """Every entry is a tensor of its shape, by default without its graph, and finite."""
+    for key, shape in shapes.items():
+        here, value = f"{where}: {key}", given[key]
+        _ensure_type(here, value, Tensor)
+        _ensure(tuple(value.shape) == tuple(shape), here, f"shape {tuple(value.shape)}", f"{tuple(shape)}")
+        _ensure(not (detached and value.requires_grad), here, "a tensor with its graph", "a detached one")
+        _ensure(not finite or bool(value.isfinite().all()), here, "numbers that are not finite", "finite ones")
+
+
+def _check_metrics(where: str, metrics: Any) -> None:
+    _ensure_type(where, metrics, dict)
+    for key in metrics:
+        _ensure(isinstance(key, str), where, f"a metric named {key!r}", "text such as loss/actor")
+        _check_tensors(where, metrics, {key: ()}, finite=key.startswith("loss/"))
+
+
+def _check_actions(where: str, action: Tensor, actions: Actions) -> None:
+    largest = float(action.detach().abs().max())
+    _ensure(largest <= 1.0, where, f"{largest:g}", "actions in [-1, 1]")
+    _ensure(actions.kind == "box" or _same(action, hardened(action)), where, "a mixed choice", "one-hot rows")
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.equal(a.nan_to_num(), b.nan_to_num())
+
+
+def _close(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def _check_alike(
+    where: str, a: Mapping[str, Tensor], b: Mapping[str, Tensor], when: str, expected: str, same: Any = _same
+) -> None:
+    """Two results that must not differ."""
+    for key, value in a.items():
+        _ensure(key in b and same(value, b[key]), where, f"another {key} {when}", expected)
+
+
+def _check_repeats(where: str, first: Mapping[str, Tensor], again: Mapping[str, Tensor]) -> None:
+    _check_alike(where, first, again, "from the same seed", "noise from torch's own generator only")
+
+
+def _check_saves(name: str, saved: Any, loaded: Any, use: Callable[[Any], Mapping[str, Tensor]]) -> None:
+    """What a part computes after saving and loading is what it would have computed."""
+    with _doing(f"{name}: load_state_dict(state_dict())"):
+        loaded.load_state_dict(saved.state_dict())
+        for key, optimizer in getattr(saved, "optimizers", {}).items():
+            loaded.optimizers[key].load_state_dict(optimizer.state_dict())
+    _check_alike(name, use(saved), use(loaded), "after saving and loading", "all state in parameters and buffers")
+
+
+@contextmanager
+def _unchanged(where: str, tensors: Sequence[Tensor]) -> Iterator[None]:
+    """What it was given is left alone."""
+    before = [x.detach().clone() for x in tensors]
+    yield
+    _ensure(
+        all(map(_same, before, tensors)), where, "that it changes what it is given in place", "a copy to be changed"
+    )
+
+
+# --- heads ------------------------------------------------------------------------------------------------------------
 
 
 class _Inputs(NamedTuple):
-    """What ``update`` takes beside the phase."""
+    """What ``update`` takes after the phase."""
 
     batch: Batch
     belief: Belief
     model: _ToyModel
     extra: Extra
 
+    def batches(self) -> list[Batch]:
+        return [self.batch, *self.extra.values()]
+
     def tensors(self) -> list[Tensor]:
-        batches = (self.batch, *self.extra.values())
-        rows = [x for batch in batches for x in (*batch.obs.values(), *batch[1:])]
+        rows = [x for batch in self.batches() for x in (*batch.obs.values(), *batch[1:])]
         return [*rows, *self.belief, *self.model.parameters()]
 
 
-def _update(name: str, head: Any, phase: str, inputs: _Inputs) -> Metrics:
-    """One update with the noise of a fixed seed."""
-    torch.manual_seed(2)
-    where = f"{name}: update('{phase}')"
-    with _doing(where), _NoSync(where):
-        return head.update(phase, *inputs)
-
-
-def _inputs(head: Any, phase: str, rows: int) -> _Inputs:
+def _inputs(head: Any, phase: str, actions: Actions, rows: int = 6) -> _Inputs:
     torch.manual_seed(1)
-    batch, belief = _slice(SPECS[0], rows), _toy_belief((BATCH, rows), head.particles(phase))
-    return _Inputs(batch, belief, _ToyModel(), _beside(head.needs, rows))
+    spec, belief = SPECS[0]._replace(actions=actions), _random_belief(BATCH, rows, particles=head.particles(phase))
+    return _Inputs(random_batch(spec, BATCH, rows), belief, _ToyModel(), random_extra(head.needs, spec, rows))
 
 
-def _check_update(name: str, make: Make, phase: str) -> None:
+def _check_head(name: str, cls: type[Any], config: Any, actions: Actions) -> bool:
+    """Check a head on one kind of action, if it takes it."""
+    make = _maker(name, cls, config, Sizes((FEAT,), (CONTEXT,), actions))
+    _check_head_parts(name, make())
+    if actions.kind not in make().needs.actions:
+        return False
+    check_pair(_ToyModel(), make(), actions)
+    phases = _phases(name, make())
+    _check_acts(name, make(), actions)
+    for phase in phases:
+        _check_update(f"{name}: update('{phase}')", make, phase, actions)
+    _check_learns(name, make(), make(), phases, actions)
+    return True
+
+
+def _check_head_parts(name: str, head: Any) -> None:
+    for attribute, kind in (("config", type(head).Config), ("needs", Needs), ("optimizers", dict)):
+        _ensure_type(f"{name}: {attribute}", getattr(head, attribute, None), kind)
+    ours = {id(param) for param in head.parameters()}
+    for key, optimizer in head.optimizers.items():
+        where, kind = f"{name}: optimizers[{key!r}]", type(optimizer)
+        found = f"{kind.__module__}.{kind.__name__}"
+        _ensure(isinstance(optimizer, Optimizer), where, found, "worldrl.nn.optim.Optimizer")
+        _ensure(key != "model", where, "the name of the belief model's optimiser", "another one")
+        owned = all(id(param) in ours for param in optimizer.params)
+        _ensure(owned, where, "parameters that the head does not have and would not save", "its own")
+
+
+def _phases(name: str, head: Any) -> list[str]:
+    """The phases of the first updates, each once; they must be text, and follow only from the update's number."""
+    where = f"{name}: phase(n)"
+    phases, again = ([_call(where, head.phase, n) for n in range(UPDATES)] for _ in range(2))
+    for phase in phases:
+        _ensure(isinstance(phase, str), where, repr(phase), "text")
+        taken = phase == MODEL_ONLY or phase.endswith(HEAD_ONLY)
+        _ensure(not taken, where, f"'{phase}', a name that the agent uses itself", "another one")
+        k = _call(f"{name}: particles('{phase}')", head.particles, phase)
+        _ensure(isinstance(k, int) and k >= 0, f"{name}: particles('{phase}')", repr(k), "0, 1, 2, ...")
+    _ensure(phases == again, where, "another name when asked again", "one that follows from n: else no run resumes")
+    return list(dict.fromkeys(phases))
+
+
+def _check_acts(name: str, head: Any, actions: Actions) -> None:
+    for explore in (True, False):
+        for particles in (0, PARTICLES):
+            where = f"{name}: act(belief, explore={explore}) with {particles} particles"
+            belief = _random_belief(BATCH, particles=particles)
+            belief = belief._replace(feat=20.0 * belief.feat, context=20.0 * belief.context)
+            action = _call(where, head.act, belief, explore, NOISE)
+            _check_tensors(where, {"action": action}, {"action": (BATCH, ACTIONS)})
+            _check_actions(where, action, actions)
+
+
+def _check_update(where: str, make: Make, phase: str, actions: Actions) -> None:
     """On slices of six rows and of two, what one update gives and what it leaves alone."""
-    where = f"{name}: update('{phase}')"
-    for rows in (6, 2):
+    for rows in (2, 6):
         head = make()
-        inputs = _inputs(head, phase, rows)
-        before = [x.detach().clone() for x in inputs.tensors()]
-        metrics = _update(name, head, phase, inputs)
-        _check_metrics(where, metrics)
-        _ensure(
-            any(key.startswith("loss/") for key in metrics), f"{where} gives {sorted(metrics)}, expected loss/<name>"
-        )
+        inputs = _inputs(head, phase, actions, rows)
+        with _unchanged(where, inputs.tensors()):
+            first = _call(where, head.update, phase, *inputs)
+        _check_metrics(where, first)
+        _ensure(any(key.startswith("loss/") for key in first), where, f"{sorted(first)}", "loss/<name> among them")
         left = any(param.grad is not None for param in inputs.model.parameters())
-        _ensure(not left, f"{where} leaves gradients in the belief model, expected them for the head's parameters only")
-        changed = _changed(before, inputs.tensors())
-        _ensure(not changed, f"{where} changes its batch, extra, belief or model in place")
-    inputs = _inputs(make(), phase, 6)
-    first, again = (_update(name, make(), phase, inputs) for _ in range(2))
-    key = _first_difference(first, again)
-    _ensure(
-        key is None, f"{where} gives another {key} from the same seed, expected noise from torch's own generator only"
-    )
-    for batch in (inputs.batch, *inputs.extra.values()):  # what led to a first row belongs to the episode before
+        _ensure(not left, where, "gradients left in the belief model", "them for the head's parameters only")
+    _check_repeats(where, first, _call(where, make().update, phase, *inputs))
+    for batch in inputs.batches():  # what led to a first row belongs to the episode before
         batch.reward.add_(50.0 * batch.is_first)
         batch.action.add_(0.5 * batch.is_first[..., None])
-    key = _first_difference(first, _update(name, make(), phase, inputs))
-    _ensure(key is None, f"{where}: {key} depends on reward or action of a first row, expected that pair to be masked")
+    masked = _call(where, make().update, phase, *inputs)
+    _check_alike(where, first, masked, "with another reward or action of a first row", "that pair to be masked")
 
 
-def _first_difference(a: Metrics, b: Metrics) -> str | None:
-    return next((key for key in a if key not in b or not _same(a[key], b[key])), None)
+def _check_learns(name: str, head: Any, other: Any, phases: Sequence[str], actions: Actions) -> None:
+    """A round of updates changes the head, and all of that is saved."""
 
+    def update(head: Any, phase: str = phases[0]) -> Metrics:
+        return _call(f"{name}: update('{phase}')", head.update, phase, *_inputs(head, phase, actions))
 
-def _check_head_learns(name: str, head: Any, phases: Sequence[str]) -> None:
     before = [param.detach().clone() for param in head.parameters()]
     for phase in phases:
-        _update(name, head, phase, _inputs(head, phase, 6))
-    changed = _changed(before, list(head.parameters()))
-    _ensure(changed, f"{name}: update changes no parameter in phases {', '.join(phases)}, expected optimisers to step")
-
-
-def _check_head_saves(name: str, make: Make, phases: Sequence[str]) -> None:
-    head, other = make(), make()
-    for phase in phases:
-        _update(name, head, phase, _inputs(head, phase, 6))
-    with _doing(f"{name}: load_state_dict(state_dict())"):
-        other.load_state_dict(head.state_dict())
-        for key, optimizer in head.optimizers.items():
-            other.optimizers[key].load_state_dict(optimizer.state_dict())
-    inputs = _inputs(head, phases[0], 6)
-    key = _first_difference(*(_update(name, one, phases[0], inputs) for one in (head, other)))
-    _ensure(
-        key is None, f"{name}: {key} differs after saving and loading, expected all state in parameters and buffers"
-    )
+        update(head, phase)
+    changed = not all(map(_same, before, head.parameters()))
+    _ensure(changed, f"{name}: update", f"no parameter changed by {', '.join(phases)}", "optimisers to step")
+    _check_saves(name, head, other, update)
 
 
 # --- policies ---------------------------------------------------------------------------------------------------------
 
 
-def _sample(name: str, policy: Any, x: Tensor, noise: Any = None) -> Draw:
-    """``sample`` with the noise of a fixed seed."""
-    torch.manual_seed(2)
-    where = f"{name}: sample(x) with x of shape {tuple(x.shape)}"
-    with _doing(where), _NoSync(where):
-        draw = policy.sample(x, noise)
-    _ensure(isinstance(draw, Draw), f"{where} gives {type(draw).__name__}, expected a Draw")
+def _check_policy(name: str, make: Make, actions: Actions) -> None:
+    """Check a policy on one kind of action."""
+    exact = make().exact_density
+    expected = "True, or False if log_prob is a bound"
+    _ensure(isinstance(exact, bool), f"{name}: exact_density", repr(exact), expected)
+    for lead in ((BATCH,), (2, BATCH, 4)):
+        _check_draws(name, make(), actions, lead)
+    _check_density(name, make(), actions)
+    x = torch.ones(BATCH, FEAT)
+    _check_saves(name, make(0), make(1), lambda policy: {"action of sample": _sample(name, policy, x).action})
+
+
+def _sample(name: str, policy: Any, x: Tensor, *noise: Any) -> Draw:
+    where = f"{name}: sample(x{', noise' if noise else ''}) with x of shape {tuple(x.shape)}"
+    draw = _call(where, policy.sample, x, *noise)
+    _ensure_type(where, draw, Draw)
     return draw
-
-
-def _expect(what: str, value: Any, shape: tuple[int, ...]) -> None:
-    found = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-    _ensure(found == shape, f"{what} of shape {found}, expected {shape}")
-    _ensure(bool(value.isfinite().all()), f"{what} that is not finite")
-
-
-def _in_range(what: str, action: Tensor) -> None:
-    largest = float(action.detach().abs().max())
-    _ensure(largest <= 1.0, f"{what} {largest:g}, expected actions in [-1, 1]")
 
 
 def _check_draws(name: str, policy: Any, actions: Actions, lead: tuple[int, ...]) -> None:
     """Shapes, ranges, weights and gradients of draws in the states ``x`` (*lead, F)."""
     torch.manual_seed(1)
     x = torch.randn(*lead, FEAT)
-    draw, where = _sample(name, policy, x), f"{name}: sample(x) with x of shape {(*lead, FEAT)} gives"
-    m = len(draw.action)
-    _expect(f"{where} action", draw.action, (m, *lead, ACTIONS))
-    _expect(f"{where} raw", draw.raw, (m, *lead, ACTIONS))
-    _expect(f"{where} log_prob", draw.log_prob, (m, *lead))
-    _in_range(f"{where} an action of", draw.action)
-    if actions.kind == "box":
-        told = f"{where} an action that is not tanh of its raw"
-        _ensure(torch.allclose(draw.action, draw.raw.tanh(), atol=1e-5), told)
-    else:
-        _ensure(_same(draw.action, draw.raw), f"{where} an action that is not its raw, expected one-hot rows in both")
-        _ensure(_same(draw.action, hardened(draw.action)), f"{where} a mixed choice, expected one-hot rows")
-    _check_weights(where, draw, lead)
+    draw, where = _sample(name, policy, x), f"{name}: sample(x) with x of shape {(*lead, FEAT)}"
+    _check_draw(where, draw, lead)
+    _check_actions(f"{where}: action", draw.action, actions)
+    meant, law = (draw.raw.tanh(), "tanh of raw") if actions.kind == "box" else (draw.raw, "raw, one-hot rows")
+    _ensure(torch.allclose(draw.action, meant, atol=1e-5), f"{where}: action", f"that it is not {law}", law)
     if isinstance(draw.penalty, Tensor):
-        _expect(f"{where} penalty", draw.penalty, lead)
+        _check_tensors(where, draw._asdict(), {"penalty": lead}, detached=False)
     for key, value in (("action", draw.one()), ("log_prob", draw.log_prob)):
-        learns = value.requires_grad
-        _ensure(learns, f"{where} {key} without a gradient to its parameters, expected reparameterised draws")
-    _ensure(_same(draw.action, _sample(name, policy, x).action), f"{where} other actions from the same seed")
+        _ensure(value.requires_grad, f"{where}: {key}", "no gradient to its parameters", "reparameterised draws")
+    _check_repeats(where, {"action": draw.action}, {"action": _sample(name, policy, x).action})
     noise = policy.noise(x, 3)
-    many = _sample(name, policy, x, noise)
-    where = f"{name}: sample(x, noise(x, 3)) gives"
-    _expect(f"{where} action", many.action, (len(many.action), *lead, ACTIONS))
-    _check_weights(where, many, lead)
+    many, where = _sample(name, policy, x, noise), f"{name}: sample(x, noise(x, 3))"
+    _check_draw(where, many, lead)
     torch.manual_seed(3)
-    _ensure(_same(many.action, policy.sample(x, noise).action), f"{where} actions that do not follow from the noise")
-    with _doing(f"{name}: mode(x)"), _NoSync(f"{name}: mode(x)"):
-        mode = policy.mode(x)
-    _expect(f"{name}: mode(x) gives an action", mode, (*lead, ACTIONS))
-    _in_range(f"{name}: mode(x) gives", mode)
+    again = policy.sample(x, noise)
+    _check_alike(where, {"action": many.action}, {"action": again.action}, "from the same noise", "no other noise")
+    where = f"{name}: mode(x)"
+    mode = _call(where, policy.mode, x)
+    _check_tensors(where, {"action": mode}, {"action": (*lead, ACTIONS)}, detached=False)
+    _check_actions(where, mode, actions)
 
 
-def _check_weights(where: str, draw: Draw, lead: tuple[int, ...]) -> None:
-    m, weight = len(draw.action), draw.weight
-    if not isinstance(weight, Tensor):
-        told = f"{where} {m} draws of weight {weight}, expected 1 / {m}, or weights that sum to one"
-        _ensure(abs(m * weight - 1.0) < 1e-6, told)
-        return
-    _expect(f"{where} weight", weight, (m, *lead))
-    ones = torch.allclose(weight.sum(0), torch.ones(lead), atol=1e-4)
-    _ensure(ones and bool((weight >= 0).all()), f"{where} weights that do not sum to one over the {m} draws")
+def _check_draw(where: str, draw: Draw, lead: tuple[int, ...]) -> None:
+    lead = (len(draw.action), *lead)
+    shapes = {"action": (*lead, ACTIONS), "raw": (*lead, ACTIONS), "log_prob": lead}
+    _check_tensors(where, draw._asdict(), shapes, detached=False)
+    weight = draw.weight if isinstance(draw.weight, Tensor) else torch.full(lead, float(draw.weight))
+    _check_tensors(where, {"weight": weight}, {"weight": lead}, detached=False)
+    ones = torch.allclose(weight.sum(0), torch.ones(lead[1:]), atol=1e-4) and bool((weight >= 0).all())
+    total = f"{lead[0]} draws whose weights sum to {float(weight.detach().sum(0).flatten()[0]):g}"
+    _ensure(ones, f"{where}: weight", total, "1, and none below zero")
 
 
 @torch.no_grad()
@@ -541,25 +520,20 @@ def _check_density(name: str, policy: Any, actions: Actions) -> None:
     torch.manual_seed(1)
     x = torch.randn(PARTICLES, 1, BATCH, FEAT)  # the first of them made the draws, (M, B, A)
     draw, where = _sample(name, policy, x[0, 0]), f"{name}: log_prob(raw, x)"
-    with _doing(where), _NoSync(where):
-        densities = policy.log_prob(draw.raw, x)
+    densities = _call(where, policy.log_prob, draw.raw, x)
     lead = torch.broadcast_shapes(draw.raw.shape[:-1], x.shape[:-1])
-    _expect(f"{where} with {tuple(draw.raw.shape)} and {tuple(x.shape)} gives a tensor", densities, tuple(lead))
-    if not policy.exact_density:
-        return
-    same = torch.allclose(densities[0], draw.log_prob, rtol=1e-3, atol=1e-3)
-    _ensure(same, f"{where} differs from the log_prob of sample at the same raw")
-    mass = _mass(name, policy, x[0, 0, 0]) if actions.kind == "box" else _total(policy, x[0, 0, 0])
-    _ensure(abs(mass - 1.0) < 0.05, f"{where}: the density of actions integrates to {mass:.3f}, expected 1")
+    _check_tensors(where, {"density": densities}, {"density": lead})
+    if policy.exact_density:
+        same = torch.allclose(densities[0], draw.log_prob, rtol=1e-3, atol=1e-3)
+        _ensure(same, where, "another value than the log_prob of sample", "the same at the same raw")
+        mass = _mass(name, policy, x[0, 0, 0], actions)
+        _ensure(abs(mass - 1.0) < 0.05, where, f"a density of actions that integrates to {mass:.3f}", "1")
 
 
-def _total(policy: Any, x: Tensor) -> float:
-    """Probability of all choices in the state ``x`` (F,)."""
-    return float(policy.log_prob(torch.eye(ACTIONS), x).exp().sum())
-
-
-def _mass(name: str, policy: Any, x: Tensor) -> float:
-    """Integral of the density of actions in the state ``x`` (F,), over a grid about the draws."""
+def _mass(name: str, policy: Any, x: Tensor, actions: Actions) -> float:
+    """Integral of the density of actions in the state ``x`` (F,): over all choices, or a grid about the draws."""
+    if actions.kind == "choice":
+        return float(policy.log_prob(torch.eye(ACTIONS), x).exp().sum())
     draws = _sample(name, policy, x.expand(1000, FEAT)).raw.flatten(0, -2)
     std, center = (stat.double() for stat in torch.std_mean(draws, 0))
     axes = [c + REACH * s * torch.linspace(-1, 1, GRID, dtype=torch.float64) for c, s in zip(center, std, strict=True)]
@@ -568,199 +542,163 @@ def _mass(name: str, policy: Any, x: Tensor) -> float:
     return float(log_density.double().exp().sum() * (2 * REACH * std / (GRID - 1)).prod())
 
 
-def _check_policy_saves(name: str, make: Make) -> None:
-    policy, other = make(0), make(1)
-    with _doing(f"{name}: load_state_dict(state_dict())"):
-        other.load_state_dict(policy.state_dict())
-    ours, theirs = (_sample(name, one, torch.ones(BATCH, FEAT)).action for one in (policy, other))
-    told = f"{name}: sample differs after saving and loading, expected all state in parameters and buffers"
-    _ensure(_same(ours, theirs), told)
-
-
 # --- beliefs ----------------------------------------------------------------------------------------------------------
 
 
-def _check_model(name: str, make: Make, spec: EnvSpec) -> None:
-    name = f"{name} on {' and '.join(spec.obs)}"
-    _check_model_parts(name, make())
-    rows = make().lost_rows + 4
-    _check_learning(name, make(), _slice(spec, rows))
-    _check_acting(name, make(), _slice(spec, rows))
-    _check_agreement(name, make(), _slice(spec, rows))
-    _check_model_saves(name, make, _slice(spec, rows))
+def _check_belief(name: str, make: Make, spec: EnvSpec) -> None:
+    """Check a belief on one kind of observation."""
+    _check_belief_parts(name, make())
+    torch.manual_seed(4)
+    batch = random_batch(spec, BATCH, make().lost_rows + 4)
+    _check_learning(name, make(), batch)
+    _check_acting(name, make(), batch)
+    _check_agreement(name, make(), batch)
+    model = make()
+
+    def observe(model: Any) -> Mapping[str, Tensor]:
+        return _observe(name, model, batch, PARTICLES, learn=False)[0]._asdict()
+
+    _check_repeats(f"{name}: observe", observe(model), observe(model))
+    _check_saves(f"{name}: observe", model, make(1), observe)
     _check_abilities(name, make(), spec)
 
 
-def _check_model_parts(name: str, model: Any) -> None:
+def _check_belief_parts(name: str, model: Any) -> None:
     for attribute, least in (("feat_dim", 1), ("context_dim", 1), ("lost_rows", 0)):
         found = getattr(model, attribute, None)
         right = isinstance(found, int) and found >= least
-        _ensure(right, f"{name}: found {attribute} = {found!r}, expected a whole number, {least} or more")
+        _ensure(right, f"{name}: {attribute}", repr(found), f"a whole number, {least} or more")
     params = dict(model.named_parameters())
     for key, param in params.items():
-        _ensure(param.requires_grad, f"{name}: parameter {key} takes no gradient, expected a buffer in its place")
+        _ensure(param.requires_grad, f"{name}: parameter {key}", "that it takes no gradient", "a buffer in its place")
     for field in ("lr", "grad_clip", "adam_eps") if params else ():
-        _ensure(hasattr(model.config, field), f"{name}: Config has no {field}, which the agent's optimiser reads")
+        _ensure(hasattr(model.config, field), f"{name}: Config", f"no {field}", "what the agent's optimiser reads")
 
 
 def _check_shapes(where: str, belief: Any, lead: tuple[int, ...], particles: int, model: Any) -> None:
-    _ensure(isinstance(belief, Belief), f"{where} gives {type(belief).__name__}, expected a Belief")
-    axes = "(B,)" if len(lead) == 1 else "(B, T - lost_rows)"
+    """A belief of leading shape (B,), or (B, T - lost_rows)."""
+    _ensure_type(where, belief, Belief)
     feat = (*lead, model.feat_dim)
-    expected = (feat, (particles, *feat), (*lead, model.context_dim), lead)
-    for field, value, shape in zip(Belief._fields, belief, expected, strict=True):
-        found = tuple(value.shape)
-        _ensure(found == shape, f"{where} gives {field} of shape {found}, expected {shape} with {axes} = {lead}")
-        _ensure(not value.requires_grad, f"{where} gives {field} with its graph, expected a detached tensor")
-        _ensure(bool(value.isfinite().all()), f"{where} gives {field} that is not finite")
+    shapes = (feat, (particles, *feat), (*lead, model.context_dim), lead)
+    _check_tensors(where, belief._asdict(), dict(zip(Belief._fields, shapes, strict=True)))
 
 
-def _observe(
-    name: str, model: Any, batch: Batch, particles: int, learn: bool = True
-) -> tuple[Belief, Metrics, Metrics]:
-    """``observe`` with the noise of a fixed seed; as the agent does, without gradient where nothing is learned."""
-    torch.manual_seed(2)
+def _observe(name: str, model: Any, batch: Batch, particles: int, learn: bool = True) -> tuple[Belief, Metrics]:
+    """``observe`` as the agent calls it, without gradient where nothing is learned: the belief and the loss terms."""
     where = f"{name}: observe(batch, {particles}, learn={learn})"
-    with _doing(where), _NoSync(where), torch.set_grad_enabled(learn):
-        result = model.observe(batch, particles, learn)
+    with torch.set_grad_enabled(learn):
+        result = _call(where, model.observe, batch, particles, learn)
     right = isinstance(result, tuple) and len(result) == 3
-    _ensure(right, f"{where} gives {type(result).__name__}, expected (belief, losses, metrics)")
-    lead = (BATCH, batch.reward.shape[1] - model.lost_rows)
-    _check_shapes(where, result[0], lead, particles, model)
-    _check_metrics(where, result[2])
-    return result
+    _ensure(right, where, f"an object of type {type(result).__name__}", "(belief, losses, metrics)")
+    belief, losses, metrics = result
+    _check_shapes(where, belief, (BATCH, batch.reward.shape[1] - model.lost_rows), particles, model)
+    _check_metrics(where, metrics)
+    _ensure_type(f"{where}: losses", losses, dict)
+    return belief, losses
 
 
 def _check_learning(name: str, model: Any, batch: Batch) -> None:
-    before = [x.clone() for x in (*batch.obs.values(), *batch[1:])]
-    params = dict(model.named_parameters())
-    _, losses, _ = _observe(name, model, batch, PARTICLES)
-    _ensure(isinstance(losses, dict), f"{name}: observe gives losses of type {type(losses).__name__}, expected a dict")
-    _ensure(bool(losses) == bool(params), f"{name}: found {len(params)} parameters and {len(losses)} loss terms")
-    _check_metrics(f"{name}: observe", {f"loss/{key}": value.detach() for key, value in losses.items()})
+    where, params = f"{name}: observe", dict(model.named_parameters())
+    with _unchanged(where, [*batch.obs.values(), *batch[1:]]):
+        _, losses = _observe(name, model, batch, PARTICLES)
+        _observe(name, model, batch, 0)
+        _, none = _observe(name, model, batch, PARTICLES, learn=False)
+    _ensure(bool(losses) == bool(params), where, f"{len(params)} parameters and {len(losses)} losses", "both or none")
+    _check_metrics(where, {f"loss/{key}": value.detach() for key, value in losses.items()})
     if losses:
-        _check_gradients(name, params, torch.stack(list(losses.values())).sum())
-    _observe(name, model, batch, 0)
-    _, losses, _ = _observe(name, model, batch, PARTICLES, learn=False)
-    _ensure(not losses, f"{name}: observe(learn=False) gives losses {sorted(losses)}, expected none")
-    _ensure(not _changed(before, [*batch.obs.values(), *batch[1:]]), f"{name}: observe changes its batch in place")
-    _observe(name, model, batch.drop_rows(2), PARTICLES)  # the shortest slice: two rows beside the lost ones
-
-
-def _check_gradients(name: str, params: Mapping[str, nn.Parameter], loss: Tensor) -> None:
-    _ensure(loss.requires_grad, f"{name}: observe gives losses without a graph, expected gradients to its parameters")
-    for key, grad in zip(params, torch.autograd.grad(loss, [*params.values()], allow_unused=True), strict=True):
-        _ensure(grad is not None, f"{name}: parameter {key} has no part in the losses, expected a buffer or a term")
+        loss = torch.stack(list(losses.values())).sum()
+        _ensure(loss.requires_grad, where, "losses without a graph", "gradients to its parameters")
+        for key, grad in zip(params, torch.autograd.grad(loss, [*params.values()], allow_unused=True), strict=True):
+            _ensure(grad is not None, f"{name}: parameter {key}", "no part in the losses", "a buffer, or a term")
+    _ensure(not none, f"{where}(learn=False)", f"losses {sorted(none)}", "none")
+    _observe(name, model, batch.drop_rows(2), PARTICLES)  # the shortest slice: two rows in addition to the lost ones
 
 
 def _step(
     name: str, model: Any, state: State, batch: Batch, row: int, is_first: Tensor, deterministic: bool = False
 ) -> tuple[State, Belief]:
-    """``step`` on one row of a slice, with the noise of a fixed seed."""
-    torch.manual_seed(3)
-    where = f"{name}: step"
-    action = batch.action[:, row] * (1.0 - is_first)[:, None]
-    with _doing(where), _NoSync(where), torch.no_grad():
-        obs = {k: v[:, row] for k, v in batch.obs.items()}
-        return model.step(state, obs, action, is_first, deterministic, NOISE)
+    """``step`` on one row of a slice."""
+    obs, action = {k: v[:, row] for k, v in batch.obs.items()}, batch.action[:, row] * (1.0 - is_first)[:, None]
+    with torch.no_grad():
+        return _call(f"{name}: step", model.step, state, obs, action, is_first, deterministic, NOISE)
 
 
 def _check_acting(name: str, model: Any, batch: Batch) -> None:
-    with _doing(f"{name}: initial({BATCH}, {PARTICLES})"):
-        start = model.initial(BATCH, PARTICLES)
-    go_on, reset = torch.zeros(BATCH), torch.ones(BATCH)
-    some = torch.tensor([1.0] + [0.0] * (BATCH - 1))
+    where = f"{name}: step"
+    start = _call(f"{name}: initial({BATCH}, {PARTICLES})", model.initial, BATCH, PARTICLES)
+    inside, reset, some = torch.zeros(BATCH), torch.ones(BATCH), torch.eye(BATCH)[0]
     state, belief = _step(name, model, start, batch, 0, reset)
-    _ensure(isinstance(belief, Belief), f"{name}: step gives {type(belief).__name__}, expected a Belief")
+    _ensure_type(where, belief, Belief)
     particles = PARTICLES if len(belief.particles) else 0  # a point belief need not repeat itself
-    _check_shapes(f"{name}: step", belief, (BATCH,), particles, model)
-    both = f"{name}: initial gives the state {sorted(start)} and step {sorted(state)}, expected the same entries"
-    _ensure(start.keys() == state.keys(), both)
+    _check_shapes(where, belief, (BATCH,), particles, model)
+    found, expected = ({key: (tuple(x.shape), x.dtype) for key, x in sorted(s.items())} for s in (state, start))
+    _ensure(found == expected, f"{where}: state", f"{found}", f"that of initial: {expected}")
     for key, value in state.items():
-        found, expected = (tuple(value.shape), value.dtype), (tuple(start[key].shape), start[key].dtype)
-        _ensure(found == expected, f"{name}: step gives the state {key} as {found}, initial as {expected}")
-        _ensure(len(value) == BATCH, f"{name}: the state {key} has the shape {found[0]}, expected B = {BATCH} first")
-    state, _ = _step(name, model, state, batch, 1, go_on)
+        _ensure(len(value) == BATCH, f"{where}: state {key}", f"shape {tuple(value.shape)}", f"B = {BATCH} first")
+    state, _ = _step(name, model, state, batch, 1, inside)
     fresh, later = _step(name, model, start, batch, 2, reset), _step(name, model, state, batch, 2, reset)
-    told = f"{name}: after is_first = 1 the {{}} still depends on the rows before, expected a state that is reset"
-    _ensure(not _changed(list(fresh[0].values()), list(later[0].values())), told.format("state"))
-    _ensure(not _changed(fresh[1], later[1]), told.format("belief"))
-    mixed, unmixed = (_step(name, model, state, batch, 2, first)[1].feat for first in (some, go_on))
-    _ensure(_same(mixed[0], fresh[1].feat[0]), told.format("belief of a row whose neighbours go on"))
-    _ensure(_same(mixed[1:], unmixed[1:]), f"{name}: is_first = 1 in one row changes the belief of another")
+    told = ("after is_first = 1 that depends on the rows before", "a state that is reset")
+    _check_alike(where, fresh[0], later[0], *told)
+    _check_alike(where, fresh[1]._asdict(), later[1]._asdict(), *told)
+    mixed, unmixed = ({"belief": _step(name, model, state, batch, 2, first)[1].feat} for first in (some, inside))
+    _check_alike(where, {"belief": mixed["belief"][:1]}, {"belief": fresh[1].feat[:1]}, *told)
+    rest = {"belief": unmixed["belief"][1:]}
+    _check_alike(
+        where, {"belief": mixed["belief"][1:]}, rest, "of a row where another row has is_first = 1", "no effect"
+    )
 
 
 def _check_agreement(name: str, model: Any, batch: Batch) -> None:
     """Learning and acting filter the same rows alike, as far as noise can be switched off."""
     with _NoNoise():
-        seen = [_observe(name, model, batch, 0, learn)[0] for learn in (True, False)]
-    told = f"{name}: observe(learn=False) gives another {{}} than observe(learn=True)"
-    _compare(told, seen[0], seen[1])
+        learnt, seen = (_observe(name, model, batch, 0, learn)[0]._asdict() for learn in (True, False))
+    _check_alike(f"{name}: observe(learn=False)", seen, learnt, "than with learn=True", "the same", _close)
+    if _is_noisy(model, batch):
+        return
     state, rows = model.initial(BATCH), []
     for row in range(batch.reward.shape[1]):
         with _NoNoise():
             state, belief = _step(name, model, state, batch, row, batch.is_first[:, row], deterministic=True)
         rows.append(belief)
-    known = rows[model.lost_rows :]
-    acted = Belief(*(torch.stack(parts, -1 if parts[0].dim() == 1 else -2) for parts in zip(*known, strict=True)))
-    if _is_noisy(model, batch):
-        return
-    _compare(f"{name}: step and observe differ in {{}} on the same rows without noise", acted, seen[1])
+    known = zip(*rows[model.lost_rows :], strict=True)
+    acted = Belief(*(torch.stack(parts, -1 if parts[0].dim() == 1 else -2) for parts in known))._asdict()
+    _check_alike(f"{name}: step", acted, seen, "than observe on the same rows without noise", "the same", _close)
 
 
 def _is_noisy(model: Any, batch: Batch) -> bool:
     """Whether there is noise that is not Gaussian, which cannot be switched off from here."""
-    with _NoNoise(), torch.no_grad():
-        draws = []
-        for seed in (5, 6):
-            torch.manual_seed(seed)
+    draws = []
+    for seed in (5, 6):
+        torch.manual_seed(seed)
+        with _NoNoise(), torch.no_grad():
             draws.append(model.observe(batch, 0, False)[0])
-    return _changed(*draws)
-
-
-def _compare(told: str, a: Belief, b: Belief) -> None:
-    for field, x, y in zip(Belief._fields, a, b, strict=True):
-        same = x.shape == y.shape and torch.allclose(x, y, rtol=1e-3, atol=1e-4)
-        _ensure(same, told.format(field))
-
-
-def _check_model_saves(name: str, make: Make, batch: Batch) -> None:
-    model, other = make(0), make(1)
-    with _doing(f"{name}: load_state_dict(state_dict())"):
-        other.load_state_dict(model.state_dict())
-    ours, again, theirs = (_observe(name, one, batch, PARTICLES, False)[0] for one in (model, model, other))
-    _ensure(
-        not _changed(ours, again), f"{name}: observe differs from the same seed, expected torch's own generator only"
-    )
-    told = f"{name}: observe differs after saving and loading, expected all state in parameters and buffers"
-    _ensure(not _changed(ours, theirs), told)
+    return not all(map(_same, *draws))
 
 
 def _check_abilities(name: str, model: Any, spec: EnvSpec) -> None:
     feat = torch.randn(4, model.feat_dim)
     if isinstance(model, Imagines):
-        _check_imagination(name, model, feat)
+        _check_imagination(f"{name}: imagine", model, feat)
     if isinstance(model, Decodes):
-        with _doing(f"{name}: decode"):
-            obs = model.decode(feat)
-        for key, value in obs.items():
-            _ensure(key in spec.obs, f"{name}: decode gives {key}, expected some of {sorted(spec.obs)}")
-            found, expected = tuple(value.shape), (4, *spec.obs[key].shape)
-            _ensure(found == expected, f"{name}: decode gives {key} of shape {found}, expected {expected}")
+        obs = _call(f"{name}: decode", model.decode, feat)
+        _ensure(set(obs) <= set(spec.obs), f"{name}: decode", f"{sorted(obs)}", f"some of {sorted(spec.obs)}")
+        shapes = {key: (len(feat), *spec.obs[key].shape) for key in obs}
+        _check_tensors(f"{name}: decode", obs, shapes, detached=False, finite=False)
 
 
-def _check_imagination(name: str, model: Imagines, feat: Tensor) -> None:
+def _check_imagination(where: str, model: Imagines, feat: Tensor) -> None:
     actor = nn.Linear(feat.shape[-1], ACTIONS)
-    where = f"{name}: imagine"
-    with _doing(where), _NoSync(where):
-        rollout = model.imagine(feat, lambda x: torch.tanh(actor(x.detach())), HORIZON)
-    n = len(feat)
-    expected = ((HORIZON + 1, *feat.shape), (HORIZON, n, ACTIONS), (HORIZON + 1, n), (HORIZON + 1, n))
-    for field, value, shape in zip(Rollout._fields, rollout, expected, strict=True):
-        found = tuple(value.shape)
-        _ensure(found == shape, f"{where} gives {field} of shape {found}, expected {shape} with H = {HORIZON}, N = {n}")
-    _ensure(_same(rollout.feat[0], feat), f"{where} begins at another feat, expected the given one as entry 0")
+    rollout = _call(where, model.imagine, feat, lambda x: torch.tanh(actor(x.detach())), HORIZON)
+    rows = (HORIZON + 1, len(feat))
+    shapes = {
+        "feat": (*rows, feat.shape[-1]),
+        "action": (HORIZON, len(feat), ACTIONS),
+        "reward": rows,
+        "discount": rows,
+    }
+    _check_tensors(where, rollout._asdict(), shapes, detached=False, finite=False)
+    _check_alike(where, {"feat": rollout.feat[0]}, {"feat": feat}, "at its beginning", "the given one as entry 0")
     certain = bool(((rollout.discount >= 0) & (rollout.discount <= 1)).all())
-    _ensure(certain, f"{where} gives a discount outside of [0, 1], expected the probability that the episode goes on")
+    _ensure(certain, f"{where}: discount", "numbers outside of [0, 1]", "the probability that the episode continues")
     (grad,) = torch.autograd.grad(rollout.reward.sum(), [actor.weight], allow_unused=True)
-    _ensure(grad is not None, f"{where} gives rewards without a gradient to the actions, expected none to be detached")
+    _ensure(grad is not None, f"{where}: reward", "no gradient to the actions", "none of it to be detached")
