@@ -196,5 +196,6 @@ def _kill_until_it_ends(
         child.join(LIMIT)
         if child.exitcode == 0:
             return Struck(struck, inside, done.runs + 1)
-        assert hit and child.exitcode in (2, -signal.SIGKILL), Path(f"{run}.out").read_text()
+        assert hit, Path(f"{run}.out").read_text()
+        assert child.exitcode in (2, -signal.SIGKILL), Path(f"{run}.out").read_text()
     raise AssertionError(f"{struck} kills did not fit into {LIMIT:.0f} s")
