@@ -308,6 +308,10 @@ class Policy(Part):
         """x (..., F) -> reparameterised draws from this ``noise``; without it, one draw from ``noise(x)``."""
         raise NotImplementedError
 
+    def act(self, x: Tensor, noise: Noise = NOISE) -> Tensor:
+        """x (..., F) -> one action (..., A) in [-1, 1], drawn as by ``sample``, where possible without its density."""
+        return self.sample(x, self.noise(x, source=noise)).one(noise)
+
     def log_prob(self, raw: Tensor, x: Tensor) -> Tensor:
         """(...) log density of the action that ``raw`` stands for; both arguments broadcast."""
         raise NotImplementedError

@@ -158,9 +158,9 @@ def test_a_critic_runs_once_a_state(belief: str, head: str) -> None:
     whole, batch = agent(head, belief), rows()
     counted, values = [], type(whole.head.critic).values
 
-    def watched(self: object, feat: Tensor, frozen: bool = False) -> Tensor:
+    def watched(self: object, feat: Tensor, *how: object) -> Tensor:
         counted.append(feat.shape[:-1].numel())
-        return values(self, feat, frozen)
+        return values(self, feat, *how)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(whole.head.critic), "values", watched)

@@ -25,6 +25,7 @@ from worldrl.fields import AnySamples, Layers, NotNegative, Positive, Rate, Widt
 from worldrl.nn.conv import ImageDecoder, ImageEncoder, to_blocks, to_pixels
 from worldrl.nn.functional import elu_, normal_entropy, normal_kl
 from worldrl.nn.mlp import MLP, ScalarMLP, xavier
+from worldrl.nn.products import gru, layer, linear
 from worldrl.types import NOISE, Batch, Belief, BeliefModel, EnvSpec, Metrics, Noise, Obs, Rollout, State
 
 
@@ -204,8 +205,8 @@ class RSSM(BeliefModel):
     def _inputs(self, embed: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
         """The state-independent halves of the two first layers -> (..., hidden) each."""
         c = self.config
-        action_part = F.linear(action, self.state_in.weight[:, c.stoch :], self.state_in.bias)
-        embed_part = F.linear(embed, self.post_in.weight[:, c.deter :], self.post_in.bias)
+        action_part = linear(action, self.state_in.weight[:, c.stoch :], self.state_in.bias)
+        embed_part = linear(embed, self.post_in.weight[:, c.deter :], self.post_in.bias)
         return action_part.float(), embed_part.float()
 
     def _filter_step(
@@ -214,15 +215,11 @@ class RSSM(BeliefModel):
         """One step of q(stoch_t | stoch_{t-1}, a_t, o_t); leading axes broadcast; ``keep`` is 0 on first rows."""
         c = self.config
         with torch.autocast(stoch.device.type, enabled=False):  # the recurrent state stays float32
-            x = F.elu(F.linear(stoch * keep, self.state_in.weight[:, : c.stoch]) + action_part)
-            deter = self._gru(x, deter * keep)
-            h = F.elu(F.linear(deter, self.post_in.weight[:, : c.deter]) + embed_part)
-            mean, std = self._gaussian(self.post_out(h))
+            x = F.elu(linear(stoch * keep, self.state_in.weight[:, : c.stoch]) + action_part)
+            deter = gru(self.gru, x, deter * keep)
+            h = F.elu(linear(deter, self.post_in.weight[:, : c.deter]) + embed_part)
+            mean, std = self._gaussian(layer(self.post_out, h))
         return Posterior(mean, std, mean + std * noise, deter)
-
-    def _gru(self, x: Tensor, deter: Tensor) -> Tensor:
-        """GRU cell over any leading axes."""
-        return self.gru(x.reshape(-1, x.shape[-1]), deter.reshape(-1, deter.shape[-1])).reshape(deter.shape)
 
     def _gaussian(self, stats: Tensor) -> tuple[Tensor, Tensor]:
         mean, raw = stats.float().chunk(2, -1)
@@ -261,7 +258,7 @@ class RSSM(BeliefModel):
         """One step of p(stoch_t | deter_t); (N, F), (N, A), (N, S) -> (N, F)."""
         stoch, deter = feat.split([self.config.stoch, self.config.deter], -1)
         with torch.autocast(feat.device.type, enabled=False):  # the recurrent state stays float32
-            deter = self.gru(elu_(self.state_in(torch.cat([stoch, action], -1))), deter)
+            deter = gru(self.gru, elu_(layer(self.state_in, torch.cat([stoch, action], -1))), deter)
             mean, std = self._gaussian(self.prior_head(deter))
         return torch.cat([mean + std * noise, deter], -1)
 

@@ -40,6 +40,7 @@ from worldrl.data.settings import ReplayConfig
 from worldrl.envs.make import EnvConfig
 from worldrl.envs.rendering import RenderConfig
 from worldrl.errors import UserError, check_writable
+from worldrl.nn import products
 from worldrl.nn.precision import choose_device
 from worldrl.registry import OWN_POLICY
 from worldrl.terminal import Parser, command, whole
@@ -171,7 +172,8 @@ def matmul_peaks(device: torch.device) -> dict[str, float]:
 def _matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
     size = MATMUL_SIZE[device.type]
     a = torch.randn(size, size, device=device).to(dtype)
-    return 2.0 * size**3 / milliseconds(lambda: a @ a, device, repeats=20, warmup=20) / 1e6  # clocks rise under load
+    ms = milliseconds(lambda: products.linear(a, a), device, repeats=20, warmup=20)  # clocks rise under load
+    return 2.0 * size**3 / ms / 1e6
 
 
 # --- updates ----------------------------------------------------------------------------------------------------------
@@ -239,9 +241,11 @@ def count_flops(case: Case, batch: Batch, device: torch.device, model_only: bool
     """Arithmetic of one eager update in matrix products and convolutions, as executed."""
     agent = make_agent(case, REFERENCE, device)
     update, extra = make_update(agent, "eager"), make_extra(agent, batch.reward.shape[1])
+    products.use("torch")  # whose operators are known to the counter
     with FlopCounterMode(display=False) as counter:
         for _ in range(case.cycle):
             update(agent.next_phase(model_only), batch, extra)
+    products.use(None)
     return int(counter.get_total_flops()) // case.cycle
 
 

@@ -35,8 +35,8 @@ class LateActionQ(nn.Module):
         self.second = nn.Linear(first + action_dim, second)
         self.last = nn.Linear(second, 1)
 
-    def forward(self, feat: Tensor, action: Tensor, frozen: bool = False) -> Tensor:
-        """feat (..., F), action (..., A) -> (1, ...) float32; ``frozen`` takes the parameters for constants."""
+    def forward(self, feat: Tensor, action: Tensor, frozen: bool = False, first: int | None = None) -> Tensor:
+        """feat (..., F), action (..., A) -> (1, ...) float32; it is called as ``TwinQ`` and is the first and only."""
         x = F.relu(apply(self.first, feat, frozen))
         x = F.relu(apply(self.second, torch.cat([x, action], -1), frozen))
         with torch.autocast(x.device.type, enabled=False):  # the last layer is float32, as of all critics here

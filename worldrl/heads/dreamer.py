@@ -145,7 +145,7 @@ class Dreamer(Head):
     def act(self, belief: Belief, explore: bool, noise: Noise = NOISE) -> Tensor:
         """(B, A): a sample, or the mode; with particles in the belief, the average of the modes over all paths."""
         if explore:
-            return self.policy.sample(belief.feat, self.policy.noise(belief.feat, source=noise)).one(noise)
+            return self.policy.act(belief.feat, noise)
         x = torch.cat([belief.feat[None], belief.particles])
         n = self.config.mode_samples
         modes = densest(self.policy.sample(x, self.policy.noise(x, n, noise))) if n else self.policy.mode(x)

@@ -117,7 +117,7 @@ class MPO(Head):
     def act(self, belief: Belief, explore: bool, noise: Noise = NOISE) -> Tensor:
         """(B, A): a sample, or the mode; with particles in the belief, the mean of the modes over all paths."""
         if explore:
-            return self.policy.sample(belief.feat, self.policy.noise(belief.feat, source=noise)).one(noise)
+            return self.policy.act(belief.feat, noise)
         return self.policy.mode(torch.cat([belief.feat[None], belief.particles])).mean(0)
 
     def phase(self, n: int) -> str:

@@ -111,7 +111,7 @@ class SAC(Head):
         """(B, A): a sample, or the mode; with particles in the belief, the average of the modes over all paths."""
         x = self.actor_input(belief)
         if explore:
-            return self.policy.sample(x, self.policy.noise(x, source=noise)).one(noise)
+            return self.policy.act(x, noise)
         if len(belief.particles) == 0 or self.needs.actor_input == "context":
             return self.policy.mode(x)
         return self.actions.average(self.policy.mode(torch.cat([x[None], belief.particles])))

@@ -124,4 +124,4 @@ class TD3(Head):
 
     def actor_loss(self, tr: Transition) -> Tensor:
         """-E Q_1(s, mu(s))."""
-        return -masked_mean(self.critic(tr.feat, self.policy.mode(tr.feat), frozen=True)[0], tr.mask)
+        return -masked_mean(self.critic(tr.feat, self.policy.mode(tr.feat), frozen=True, first=1)[0], tr.mask)

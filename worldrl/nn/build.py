@@ -56,8 +56,8 @@ class GridQ(nn.Module):
         self.torsos = nn.ModuleList(Torso(grid) for _ in range(n))
         self.critics = nn.ModuleList(make(CHANNELS * grid[0] * grid[1]) for _ in range(n))
 
-    def forward(self, feat: Tensor, action: Tensor, frozen: bool = False) -> Tensor:
-        pairs = zip(self.torsos, self.critics, strict=True)
+    def forward(self, feat: Tensor, action: Tensor, frozen: bool = False, first: int | None = None) -> Tensor:
+        pairs = list(zip(self.torsos, self.critics, strict=True))[:first]
         return torch.cat([critic(torso(feat, frozen), action, frozen) for torso, critic in pairs])
 
 
@@ -90,7 +90,7 @@ def critic(
     init: str = "default",
     n: int = 2,
 ) -> nn.Module:
-    """``n`` critics: feat (..., F) and action (..., A), leading axes broadcast, and ``frozen`` -> (n, ...) float32.
+    """``n`` critics, called as ``TwinQ.forward``: feat (..., F), action (..., A), ``frozen``, ``first`` -> (n, ...).
 
     For a choice they run once a state, whatever the number of actions, and the one-hot rows select.
     """

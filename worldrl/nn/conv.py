@@ -21,6 +21,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from worldrl.nn.functional import leaky_relu
+from worldrl.nn.products import layer, linear
 
 BLOCK_CHANNELS = 12  # 2 x 2 pixels x RGB
 
@@ -79,7 +80,7 @@ class ImageDecoder(nn.Module):
 
     def forward(self, feat: Tensor) -> Tensor:
         first, *middle, last = _parameters(self.convs)
-        x = F.relu(transposed_from_point(self.dense(feat), *first))
+        x = F.relu(transposed_from_point(layer(self.dense, feat), *first))
         for weight, bias in middle:
             x = F.relu_(F.conv_transpose2d(x, _channels_last(weight), bias, stride=2))
         blocks = transposed_to_blocks(x, *last)
@@ -145,14 +146,14 @@ def block_kernel(weight: Tensor) -> Tensor:
 def to_point(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """A convolution whose kernel covers its input: (N, C, k, k) and (O, C, k, k) -> (N, O)."""
     matrix = rearrange(weight, "o c i j -> o (i j c)")
-    return F.linear(rearrange(x, "n c i j -> n (i j c)"), matrix, bias)
+    return linear(rearrange(x, "n c i j -> n (i j c)"), matrix, bias)
 
 
 def transposed_from_point(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """A transposed convolution of a 1 x 1 input: (N, C) and (C, O, k, k) -> (N, O, k, k), channels-last."""
     matrix = rearrange(weight, "c o i j -> c (i j o)")
     k = weight.shape[-1]
-    y = torch.addmm(bias.repeat(k * k), x, matrix)
+    y = linear(x, matrix.T, bias.repeat(k * k))
     return rearrange(y, "n (i j o) -> n o i j", i=k, j=k)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import torch
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldrl.nn.functional import elu_, leaky_relu
+from worldrl.nn.products import by_onednn, layer, linear
 
 # Where the gradient can be had from the output, in place: on large layers, memory traffic is most of the cost.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -37,12 +38,12 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         *hidden, last = self.linears
-        for linear in hidden:
-            x = self.activation(linear(x))
+        for module in hidden:
+            x = self.activation(layer(module, x))
         return self.output(last, x)
 
     def output(self, last: nn.Module, x: Tensor) -> Tensor:
-        return last(x)
+        return layer(last, x)
 
 
 class ScalarMLP(MLP):
@@ -56,11 +57,13 @@ class ScalarMLP(MLP):
 
     def output(self, last: nn.Module, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):
-            return last(x.float()).squeeze(-1)
+            return layer(last, x.float()).squeeze(-1)
 
 
 class TwinQ(nn.Module):
     """``n`` independent critics Q_j(x, a) with stacked weights: one batched product per layer instead of ``n``.
+
+    Where oneDNN multiplies, which has no batched product, each critic is evaluated by itself.
 
     The first layer is applied to features and action apart, so that one action can meet many features (and the other
     way round) without copies. Initialisation is per critic: ``"orthogonal"`` (gain 1, zero bias: the SMAC release)
@@ -82,43 +85,55 @@ class TwinQ(nn.Module):
         self.activation = ACTIVATIONS[activation]
         self.weights, self.biases = _stacked([feat_dim + action_dim, *([units] * layers), 1], init, n)
 
-    def forward(self, feat: Tensor, action: Tensor, frozen: bool = False) -> Tensor:
+    def forward(self, feat: Tensor, action: Tensor, frozen: bool = False, first: int | None = None) -> Tensor:
         """feat (..., F) and action (..., A), leading axes broadcast -> (n, ...) float32.
 
         ``frozen`` takes the parameters for constants, as an actor's loss does: a compiled loss has gradients for all
-        that it reads, wanted or not.
+        that it reads, wanted or not. ``first`` evaluates the first so many critics only.
         """
-        weights, biases = (_constants(x) if frozen else list(x) for x in (self.weights, self.biases))
+        weights, biases = (_values(x, frozen, first) for x in (self.weights, self.biases))
         lead = torch.broadcast_shapes(feat.shape[:-1], action.shape[:-1])
-        if feat.shape[:-1].numel() == action.shape[:-1].numel() == lead.numel():
-            both = torch.cat([feat.reshape(-1, self.feat_dim), action.reshape(-1, action.shape[-1])], -1)
-            x = self._joint(both, weights[0], biases[0])
+        parts = [feat, action]
+        if feat.shape[:-1].numel() == action.shape[:-1].numel() == lead.numel():  # nothing broadcasts
+            parts = [torch.cat([feat.reshape(-1, self.feat_dim), action.reshape(-1, action.shape[-1])], -1)]
+        if by_onednn(parts[0], weights[0].shape[-1]):
+            q = torch.stack([self._one(parts, w, b) for w, b in _each(weights, biases)])
         else:
-            x = self._split(feat, action, len(lead), weights[0], biases[0])
+            q = self._all(parts, weights, biases)
+        return q.float().reshape(-1, *lead)
+
+    def _all(self, parts: list[Tensor], weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+        """What the first layer is applied to, each (..., its inputs), -> (n, N)."""
+        x, *rest = _projected(parts, weights[0], biases[0])  # (n, ..., units)
+        for part in rest:
+            axes = max(x.dim(), part.dim())
+            x = _lead_axes(x, axes - 1) + _lead_axes(part, axes - 1)
         x = self.activation(x).flatten(1, -2)  # (n, N, units)
         for weight, bias in zip(weights[1:-1], biases[1:-1], strict=True):
             x = self.activation(torch.bmm(x, weight).add_(bias))  # baddbmm copies the bias out first
         # One output column: a batched product is slow on CPUs and would round Q to bf16 under autocast.
-        q = (x * weights[-1].mT).sum(-1) + biases[-1][..., 0]
-        return q.float().reshape(-1, *lead)
+        return (x * weights[-1].mT).sum(-1) + biases[-1][..., 0]
 
-    @staticmethod
-    def _joint(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """First layer where nothing broadcasts: (N, F + A) -> (n, N, units)."""
-        return torch.bmm(x.expand(len(weight), -1, -1), weight).add_(bias)
+    def _one(self, parts: list[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+        """One critic, with weights (in, out): the same -> (N,)."""
+        *inner, last = weights[0].split([part.shape[-1] for part in parts])
+        x = linear(parts[-1], last.T, biases[0][0])
+        for part, weight in zip(parts, inner, strict=False):
+            x = linear(part, weight.T) + x
+        x = self.activation(x).flatten(0, -2)
+        for weight, bias in zip(weights[1:-1], biases[1:-1], strict=True):
+            x = self.activation(linear(x, weight.T, bias[0]))
+        return (x * weights[-1].T).sum(-1) + biases[-1][0]
 
-    def _split(self, feat: Tensor, action: Tensor, axes: int, weight: Tensor, bias: Tensor) -> Tensor:
-        """First layer with broadcasting: each input is projected at its own shape -> (n, *lead, units)."""
-        feat_part = self._project(feat, weight[:, : self.feat_dim])
-        action_part = self._project(action, weight[:, self.feat_dim :])
-        action_part = action_part + bias.reshape(len(weight), *([1] * (action.dim() - 1)), -1)
-        return _lead_axes(feat_part, axes + 1) + _lead_axes(action_part, axes + 1)
 
-    @staticmethod
-    def _project(x: Tensor, weight: Tensor) -> Tensor:
-        """(..., in) x (n, in, units) -> (n, ..., units) as one matrix product."""
-        flat = x.reshape(1, -1, x.shape[-1]).expand(weight.shape[0], -1, -1)
-        return torch.bmm(flat, weight).reshape(weight.shape[0], *x.shape[:-1], weight.shape[-1])
+def _projected(parts: list[Tensor], weight: Tensor, bias: Tensor) -> list[Tensor]:
+    """Each part (..., its inputs) by its rows of weight (n, inputs, units) -> (n, ..., units), the last with bias."""
+    projected = []
+    for part, rows in zip(parts, weight.split([part.shape[-1] for part in parts], 1), strict=True):
+        flat = part.reshape(1, -1, part.shape[-1]).expand(len(rows), -1, -1)
+        projected.append(torch.bmm(flat, rows).reshape(len(rows), *part.shape[:-1], rows.shape[-1]))
+    projected[-1] = projected[-1].add_(bias.reshape(len(bias), *([1] * (parts[-1].dim() - 1)), -1))
+    return projected
 
 
 class ChoiceQ(nn.Module):
@@ -141,20 +156,40 @@ class ChoiceQ(nn.Module):
         self.activation = ACTIVATIONS[activation]
         self.weights, self.biases = _stacked([feat_dim, *([units] * layers), action_dim], init, n)
 
-    def forward(self, feat: Tensor, action: Tensor, frozen: bool = False) -> Tensor:
+    def forward(self, feat: Tensor, action: Tensor, frozen: bool = False, first: int | None = None) -> Tensor:
         """feat (..., F) and one-hot action (..., A), leading axes broadcast -> (n, ...) float32; see ``TwinQ``."""
         axes = max(feat.dim(), action.dim())
-        return (_lead_axes(self.values(feat, frozen), axes) * action).sum(-1)
+        return (_lead_axes(self.values(feat, frozen, first), axes) * action).sum(-1)
 
-    def values(self, feat: Tensor, frozen: bool = False) -> Tensor:
+    def values(self, feat: Tensor, frozen: bool = False, first: int | None = None) -> Tensor:
         """feat (..., F) -> Q of every action (n, ..., A) float32."""
-        weights, biases = (_constants(x) if frozen else list(x) for x in (self.weights, self.biases))
-        x = feat.reshape(1, -1, feat.shape[-1]).expand(len(weights[0]), -1, -1)
+        weights, biases = (_values(x, frozen, first) for x in (self.weights, self.biases))
+        x = feat.reshape(-1, feat.shape[-1])
+        if by_onednn(x, weights[0].shape[-1]):
+            q = torch.stack([self._one(x, w, b) for w, b in _each(weights, biases)])
+        else:
+            q = self._all(x.expand(len(weights[0]), -1, -1), weights, biases)
+        return q.reshape(len(q), *feat.shape[:-1], -1)
+
+    def _all(self, x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+        """(n, N, F) -> (n, N, A)."""
         for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
             x = self.activation(torch.bmm(x, weight).add_(bias))
         with torch.autocast(x.device.type, enabled=False):  # the last layer is float32, as of all critics here
-            q = torch.baddbmm(biases[-1], x.float(), weights[-1])
-        return q.reshape(len(q), *feat.shape[:-1], -1)
+            return torch.baddbmm(biases[-1], x.float(), weights[-1])
+
+    def _one(self, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+        """One critic, with weights (in, out): (N, F) -> (N, A)."""
+        for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
+            x = self.activation(linear(x, weight.T, bias[0]))
+        return linear(x, weights[-1].T, biases[-1][0])
+
+
+def _each(weights: list[Tensor], biases: list[Tensor]) -> Iterator[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
+    """The weights and biases of all layers, critic by critic."""
+    return zip(
+        zip(*(x.unbind() for x in weights), strict=True), zip(*(x.unbind() for x in biases), strict=True), strict=True
+    )
 
 
 def _stacked(sizes: list[int], init: str, n: int) -> tuple[nn.ParameterList, nn.ParameterList]:
@@ -167,8 +202,10 @@ def _stacked(sizes: list[int], init: str, n: int) -> tuple[nn.ParameterList, nn.
     return weights, biases
 
 
-def _constants(parameters: nn.ParameterList) -> list[Tensor]:
-    return [x.detach() for x in parameters]
+def _values(parameters: nn.ParameterList, frozen: bool, first: int | None) -> list[Tensor]:
+    """Stacked parameters (n, ...) as ``TwinQ.forward`` wants them."""
+    values = [x.detach() for x in parameters] if frozen else list(parameters)
+    return values if first is None else [x[:first] for x in values]
 
 
 def _lead_axes(x: Tensor, axes: int) -> Tensor:

@@ -58,9 +58,10 @@ class Optimizer:
         if traced:
             self._trace(grads)
             return norm
-        self._apply()
-        for param in self.params:
-            param.grad = None
+        if self.scaler is None:
+            self._apply(grads)
+        else:
+            self._apply_scaled(self.scaler)
         torch.clear_autocast_cache()  # half-precision copies of the old weights
         return norm
 
@@ -68,18 +69,41 @@ class Optimizer:
         scaled = loss if self.scaler is None else self.scaler.scale(loss)
         found = torch.autograd.grad(scaled, self.params, retain_graph=retain_graph)
         grads = [_in_layout_of(param, grad) for param, grad in zip(self.params, found, strict=True)]
-        for param, grad in zip(self.params, grads, strict=True):
-            param.grad = grad
         if self.scaler is not None:
+            for param, grad in zip(self.params, grads, strict=True):
+                param.grad = grad
             self.scaler.unscale_(self.adam)
         return grads
 
-    def _apply(self) -> None:
-        if self.scaler is None:
-            self.adam.step()
-        else:  # fused Adam reads found_inf on the device: no synchronisation
-            self.scaler.step(self.adam)
-            self.scaler.update()
+    @torch.no_grad()
+    def _apply(self, grads: list[Tensor]) -> None:
+        """The kernel of ``torch.optim.Adam(fused=True)`` on its state: the search for that state costs more here."""
+        settings = self.adam.param_groups[0]
+        beta1, beta2 = settings["betas"]
+        exp_avgs, exp_avg_sqs, steps = self._moments
+        torch._foreach_add_(steps, 1)
+        torch._fused_adam_(
+            list[Tensor](self.params),
+            grads,
+            exp_avgs,
+            exp_avg_sqs,
+            [],
+            steps,
+            lr=settings["lr"],
+            beta1=beta1,
+            beta2=beta2,
+            weight_decay=0.0,
+            eps=settings["eps"],
+            amsgrad=False,
+            maximize=False,
+        )
+
+    def _apply_scaled(self, scaler: torch.amp.GradScaler) -> None:
+        """Fused Adam reads on the device whether a gradient was infinite: no synchronisation."""
+        scaler.step(self.adam)
+        scaler.update()
+        for param in self.params:
+            param.grad = None
 
     @torch.no_grad()
     def _trace(self, grads: list[Tensor]) -> None:

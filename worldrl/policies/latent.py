@@ -92,6 +92,12 @@ class LatentGaussian(Policy):
         marginal = ESTIMATORS[self.config.estimator](log_probs)
         return draw._replace(log_prob=marginal, penalty=-self.config.conditional_penalty * log_probs[0].mean(0))
 
+    def act(self, x: Tensor, noise: Noise = NOISE) -> Tensor:
+        """x (..., F) -> the action (..., A) of ``sample`` given its s_0, without the marginal over K + 1 of them."""
+        latent, own = self.noise(x, source=noise)
+        mean, std = self.q(x)
+        return self.decoder.sample(mean + std * latent[0], own).action[0]
+
     def log_prob(self, raw: Tensor, x: Tensor) -> Tensor:
         """Lower bound, in expectation, on log pi(a | x) of a given action: log-mean-exp over K + 1 fresh draws of s.
 

@@ -63,6 +63,11 @@ class TanhGaussian(Policy):
         log_prob = standard_log_prob(noise) - (std.log() + tanh_log_det(raw)).sum(-1)
         return Draw(torch.tanh(raw), raw, log_prob, 1.0 / len(noise))
 
+    def act(self, x: Tensor, noise: Noise = NOISE) -> Tensor:
+        """x (..., F) -> the action (..., A) of ``sample``, without its density."""
+        mean, std = self.stats(x)
+        return torch.tanh(mean + std * self.noise(x, source=noise)[0])
+
     def log_prob(self, raw: Tensor, x: Tensor) -> Tensor:
         """log density of a = tanh(raw) given x; leading axes broadcast.
 

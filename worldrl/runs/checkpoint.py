@@ -52,6 +52,7 @@ from worldrl.files import (
     stored_entries,
     unreadable,
 )
+from worldrl.nn import products
 from worldrl.runs.folder import CHECKPOINTS, REPLAY
 
 FORMAT = 2
@@ -63,6 +64,7 @@ DEEPEST = 100  # of a state; Python's own limit is near 1000
 PICKLE_BYTES = 64 * MIB  # of a state without its tensors
 ARRAY = "__ndarray__"
 PACKAGES = ("torch", "numpy", "mujoco", "dm_control", "gymnasium")
+PRODUCTS = "matrix products"  # in a fingerprint: a run continues with the library that it began with
 
 
 BEST = "eval.py --checkpoint best, or a new run with init_from=RUN_DIR init_from_checkpoint=best"  # what it is good for
@@ -412,6 +414,7 @@ def environment_fingerprint(gl: str = "", device: str | torch.device = "cpu") ->
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu kernels": torch.backends.cpu.get_cpu_capability(),
+        PRODUCTS: products.used(),
         "torch threads": str(torch.get_num_threads()),
         "gpu": gpu,
         "renderer": gl,

@@ -25,9 +25,11 @@ from worldrl.config import Config, check_unchanged, config_to_dict, save_config
 from worldrl.envs import make_envs
 from worldrl.envs.vector import VectorEnv, WorkerError
 from worldrl.errors import Diverged, UserError
+from worldrl.nn import products
 from worldrl.nn.precision import choose_device
 from worldrl.registry import PARTS
 from worldrl.runs.checkpoint import (
+    PRODUCTS,
     STATE,
     CheckpointError,
     Checkpoints,
@@ -99,6 +101,7 @@ class Trainer:
         if config.threads:
             torch.set_num_threads(config.threads)
         _set_determinism(config.deterministic)
+        products.use(None)
         torch.manual_seed(config.seed)
         self.experience = make(config)
         self.eval_envs: VectorEnv | None = None
@@ -370,6 +373,7 @@ class Trainer:
         """Take the saved state; returns the position in the metrics file that belongs to it."""
         self._check_length(saved["now"], saved["length"])
         check_spec(f"resume={self.run_dir}", encode_spec(self.experience.spec), saved["spec"])
+        products.use(saved["fingerprint"].get(PRODUCTS, "torch"))
         for line in compare_fingerprint(saved["fingerprint"], self._fingerprint()):
             print(line, file=sys.stderr)
         self.agent.load_state_dict(saved["agent"])

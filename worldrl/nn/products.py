@@ -1,0 +1,130 @@
+"""Matrix products of layers, by the faster of the two libraries that torch has on a CPU.
+
+torch's default library runs AVX2 kernels on AMD CPUs, whatever they offer; oneDNN, which torch uses for convolutions,
+runs AVX-512 there and is twice as fast on all but small products. Which of them is used follows from the CPU and the
+shapes, never from a timing: a run that is resumed computes what it would have computed. They differ in rounding only.
+"""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Library = Literal["torch", "onednn"]
+
+SMALLEST = 2**20  # multiplications of a product that is worth the detour
+
+def usual() -> Library:
+    """The library for this CPU."""
+    avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return "onednn" if avx512 and _is_amd() and available() else "torch"
+
+
+def available() -> bool:
+    """Whether this torch has oneDNN's products."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+def _is_amd() -> bool:
+    cpuinfo = Path("/proc/cpuinfo")
+    if platform.machine() != "x86_64" or not cpuinfo.is_file():
+        return False
+    with cpuinfo.open() as lines:
+        return "AuthenticAMD" in lines.read(1_000)
+
+
+_used = usual()
+
+
+def used() -> Library:
+    """The library that products of float32 on a CPU take in this process, where they are large enough."""
+    return _used
+
+
+def use(name: str | None) -> None:
+    """Choose the library for this process; the usual one for ``None``, and where there is none of that name."""
+    global _used
+    known: dict[str | None, Library] = {"torch": "torch", **({"onednn": "onednn"} if available() else {})}
+    _used = known.get(name) or usual()
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """``F.linear``: x (..., I), weight (O, I), bias (O,) -> (..., O)."""
+    if not by_onednn(x, len(weight)):
+        return F.linear(x, weight, bias)
+    return _OneDNN.apply(x.reshape(-1, x.shape[-1]), weight, bias).reshape(*x.shape[:-1], len(weight))
+
+
+def layer(module: nn.Module, x: Tensor) -> Tensor:
+    """An ``nn.Linear`` on x (..., I)."""
+    return linear(x, module.get_parameter("weight"), module.get_parameter("bias"))
+
+
+def gru(cell: nn.GRUCell, x: Tensor, h: Tensor) -> Tensor:
+    """The GRU cell on x (..., I) and its state h (..., H) -> (..., H)."""
+    if not by_onednn(h, 3 * cell.hidden_size):
+        return cell(x.reshape(-1, x.shape[-1]), h.reshape(-1, h.shape[-1])).reshape(h.shape)
+    new, old = linear(x, cell.weight_ih, cell.bias_ih), linear(h, cell.weight_hh, cell.bias_hh)
+    (r, z, n), (r_old, z_old, n_old) = new.chunk(3, -1), old.chunk(3, -1)
+    r, z = torch.sigmoid(r + r_old), torch.sigmoid(z + z_old)
+    n = torch.tanh(n + r * n_old)
+    return (h - n) * z + n
+
+
+def by_onednn(x: Tensor, outputs: int) -> bool:
+    """Whether oneDNN multiplies x (..., I) by a matrix with this many columns."""
+    return (
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and not torch.compiler.is_exporting()
+        and not torch.is_autocast_enabled("cpu")
+        and x.numel() * outputs >= SMALLEST
+        and _used == "onednn"
+    )
+
+
+class _OneDNN(torch.autograd.Function):
+    """``F.linear`` of x (N, I), whose three products are oneDNN's."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        wants_x, wants_weight, wants_bias = ctx.needs_input_grad
+        return (
+            _product(grad, weight.T, None) if wants_x else None,
+            _product(grad.T, x.T, None) if wants_weight else None,
+            grad.sum(0) if wants_bias else None,
+        )
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    x, weight = _dense(x), _dense(weight)
+    return _opaque(x, weight, bias) if torch.compiler.is_compiling() else _multiply(x, weight, bias)
+
+
+def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+# torch.compile takes oneDNN's operator for one on constant weights; it does not look into this one.
+_opaque = torch.library.custom_op("worldrl::product", _multiply, mutates_args=())
+
+
+@_opaque.register_fake
+def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty(len(x), len(weight))
+
+
+def _dense(x: Tensor) -> Tensor:
+    """oneDNN takes a plain or a transposed matrix; columns of a wider one send it to code that is 1000 times slower."""
+    return x if x.is_contiguous() or x.T.is_contiguous() else x.contiguous()
