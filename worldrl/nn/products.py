@@ -19,6 +19,7 @@ Library = Literal["torch", "onednn"]
 
 SMALLEST = 2**20  # multiplications of a product that is worth the detour
 
+
 def usual() -> Library:
     """The library for this CPU."""
     avx512 = torch.backends.cpu.get_cpu_capability() == "AVX512"
