@@ -14,9 +14,10 @@ from worldrl.agent import Agent
 from worldrl.config import config_from_dict
 from worldrl.errors import UserError
 from worldrl.registry import BELIEFS, HEADS, OWN_POLICY, POLICIES, load_class, takes_policy, tiny_settings
-from worldrl.types import EnvSpec, Extra, Imagines
+from worldrl.types import Actions, EnvSpec, Extra, Imagines, Needs, Sizes, box, choice
 
 PAIRS = list(product(BELIEFS, HEADS))
+KINDS = (box(2), choice(3))
 
 
 def build(belief: str, head: str, policy: str, spec: EnvSpec) -> Agent | UserError:
@@ -48,6 +49,7 @@ def run(agent: Agent, spec: EnvSpec) -> None:
         _, action, known = agent.act(agent.initial(3), now, explore)
         assert (action.shape, action.dtype) == ((3, spec.action_dim), np.float32)
         assert np.abs(action).max() <= 1
+        assert spec.actions.kind == "box" or np.array_equal(np.sort(action), np.eye(spec.action_dim)[[-1] * 3])
         assert not known.feat.requires_grad
 
 
@@ -62,25 +64,51 @@ def resume(agent: Agent, other: Agent, spec: EnvSpec) -> None:
     assert all(map(torch.equal, *ends))
 
 
+@pytest.mark.parametrize("actions", KINDS, ids=lambda actions: actions.kind)
 @pytest.mark.parametrize("policy", list(POLICIES))
 @pytest.mark.parametrize(("belief", "head"), PAIRS)
-def test_a_pair_runs_or_is_refused_in_one_line(belief: str, head: str, policy: str) -> None:
-    """It is refused where the head dreams and the belief cannot, or where the head does not take that policy."""
-    spec = STATE_SPEC if belief == "identity" else BOTH_SPEC
+def test_a_pair_runs_or_is_refused_in_one_line(belief: str, head: str, policy: str, actions: Actions) -> None:
+    """What is refused says what it found and what it expected; what runs draws actions of the task's kind."""
+    spec = (STATE_SPEC if belief == "identity" else BOTH_SPEC)._replace(actions=actions)
     agent = build(belief, head, policy, spec)
-    can_dream = isinstance(load_class("belief", belief), Imagines)
     if isinstance(agent, UserError):
-        line = str(agent)
-        assert "\n" not in line
-        assert agent.fix or agent.expected or "; " in line
-        assert not can_dream or policy != OWN_POLICY
-        drawn = load_class("policy", policy)
-        other = spec.actions.kind not in drawn.actions
-        assert policy == OWN_POLICY or other or not (takes_policy(head) and drawn.exact_density)
+        assert "\n" not in str(agent)
+        assert agent.where
+        assert agent.found
+        assert agent.expected
+        assert agent.fix
+        assert is_refused(belief, head, policy, actions)
         return
-    assert can_dream or not agent.head.needs.imagine
-    assert takes_policy(head) or policy == OWN_POLICY
+    assert not is_refused(belief, head, policy, actions)
+    assert actions.kind in agent.head.needs.actions
     run(agent, spec)
     other = build(belief, head, policy, spec)
     assert isinstance(other, Agent)
     resume(agent, other, spec)
+
+
+def is_refused(belief: str, head: str, policy: str, actions: Actions) -> bool:
+    """Whether it must be, by what the parts say of themselves: kinds of action, dreams, exact densities."""
+    drawn, needs = load_class("policy", policy), needs_alone(head, actions)
+    dreams = needs.imagine and not isinstance(load_class("belief", belief), Imagines)
+    if policy == OWN_POLICY or dreams or actions.kind not in needs.actions:
+        return dreams or actions.kind not in needs.actions
+    inexact = head == "smac" and not drawn.exact_density
+    return inexact or not takes_policy(head) or actions.kind not in drawn.actions
+
+
+def needs_alone(head: str, actions: Actions) -> Needs:
+    """What a head with its own policy needs on such actions."""
+    settings = {key.partition(".")[2]: value for key, value in tiny_settings("head", head).items()}
+    cls = load_class("head", head)
+    needs: Needs = cls(cls.Config(**settings), Sizes((5,), (5,), actions)).needs
+    return needs
+
+
+@pytest.mark.parametrize("belief", list(BELIEFS))
+@pytest.mark.parametrize("head", ["sac", "smac"])
+def test_exact_expectations_run_on_every_belief(belief: str, head: str) -> None:
+    spec = (STATE_SPEC if belief == "identity" else BOTH_SPEC)._replace(actions=choice(3))
+    agent = build(belief, head, "categorical", spec)
+    assert isinstance(agent, Agent)
+    assert agent.head.needs.actions == ("choice",)

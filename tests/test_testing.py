@@ -245,7 +245,7 @@ HEAD_MISTAKES = [  # the class, and what the error has for where and found
     (NoDefault, "Config.units", "no default"),
     (Crashes, "act(belief, explore=True) with 0 particles", "KeyError: 'missing' ("),
     (TakesContextForFeat, "act(belief, explore=True) with 0 particles", "mat1 and mat2"),
-    (NeedsTwice, "actor_input=context goes with neither particles nor imagination", ""),
+    (NeedsTwice, "head NeedsTwice", "actor_input=context"),
     (PlainAdam, "optimizers['actor']", "torch.optim.adam.Adam"),
     (NamedModel, "optimizers['model']", "the name of the belief model's optimiser"),
     (NumberedPhase, "phase(n)", "0"),

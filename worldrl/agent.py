@@ -189,7 +189,7 @@ class Agent:
 def build_parts(config: Config, spec: EnvSpec) -> tuple[BeliefModel, Head]:
     """The belief model and the head that goes on it. Raises UserError where they do not go together."""
     model: BeliefModel = _build("belief", config.belief, spec)
-    head: Head = _build("head", config.head, model.sizes(spec.actions), **_chosen_policy(config))
+    head: Head = _build("head", config.head, model.sizes(spec.actions), **_chosen_policy(config, spec.actions))
     check_pair(model, head, spec.actions)
     return model, head
 
@@ -221,28 +221,35 @@ def check_length(config: Config, model: BeliefModel) -> None:
 
 def check_pair(model: BeliefModel, head: Head, actions: Actions) -> None:
     """Refuse a head whose needs its belief cannot meet, naming the beliefs that can; and one of other actions."""
-    if actions.kind not in head.needs.actions:
-        raise UserError(
-            f"head {type(head).__name__} with its policy",
-            f"actions of the kind {actions.kind}",
-            " or ".join(head.needs.actions),
-            "use another head or policy, or another task",
-        )
+    _check_kind(f"head {type(head).__name__} with its policy", actions, head.needs.actions)
     if head.needs.imagine and not isinstance(model, Imagines):
         raise UserError(
-            f"head {type(head).__name__} needs a belief that can imagine; {type(model).__name__} cannot; "
-            f"beliefs that can: {able_beliefs(Imagines)}"
+            f"head {type(head).__name__}",
+            f"the belief {type(model).__name__}",
+            "a belief that can imagine",
+            f"beliefs that can: {able_beliefs(Imagines)}",
         )
     if head.needs.actor_input == "context" and (head.needs.particles or head.needs.imagine):
         raise UserError(
-            f"head {type(head).__name__}: actor_input=context goes with neither particles nor imagination; use feat"
+            f"head {type(head).__name__}",
+            "actor_input=context",
+            "actor_input=feat",
+            "the context goes with neither particles nor imagination",
         )
+
+
+def _check_kind(where: str, actions: Actions, kinds: tuple[str, ...]) -> None:
+    if actions.kind not in kinds:
+        found, expected = (f"actions of the kind {kind}" for kind in (actions.kind, " or ".join(kinds)))
+        raise UserError(where, found, expected, "use another head or policy, or another task")
 
 
 def require(model: BeliefModel, ability: Any, verb: str) -> None:
     """Refuse a belief that lacks an optional ability; ``verb`` is what it cannot do."""
     if not isinstance(model, ability):
-        raise UserError(f"belief {type(model).__name__} cannot {verb}; beliefs that can: {able_beliefs(ability)}")
+        raise UserError(
+            f"belief {type(model).__name__} cannot {verb}", fix=f"beliefs that can: {able_beliefs(ability)}"
+        )
 
 
 def able_beliefs(ability: Any) -> str:
@@ -259,14 +266,16 @@ def _build(kind: str, settings: dict[str, Any], *args: Any, **kwargs: Any) -> An
     return load_class(kind, settings["name"])(settings_of(kind, settings), *args, **kwargs)
 
 
-def _chosen_policy(config: Config) -> dict[str, MakePolicy]:
+def _chosen_policy(config: Config, actions: Actions) -> dict[str, MakePolicy]:
     """What the head's constructor gets beside its usual arguments: nothing, or what builds the chosen policy."""
     head, policy = config.head["name"], config.policy["name"]
     if policy == OWN_POLICY:
         return {}
     if not takes_policy(head):
         able = ", ".join(filter(takes_policy, HEADS))
-        raise UserError(f"head={head} has its own policy, found policy={policy}; use policy=own, or a head of: {able}")
+        told = f"this head has its own; heads that take another: {able}"
+        raise UserError(f"head={head}", f"policy={policy}", f"policy={OWN_POLICY}", told)
+    _check_kind(f"policy={policy}", actions, load_class("policy", policy).actions)
     return {"policy": partial(_build, "policy", config.policy)}
 
 

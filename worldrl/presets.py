@@ -47,6 +47,19 @@ def preset_names(group: str, own: Path | None = None) -> list[str]:
     return sorted(name for name in found if not name.startswith("_"))
 
 
+def preset_path(group: str, name: str, own: Path) -> Path:
+    """The file of a preset; a user's own file may be a copy of the package's, but may not say something else."""
+    ours, theirs = (folder / group / f"{name}.yaml" for folder in (shipped(), own))
+    if not theirs.is_file():
+        if not ours.is_file():
+            raise UserError(f"{group} preset", f"base: {name}", f"a file {group}/{name}.yaml")
+        return ours
+    if ours.is_file() and theirs.read_bytes() != ours.read_bytes():
+        fix = f"rename it: {group}/my_{name.lstrip('_')}.yaml may say base: {name}"
+        raise UserError(str(theirs), f"the name of a preset of worldrl, {group}={name}", "a name of its own", fix)
+    return theirs
+
+
 def read_preset(group: str, name: Any, own: Path) -> Arguments:
     """The settings of one preset over those of its base, dotted; none for ``None``.
 
@@ -79,25 +92,12 @@ def settings_for(layer: Mapping[str, Any], intended: Mapping[str, Any], parts: M
 def _with_base(group: str, name: str, own: Path, above: tuple[str, ...]) -> Arguments:
     if name in above:
         raise UserError(f"{group} '{above[0]}'", f"base: {' > '.join([*above[1:], name])}", "a base above it")
-    settings = dict(_read(_path(group, name, own)))
+    settings = dict(_read(preset_path(group, name, own)))
     base = settings.pop(BASE, None)
     if base is None:
         return settings
     under = _with_base(group, str(base), own, (*above, name))
     return {**settings_for(under, under, {kind: settings[kind] for kind in PARTS if kind in settings}), **settings}
-
-
-def _path(group: str, name: str, own: Path) -> Path:
-    """The file of a preset; a user's own file may be a copy of the package's, but may not say something else."""
-    ours, theirs = (folder / group / f"{name}.yaml" for folder in (shipped(), own))
-    if not theirs.is_file():
-        if not ours.is_file():
-            raise UserError(f"{group} preset", f"base: {name}", f"a file {group}/{name}.yaml")
-        return ours
-    if ours.is_file() and theirs.read_bytes() != ours.read_bytes():
-        fix = f"rename it: {group}/my_{name.lstrip('_')}.yaml may say base: {name}"
-        raise UserError(str(theirs), f"the name of a preset of worldrl, {group}={name}", "a name of its own", fix)
-    return theirs
 
 
 def _read(path: Path) -> Arguments:

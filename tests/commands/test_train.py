@@ -149,7 +149,7 @@ def test_help_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
         ("agent=smac belief=identity head=dreamer env.obs=state --cfg job", "beliefs that can: rssm, slac"),
         ("agent=smac belief=identity --cfg job", "needs state vectors"),
         ("agent=sac belief=slac --cfg job", "replay.length=2: the belief keeps 7 rows to itself, expected 9 or more"),
-        ("-m agent=td3 policy=own,flow", "head=td3 has its own policy"),
+        ("-m agent=td3 policy=own,flow", "head=td3: found policy=flow, expected policy=own"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused_before_anything_runs(

@@ -32,8 +32,10 @@ def test_both_networks_of_the_policy_learn_and_the_agent_acts(belief: str, make_
 
 
 def test_the_smac_head_refuses_it_in_one_line() -> None:
-    with pytest.raises(UserError, match="policy LatentGaussian only bounds them; use head=sac"):
+    with pytest.raises(UserError) as caught:
         build("rssm", "smac", BOTH_SPEC, **LATENT)
+    assert (caught.value.where, caught.value.expected) == ("head=smac", "a policy with an exact density")
+    assert "head=sac" in caught.value.fix
 
 
 @pytest.mark.parametrize("estimator", ["naive", "iwae", "nested", "mlmc", "mlmc_fresh"])

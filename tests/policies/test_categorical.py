@@ -195,7 +195,7 @@ class Refused:
 def test_who_takes_no_choice_is_refused_in_one_line(case: Refused) -> None:
     with pytest.raises(UserError) as refused:
         agent(case.head, policy=case.policy)
-    assert (refused.value.found, refused.value.expected) == ("actions of the kind choice", "box")
+    assert (refused.value.found, refused.value.expected) == ("actions of the kind choice", "actions of the kind box")
     assert refused.value.fix
 
 

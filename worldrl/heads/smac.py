@@ -59,8 +59,10 @@ class SMAC(SAC):
         super().__init__(config, sizes, policy)
         if not self.policy.exact_density:
             raise UserError(
-                f"head=smac marginalises densities of given actions; policy {type(self.policy).__name__} only bounds "
-                f"them; use head=sac with it, or head=smac with policy=own"
+                "head=smac",
+                f"the policy {type(self.policy).__name__}, which only bounds the density of a given action",
+                "a policy with an exact density",
+                "use head=sac with it, or head=smac with policy=own",
             )
         self.needs = self.needs._replace(particles=independent_draws(config.estimator, config.num_particles))
         self._seed = torch.initial_seed()  # the run's: its parts are built under it, at the start and on resuming
