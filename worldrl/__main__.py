@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from worldrl.errors import UserError, unknown
+from worldrl.errors import unknown
 from worldrl.terminal import command
 
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(help_text())
         return 0
     if name not in COMMANDS:
-        raise UserError(f"{unknown('command', name, COMMANDS)}; see worldrl --help")
+        raise unknown("command", name, COMMANDS)
     found = COMMANDS[name]
     code: int = getattr(importlib.import_module(found.module), found.function)(rest)
     return code

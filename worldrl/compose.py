@@ -31,7 +31,7 @@ from worldrl.config import (
     world_of,
 )
 from worldrl.envs.families import canonical_name
-from worldrl.errors import UserError
+from worldrl.errors import UserError, wrong
 from worldrl.presets import GROUPS, Arguments, own_folder, read_base, read_preset, settings_for
 from worldrl.registry import DEFAULTS, PARTS, agent_label, canonical
 from worldrl.trust import allow, allow_named
@@ -75,12 +75,12 @@ def compose(arguments: Mapping[str, Any]) -> Config:
     meant = {**_agent(experiment.get("agent"), own), **experiment}
     values: Arguments = {}
     for where, layer, intended in (
-        ("configs/train.yaml: ", base, base),
-        ("env preset: ", env, env),
-        (f"agent '{name}': ", agent, agent),
-        (f"experiment '{asked.get('experiment')}': ", experiment, meant),
-        ("init_from: ", world, world),
-        ("env preset: ", env if "env" in asked and world else {}, env),
+        ("configs/train.yaml", base, base),
+        ("env preset", env, env),
+        (f"agent '{name}'", agent, agent),
+        (f"experiment '{asked.get('experiment')}'", experiment, meant),
+        ("init_from", world, world),
+        ("env preset", env if "env" in asked and world else {}, env),
         ("", asked, {}),
     ):
         settings = settings_for(_plain(layer), intended, parts)
@@ -101,8 +101,8 @@ def resumed(run_dir: Path, changes: Mapping[str, Any]) -> Config:
     check_keys(changes, known_keys({kind: getattr(stored, kind)["name"] for kind in PARTS}) | set(GROUPS))
     for key in changes:
         if not may_change(key):
-            reason = f"{key} cannot change on resume (the run in {run_dir} has it)"
-            raise UserError(reason, fix=f"may change: {', '.join(MAY_CHANGE)}")
+            fix = f"a resumed run may change: {', '.join(MAY_CHANGE)}"
+            raise wrong(key, changes[key], f"the value that the run in {run_dir} has", fix)
     return config_from_dict({**flatten(config_to_dict(stored)), **changes}) if changes else stored
 
 

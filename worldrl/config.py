@@ -22,7 +22,7 @@ from yaml import AliasEvent, YAMLError
 
 from worldrl.data.settings import ReplayConfig
 from worldrl.envs.make import EnvConfig
-from worldrl.errors import UserError, unknown, wrong
+from worldrl.errors import UserError, given_twice, unknown, wrong
 from worldrl.fields import Device, Every, Frames, Label, NotNegative, OneOf, Range, SomeFrames, rules
 from worldrl.files import damaged, read_text
 from worldrl.registry import DEFAULTS, OWN_POLICY, PARTS, agent_label, canonical, load_class
@@ -110,7 +110,9 @@ def _check_together(config: Config) -> None:
 
 def _check_frozen(config: Config) -> None:
     if not config.init_from:
-        raise UserError("schedule.model_every=0: the belief model never learns, expected init_from=RUN_DIR beside it")
+        raise UserError(
+            "schedule.model_every", "0: the belief model never learns", "init_from=RUN_DIR in addition to it"
+        )
     if config.schedule.pretrain:
         pretrain = config.schedule.pretrain
         raise wrong("schedule.pretrain", pretrain, "0: with schedule.model_every=0 the belief model never learns")
@@ -192,16 +194,16 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         UserError: something that is no mapping, a key that is not text, or one that is given twice.
     """
     if not isinstance(settings, Mapping):
-        raise UserError(f"found {settings!r}, expected settings such as {{'agent': 'sac', 'task': 'walker_walk'}}")
+        raise wrong("settings", settings, "a dict such as {'agent': 'sac', 'task': 'walker_walk'}")
     flat: dict[str, Any] = {}
     for key, value in settings.items():
         if not isinstance(key, str):
-            raise UserError(f"found the key {key!r} of type {type(key).__name__}, expected text")
+            raise wrong("a key of the settings", key, "text")
         dotted = (prefix + key).removesuffix(".name")
         items = flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {dotted: value}
         for name in items:
             if name in flat:
-                raise UserError(f"{name} is given twice; keep one of them")
+                raise given_twice(name)
         flat.update(items)
     return flat
 
@@ -243,8 +245,10 @@ def check_keys(keys: Iterable[str], valid: set[str], where: str = "") -> None:
             continue
         fields = sorted(name for name in valid if name.startswith(f"{key}."))
         if fields:
-            raise UserError(f"{where}'{key}' is a group of settings; set one of: {', '.join(fields)}")
-        raise UserError(f"{where}{_unknown_key(key, valid)}")
+            error = UserError(key, "a value for the whole group", f"one for a setting of it: {', '.join(fields)}")
+        else:
+            error = _unknown_key(key, valid)
+        raise error.inside(where) if where else error
 
 
 ELSEWHERE = {  # what other packages call a setting -> the last part of its keys here
@@ -266,16 +270,11 @@ def _unknown_key(key: str, valid: set[str]) -> UserError:
     """The error for it: the other part that has this setting, or related keys, or similar ones, or where all are."""
     group, _, last = key.rpartition(".")
     if group in valid and (others := _parts_with(group, last)):
-        have = "has" if len(others) == 1 else "have"
-        return UserError(f"unknown key '{key}': this {group} has no such setting; {', '.join(others)} {have}")
+        return UserError(f"unknown key '{key}'", f"a setting of {', '.join(others)}", f"one of this {group}")
     if related := _related(group, ELSEWHERE.get(last, last), valid):
         return unknown("key", key, related)
     error = unknown("key", key, valid)
-    return (
-        error
-        if "did you mean" in str(error)
-        else UserError(f"unknown key '{key}'; see --help, or all keys by --cfg job")
-    )
+    return error if error.fix else UserError(error.where, fix="see --help, or all keys by --cfg job")
 
 
 def _parts_with(kind: str, setting: str) -> list[str]:
@@ -326,7 +325,7 @@ def _default(key: str, item: dataclasses.Field[Any]) -> Any:
         return item.default
     if item.default_factory is not dataclasses.MISSING:
         return item.default_factory()
-    raise UserError(f"{key} has no default; every setting needs one")
+    raise UserError(key, "no default", "one, which every setting has")
 
 
 def _part_leaves(parts: Mapping[str, str]) -> dict[str, tuple[Any, Any]]:
@@ -345,7 +344,7 @@ def _part_dicts(values: Mapping[str, Any], parts: Mapping[str, str]) -> dict[str
         try:
             cls(**settings)
         except ValueError as error:
-            raise UserError(f"{kind} '{name}': {error}") from error
+            raise UserError(f"{kind}={name}", f"settings that it refuses: {error}") from error
         found[kind] = {"name": name, **settings}
     return found
 
@@ -379,9 +378,9 @@ def read_yaml(path: Path) -> dict[str, Any]:
             raise damaged(path, "a YAML alias", "every value written out")  # a few of them make billions of values
         found = OmegaConf.to_container(OmegaConf.load(io.StringIO(text)))
     except (OSError, ValueError, YAMLError, RecursionError, OmegaConfBaseException) as error:
-        raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+        raise UserError(f"cannot read {path}", " ".join(str(error).split()), "settings in YAML") from error
     if not isinstance(found, dict):
-        raise UserError(f"{path}: found a list, expected settings such as 'frames: 1000'")
+        raise UserError(str(path), "a list", "settings such as 'frames: 1000'")
     return typing.cast("dict[str, Any]", found)
 
 
@@ -406,10 +405,10 @@ def load_config(run_dir: Path, **changes: Any) -> Config:
     """
     path = Path(run_dir) / CONFIG_FILE
     if not path.is_file():
-        raise UserError(f"no run in '{run_dir}': found no {CONFIG_FILE}, expected a folder that train.py wrote")
+        raise UserError(f"no run in '{run_dir}'", f"no {CONFIG_FILE}", "a folder that train.py wrote")
     stored = flatten(read_yaml(path))
     if not stored:
-        raise UserError(f"{path} is empty, expected the settings of the run; put it back")
+        raise UserError(str(path), "an empty file", "the settings of the run", "put them back")
     if not {"belief", "head"} <= set(stored) and "agent" in stored:
         raise UserError(str(path), "no belief and head", "a run of worldrl train", "worldrl report reads other runs")
     check_allowed(path, stored)
@@ -420,9 +419,7 @@ def load_config(run_dir: Path, **changes: Any) -> Config:
             load_config(run_dir)  # it is the file that is wrong, or the changes
             raise
         told = error.inside(path)
-        if error.where.startswith("unknown key"):
-            told.fix = f"{told.fix}; {OLDER}".removeprefix("; ")
-        raise told from error
+        raise (told.also(OLDER) if error.where.startswith("unknown key") else told) from error
 
 
 HOW = ("agent", "device", "precision", "speed", "threads", "deterministic")  # a label, and how a run is computed
@@ -447,8 +444,8 @@ def check_unchanged(run_dir: Path, trained: Mapping[str, Any], agent_only: bool 
         if agent_only and key.split(".")[0] not in PARTS:
             continue
         if key not in HOW and not may_change(key) and now.get(key) != then.get(key):
-            trained_with = f"the checkpoint was trained with {key}={then.get(key)}"
-            raise UserError(f"{path}: found {key}={now.get(key)}, {trained_with}; put it back")
+            expected = f"{key}={then.get(key)}, with which the checkpoint was trained"
+            raise UserError(str(path), f"{key}={now.get(key)}", expected, "put it back")
 
 
 def moved(config: Config, trained: Mapping[str, Any]) -> list[str]:
@@ -485,7 +482,5 @@ def check_same_belief(config: Config) -> None:
     ours, theirs = flatten({"belief": config_to_dict(config)["belief"]}), world_of(config.init_from)
     for key in ours:
         if key not in OPTIMISER_SETTINGS and ours[key] != theirs.get(key):
-            raise UserError(
-                f"{key}: found {ours[key]!r}, expected {theirs.get(key)!r} as in init_from={config.init_from}; "
-                f"leave it out to take it from there"
-            )
+            expected = f"{theirs.get(key)!r} as in init_from={config.init_from}"
+            raise wrong(key, ours[key], expected, "leave it out to take it from there")

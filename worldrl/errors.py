@@ -35,6 +35,10 @@ class UserError(Exception):
         """The same error, met while reading ``where``."""
         return UserError(f"{where}: {self.where}", self.found, self.expected, self.fix)
 
+    def also(self, fix: str) -> UserError:
+        """The same error with one thing more to do about it."""
+        return UserError(self.where, self.found, self.expected, f"{self.fix}; {fix}".removeprefix("; "))
+
     def __str__(self) -> str:
         pairs = (("found", self.found), ("expected", self.expected))
         said = ", ".join(f"{word} {text}" for word, text in pairs if text)
@@ -59,6 +63,17 @@ def unknown(kind: str, found: str, valid: Iterable[str]) -> UserError:
         return UserError(f"unknown {kind} '{found}'", fix=f"did you mean: {', '.join(near)}?")
     shown = ", ".join(names[:12]) + ", ..." * (len(names) > 12)
     return UserError(f"unknown {kind} '{found}'", expected=f"one of: {shown}")
+
+
+def given_twice(key: str) -> UserError:
+    """The error for a setting that has two values."""
+    return UserError(key, "two values", "one")
+
+
+def cannot_import(what: str, error: BaseException | str, fix: str) -> UserError:
+    """The error for a package that is missing, or that fails while it is imported."""
+    found = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+    return UserError(f"{what} cannot be imported", found, fix=fix)
 
 
 def starved(error: OSError) -> UserError | None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from worldrl.errors import UserError, unknown
+from worldrl.errors import UserError, cannot_import, unknown
 
 FOLDERS = {"belief": "beliefs", "head": "heads", "policy": "policies"}
 
@@ -88,7 +88,7 @@ def check_class(kind: str, cls: type[Any], name: str = "") -> type[Any]:
     """``cls``, if it is such a part and has a ``Config``; messages call it ``name``. Raises UserError otherwise."""
     if not hasattr(getattr(cls, "Config", None), "__dataclass_fields__"):
         expected = f"a frozen dataclass of its settings as {cls.__name__}.Config"
-        raise UserError(f"{kind} '{name or cls.__name__}' has no Config; expected {expected}")
+        raise UserError(f"{kind} '{name or cls.__name__}'", "no Config", expected)
     from worldrl.types import BeliefModel, Head, Policy  # imports torch, which workers do without
 
     base = {"belief": BeliefModel, "head": Head, "policy": Policy}[kind]
@@ -102,9 +102,8 @@ def _import(kind: str, name: str, module_name: str) -> Any:
     try:
         return importlib.import_module(module_name)
     except Exception as error:  # a user's module may fail in any way while it is imported
-        reason = f"{type(error).__name__}: {error}"
-        cure = "put its folder on PYTHONPATH" if isinstance(error, ModuleNotFoundError) else "expected module:Class"
-        raise UserError(f"cannot import '{module_name}' for {kind}={name} ({reason}); {cure}") from error
+        fix = "put its folder on PYTHONPATH" if isinstance(error, ModuleNotFoundError) else "name it as module:Class"
+        raise cannot_import(f"{kind}={name}", error, fix) from error
 
 
 def settings_of(kind: str, part: Mapping[str, Any]) -> Any:

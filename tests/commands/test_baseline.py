@@ -79,17 +79,17 @@ def test_episodes_start_where_those_of_our_own_runs_start() -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ([], "expected an algorithm first: ppo, ddpg"),
+        ([], "the first argument: found nothing, expected one of: ppo, ddpg"),
         (["pbo"], "unknown algorithm 'pbo'; did you mean: ppo"),
-        (["ppo", "head.units=3"], "unknown key 'head.units'; "),
-        (["ppo", "env.obs=pixels"], "found env.obs=pixels and env.num_envs=1; a baseline learns"),
-        (["ppo", "resume=x"], "resume: a run of Stable-Baselines3 cannot be continued"),
-        (["ppo", "sb3.n_stepps=3"], "PPO refuses its settings"),
+        (["ppo", "head.units=3"], "unknown key 'head.units'"),
+        (["ppo", "env.obs=pixels"], "found env.obs=pixels and env.num_envs=1, expected the states of one"),
+        (["ppo", "resume=x"], "resume: found a run that cannot be continued"),
+        (["ppo", "sb3.n_stepps=3"], "sb3.*: found settings that PPO refuses"),
         (["ppo", "frames=-1"], "frames: found -1"),
-        (["ppo", "seed=1,2"], "found seed=1,2: a baseline is one run"),
-        (["ppo", "-m"], "found -m: a baseline is one run"),
-        (["ppo", "--cfg", "job"], "found --cfg: of worldrl train only"),
-        (["ppo", "hydra.run.dir=x"], "found hydra.run.dir=x: of worldrl train only; dir= is the run folder"),
+        (["ppo", "seed=1,2"], "seed=1,2: found several runs, expected one"),
+        (["ppo", "-m"], "-m: found several runs, expected one"),
+        (["ppo", "--cfg", "job"], "--cfg: found an option of worldrl train only"),
+        (["ppo", "hydra.run.dir=x"], "hydra.run.dir=x: found an option of worldrl train only; dir= is the run folder"),
     ],
 )
 def test_wrong_use_ends_in_one_line(
@@ -108,14 +108,15 @@ def test_an_argument_may_be_a_mapping_and_the_folder_no_file(tmp_path: Path) -> 
     )
     assert arguments == {"policy_kwargs": {"net_arch": [8, 9]}}
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="is not a folder; choose another one with dir="):
+    with pytest.raises(UserError) as caught:
         baseline.train(algorithm, config, tmp_path / "file", arguments)
+    assert (caught.value.where, caught.value.found) == (str(tmp_path / "file"), "a file")
 
 
 def test_does_not_write_over_another_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (run / "metrics.jsonl").read_bytes()
     command("ppo", "task=cartpole_balance", f"dir={run}", code=2)
-    assert "is not empty" in capsys.readouterr().err
+    assert "expected a new or empty folder; choose another folder with dir=" in capsys.readouterr().err
     assert (run / "metrics.jsonl").read_bytes() == before
 
 
@@ -124,8 +125,9 @@ def test_says_what_to_install_where_it_is_missing(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setitem(sys.modules, "stable_baselines3", None)
     algorithm, config, _, arguments = baseline.parse(["ppo", "task=cartpole_balance"])
-    with pytest.raises(UserError, match=r"pip install -e '\.\[sb3\]'"):
+    with pytest.raises(UserError) as caught:
         baseline.train(algorithm, config, tmp_path, arguments)
+    assert caught.value.fix == "pip install -e '.[sb3]'"
 
 
 def test_a_number_for_action_noise_is_gaussian_noise_of_this_width(tmp_path: Path, monkeypatch) -> None:

@@ -73,9 +73,9 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
         ("head=sca", "did you mean: sac"),
         (
             "head=sac head.estimator=nested",
-            "unknown key 'head.estimator': this head has no such setting; head=smac has",
+            "unknown key 'head.estimator': found a setting of head=smac",
         ),
-        ("agent=sac policy.num_particles=3", "this policy has no such setting; policy=latent has"),
+        ("agent=sac policy.num_particles=3", "found a setting of policy=latent, expected one of this policy"),
         ("batch_size=256", "unknown key 'batch_size': expected one of: replay.batch"),
         ("env.frame_skip=2", "unknown key 'env.frame_skip': expected one of: env.action_repeat"),
         ("learning_rate=1e-3", "belief.lr, head.actor_lr"),
@@ -86,13 +86,13 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
         ("task=Pendulm-v1", "Pendulum-v1"),
         ("task=walker", "walker_walk"),
         ("seed=x", "seed: found 'x', expected an integer"),
-        ("seed=1 seed=2", "seed is given twice"),
+        ("seed=1 seed=2", "seed: found two values"),
         ("agent=null", "agent: found None, expected a name"),
         ("seed=1,2", "add -m"),
         ("-m agent=smac,latent_sca seed=0,1", "latent_sac"),
         ("-m seed=0,-1", "seed: found -1"),
         ("-m replay.length=range(1,3)", "replay.length: found 1"),
-        ("-m agent=glob(*)", "cannot sweep"),
+        ("-m agent=glob(*)", "sweep: found 'agent=glob(*)', expected choices"),
         ("smac", "expected key=value"),
         ("--mulrirun", "--multirun"),
         ("--cfg all", "--cfg: found all, expected job"),
@@ -100,17 +100,23 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
         ("seed@x=1", "without '@'"),
         ("task=((", "cannot read"),
         ("-m hydra/launcher=slurm", "hydra-submitit-launcher"),
-        ("hydra/launcher=joblib", "is for the jobs of a sweep: add -m"),
+        ("hydra/launcher=joblib", "hydra/launcher=joblib: found a single run, expected the jobs of a sweep; add -m"),
         ("hydra.sweep.dir=x", "add -m"),
         ("-m hydra.run.dirr=x", "hydra.run.dirr"),
         ("resume=nowhere", "no run in 'nowhere'"),
         ("resume=nowhere init_from=x", "no run in 'nowhere'"),
-        ("init_from=nowhere", "init_from: no run in 'nowhere'"),
+        ("init_from=nowhere", "init_from: no run in 'nowhere': found no config.yaml"),
         ("schedule.model_every=0", "expected init_from=RUN_DIR"),
         ("sweep=../x", "sweep: found '../x', expected a folder name"),
         ("sweep=3", "sweep: found 3, expected a folder name"),
-        ("-m sweep=x frames=10,20", "two runs of sweep=x differ in nothing but frames, eval.*, log.*, checkpoint.*"),
-        ("sweep=x hydra.run.dir=y", "sweep= names the run folder already; leave out hydra.run.dir"),
+        (
+            "-m sweep=x frames=10,20",
+            "sweep=x: found two runs that differ in nothing but frames, eval.*, log.*, checkpoint.*",
+        ),
+        (
+            "sweep=x hydra.run.dir=y",
+            "hydra.run.dir: found sweep=, which names the run folder already; leave out hydra.run.dir",
+        ),
     ],
 )
 def test_mistakes_are_told_in_one_line(line: str, words: str, refused: Callable[[str], str]) -> None:
@@ -183,8 +189,8 @@ def test_a_folder_holds_one_run(
     line = ["agent=sac", "hydra.run.dir=here"]
     assert train_main(line) == 0
     for words in (
-        "a run without a checkpoint; delete it if it has ended",
-        "already holds a run; continue it with python -m worldrl train resume=",
+        "here: found a run without a checkpoint, expected a new or empty folder; delete it if it has ended",
+        "here: found a run, expected a new or empty folder; continue it with python -m worldrl train resume=",
     ):
         assert train_main(line) == 2
         assert words in capsys.readouterr().err
@@ -260,7 +266,7 @@ def test_a_run_of_a_sweep_that_lost_its_last_checkpoint_is_not_deleted(
     if left == "best":
         Checkpoints(run_dir).save_best(40, 1.0, {})
     assert train_main(["sweep=mine", "agent=sac"]) == 2
-    assert "lost its last checkpoint; delete the folder" in capsys.readouterr().err
+    assert "found a run that lost its last checkpoint; delete it to train it anew" in capsys.readouterr().err
     assert (run_dir / "metrics.jsonl").exists()
     assert len(runs) == 1
 
@@ -290,7 +296,7 @@ def test_resume(
     assert resumed == [(Path("here"), {"frames": 2e6, "eval.every": 500})]
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
     for line in ("seed=1", "agent=sac", "head=sac", "device=cpu", "experiment=smoke"):
-        assert "may change: frames, eval.*, log.*, checkpoint.*" in refused(f"resume=here {line}")
+        assert "a resumed run may change: frames, eval.*, log.*, checkpoint.*" in refused(f"resume=here {line}")
     assert "did you mean: frames" in refused("resume=here frame=3")
     assert "eval.every" in refused("resume=here eval.every=often")
     assert "leave out hydra.run.dir" in refused("resume=here hydra.run.dir=there")
@@ -301,14 +307,16 @@ def test_train_from_python(runs: list[tuple[Config, Path]]) -> None:
     assert run_dir.parent == Path("runs/walker_walk/sac")
     train(Config(seed=3), Path("mine"))
     assert runs[1] == (config_from_dict({"seed": 3}), Path("mine"))
-    with pytest.raises(UserError, match="holds a run without a checkpoint"):
+    with pytest.raises(UserError) as caught:
         train(Config(), Path("mine"))
+    assert (caught.value.where, caught.value.found) == ("mine", "a run without a checkpoint")
 
 
 def test_blanks_around_the_sign_are_told(refused: Callable[[str], str]) -> None:
-    with pytest.raises(UserError, match="found 'agent = smac', expected no blanks around =: agent=smac"):
+    with pytest.raises(UserError) as caught:
         read_command_line(["agent = smac"])
-    assert "unknown option '--agent'; expected -m, " in refused("--agent smac")
+    assert (caught.value.found, caught.value.expected) == ("'agent = smac'", "no blanks around =: agent=smac")
+    assert "unknown option '--agent': expected -m, " in refused("--agent smac")
 
 
 # --- composed once ----------------------------------------------------------------------------------------------------
@@ -377,5 +385,5 @@ def test_a_failing_run_of_a_sweep_does_not_stop_the_others(
     assert [config.seed for config, _ in runs] == [1, 3]
     first, last = capsys.readouterr().err.splitlines()
     assert first == "no such camera"
-    assert last.startswith("1 of 3 runs failed: ")
+    assert last.startswith("sweep: found that 1 of 3 runs failed: ")
     assert last.endswith(": no such camera")

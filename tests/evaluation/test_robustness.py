@@ -350,7 +350,7 @@ def test_a_file_is_no_folder_to_write_into(state_run: Path, tmp_path: Path, refu
 
 def test_a_run_without_a_finished_checkpoint(state_run: Path, tmp_path: Path, refused: Callable[[str], str]) -> None:
     (tmp_path / "config.yaml").write_text((state_run / "config.yaml").read_text())
-    assert "no complete checkpoint" in refused(f"{tmp_path} --corruption missing --level 0.1")
+    assert "found no checkpoint" in refused(f"{tmp_path} --corruption missing --level 0.1")
 
 
 def other_task(run: Path, folder: Path, task: type) -> Path:

@@ -188,11 +188,13 @@ def test_best(tmp_path: Path) -> None:
 
 
 def test_nothing_to_find(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is not a folder"):
+    with pytest.raises(UserError) as caught:
         Checkpoints(tmp_path / "nowhere").find()
+    assert (caught.value.where, caught.value.found) == (str(tmp_path / "nowhere"), "no folder")
     assert Checkpoints(tmp_path).latest() is None
-    with pytest.raises(UserError, match="no complete checkpoint"):
+    with pytest.raises(UserError) as caught:
         Checkpoints(tmp_path).find()
+    assert (caught.value.found, caught.value.fix) == ("no checkpoint", "start the run again")
     with pytest.raises(UserError, match="found no folder"):
         Checkpoints(tmp_path).load(tmp_path / "checkpoints/step-000000001")
     assert listing(tmp_path) == []
@@ -216,7 +218,7 @@ def test_half_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="step-000000020 is half-written"):
         checkpoints.load(half)
     (path / "COMPLETE.json").unlink()
-    with pytest.raises(UserError, match=r"half-written ones \(step-000000010, step-000000020\)"):
+    with pytest.raises(UserError, match=r"half-written checkpoints \(step-000000010, step-000000020\)"):
         checkpoints.find()
 
 
@@ -399,7 +401,9 @@ def test_beside_a_damaged_checkpoint_the_best_one_is_pointed_to(tmp_path: Path) 
     assert error.found.startswith("1 bytes")
     assert error.fix.startswith("best-000000010 is there too: eval.py --checkpoint")
     (last / "COMPLETE.json").unlink()
-    with pytest.raises(UserError, match=r"only half-written ones .*; best-000000010 is there: eval.py --checkpoint"):
+    with pytest.raises(
+        UserError, match=r"only half-written checkpoints .*; best-000000010 is there: eval.py --checkpoint"
+    ):
         checkpoints.find()
 
 

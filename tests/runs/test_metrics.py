@@ -98,8 +98,9 @@ def test_a_changed_digit_is_told(tmp_path: Path) -> None:
 
 def test_metrics_that_do_not_belong_to_the_checkpoint(tmp_path: Path) -> None:
     path, position = written(tmp_path)
-    with pytest.raises(UserError, match="holds the metrics of another run"):
+    with pytest.raises(UserError) as caught:
         Logger(tmp_path, tensorboard=False)
+    assert (caught.value.where, caught.value.found) == (str(path), "the metrics of another run")
     longer = {**position, "bytes": position["bytes"] + 1}
     assert refusal(tmp_path, longer).found == f"{position['bytes']} bytes"
     path.unlink()

@@ -104,7 +104,7 @@ def test_reset_forgets_and_is_first_forgets_in_one_entry(both: Path) -> None:
     np.testing.assert_allclose(mixed[0], fresh[0], atol=1e-6)
     assert not np.allclose(mixed[1], fresh[1], atol=1e-5)
     policy.reset()
-    with pytest.raises(UserError, match="no belief yet"):
+    with pytest.raises(UserError, match="belief: found none yet"):
         _ = policy.belief
     assert policy.act(entry(obs[0], 0)).shape == (1,)  # another batch size is fine after a reset
 
@@ -145,7 +145,7 @@ def test_reconstruction_is_the_decoded_belief(both: Path, states: Path) -> None:
     ("obs", "words"),
     [
         (np.zeros((64, 64, 3), np.uint8), "dict with the keys pixels, state"),
-        ({"pixels": np.zeros((64, 64, 3), np.uint8)}, "found the observation keys pixels; expected pixels, state"),
+        ({"pixels": np.zeros((64, 64, 3), np.uint8)}, "observation: found the keys pixels, expected pixels, state"),
         (observations(1) | {"reward": 0.0}, "keys pixels, state, reward"),
         (observations(1) | {"state": np.zeros(4)}, r"'state': found shape \(4,\), expected \(5,\) or \(B, 5\)"),
         (observations(1) | {"state": np.zeros((0, 5))}, r"'state': found shape \(0, 5\)"),
@@ -170,7 +170,7 @@ def test_wrong_calls_are_refused_in_one_line(both: Path, pixels: Path, tmp_path:
     policy = worldrl.load(both, device="cpu")
     policy.act(observations(2))
     for words, arguments in (
-        ("batch of 3 after a batch of 2", (observations(3),)),
+        ("found a batch of 3, expected 2 as before", (observations(3),)),
         ("is_first: found", (observations(2), [True])),
         ("is_first: found", (observations(2), [0, 7])),
     ):
@@ -187,9 +187,9 @@ def test_wrong_calls_are_refused_in_one_line(both: Path, pixels: Path, tmp_path:
         worldrl.load(pixels, checkpoint="lost")
     with pytest.raises(UserError, match="no best checkpoint"):
         worldrl.load(pixels, checkpoint="best", device="cpu")
-    with pytest.raises(UserError, match="act_particles=-1"):
+    with pytest.raises(UserError, match="act_particles: found -1"):
         worldrl.load(pixels, device="cpu", act_particles=-1)
-    with pytest.raises(UserError, match=r"end in \.pt2"):
+    with pytest.raises(UserError, match=r"found 'step\.onnx', expected one that ends in \.pt2"):
         policy.export(tmp_path / "step.onnx")
     with pytest.raises(UserError, match=r"cannot write to .*; choose another file"):
         policy.export(Path(__file__) / "step.pt2")

@@ -88,11 +88,14 @@ def test_resuming_is_exact_and_needs_the_other_run_no_more(trained: Path, tmp_pa
     [
         ({"belief": "slac", "replay.length": 12}, "belief: found 'slac', expected 'rssm' as in init_from="),
         ({"belief.deter": 32}, "belief.deter: found 32, expected 16 as in init_from=.*; leave it out"),
-        ({"env.obs": "both"}, "trained on cartpole_swingup with observations state 5; found pixels 64x64x3, state 5"),
-        ({"task": "acrobot_swingup"}, "with observations state 5; found state 6 on acrobot_swingup"),
-        ({"task": "point_mass_easy"}, "observations state 5; found state 4 on point_mass_easy"),
+        (
+            {"env.obs": "both"},
+            "found observations pixels 64x64x3, state 5 of cartpole_swingup, expected state 5 of cartpole_swingup, on",
+        ),
+        ({"task": "acrobot_swingup"}, "found observations state 6 of acrobot_swingup, expected state 5 of"),
+        ({"task": "point_mass_easy"}, "found observations state 4 of point_mass_easy, expected state 5 of"),
         ({"init_from_checkpoint": "first"}, "unknown value of init_from_checkpoint 'first'"),
-        ({"init_from": ""}, "schedule.model_every=0: the belief model never learns, expected init_from=RUN_DIR"),
+        ({"init_from": ""}, "schedule.model_every: found 0: the belief model never learns, expected init_from=RUN_DIR"),
         ({"schedule.pretrain": 5}, "schedule.pretrain: found 5, expected 0: with schedule.model_every=0"),
         ({"init_from": "nowhere"}, "init_from: no run in 'nowhere'"),
     ],
@@ -110,14 +113,16 @@ def test_a_run_without_a_complete_checkpoint_and_a_belief_without_weights_are_re
     shutil.copytree(trained, half)
     for marker in half.glob("checkpoints/*/COMPLETE.json"):
         marker.unlink()
-    with pytest.raises(UserError, match=r"^init_from=.*no complete checkpoint in .*half-written"):
+    with pytest.raises(UserError, match=r"^init_from=.*checkpoints: found only half-written"):
         train({**NEW, "init_from": str(half)}, tmp_path / "run")
     with pytest.raises(UserError, match=r"^init_from=.*no best checkpoint"):
         train({**NEW, "init_from": str(half), "init_from_checkpoint": "best"}, tmp_path / "best")
     point = {k: v for k, v in STATE.items() if not k.startswith(("belief.", "head"))} | {"belief": "identity", **HEAD}
     plain = train({**point, "frames": 1_200}, tmp_path / "plain")
-    with pytest.raises(UserError, match="belief=identity has no weights to take over; leave init_from out"):
+    with pytest.raises(UserError) as refused:
         train({**NEW, "init_from": str(plain)}, tmp_path / "again")
+    assert refused.value.where == f"init_from={plain}"
+    assert refused.value.found == "belief=identity, which has no weights"
 
 
 def test_the_action_size_and_the_weights_must_fit(trained: Path, tmp_path: Path) -> None:
@@ -127,12 +132,16 @@ def test_the_action_size_and_the_weights_must_fit(trained: Path, tmp_path: Path)
 
     config = config_from_dict({**STATE, "init_from": str(trained)})
     trainer.agent.spec = trainer.agent.spec._replace(actions=box(3))
-    with pytest.raises(UserError, match="with actions box 1; found box 3 on cartpole_swingup"):
+    with pytest.raises(UserError) as refused:
         transfer.load_model(trainer.agent, config)
+    assert refused.value.found == "actions box 3 of cartpole_swingup"
+    assert refused.value.expected.startswith("box 1 of cartpole_swingup")
     trainer.agent.spec = trainer.agent.spec._replace(actions=box(1))
     trainer.agent.model.continue_head = torch.nn.Linear(2, 1)
-    with pytest.raises(UserError, match=r"weight continue_head\.weight has shape none there and \(1, 2\) here"):
+    with pytest.raises(UserError) as refused:
         transfer.load_model(trainer.agent, config)
+    assert refused.value.where == f"init_from={trained}: weight continue_head.weight"
+    assert (refused.value.found, refused.value.expected) == ("shape (1, 2)", "none as in that run")
 
 
 # --- from the command line --------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 
 from worldrl.config import flatten
-from worldrl.errors import UserError, wrong
+from worldrl.errors import UserError, given_twice, wrong
 from worldrl.presets import Arguments
 
 RUN_DIR, SWEEP_DIR = "hydra.run.dir", "hydra.sweep.dir"
@@ -60,7 +60,9 @@ def read_command_line(argv: Sequence[str]) -> CommandLine:
             if text != "job":
                 raise UserError("--cfg", text, "job")
         elif text.startswith("-"):
-            raise UserError(f"unknown option '{text}'; expected {', '.join(options)}, or key=value: task=walker_walk")
+            raise UserError(
+                f"unknown option '{text}'", expected=f"{', '.join(options)}, or key=value: task=walker_walk"
+            )
         elif text.startswith(HYDRA) and text.partition("=")[0] not in PATHS:
             hydra.append(text)
         else:
@@ -75,21 +77,23 @@ def read_argument(text: str) -> Argument:
     """One argument. Raises UserError for what cannot be read."""
     key, sign, value = text.partition("=")
     if not sign:
-        raise UserError(f"found '{text}', expected key=value such as task=walker_walk; see --help")
+        raise wrong("argument", text, "key=value such as task=walker_walk", "see --help")
     if key in PATHS:
         return Argument(text, key, (read_path(key, value),))
     if key == ALLOW:
         return Argument(text, key, (value,))
     if key.rstrip() != key or value.lstrip() != value:
-        raise UserError(f"found '{text}', expected no blanks around =: {key.rstrip()}={value.lstrip()}")
+        raise wrong("argument", text, f"no blanks around =: {key.rstrip()}={value.lstrip()}")
     try:
         override = OverridesParser.create().parse_override(text)
     except HydraException as error:
-        raise UserError(f"cannot read '{text}': {first_line(error)}; quote unusual values: 'key=\"value\"'") from error
+        raise UserError(
+            f"cannot read '{text}'", first_line(error), fix="quote unusual values: 'key=\"value\"'"
+        ) from error
     if override.type != OverrideType.CHANGE:
-        raise UserError(f"found '{text}', expected {text.lstrip('+~')}: every setting exists, none is added or removed")
+        raise wrong("argument", text, text.lstrip("+~"), "every setting exists, none is added or removed")
     if override.package is not None:
-        raise UserError(f"found '{text}', expected a dotted key before '=', without '@'")
+        raise wrong("argument", text, "a dotted key before '=', without '@'")
     return Argument(text, override.key_or_group.removesuffix(".name"), *_values(override))
 
 
@@ -125,12 +129,12 @@ def _values(override: Override) -> tuple[tuple[Any, ...], bool]:
     try:
         return tuple(override.sweep_iterator()), True
     except (HydraException, AssertionError) as error:
-        raise UserError(f"cannot sweep '{override.input_line}'; expected choices such as seed=1,2,3") from error
+        raise wrong("sweep", override.input_line, "choices such as seed=1,2,3") from error
 
 
 def _refuse_twice(arguments: Iterable[Argument]) -> None:
     seen: set[str] = set()
     for argument in arguments:
         if argument.key in seen:
-            raise UserError(f"{argument.key} is given twice; keep one of them")
+            raise given_twice(argument.key)
         seen.add(argument.key)

@@ -28,7 +28,7 @@ from worldrl.envs.make import make_env
 from worldrl.envs.stream import TRAIN, episode_seed
 from worldrl.envs.vector import VectorEnv, make_envs
 from worldrl.envs.workers import Rows
-from worldrl.errors import UserError, unknown, writing
+from worldrl.errors import UserError, cannot_import, unknown, writing, wrong
 from worldrl.runs.metrics import Logger
 from worldrl.statistics import mean_and_deviation
 from worldrl.terminal import command
@@ -37,6 +37,7 @@ from worldrl.training.progress import Progress
 
 ALGORITHMS = {"ppo": "PPO", "ddpg": "DDPG", "td3": "TD3", "sac": "SAC", "a2c": "A2C"}
 LABEL = "sb3_"  # begins the agent's name in the report
+ANOTHER = "choose another folder with dir="
 SETTINGS = "sb3."  # what comes before an argument of the algorithm
 SHARED = ("agent", "task", "seed", "frames", "env", "eval", "log")  # what of our settings has a meaning here
 MODEL_FILE = "model.zip"
@@ -83,16 +84,15 @@ def train(algorithm: str, config: Config, run_dir: Path, arguments: dict[str, An
         UserError: it is not installed, an argument it does not take, or a folder that is not empty.
     """
     make = _algorithm(algorithm)
-    if run_dir.exists() and not run_dir.is_dir():
-        raise UserError(f"{run_dir} is not a folder; choose another one with dir=")
-    if run_dir.exists() and any(run_dir.iterdir()):
-        raise UserError(f"{run_dir} is not empty; choose another folder with dir=")
+    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        found = "files of another run" if run_dir.is_dir() else "a file"
+        raise UserError(str(run_dir), found, "a new or empty folder", ANOTHER)
     with contextlib.ExitStack() as stack:
         training = stack.enter_context(contextlib.closing(_env(config)))
         evaluation = make_envs(config.env, config.task, config.seed, num_envs=1, training=False)
         stack.callback(evaluation.close)
         model = _built(make, algorithm, training, {"seed": config.seed, "device": "cpu", **arguments})
-        with writing(run_dir, "choose another folder with dir="):
+        with writing(run_dir, ANOTHER):
             run_dir.mkdir(parents=True, exist_ok=True)
         _save_settings(config, run_dir, arguments)
         logger = Logger(run_dir, config.log.tensorboard)
@@ -117,7 +117,7 @@ def _algorithm(name: str) -> Any:
     try:
         import stable_baselines3
     except ImportError as error:
-        raise UserError(f"this needs Stable-Baselines3 ({error}); pip install -e '.[sb3]'") from error
+        raise cannot_import("Stable-Baselines3", error, "pip install -e '.[sb3]'") from error
     return getattr(stable_baselines3, ALGORITHMS[name])
 
 
@@ -125,7 +125,7 @@ def _built(make: Any, name: str, env: Env, arguments: dict[str, Any]) -> Any:
     try:
         return make("MlpPolicy", env, **arguments | _noise(env, arguments.get("action_noise")))
     except (TypeError, ValueError, AssertionError) as error:
-        raise UserError(f"{ALGORITHMS[name]} refuses its settings: {' '.join(str(error).split())}") from error
+        raise UserError("sb3.*", f"settings that {ALGORITHMS[name]} refuses: {error}") from error
 
 
 def _noise(env: Env, std: Any) -> dict[str, Any]:
@@ -133,7 +133,7 @@ def _noise(env: Env, std: Any) -> dict[str, Any]:
     if std is None:
         return {}
     if isinstance(std, bool) or not isinstance(std, int | float) or std < 0:
-        raise UserError(f"sb3.action_noise: found {std}, expected a number, 0 or more: a standard deviation")
+        raise wrong("sb3.action_noise", std, "a standard deviation of 0 or more")
     from stable_baselines3.common.noise import NormalActionNoise
 
     size = env.action_space.shape or ()
@@ -196,27 +196,26 @@ def parse(argv: Sequence[str]) -> tuple[str, Config, Path, dict[str, Any]]:
         UserError: no algorithm, a key without a meaning here, or a wrong value.
     """
     if not argv or "=" in argv[0]:
-        raise UserError(f"expected an algorithm first: {', '.join(ALGORITHMS)}; see --help")
+        found = argv[0] if argv else "nothing"
+        raise UserError("the first argument", found, f"one of: {', '.join(ALGORITHMS)}", "see --help")
     algorithm, line = argv[0], read_command_line(argv[1:])
     several = [argument.text for argument in line.ours if argument.several]
     if line.multirun or several:
-        raise UserError(f"found {several[0] if several else '-m'}: a baseline is one run; call it once for each value")
+        raise UserError(several[0] if several else "-m", "several runs", "one", "call it once for each value")
     if line.show or line.hydra or line.run_dir or line.sweep_dir:
         found = "--cfg" if line.show else next(text for text in argv if text.startswith(HYDRA))
-        raise UserError(f"found {found}: of worldrl train only; dir= is the run folder")
+        raise UserError(found, "an option of worldrl train only", fix="dir= is the run folder")
     theirs = [argument for argument in line.ours if argument.key.startswith(SETTINGS)]
     arguments = {argument.key.removeprefix(SETTINGS): argument.values[0] for argument in theirs}
     (given,) = expand([argument for argument in line.ours if argument not in theirs])
     folder = given.pop("dir", "")
     if "resume" in given:
-        raise UserError("resume: a run of Stable-Baselines3 cannot be continued; start it again with more frames")
+        raise UserError("resume", "a run that cannot be continued", "a new one", "start it again with more frames")
     check_keys(given, {key for key in known_keys({}) if key.partition(".")[0] in SHARED[1:]} | {"dir"})
     config = compose({"agent": "sac", "env.obs": "state", "env.action_repeat": 1, **given})
     if config.env.obs != "state" or config.env.num_envs != 1:
-        raise UserError(
-            f"found env.obs={config.env.obs} and env.num_envs={config.env.num_envs}; a baseline learns from one "
-            "environment's states: expected env.obs=state and env.num_envs=1"
-        )
+        found = f"env.obs={config.env.obs} and env.num_envs={config.env.num_envs}"
+        raise UserError(f"baseline {algorithm}", found, "the states of one: env.obs=state and env.num_envs=1")
     config = dataclasses.replace(config, agent=f"{LABEL}{algorithm}")
     return algorithm, config, Path(folder or Path(RUNS) / run_name(config)), arguments
 

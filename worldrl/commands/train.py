@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from worldrl.commands.arguments import RUN_DIR, SWEEP_DIR, CommandLine, expand, first_line, read_command_line
 from worldrl.compose import RUNS, compose, resumed, run_name
 from worldrl.config import MAY_CHANGE, Config, config_from_dict, config_to_dict, flatten, may_change, to_yaml
-from worldrl.errors import UserError, exit_code, unknown, writing
+from worldrl.errors import UserError, exit_code, unknown, writing, wrong
 from worldrl.presets import Arguments, own_folder, preset_names
 from worldrl.registry import known_parts
 from worldrl.runs.checkpoint import Checkpoints
@@ -90,7 +90,7 @@ def make_job(arguments: Arguments, line: CommandLine) -> Job:
     placed = [key for key, place in ((RUN_DIR, line.run_dir), (SWEEP_DIR, line.sweep_dir)) if place]
     for key in ("resume", "sweep"):
         if key in arguments and placed:
-            raise UserError(f"{key}= names the run folder already", fix=f"leave out {placed[0]}")
+            raise UserError(placed[0], f"{key}=, which names the run folder already", fix=f"leave out {placed[0]}")
     if "resume" in arguments:
         run_dir = Path(arguments["resume"])
         changes = {key: value for key, value in arguments.items() if key not in ("resume", "presets")}
@@ -100,7 +100,7 @@ def make_job(arguments: Arguments, line: CommandLine) -> Job:
     config = compose(arguments)
     sweep = arguments.get("sweep", "")
     if sweep != "" and (not isinstance(sweep, str) or not re.fullmatch(r"\w[\w.+-]*", sweep)):
-        raise UserError("sweep", repr(sweep), "a folder name such as particles")
+        raise wrong("sweep", sweep, "a folder name such as particles")
     folder = line.run_dir or Path(line.sweep_dir or RUNS, run_name(config, sweep))
     return Job(config, folder.absolute(), allowed=allowed())
 
@@ -136,12 +136,10 @@ def train_anew(config: Config, run_dir: Path) -> None:
     from worldrl.training import loop
 
     if any((run_dir / name).exists() for name in BEGUN):
+        new = "a new or empty folder"
         if Checkpoints(run_dir).latest() is None:
-            raise UserError(f"{run_dir} holds a run without a checkpoint; delete it if it has ended, or choose another")
-        raise UserError(
-            f"{run_dir} already holds a run",
-            fix=f"continue it with {resume_command(run_dir, config)}, or choose another folder",
-        )
+            raise UserError(str(run_dir), "a run without a checkpoint", new, "delete it if it has ended")
+        raise UserError(str(run_dir), "a run", new, f"continue it with {resume_command(run_dir, config)}")
     loop.train(config, run_dir)
 
 
@@ -153,7 +151,7 @@ def train_or_continue(config: Config, run_dir: Path) -> None:
     if checkpoints.latest() is None:
         with sole_use(run_dir):
             if checkpoints.best() or _has_frames(run_dir):
-                raise UserError(f"{run_dir} has begun but lost its last checkpoint; delete the folder to train it anew")
+                raise UserError(str(run_dir), "a run that lost its last checkpoint", fix="delete it to train it anew")
             shutil.rmtree(run_dir)  # killed before its first checkpoint: there is nothing to continue from
         train_anew(config, run_dir)
     elif checkpoints.reached(config.frames):
@@ -176,10 +174,10 @@ def _check_together(arguments: Sequence[Arguments], jobs: Sequence[Job]) -> list
     seen: set[Path] = set()
     for given, job in zip(arguments, jobs, strict=True):
         if job.run_dir in seen and "sweep" in given:
-            words = ", ".join(MAY_CHANGE)
-            raise UserError(f"two runs of sweep={given['sweep']} differ in nothing but {words}; choose one value each")
+            found = f"two runs that differ in nothing but {', '.join(MAY_CHANGE)}"
+            raise UserError(f"sweep={given['sweep']}", found, "one value for each of these")
         if job.run_dir in seen:
-            raise UserError(f"several runs in one folder, {job.run_dir}", fix="choose one folder each")
+            raise UserError(str(job.run_dir), "several runs", "a folder for each run")
         seen.add(job.run_dir)
     return sorted({str(given["sweep"]) for given in arguments if "sweep" in given})
 
@@ -187,13 +185,13 @@ def _check_together(arguments: Sequence[Arguments], jobs: Sequence[Job]) -> list
 def _refuse_unasked_sweep(line: CommandLine) -> None:
     for argument in line.ours:
         if argument.several and not line.multirun:
-            raise UserError(f"'{argument.text}' is several values: add -m to run each of them")
+            raise UserError(argument.text, "several values", "one", "add -m to run each of them")
         if argument.several and line.show:
-            raise UserError(f"'{argument.text}' is several values: --cfg shows one run")
+            raise UserError(argument.text, "several values", "one: --cfg shows one run")
     if line.hydra and not line.multirun:
-        raise UserError(f"'{line.hydra[0]}' is for the jobs of a sweep: add -m, or leave it out")
+        raise UserError(line.hydra[0], "a single run", "the jobs of a sweep", "add -m, or leave it out")
     if line.sweep_dir and not line.multirun:
-        raise UserError(f"{SWEEP_DIR} is for the jobs of a sweep: add -m, or say {RUN_DIR}=DIR")
+        raise UserError(SWEEP_DIR, "a single run", "the jobs of a sweep", f"add -m, or say {RUN_DIR}=DIR")
 
 
 # --- Hydra ------------------------------------------------------------------------------------------------------------
@@ -239,11 +237,11 @@ def _launch(jobs: Sequence[Job], line: CommandLine) -> None:
             hydra.compose(HYDRA_CONFIG, overrides=list(line.hydra), return_hydra_config=True)
         except MissingConfigException as error:
             group, _, name = (error.missing_cfg_file or "").rpartition("/")
-            hint = "; others are plugins: pip install hydra-joblib-launcher or hydra-submitit-launcher"
-            found = unknown(group, name, error.options or [])
-            raise UserError(f"{found}{hint if group == 'hydra/launcher' else ''}") from error
+            hint = "others are plugins: pip install hydra-joblib-launcher or hydra-submitit-launcher"
+            told = unknown(group, name, error.options or [])
+            raise (told.also(hint) if group == "hydra/launcher" else told) from error
         except (HydraException, OmegaConfBaseException) as error:
-            raise UserError(f"{first_line(error)} (an option of Hydra itself)") from error
+            raise UserError("options of Hydra itself", first_line(error)) from error
         with writing(folder, f"choose another folder with {SWEEP_DIR}=DIR"):
             folder.mkdir(parents=True, exist_ok=True)
             (folder / "multirun.yaml").open("ab").close()
@@ -252,7 +250,7 @@ def _launch(jobs: Sequence[Job], line: CommandLine) -> None:
         batches = launcher.multirun(HYDRA_CONFIG, _Jobs(jobs), [*line.hydra, numbers])
     failed = [job.return_value for batch in batches or [] for job in batch if job.return_value]
     if failed:
-        raise UserError(f"{len(failed)} of {len(jobs)} runs failed: {'; '.join(failed)}")
+        raise UserError("sweep", f"that {len(failed)} of {len(jobs)} runs failed: {'; '.join(failed)}")
 
 
 # --- words ------------------------------------------------------------------------------------------------------------

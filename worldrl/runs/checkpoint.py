@@ -137,22 +137,24 @@ class Checkpoints:
             UserError: No run folder, no checkpoint in it, or only half-written ones (named).
         """
         if not self.run_dir.is_dir():
-            raise UserError(f"{self.run_dir} is not a folder; expected the folder of a run")
+            raise UserError(str(self.run_dir), "no folder", "the folder of a run")
         if which == "best":
             return self._find_best()
         path = self.latest()
         if path is None:
             broken = sorted(path.name for path in self._all("step"))
-            what = f"only half-written ones ({', '.join(broken)})" if broken else "none"
+            found = f"only half-written checkpoints ({', '.join(broken)})" if broken else "no checkpoint"
             best = self.best()
             way_out = f"{best.name} is there: {BEST}" if best else "start the run again"
-            raise UserError(f"no complete checkpoint in {self.folder}, found {what}; {way_out}")
+            raise UserError(str(self.folder), found, "a complete one", way_out)
         return path
 
     def _find_best(self) -> Path:
         path = self.best()
         if path is None:
-            raise UserError(f"no best checkpoint in {self.folder}: nothing was evaluated after an update; use last")
+            raise UserError(
+                str(self.folder), "no best checkpoint: nothing was evaluated after an update", fix="use last"
+            )
         return path
 
     def load(self, path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
@@ -169,7 +171,7 @@ class Checkpoints:
             verify(path)
             return _read_state(path / STATE, device)
         except UserError as error:
-            raise UserError(error.where, error.found, error.expected, error.fix or self._way_out(path)) from error
+            raise (error if error.fix else error.also(self._way_out(path))) from None
 
     def _way_out(self, path: Path) -> str:
         """What is left to a user whose checkpoint ``path`` cannot be read."""
@@ -199,8 +201,7 @@ class Checkpoints:
             with restoring(path / MANIFEST):
                 replay.load_chunks(self.replay_folder, manifest)
         except UserError as error:
-            fix = "checkpoint.replay=false resumes with an empty replay"
-            raise UserError(error.where, error.found, error.expected, fix) from error
+            raise error.also("checkpoint.replay=false resumes with an empty replay") from error
         return True
 
     def _write(

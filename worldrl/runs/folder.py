@@ -53,7 +53,7 @@ def sole_use(run_dir: Path) -> Iterator[None]:
         with FileLock(lock, blocking=False):
             yield
     except Timeout:
-        raise UserError(f"{run_dir} is in use by another training process; wait for it, or stop it") from None
+        raise UserError(f"{run_dir} is in use by another training process", fix="wait for it, or stop it") from None
     except UserError:
         if list(run_dir.iterdir()) in ([], [lock]):
             shutil.rmtree(run_dir)  # refused before anything was written

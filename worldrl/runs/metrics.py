@@ -47,7 +47,7 @@ class Logger:
         if resume is not None:
             _check_metrics(path, resume)
         elif path.exists() and path.stat().st_size:
-            raise UserError(f"{path} holds the metrics of another run: choose a new folder, or resume={folder}")
+            raise UserError(str(path), "the metrics of another run", fix=f"choose a new folder, or resume={folder}")
         size, self._crc = (0, 0) if resume is None else (resume["bytes"], resume["crc32"])
         with writing(path):
             self._file = path.open("ab")
@@ -119,7 +119,7 @@ def _check_metrics(path: Path, position: Mapping[str, int]) -> None:
     try:
         found = checksum(path, stop=size)
     except UserError as error:
-        raise UserError(error.where, error.found, error.expected, RESTORE) from error
+        raise error.also(RESTORE) from error
     if found[0] < size:
         raise damaged(path, f"{found[0]:,} bytes", f"the {size:,} that the checkpoint knows of", RESTORE)
     if found[1] != crc:

@@ -25,7 +25,7 @@ from worldrl import trust
 from worldrl.agent import Agent, require
 from worldrl.config import CONFIG_FILE, Config, check_unchanged, load_config, moved
 from worldrl.envs.scaling import rescale
-from worldrl.errors import UserError, check_writable, unknown
+from worldrl.errors import UserError, check_writable, unknown, wrong
 from worldrl.runs.checkpoint import STATE, Checkpoints, restoring
 from worldrl.runs.transfer import decode_spec
 from worldrl.types import Belief, Decodes, EnvSpec, Obs, ObsSpec, State
@@ -96,7 +96,7 @@ class TrainedPolicy:
 
     def __init__(self, agent: Agent, act_particles: int = 0) -> None:
         if act_particles < 0:
-            raise UserError(f"act_particles={act_particles}: expected 0 or more")
+            raise wrong("act_particles", act_particles, "0 or more")
         self.agent, self.spec, self.act_particles = agent, agent.spec, act_particles
         self.reset()
 
@@ -140,7 +140,7 @@ class TrainedPolicy:
         else:
             state, action, first = self._state, self._action, _check_flags(is_first, n)
         if len(action) != n:
-            raise UserError(f"a batch of {n} after a batch of {len(action)}: call reset() between them")
+            raise UserError("observation", f"a batch of {n}", f"{len(action)} as before", "call reset() between them")
         if prev_action is not None:
             action = _check_action(prev_action, action.shape)
         rows = {**arrays, "action": action * (1.0 - first)[:, None], "is_first": first}
@@ -180,7 +180,7 @@ class TrainedPolicy:
         nats; without the axis B after a single observation.
         """
         if self._belief is None:
-            raise UserError("there is no belief yet: call act() first")
+            raise UserError("belief", "none yet", fix="call act() first")
         if not self._single:
             return self._belief
         feat, particles, context, entropy = self._belief
@@ -214,7 +214,7 @@ class TrainedPolicy:
         """
         path = Path(path)
         if path.suffix != EXPORT_SUFFIX:
-            raise UserError(f"'{path.name}': exported programs end in {EXPORT_SUFFIX}")
+            raise wrong("the program's name", path.name, f"one that ends in {EXPORT_SUFFIX}")
         check_writable(path)
         step, inputs = _Step(self.agent, explore, deterministic), self._example(2)  # one row would be taken for fixed
         batch = torch.export.Dim("batch", min=1)
@@ -263,33 +263,33 @@ def check_observation(obs: Any, spec: EnvSpec) -> tuple[Arrays, bool]:
     """
     if not isinstance(obs, Mapping):
         if len(spec.obs) > 1:
-            raise UserError(f"found a bare observation, expected a dict with the keys {', '.join(spec.obs)}")
+            raise UserError("observation", "a bare array", f"a dict with the keys {', '.join(spec.obs)}")
         obs = {next(iter(spec.obs)): obs}
     if obs.keys() != spec.obs.keys():
-        raise UserError(f"found the observation keys {', '.join(map(str, obs))}; expected {', '.join(spec.obs)}")
+        raise UserError("observation", f"the keys {', '.join(map(str, obs))}", ", ".join(spec.obs))
     arrays = {key: _check_array(key, obs[key], expected) for key, expected in spec.obs.items()}
     leads = {key: array.shape[: array.ndim - len(spec.obs[key].shape)] for key, array in arrays.items()}
     if len(set(leads.values())) > 1:
-        found = ", ".join(f"{key} {arrays[key].shape}" for key in arrays)
-        raise UserError(f"found observations of different batch sizes: {found}")
+        shapes = ", ".join(f"{key} {arrays[key].shape}" for key in arrays)
+        raise UserError("observation", f"different batch sizes: {shapes}", "one")
     single = next(iter(leads.values())) == ()
     return {key: array[None] if single else array for key, array in arrays.items()}, single
 
 
 def _check_array(key: str, value: Any, expected: ObsSpec) -> np.ndarray:
     array = np.asarray(value)
-    shape, n = expected.shape, len(expected.shape)
+    where, shape, n = f"observation '{key}'", expected.shape, len(expected.shape)
     if array.shape[array.ndim - n :] != shape or array.ndim not in (n, n + 1) or array.size == 0:
         batch = ", ".join(["B", *map(str, shape)])
-        raise UserError(f"observation '{key}': found shape {array.shape}, expected {shape} or ({batch})")
+        raise UserError(where, f"shape {array.shape}", f"{shape} or ({batch})")
     if expected.dtype == "uint8" and array.dtype != np.uint8:
-        raise UserError(f"observation '{key}': found {array.dtype}, expected uint8 from 0 to 255")
+        raise UserError(where, str(array.dtype), "uint8 from 0 to 255")
     if expected.dtype == "float32":
         if array.dtype.kind not in "fiu":
-            raise UserError(f"observation '{key}': found {array.dtype}, expected numbers")
+            raise UserError(where, str(array.dtype), "numbers")
         array = array.astype(np.float32)
         if not np.isfinite(array).all():
-            raise UserError(f"observation '{key}' holds a number that is not finite; the belief would never recover")
+            raise UserError(where, "a number that is not finite", "finite ones: the belief would never recover")
     return array
 
 
@@ -297,10 +297,10 @@ def _check_action(action: ArrayLike, expected: tuple[int, ...]) -> np.ndarray:
     """(n, A) float32"""
     array = np.atleast_2d(np.asarray(action, np.float32))
     if array.shape != expected:
-        raise UserError(f"prev_action: found shape {array.shape}, expected {expected} or {expected[1:]} for one")
+        raise UserError("prev_action", f"shape {array.shape}", f"{expected} or {expected[1:]} for one")
     if not (np.abs(array) <= 1.0).all():
         worst = float(array.flat[np.abs(array).argmax()])
-        raise UserError(f"prev_action: found {worst:g}, expected numbers in [-1, 1], as act returns them")
+        raise UserError("prev_action", f"{worst:g}", "numbers in [-1, 1], as act returns them")
     return array
 
 
@@ -310,5 +310,5 @@ def _check_flags(is_first: ArrayLike | None, n: int) -> np.ndarray:
         return np.zeros(n, np.float32)
     flags = np.atleast_1d(np.asarray(is_first, np.float32))
     if flags.shape != (n,) or not np.isin(flags, (0.0, 1.0)).all():
-        raise UserError(f"is_first: found {np.asarray(is_first)!r}, expected {n} of True and False")
+        raise wrong("is_first", np.asarray(is_first), f"{n} of True and False")
     return flags

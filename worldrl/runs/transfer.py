@@ -39,13 +39,15 @@ def load_model(agent: Agent, config: Config) -> Path:
     check_same_belief(config)
     ours = agent.model.state_dict()
     if not ours:
-        raise UserError(f"{where}: belief={config.belief['name']} has no weights to take over; leave init_from out")
+        raise UserError(
+            where, f"belief={config.belief['name']}, which has no weights", "one that has", "leave init_from out"
+        )
     checkpoints = Checkpoints(config.init_from)
     try:
         folder = checkpoints.find(config.init_from_checkpoint)
         saved = checkpoints.load(folder)
     except UserError as error:
-        raise UserError(f"{where}: {error}") from error
+        raise error.inside(where) from error
     with restoring(folder / STATE):
         theirs = saved["agent"]["model"]
         check_spec(where, encode_spec(agent.spec), saved["spec"])
@@ -59,10 +61,9 @@ def check_spec(where: str, ours: dict[str, Any], theirs: dict[str, Any]) -> None
     for key, name in (("obs", "observations"), ("actions", "actions")):
         found, expected = _words(ours[key]), _words(theirs[key])
         if found != expected:
-            raise UserError(
-                f"{where}: its agent was trained on {theirs['task']} with {name} {expected}; found {found} on "
-                f"{ours['task']}; expected a task and env.obs that give the same"
-            )
+            expected = f"{expected} of {theirs['task']}, on which its agent was trained"
+            fix = "choose a task and env.obs that give the same"
+            raise UserError(where, f"{name} {found} of {ours['task']}", expected, fix)
 
 
 def _words(value: Any) -> str:
@@ -77,7 +78,5 @@ def _check_weights(where: str, ours: dict[str, Tensor], theirs: dict[str, Tensor
     for name in [*ours, *(name for name in theirs if name not in ours)]:
         there, here = (tuple(side[name].shape) if name in side else "none" for side in (theirs, ours))
         if there != here:
-            raise UserError(
-                f"{where}: weight {name} has shape {there} there and {here} here; expected the same code, and tasks "
-                f"that both can terminate or both cannot"
-            )
+            fix = "use the same code, and tasks that both can terminate or both cannot"
+            raise UserError(f"{where}: weight {name}", f"shape {here}", f"{there} as in that run", fix)
