@@ -35,6 +35,9 @@ class Range:
         joint = " of " if self.what and not within.startswith("in ") else " "
         raise wrong(key, value, f"{what}{joint}{within}".strip())
 
+    def __str__(self) -> str:
+        return f"{'(' if self.above else '['}{_plain(self.low)}, {_plain(self.high)}]"
+
     def _within(self, value: float) -> str:
         if self.high <= 1 or (self.what and value > self.high):
             return f"in {'(' if self.above else '['}{self.low:g}, {self.high:g}]"
@@ -57,6 +60,9 @@ class OneOf:
         if value not in self.words:
             raise unknown(f"value of {key}", value, self.words)
 
+    def __str__(self) -> str:
+        return ", ".join(self.words)
+
 
 @dataclass(frozen=True)
 class Pattern:
@@ -69,6 +75,9 @@ class Pattern:
         """Raise UserError, which ``key`` begins, unless the text has the form."""
         if not re.fullmatch(self.form, value):
             raise wrong(key, value, self.what)
+
+    def __str__(self) -> str:
+        return self.what
 
 
 # Whole numbers.
