@@ -299,8 +299,8 @@ def test_every_optimiser_has_its_own_settings_and_all_of_its_part(name: str) -> 
         model = key == "model"
         rate = 0.5 if model else rates[f"{key}_lr" if f"{key}_lr" in rates else NAMESAKE[key]]
         clip = 3.0 if model else 0.0 if key == "alpha" else 7.0
-        assert (optimizer.adam.defaults["lr"], optimizer.clip) == (rate, clip), key
-        assert optimizer.adam.defaults["eps"] == (1e-6 if model else eps.get("head.adam_eps", 1e-8)), key
+        assert (optimizer.lr, optimizer.clip) == (rate, clip), key
+        assert optimizer.eps == (1e-6 if model else eps.get("head.adam_eps", 1e-8)), key
         if key != "alpha":
             part = agent.model if model else getattr(agent.head, parts.get(key, key))
             assert {id(p) for p in optimizer.params} == {id(p) for p in part.parameters()}, key

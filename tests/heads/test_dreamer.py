@@ -274,7 +274,7 @@ def test_published_sizes() -> None:
     head = Dreamer(Dreamer.Config(), Sizes((230,), (1224,), box(6)))
     assert sum(p.numel() for p in head.policy.parameters()) == 578_412
     assert sum(p.numel() for p in head.value.parameters()) == 413_601
-    rates = {name: optimizer.adam.defaults["lr"] for name, optimizer in head.optimizers.items()}
+    rates = {name: optimizer.lr for name, optimizer in head.optimizers.items()}
     assert rates == {"actor": 8e-5, "value": 8e-5}
 
 

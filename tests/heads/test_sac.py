@@ -135,7 +135,7 @@ def test_a_row_that_no_transition_touches_changes_nothing(make_batch) -> None:
 def test_each_optimiser_has_its_own_learning_rate() -> None:
     rates = {"actor_lr": 1e-3, "critic_lr": 2e-3, "alpha_lr": 3e-3}
     _, head = build(SAC.Config(**{**SMALL.__dict__, **rates}))
-    assert {f"{name}_lr": o.adam.defaults["lr"] for name, o in head.optimizers.items()} == rates
+    assert {f"{name}_lr": o.lr for name, o in head.optimizers.items()} == rates
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,7 @@ def test_clipping_scales_the_gradient_to_the_norm_and_reports_the_norm_before() 
         optimizer = Optimizer([param], lr=0.1, clip=clip)
         norm = optimizer.step((param * torch.tensor([3.0, 4.0])).sum())
         assert float(norm) == pytest.approx(5.0)
-        torch.testing.assert_close(
-            10 * optimizer.adam.state[param]["exp_avg"], torch.tensor(expected), rtol=1e-4, atol=0
-        )
+        torch.testing.assert_close(10 * optimizer.moments["exp_avg"][0], torch.tensor(expected), rtol=1e-4, atol=0)
 
 
 def test_it_is_adam() -> None:
@@ -81,3 +79,29 @@ def test_the_traced_step_is_the_fused_one(monkeypatch: pytest.MonkeyPatch) -> No
             optimizer.step(param.pow(3).sum())
         ends.append(param)
     torch.testing.assert_close(*ends)
+
+
+def test_the_fused_steps_on_scaled_gradients_are_plain_ones_and_infinite_gradients_are_left_out() -> None:
+    plain, scaled = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    one, other = Optimizer([plain], lr=0.01, clip=0.5), Optimizer([scaled], lr=0.01, clip=0.5)
+    other.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    for _ in range(3):
+        norms = [optimizer.step(param.pow(3).sum()) for optimizer, param in ((one, plain), (other, scaled))]
+        torch.testing.assert_close(*norms)
+    torch.testing.assert_close(scaled, plain)
+    before = {name: [x.clone() for x in moment] for name, moment in other.moments.items()}
+    other.step((scaled * float("inf")).sum())
+    torch.testing.assert_close(scaled, plain)
+    torch.testing.assert_close(other.moments, before)
+    assert other.scaler.get_scale() == 2.0**9
+    assert scaled.grad is None
+
+
+def test_a_state_of_torchs_adam_is_taken_over() -> None:
+    ours, theirs = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    adam = torch.optim.Adam([theirs], lr=0.01)
+    theirs.pow(3).sum().backward()
+    adam.step()
+    optimizer = Optimizer([ours], lr=0.01)
+    optimizer.load_state_dict({"adam": adam.state_dict(), "scaler": None})
+    torch.testing.assert_close(optimizer.state_dict()["adam"]["state"], adam.state_dict()["state"])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +12,6 @@ from tests.conftest import PIXEL_SPEC, STATE_SPEC
 from worldrl.agent import MODEL_ONLY, Agent
 from worldrl.config import Config
 from worldrl.errors import UserError
-from worldrl.training import speed
 from worldrl.training.speed import Update, _flatten, _Snapshot, _unflatten, compile_parts, make_update
 from worldrl.types import Batch, EnvSpec, Extra
 
@@ -87,7 +85,7 @@ def test_on_a_cpu_the_whole_update_of_a_head_is_compiled() -> None:
 
 
 def test_without_a_tracer_of_gradients_its_methods_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(speed, "dynamo_config", SimpleNamespace())
+    monkeypatch.delattr(torch._dynamo.config, "trace_autograd_ops")
     agent = build("sac@identity")
     compile_parts(agent)
     names = type(agent.head).compiled

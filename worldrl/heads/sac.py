@@ -11,6 +11,7 @@ rows (t, t + 1) of a belief s, with twin critics Q_j and temperature alpha:
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
@@ -95,7 +96,7 @@ class SAC(Head):
         self.needs = Needs(actor_input=c.actor_input, actions=self.policy.actions)
         self.critic = critic(sizes.feat, sizes.actions, c.units, c.critic_layers, c.activation, c.critic_init, critics)
         self.target: nn.Module = deepcopy(self.critic).requires_grad_(False)
-        self.log_alpha = nn.Parameter(torch.tensor(config.init_alpha).log())
+        self.log_alpha = nn.Parameter(torch.tensor(math.log(config.init_alpha)))
         self.target_entropy = config.target_entropy_scale * sizes.actions.target_entropy
         self.optimizers = {
             "actor": Optimizer(self.policy.parameters(), c.actor_lr, c.grad_clip),

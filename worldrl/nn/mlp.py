@@ -196,9 +196,13 @@ def _stacked(sizes: list[int], init: str, n: int) -> tuple[nn.ParameterList, nn.
     """Weights (n, in, out) and biases (n, 1, out) of the layers between ``sizes``, of ``n`` networks."""
     weights, biases = nn.ParameterList(), nn.ParameterList()
     for inputs, outputs in pairwise(sizes):
-        linears = [_linear(inputs, outputs, init) for _ in range(n)]
-        weights.append(nn.Parameter(torch.stack([m.weight.detach().T for m in linears]).contiguous()))
-        biases.append(nn.Parameter(torch.stack([m.bias.detach()[None] for m in linears])))
+        weight, bias = nn.Parameter(torch.empty(n, inputs, outputs)), nn.Parameter(torch.empty(n, 1, outputs))
+        for j in range(n):  # torch.stack on ``meta``, where a run's size is counted, would import torch's compiler
+            linear = _linear(inputs, outputs, init)
+            weight.data[j].copy_(linear.weight.detach().T)
+            bias.data[j, 0].copy_(linear.bias.detach())
+        weights.append(weight)
+        biases.append(bias)
     return weights, biases
 
 

@@ -2,48 +2,42 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable
 from typing import Any
 
 import torch
-import torch._dynamo  # torch.optim imports it on first use; after software OpenGL is loaded that crashes (two LLVMs)
 from torch import Tensor, nn
 from torch.optim.adam import adam
 
+BETAS = (0.9, 0.999)
+
 
 class Optimizer:
-    """Fused Adam on a fixed list of parameters; gradients of anything else are never computed.
+    """Adam on a fixed list of parameters, by torch's fused kernel; gradients of anything else are never computed.
+
+    ``torch.optim.Adam`` looks for its state and its settings in every step, which costs a tenth of a small update, and
+    imports torch's compiler.
 
     Args:
         params: what is trained.
         lr: learning rate.
         clip: global gradient-norm limit, 0 is off.
         eps: Adam's epsilon.
+
+    Attributes:
+        moments: ``exp_avg``, ``exp_avg_sq`` and ``step``, each with a tensor for every parameter. They exist from the
+            start, so that graph capture and checkpoints always find them.
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, clip: float = 0.0, eps: float = 1e-8) -> None:
-        self.params = list(params)
-        self.clip = clip
-        cuda = self.params[0].is_cuda
-        without_numbers = self.params[0].is_meta  # on ``meta``, where a run's size is counted
-        self.adam = torch.optim.Adam(self.params, lr=lr, eps=eps, fused=not without_numbers, capturable=cuda)
+        self.params: list[Tensor] = list(params)
+        self.lr, self.clip, self.eps = lr, clip, eps
         self.scaler: torch.amp.GradScaler | None = None  # set by the agent under fp16
-        if not without_numbers:
-            self._materialise()
-
-    @torch.no_grad()
-    def _materialise(self) -> None:
-        """Create Adam's state now, so that graph capture and checkpoints always find it: a step on zero gradients."""
-        for param in self.params:
-            param.grad = torch.zeros_like(param)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", ".*capturable=True")  # said once, of steps outside of a graph
-            self.adam.step()
-        for param in self.params:
-            self.adam.state[param]["step"].zero_()
-            param.grad = None
-        self._moments = [[self.adam.state[p][name] for p in self.params] for name in ("exp_avg", "exp_avg_sq", "step")]
+        self.moments: dict[str, list[Tensor]] = {
+            "exp_avg": [torch.zeros_like(p) for p in self.params],
+            "exp_avg_sq": [torch.zeros_like(p) for p in self.params],
+            "step": [torch.zeros((), device=p.device) for p in self.params],
+        }
 
     def step(self, loss: Tensor, retain_graph: bool = False) -> Tensor:
         """One step down ``loss``; returns the gradient norm before clipping, 0-d.
@@ -52,85 +46,72 @@ class Optimizer:
         """
         traced = torch.compiler.is_compiling()  # of a whole update: gradients and Adam are then operators of its graph
         grads = list(torch.autograd.grad(loss, self.params)) if traced else self._gradients(loss, retain_graph)
+        scaled = None if self.scaler is None else _Scaled(self, self.scaler, grads)
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
         if self.clip > 0:
             torch._foreach_mul_(grads, (self.clip / (norm + 1e-6)).clamp(max=1.0))
         if traced:
             self._trace(grads)
-            return norm
-        if self.scaler is None:
-            self._apply(grads)
+        elif scaled is not None:
+            scaled.finish()
         else:
-            self._apply_scaled(self.scaler)
+            self.apply(grads)
         torch.clear_autocast_cache()  # half-precision copies of the old weights
         return norm
 
     def _gradients(self, loss: Tensor, retain_graph: bool) -> list[Tensor]:
         scaled = loss if self.scaler is None else self.scaler.scale(loss)
         found = torch.autograd.grad(scaled, self.params, retain_graph=retain_graph)
-        grads = [_in_layout_of(param, grad) for param, grad in zip(self.params, found, strict=True)]
-        if self.scaler is not None:
-            for param, grad in zip(self.params, grads, strict=True):
-                param.grad = grad
-            self.scaler.unscale_(self.adam)
-        return grads
+        return [_in_layout_of(param, grad) for param, grad in zip(self.params, found, strict=True)]
 
     @torch.no_grad()
-    def _apply(self, grads: list[Tensor]) -> None:
-        """The kernel of ``torch.optim.Adam(fused=True)`` on its state: the search for that state costs more here."""
-        settings = self.adam.param_groups[0]
-        beta1, beta2 = settings["betas"]
-        exp_avgs, exp_avg_sqs, steps = self._moments
-        torch._foreach_add_(steps, 1)
+    def apply(self, grads: list[Tensor], found_inf: Tensor | None = None) -> None:
+        """One step on these gradients, or none where ``found_inf`` (1,) is one; decided on the device."""
+        moments = self.moments
+        torch._foreach_add_(moments["step"], 1)
         torch._fused_adam_(
-            list[Tensor](self.params),
+            self.params,
             grads,
-            exp_avgs,
-            exp_avg_sqs,
+            moments["exp_avg"],
+            moments["exp_avg_sq"],
             [],
-            steps,
-            lr=settings["lr"],
-            beta1=beta1,
-            beta2=beta2,
+            moments["step"],
+            lr=self.lr,
+            beta1=BETAS[0],
+            beta2=BETAS[1],
             weight_decay=0.0,
-            eps=settings["eps"],
+            eps=self.eps,
             amsgrad=False,
             maximize=False,
+            found_inf=found_inf,
         )
-
-    def _apply_scaled(self, scaler: torch.amp.GradScaler) -> None:
-        """Fused Adam reads on the device whether a gradient was infinite: no synchronisation."""
-        scaler.step(self.adam)
-        scaler.update()
-        for param in self.params:
-            param.grad = None
+        if found_inf is not None:
+            torch._foreach_sub_(moments["step"], [found_inf.squeeze()] * len(self.params))
 
     @torch.no_grad()
     def _trace(self, grads: list[Tensor]) -> None:
-        """Adam's step in operators that a compiler can fuse, on the state that the fused kernel has."""
-        settings = self.adam.param_groups[0]
-        beta1, beta2 = settings["betas"]
-        exp_avgs, exp_avg_sqs, steps = self._moments
+        """The same in operators that a compiler can fuse."""
+        moments = self.moments
         adam(
-            list(self.params),
+            self.params,
             grads,
-            exp_avgs,
-            exp_avg_sqs,
+            moments["exp_avg"],
+            moments["exp_avg_sq"],
             [],
-            steps,
+            moments["step"],
             foreach=False,
             amsgrad=False,
-            beta1=beta1,
-            beta2=beta2,
-            lr=settings["lr"],
+            beta1=BETAS[0],
+            beta2=BETAS[1],
+            lr=self.lr,
             weight_decay=0.0,
-            eps=settings["eps"],
+            eps=self.eps,
             maximize=False,
         )
 
     def state_tensors(self) -> list[Tensor]:
-        """Every tensor that a step writes, but for the parameters."""
-        tensors = [value for param in self.params for value in self.adam.state[param].values()]
+        """Every tensor that a step writes, except the parameters."""
+        tensors = [tensor for moment in self.moments.values() for tensor in moment]
         return tensors if self.scaler is None else tensors + self._scaler_tensors(self.scaler)
 
     def _scaler_tensors(self, scaler: torch.amp.GradScaler) -> list[Tensor]:
@@ -140,16 +121,42 @@ class Optimizer:
         return [x for x in (scaler._scale, scaler._growth_tracker) if x is not None]
 
     def state_dict(self) -> dict[str, Any]:
-        return {"adam": self.adam.state_dict(), "scaler": None if self.scaler is None else self.scaler.state_dict()}
+        """In the form of ``torch.optim.Adam``'s, without its settings."""
+        moments = [dict(zip(self.moments, values, strict=True)) for values in zip(*self.moments.values(), strict=True)]
+        scaler = None if self.scaler is None else self.scaler.state_dict()
+        return {"adam": {"state": dict(enumerate(moments))}, "scaler": scaler}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Copy into the tensors that exist, since captured graphs hold their addresses; the settings stay ours."""
-        for index, param in enumerate(self.params):
-            for name, value in self.adam.state[param].items():
-                value.copy_(state["adam"]["state"][index][name])
+        for name, moment in self.moments.items():
+            for index, tensor in enumerate(moment):
+                tensor.copy_(state["adam"]["state"][index][name])
         if self.scaler is not None and state["scaler"] is not None:
             self.scaler.load_state_dict(state["scaler"])
+
+
+class _Scaled:
+    """What ``GradScaler`` takes for an optimiser: it unscales the gradients, and says whether one was infinite."""
+
+    _step_supports_amp_scaling = True  # it then waits for nothing
+    found_inf: Tensor
+
+    def __init__(self, optimizer: Optimizer, scaler: Any, grads: list[Tensor]) -> None:
+        self.optimizer, self.scaler, self.grads = optimizer, scaler, grads
+        self.param_groups = [{"params": optimizer.params}]
+        for param, grad in zip(optimizer.params, grads, strict=True):
+            param.grad = grad
+        scaler.unscale_(self)
+
+    def finish(self) -> None:
+        self.scaler.step(self)
+        self.scaler.update()
+        for param in self.optimizer.params:
+            param.grad = None
+
+    def step(self) -> None:
+        self.optimizer.apply(self.grads, self.found_inf)
 
 
 def _in_layout_of(param: Tensor, grad: Tensor) -> Tensor:

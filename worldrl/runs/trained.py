@@ -26,6 +26,7 @@ from worldrl.agent import Agent, require
 from worldrl.config import CONFIG_FILE, Config, check_unchanged, load_config, moved
 from worldrl.envs.scaling import rescale
 from worldrl.errors import UserError, check_writable, unknown, wrong
+from worldrl.nn.compiler import load_compiler
 from worldrl.runs.checkpoint import STATE, Checkpoints, restoring
 from worldrl.runs.transfer import decode_spec
 from worldrl.types import Belief, Decodes, EnvSpec, Obs, ObsSpec, State
@@ -216,6 +217,7 @@ class TrainedPolicy:
         if path.suffix != EXPORT_SUFFIX:
             raise wrong("the program's name", path.name, f"one that ends in {EXPORT_SUFFIX}")
         check_writable(path)
+        load_compiler("export")
         step, inputs = _Step(self.agent, explore, deterministic), self._example(2)  # one row would be taken for fixed
         batch = torch.export.Dim("batch", min=1)
         shapes = pytree.tree_map(lambda _: {0: batch}, inputs)

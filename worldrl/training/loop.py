@@ -259,7 +259,8 @@ class Trainer:
         """Play evaluation episodes with the mode action; training's randomness is left as it was."""
         c = self.config
         if self.eval_envs is None:
-            self.eval_envs = make_envs(c.env, c.task, c.seed, training=False)
+            n = min(c.env.num_envs, c.eval.episodes)
+            self.eval_envs = make_envs(c.env, c.task, c.seed, n, training=False)
         self.eval_envs.patient = self.patient
         first = self.evaluations * -(-c.eval.episodes // self.eval_envs.num_envs)
         film = self.run_dir / VIDEOS / f"eval-{self.experience.now:09d}.mp4" if c.eval.video else None

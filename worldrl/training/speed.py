@@ -12,12 +12,11 @@ import sys
 from typing import Any, NamedTuple, Protocol
 
 import torch
-import torch._dynamo.config as dynamo_config
-import torch._functorch.config as functorch_config
 from torch import Tensor
 
 from worldrl.agent import Agent
 from worldrl.errors import UserError
+from worldrl.nn.compiler import load_compiler
 from worldrl.types import Batch, Extra, Metrics
 
 WARMUP_UPDATES = 3
@@ -89,11 +88,12 @@ def compile_parts(agent: Agent) -> None:
     operators, so that a compiled run draws what an eager run draws, and the checkpoint of the generator means the same
     in both.
     """
-    # By default ReLU masks are kept as bools beside the activations that already hold them.
-    functorch_config.ban_recompute_materialized_backward = False
-    whole = agent.device.type == "cpu" and hasattr(dynamo_config, "trace_autograd_ops")
+    load_compiler("speed=compile")
+    # By default ReLU masks are kept as bools in addition to the activations that already hold them.
+    torch._functorch.config.ban_recompute_materialized_backward = False
+    whole = agent.device.type == "cpu" and hasattr(torch._dynamo.config, "trace_autograd_ops")
     if whole:
-        dynamo_config.trace_autograd_ops = True
+        torch._dynamo.config.trace_autograd_ops = True
     for part in (agent.model, agent.head):
         names = part.compiled
         for name in ("update",) if whole and part is agent.head and names else names:

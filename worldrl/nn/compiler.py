@@ -1,0 +1,28 @@
+"""torch's compiler, imported when it is needed: that takes more than a second, and is too late in some processes."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+
+from worldrl.errors import UserError
+
+COMPILER, ITS_LLVM = "torch._dynamo", "triton"  # worldrl's own rendering loads the latter before it draws
+
+
+def load_compiler(wanted_by: str) -> None:
+    """Import it.
+
+    Raises:
+        UserError: software OpenGL has drawn in this process; its LLVM and the compiler's would end it.
+    """
+    if ITS_LLVM not in sys.modules and _has_llvm():
+        found = "a process in which software OpenGL has drawn"
+        raise UserError(wanted_by, found, f"{ITS_LLVM} to be loaded before", f"begin with: import {ITS_LLVM}")
+    importlib.import_module(COMPILER)
+
+
+def _has_llvm() -> bool:
+    maps = Path("/proc/self/maps")
+    return maps.is_file() and "libLLVM" in maps.read_text(encoding="utf-8", errors="replace")
