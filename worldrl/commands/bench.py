@@ -9,32 +9,26 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
+import functools
 import json
 import platform
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from rich.console import Console
-from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from worldrl.agent import Agent
-from worldrl.config import (
-    CheckpointConfig,
-    Config,
-    EvalConfig,
-    LogConfig,
-    ScheduleConfig,
-)
+from worldrl.compose import compose
+from worldrl.config import Config
 from worldrl.data.replay import Replay
 from worldrl.data.settings import ReplayConfig
 from worldrl.envs.make import EnvConfig
@@ -42,10 +36,12 @@ from worldrl.envs.rendering import RenderConfig
 from worldrl.errors import UserError, check_writable
 from worldrl.nn import products
 from worldrl.nn.precision import choose_device
-from worldrl.registry import OWN_POLICY
+from worldrl.presets import preset_names
+from worldrl.report.tables import to_markdown
 from worldrl.terminal import Parser, command, whole
+from worldrl.testing import random_batch, random_extra
 from worldrl.training.speed import Update, make_update
-from worldrl.types import Batch, EnvSpec, Extra, ObsSpec, box
+from worldrl.types import Batch, EnvSpec, ObsSpec, box
 
 if TYPE_CHECKING:
     from worldrl.training.loop import Trainer
@@ -54,66 +50,41 @@ PARTS = ("updates", "replay", "env", "end_to_end")
 MATMUL_SIZE = {"cpu": 2048, "cuda": 8192}  # a GPU does 2048^3 in about the time that it takes to ask for it
 WARMUP = 2
 CHECKED_UPDATES = 2
+ENV_SECONDS = 3.0
 TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}  # on losses; relative, absolute below one
 STATE_BATCH = (256, 2)
 
 STATE_SPEC = EnvSpec("bench", {"state": ObsSpec((17,), "float32")}, box(6))
 PIXEL_SPEC = EnvSpec("bench", {"pixels": ObsSpec((64, 64, 3), "uint8")}, box(6))
-STATE_HEAD = {
-    "name": "sac",
-    "units": 256,
-    "actor_layers": 2,
-    "critic_layers": 2,
-    "activation": "relu",
-    "critic_init": "default",
-    "policy_std": "log",
-    "grad_clip": 0.0,
+VARIANTS: dict[str, dict[str, Any]] = {  # agents that are no preset
+    "smac+critic_particles": {"agent": "smac", "head.critic_particles": True},
+    "value_sac": {"agent": "sac", "head": "value_sac"},
 }
-WIDE_HEAD = {**STATE_HEAD, "units": 400}  # of the SMAC paper's baselines
+AGENTS = [*preset_names("agent"), *VARIANTS]
 
 Results = dict[str, Any]
 
 
 class Case(NamedTuple):
-    """An agent at its paper's sizes, and its batch where that is no matter of choice.
+    """An agent at its preset's sizes, and its batch where its preset has one.
 
     ``cycle``: updates until the head's phases repeat; figures are means over them.
     """
 
+    config: Config
     spec: EnvSpec
-    belief: dict[str, Any]
-    head: dict[str, Any]
-    batch: tuple[int, int] | None = None
-    policy: Mapping[str, Any] = MappingProxyType({"name": OWN_POLICY})
-    cycle: int = 1
+    batch: tuple[int, int] | None
+    cycle: int
 
 
-def _on_states(head: Mapping[str, Any], policy: str = OWN_POLICY, batch: int = STATE_BATCH[0], **more: Any) -> Case:
-    return Case(STATE_SPEC, {"name": "identity"}, dict(head), (batch, 2), {"name": policy}, **more)
-
-
-CASES: dict[str, Case] = {
-    "latent_sac": Case(PIXEL_SPEC, {"name": "rssm"}, {"name": "sac"}),
-    "smac": Case(PIXEL_SPEC, {"name": "rssm"}, {"name": "smac", "num_particles": 32}),
-    "smac+critic_particles": Case(
-        PIXEL_SPEC, {"name": "rssm"}, {"name": "smac", "num_particles": 32, "critic_particles": True}
-    ),
-    "dreamer": Case(PIXEL_SPEC, {"name": "rssm", "reward_units": 400}, {"name": "dreamer"}),
-    "slac": Case(PIXEL_SPEC, {"name": "slac"}, {"name": "slac"}, (256, 9)),
-    "sac": _on_states(STATE_HEAD),
-    "td3": _on_states({"name": "td3"}, cycle=2),
-    "ddpg": _on_states({"name": "ddpg"}),
-    "flow_sac": _on_states(WIDE_HEAD, "flow"),
-    "moe_sac": _on_states(WIDE_HEAD, "mixture"),
-    "pmoe_sac": _on_states({**WIDE_HEAD, "name": "pmoe"}),
-    "smac_state": _on_states(STATE_HEAD, "latent"),
-    "value_sac": _on_states({"name": "value_sac"}),
-    "miracle": _on_states({"name": "miracle"}),
-    "virel": _on_states({"name": "virel"}, batch=128),
-    "virel_beta": _on_states({"name": "virel", "temperature": "residual"}, batch=128),
-    "virel1": _on_states({"name": "virel", "critics": "two_hard"}, batch=128),
-    "virel2": _on_states({"name": "virel", "critics": "hard_and_soft"}, batch=128),
-}
+@functools.cache
+def make_case(name: str) -> Case:
+    """The agent of a preset, or of ``VARIANTS``."""
+    config = compose(VARIANTS.get(name, {"agent": name}))
+    spec = STATE_SPEC if config.env.obs == "state" else PIXEL_SPEC
+    shape, usual = ((replay.batch, replay.length) for replay in (config.replay, ReplayConfig()))
+    head = Agent(dataclasses.replace(config, device="cpu"), spec).head
+    return Case(config, spec, None if shape == usual else shape, len({head.phase(n) for n in range(8)}))
 
 
 class Mode(NamedTuple):
@@ -182,48 +153,26 @@ def _matmul_peak(device: torch.device, dtype: torch.dtype) -> float:
 def make_agent(case: Case, mode: Mode, device: torch.device) -> Agent:
     """An agent with the same weights in every mode."""
     torch.manual_seed(0)
-    config = Config(
-        belief=case.belief,
-        head=case.head,
-        policy=dict(case.policy),
-        device=str(device),
-        precision=mode.precision,
-        speed=mode.speed,
-    )
+    config = dataclasses.replace(case.config, device=str(device), precision=mode.precision, speed=mode.speed)
     return Agent(config, case.spec)
 
 
-def make_batch(spec: EnvSpec, batch: int, length: int, device: torch.device, seed: int = 1) -> Batch:
+def make_batch(spec: EnvSpec, batch: int, length: int, device: torch.device) -> Batch:
     """Random rows, the same on every device."""
-    rng = torch.Generator().manual_seed(seed)
-    lead = (batch, length)
-    obs = {
-        key: torch.randint(0, 256, (*lead, *o.shape), dtype=torch.uint8, generator=rng)
-        if o.dtype == "uint8"
-        else torch.randn(*lead, *o.shape, generator=rng)
-        for key, o in spec.obs.items()
-    }
-    action = 2.0 * torch.rand(*lead, spec.action_dim, generator=rng) - 1.0
-    reward, zeros = torch.rand(lead, generator=rng), torch.zeros(lead)
-    return Batch({k: v.to(device) for k, v in obs.items()}, *(x.to(device) for x in (action, reward, zeros, zeros)))
+    torch.manual_seed(1)
+    return random_batch(spec, batch, length, device)
 
 
-def make_extra(agent: Agent, length: int) -> Extra:
-    """Random rows in place of those that the training loop draws beside the slice."""
-    needs, extra = agent.head.needs, {}
-    if needs.td_batch:
-        windows = needs.td_windows(length - agent.model.lost_rows)
-        extra["td"] = make_batch(agent.spec, windows, length, agent.device, seed=2)
-    if needs.recent_batch:
-        extra["recent"] = make_batch(agent.spec._replace(obs={}), needs.recent_batch, 1, agent.device, seed=3)
-    return extra
+def repeated(agent: Agent, update: Update, batch: Batch, model_only: bool = False) -> Callable[[int], list[Any]]:
+    """A function of n that makes n updates on this batch and gives their metrics."""
+    torch.manual_seed(2)
+    extra = random_extra(agent.head.needs, agent.spec, batch.reward.shape[1], agent.device, agent.model.lost_rows)
+    return lambda n: [update(agent.next_phase(model_only), batch, extra) for _ in range(n)]
 
 
 def first_losses(agent: Agent, update: Update, batch: Batch) -> list[dict[str, float]]:
     """The losses of the first updates, from a fixed seed."""
-    extra = make_extra(agent, batch.reward.shape[1])
-    torch.manual_seed(2)
-    records = [update(agent.next_phase(), batch, extra) for _ in range(CHECKED_UPDATES)]
+    records = repeated(agent, update, batch)(CHECKED_UPDATES)
     return [{name: float(x) for name, x in record.items() if name.startswith("loss/")} for record in records]
 
 
@@ -240,11 +189,10 @@ def largest_difference(losses: list[dict[str, float]], reference: list[dict[str,
 def count_flops(case: Case, batch: Batch, device: torch.device, model_only: bool = False) -> int:
     """Arithmetic of one eager update in matrix products and convolutions, as executed."""
     agent = make_agent(case, REFERENCE, device)
-    update, extra = make_update(agent, "eager"), make_extra(agent, batch.reward.shape[1])
+    run = repeated(agent, make_update(agent, "eager"), batch, model_only)
     products.use("torch")  # whose operators are known to the counter
     with FlopCounterMode(display=False) as counter:
-        for _ in range(case.cycle):
-            update(agent.next_phase(model_only), batch, extra)
+        run(case.cycle)
     products.use(None)
     return int(counter.get_total_flops()) // case.cycle
 
@@ -253,7 +201,7 @@ def bench_case(
     name: str, batch: int, length: int, device: torch.device, repeats: int, peaks: dict[str, float]
 ) -> Results:
     """Every mode of one agent on one batch shape."""
-    case = CASES[name]
+    case = make_case(name)
     data = make_batch(case.spec, batch, length, device)
     flops = count_flops(case, data, device)
     result: Results = {"agent": name, "batch": [batch, length], "gflop": flops / 1e9, "modes": {}}
@@ -264,7 +212,7 @@ def bench_case(
         update = make_update(agent, mode.speed)
         losses = first_losses(agent, update, data)
         reference = reference or losses
-        ms = _time_updates(agent, update, data, case.cycle, repeats)
+        ms = milliseconds(partial(repeated(agent, update, data), case.cycle), device, repeats) / case.cycle
         rate = flops / ms / 1e6
         difference = largest_difference(losses, reference)
         result["modes"][str(mode)] = {
@@ -287,31 +235,11 @@ def head_share(case: Case, batch: Batch, device: torch.device, repeats: int, flo
     agent = make_agent(case, REFERENCE, device)
     update = make_update(agent, "eager")
 
-    def once(model_only: bool) -> float:
-        return _time_updates(agent, update, batch, case.cycle, 1, warmup=0, model_only=model_only)
-
-    once(False), once(True)
-    shares = [1.0 - once(True) / once(False) for _ in range(repeats)]
-    alone = count_flops(case, batch, device, model_only=True)
-    return {"time": statistics.median(shares), "flops": 1.0 - alone / flops}
-
-
-def _time_updates(
-    agent: Agent,
-    update: Update,
-    batch: Batch,
-    cycle: int,
-    repeats: int,
-    warmup: int = WARMUP,
-    model_only: bool = False,
-) -> float:
-    extra = make_extra(agent, batch.reward.shape[1])
-
-    def run() -> None:
-        for _ in range(cycle):
-            update(agent.next_phase(model_only), batch, extra)
-
-    return milliseconds(run, agent.device, repeats, warmup) / cycle
+    whole, model = (partial(repeated(agent, update, batch, only), case.cycle) for only in (False, True))
+    times: list[list[float]] = [[milliseconds(run, device, 1) for run in (whole, model)] for _ in range(repeats)]
+    shares = [1.0 - alone / both for both, alone in times]
+    model_flops = count_flops(case, batch, device, model_only=True)
+    return {"time": statistics.median(shares), "flops": 1.0 - model_flops / flops}
 
 
 # --- Stable-Baselines3, if it is there --------------------------------------------------------------------------------
@@ -319,11 +247,11 @@ def _time_updates(
 
 def bench_sb3(device: torch.device, repeats: int) -> Results:
     """Gradient steps of Stable-Baselines3's SAC and of ours, in turns; the ratio is the median over the turns."""
-    theirs = _sb3_steps(device)
-    case = CASES["sac"]
+    case = make_case("sac")
     data = make_batch(case.spec, *STATE_BATCH, device)
-    ours = {str(mode): make_update(make_agent(case, mode, device), mode.speed) for mode in modes(device)}
-    runs = {"sb3": theirs, **{name: _repeat(update, data) for name, update in ours.items()}}
+    agents = {mode: make_agent(case, mode, device) for mode in modes(device)}
+    ours = {str(mode): repeated(agent, make_update(agent, mode.speed), data) for mode, agent in agents.items()}
+    runs: dict[str, Callable[[int], Any]] = {"sb3": _sb3_steps(device), **ours}
     per_turn = 10
     times: dict[str, list[float]] = {name: [] for name in runs}
     for run in runs.values():
@@ -338,19 +266,11 @@ def bench_sb3(device: torch.device, repeats: int) -> Results:
     return {"ms": {name: statistics.median(values) for name, values in times.items()}, "speed_up": ratio}
 
 
-def _repeat(update: Update, batch: Batch) -> Callable[[int], None]:
-    def run(n: int) -> None:
-        for _ in range(n):
-            update("update", batch)
-
-    return run
-
-
 def _check_sb3() -> None:
     try:
         import stable_baselines3  # noqa: F401
     except ImportError as error:
-        raise UserError(f"--sb3 needs Stable-Baselines3 ({error}); pip install -e '.[sb3]'") from error
+        raise UserError("--sb3", str(error), "Stable-Baselines3", "pip install -e '.[sb3]'") from error
 
 
 def _sb3_steps(device: torch.device) -> Callable[[int], None]:
@@ -389,25 +309,15 @@ def bench_replay(batches: Sequence[tuple[int, int]], device: torch.device, repea
 
 def _bench_sampling(name: str, spec: EnvSpec, shape: tuple[int, int], device: torch.device, repeats: int) -> Results:
     replay = Replay(spec, capacity=2000)
-    rng = np.random.default_rng(0)
-    for _ in range(2000):
-        replay.add(_random_row(spec, rng))
+    rows = make_batch(spec, 1, 2000, torch.device("cpu"))
+    columns = {**rows.obs, "action": rows.action, "reward": rows.reward}
+    columns |= {"is_first": rows.is_first, "is_terminal": rows.is_terminal}
+    replay.extend({key: column.numpy().swapaxes(0, 1) for key, column in columns.items()})
     ms = milliseconds(lambda: replay.sample(*shape, device), device, max(repeats, 20))
     return {"rows": name, "batch": list(shape), "ms": ms}
 
 
-def _random_row(spec: EnvSpec, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    row: dict[str, np.ndarray] = {
-        key: rng.integers(0, 256, (1, *o.shape), dtype=np.uint8)
-        if o.dtype == "uint8"
-        else rng.standard_normal((1, *o.shape), dtype=np.float32)
-        for key, o in spec.obs.items()
-    }
-    row["action"] = rng.uniform(-1, 1, (1, spec.action_dim)).astype(np.float32)
-    return row | {name: np.zeros(1, np.float32) for name in ("reward", "is_first", "is_terminal")}
-
-
-def bench_env(task: str, seconds: float) -> list[Results]:
+def bench_env(task: str, seconds: float = ENV_SECONDS) -> list[Results]:
     """Agent steps per second of one environment under random actions: states, and pixels at both qualities."""
     settings = {
         "state": EnvConfig(obs="state", action_repeat=1),
@@ -445,20 +355,25 @@ def bench_end_to_end(task: str, batch: tuple[int, int], device: torch.device, up
     runs = [("sac", states, STATE_BATCH, 1000.0, 20 * updates), ("smac", pixels, batch, 100.0, updates)]
     results = []
     for name, env, shape, rate, count in runs:
-        config = Config(
-            task=task,
-            agent=name,
-            belief=CASES[name].belief,
-            head=CASES[name].head,
-            env=env,
-            replay=ReplayConfig(capacity=5000, batch=shape[0], length=shape[1]),
-            schedule=ScheduleConfig(prefill=200 * env.action_repeat, updates_per_1000_frames=rate),
-            eval=EvalConfig(every=0),
-            log=LogConfig(every=10**9, tensorboard=False, progress=False),
-            checkpoint=CheckpointConfig(minutes=1e6),
-            device=str(device),
-            speed="capture" if device.type == "cuda" else "eager",
-        )
+        settings = {
+            "agent": name,
+            "task": task,
+            "env.action_repeat": env.action_repeat,
+            "env.render.quality": env.render.quality,
+            "replay.capacity": 5000,
+            "replay.batch": shape[0],
+            "replay.length": shape[1],
+            "schedule.prefill": 200 * env.action_repeat,
+            "schedule.updates_per_1000_frames": rate,
+            "eval.every": 0,
+            "log.every": 10**9,
+            "log.tensorboard": False,
+            "log.progress": False,
+            "checkpoint.minutes": 1e6,
+            "device": str(device),
+            "speed": "capture" if device.type == "cuda" else "eager",
+        }
+        config = compose(settings)
         try:
             figures = _train(config, count)
         except UserError as error:  # no OpenGL here: the other one can still be measured
@@ -507,20 +422,18 @@ def describe_machine(device: torch.device) -> Results:
     return {"device": name, "torch": torch.__version__, "threads": torch.get_num_threads()}
 
 
-def print_peaks(console: Console, results: Results, when: str) -> None:
-    """One line: the yardstick of everything below (or above)."""
-    peaks = ", ".join(f"{name} {value:,.0f}" for name, value in results[when].items())
-    console.print(f"matmul, {when.removeprefix('matmul_')}: {peaks} GFLOP/s")
-
-
-def updates_table(cases: list[Results]) -> Table:
+def updates_rows(cases: list[Results]) -> list[dict[str, str]]:
     """One row per agent and batch, one column per mode."""
-    columns = list(cases[0]["modes"])
-    rows = [
-        [c["agent"], "x".join(map(str, c["batch"])), f"{c['gflop']:.1f}", *map(_cell, c["modes"].values()), _share(c)]
-        for c in cases
+    return [
+        {
+            "agent": case["agent"],
+            "batch": _text(case["batch"]),
+            "GFLOP": f"{case['gflop']:.1f}",
+            **{mode: _cell(found) for mode, found in case["modes"].items()},
+            "head": _share(case),
+        }
+        for case in cases
     ]
-    return make_table(["agent", "batch", "GFLOP", *columns, "head"], rows)
 
 
 def _share(case: Results) -> str:
@@ -530,35 +443,22 @@ def _share(case: Results) -> str:
 
 def _cell(mode: Results) -> str:
     share = f"{mode['gflop_per_s']:,.0f}, {mode['share_of_matmul']:.0%}"
-    text = f"{mode['ms']:.1f} ({share}; {mode['loss_difference']:.0e})"
-    return text if mode["agrees"] else f"[red]{text} DIFFERS[/red]"
+    return f"{mode['ms']:.1f} ({share}; {mode['loss_difference']:.0e})" + ("" if mode["agrees"] else " DIFFERS")
 
 
-def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """The first column is text, the others are numbers."""
-    table = Table()
-    for i, column in enumerate(columns):
-        table.add_column(column, justify="left" if i == 0 else "right", no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def print_rows(console: Console, title: str, rows: list[Results]) -> None:
+def print_rows(title: str, rows: Sequence[Results]) -> None:
     """A table of flat records that share their keys; of one with an error its first value and that."""
     for row in rows:
         if "error" in row:
-            console.print(f"{next(iter(row.values()))}: {row['error']}", markup=False)
-    good = [row for row in rows if "error" not in row]
-    if good:
-        console.print(title)
-        console.print(make_table(list(good[0]), [[_text(value) for value in row.values()] for row in good]))
+            print(f"{next(iter(row.values()))}: {row['error']}")
+    if good := [{key: _text(value) for key, value in row.items()} for row in rows if "error" not in row]:
+        print(f"\n{title}\n\n{to_markdown(good)}\n")
 
 
 def _text(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:,.2f}" if value < 100 else f"{value:,.0f}"
-    return "x".join(map(str, value)) if isinstance(value, list) else str(value)
+    return "x".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -577,20 +477,18 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser(prog="worldrl bench", description=(__doc__ or "").split("\n\n")[1])
     add = parser.add_argument
     add("--only", nargs="+", choices=PARTS, default=list(PARTS), help="parts to measure (default: all)")
-    add("--agents", nargs="+", choices=list(CASES), default=list(CASES), help="agents to update (default: all)")
+    add("--agents", nargs="+", choices=AGENTS, default=AGENTS, help="agents to update (default: all)")
     add("--batch", nargs="+", type=parse_shape, help="BxT of pixel agents but SLAC (default: 16x32, on CUDA 50x50)")
     add("--repeats", type=whole(), default=10, help="timed updates, after a warm-up (default: 10)")
     add("--task", default="walker_walk", help="of the environment and end-to-end parts (default: walker_walk)")
-    add("--seconds", type=whole(), default=3, help="per environment (default: 3)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--threads", type=whole(), help="torch CPU threads (default: torch's own choice)")
     add("--sb3", action="store_true", help="also time the SAC of Stable-Baselines3, if it is installed")
     add("--json", type=Path, metavar="PATH", help="write the figures here too")
     return parser.parse_args(argv)
 
 
 def _shapes(name: str, batches: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    batch = CASES[name].batch
+    batch = make_case(name).batch
     return batches if batch is None else [batch]
 
 
@@ -613,24 +511,24 @@ def _measure(args: argparse.Namespace, device: torch.device) -> Iterator[tuple[s
     if "replay" in args.only:
         yield "replay", bench_replay(batches, device, args.repeats)
     if "env" in args.only:
-        yield "env", bench_env(args.task, args.seconds)
+        yield "env", bench_env(args.task)
     if "end_to_end" in args.only:
         yield "end_to_end", bench_end_to_end(args.task, batches[0], device, args.repeats)
     yield "matmul_after", matmul_peaks(device)
 
 
-def _show(console: Console, name: str, results: Results) -> None:
-    figures = results[name]
+def _show(name: str, figures: Any) -> None:
     if name.startswith("matmul"):
-        print_peaks(console, results, name)
+        peaks = ", ".join(f"{precision} {value:,.0f}" for precision, value in figures.items())
+        print(f"matmul, {name.removeprefix('matmul_')}: {peaks} GFLOP/s")
     elif name == "updates":
-        console.print("updates: ms (GFLOP/s, share of matmul; largest loss difference); head: share of time (GFLOP)")
-        console.print(updates_table(figures))
+        title = "updates: ms (GFLOP/s, share of matmul; largest loss difference); head: share of time (GFLOP)"
+        print_rows(title, updates_rows(figures))
     elif name == "sb3":
         rows = [{"sac": key, "ms": ms, "speed-up": figures["speed_up"][key]} for key, ms in figures["ms"].items()]
-        print_rows(console, "gradient steps against Stable-Baselines3", rows)
+        print_rows("gradient steps against Stable-Baselines3", rows)
     else:
-        print_rows(console, name.replace("_", " "), figures)
+        print_rows(name.replace("_", " "), figures)
 
 
 def agrees(results: Results) -> bool:
@@ -642,20 +540,17 @@ def agrees(results: Results) -> bool:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code, which is 1 where a fast path differs."""
     args = parse_args(argv)
-    console = Console(width=None if sys.stdout.isatty() else 160, highlight=False)
     if args.json:
         check_writable(args.json)
     if args.sb3:
         _check_sb3()
     device = choose_device(args.device)
-    if args.threads:
-        torch.set_num_threads(args.threads)
     torch.backends.cudnn.benchmark = True  # as in training
     results = describe_machine(device)
-    console.print(", ".join(f"{key} {value}" for key, value in results.items()))
+    print(", ".join(f"{key} {value}" for key, value in results.items()))
     for name, figures in _measure(args, device):
         results[name] = figures
-        _show(console, name, results)
+        _show(name, figures)
         if args.json:
             args.json.write_text(json.dumps(results, indent=2) + "\n")
     if not agrees(results):

@@ -119,11 +119,11 @@ def _cuda_remedy(built_for: str | None) -> str:
 
 def check_update() -> Iterator[Check]:
     """One update of a world-model agent at its paper's sizes, on a small batch."""
-    from worldrl.commands.bench import CASES, Mode, first_losses, make_agent, make_batch
+    from worldrl.commands.bench import Mode, first_losses, make_agent, make_batch, make_case
     from worldrl.nn.precision import choose_device
     from worldrl.training.speed import make_update
 
-    device, case = choose_device("auto"), CASES["latent_sac"]
+    device, case = choose_device("auto"), make_case("latent_sac")
     agent = make_agent(case, Mode("eager", "auto"), device)
     batch = make_batch(case.spec, 2, 4, device)
     start = time.perf_counter()
