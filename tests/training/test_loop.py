@@ -138,11 +138,9 @@ def output(run: Path) -> str:
     [("stream", STATE), ("stream", PIXELS), ("data", DATA), ("mixed", STATE)],
     ids=["state", "pixels", "data", "mixed"],
 )
-def test_killed_at_random_moments_and_resumed_is_the_same_run(
-    tmp_path: Path, kind: str, settings: dict[str, Any]
-) -> None:
-    """kill -9 twice, inside a checkpoint write first; ``pytest -m kills`` does it for every kind of run."""
-    kill_and_compare(tmp_path, kind, settings, kills=2, seed=kind)
+def test_killed_and_resumed_is_the_same_run(tmp_path: Path, kind: str, settings: dict[str, Any]) -> None:
+    """kill -9 inside a checkpoint write; ``pytest -m kills`` does it sixty times, at random moments too."""
+    kill_and_compare(tmp_path, kind, settings, kills=1, seed=kind)
 
 
 def test_a_folder_that_another_process_trains_in_is_refused_and_left_alone(tmp_path: Path) -> None:
@@ -628,16 +626,16 @@ def test_a_run_whose_workers_die_now_and_then_is_the_same_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num_envs: int
 ) -> None:
     """In random ticks and in random updates: the action is sent again, and no update is made twice or left out."""
-    settings = {**STATE, "frames": 3_000, "env.num_envs": num_envs, "schedule.updates_per_1000_frames": 200}
+    settings = {**STATE, "frames": 2_000, "env.num_envs": num_envs, "schedule.updates_per_1000_frames": 200}
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     train(settings, whole)
     killer, rng, deaths = Killer(monkeypatch), random.Random(num_envs), 0
     while not Checkpoints(killed).reached(settings["frames"]):
-        killer.ticks, killer.updates = (rng.randrange(3, 60), -1) if deaths % 2 else (-1, rng.randrange(3, 60))
+        killer.ticks, killer.updates = (rng.randrange(3, 30), -1) if deaths % 2 else (-1, rng.randrange(3, 30))
         with suppress(WorkerError):
             resume(killed) if deaths else train(settings, killed)
         deaths += 1
-    assert deaths > 5
+    assert deaths > 4  # two or more of each kind
     assert_same_run(whole, killed)
     for a, b in zip(replay_rows(whole, settings), replay_rows(killed, settings), strict=True):
         assert torch.equal(a, b)
@@ -672,9 +670,9 @@ DIVERGES = {
 }
 
 
-@pytest.mark.parametrize("num_envs", [1, 2])
+@pytest.mark.parametrize(("num_envs", "stops"), [(1, (50, 90, 130)), (2, (90,))])
 def test_a_simulator_that_diverges_now_and_then_is_trained_in_and_evaluated(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], num_envs: int
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], num_envs: int, stops: tuple[int, ...]
 ) -> None:
     """Its episodes are cut without an end, counted, and spoken of once; stopped and continued it is the same run."""
     settings = {**DIVERGES, "env.num_envs": num_envs}
@@ -703,7 +701,7 @@ def test_a_simulator_that_diverges_now_and_then_is_trained_in_and_evaluated(
         assert set(before.tolist()) == {2.0, 5.0}
         assert not batch.is_terminal.any()
         assert torch.equal(first, step == 0)
-    for frames in (50, 90, 130):
+    for frames in stops:
         run = tmp_path / f"half {frames}"
         train({**settings, "frames": frames}, run)
         resume(run, {"frames": settings["frames"]})
@@ -739,7 +737,7 @@ def test_an_evaluation_that_fails_again_is_left_out(
 
 def test_a_signal_is_heeded_between_updates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A tick with sixteen updates, stopped in the middle, is finished when the run continues."""
-    settings = {**STATE, "frames": 2_000, "eval.every": 0, "schedule.updates_per_1000_frames": 2_000}
+    settings = {**STATE, "frames": 1_100, "eval.every": 0, "schedule.updates_per_1000_frames": 2_000}
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     train(settings, whole)
     learn = Trainer.learn
