@@ -66,7 +66,7 @@ def _fresh_compiler() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_fresh_compiler")
-@pytest.mark.parametrize("pair", ["sac@identity", "smac@rssm", "miracle@identity"])
+@pytest.mark.parametrize("pair", ["sac@identity", "smac@rssm", "miracle@identity", "dreamer@rssm"])
 def test_compiled_equals_eager(pair: str, make_batch: Callable[..., Batch]) -> None:
     batches = [make_batch(PAIRS[pair][0], border=2) for _ in range(4)]
     eager, compiled = build(pair), build(pair)

@@ -125,6 +125,7 @@ class Dreamer(Head):
         "horizon": 3,
         "mode_samples": 2,
     }
+    compiled: ClassVar[tuple[str, ...]] = ("actor_loss", "value_loss")
 
     def __init__(self, config: Dreamer.Config, sizes: Sizes) -> None:
         super().__init__()
@@ -194,7 +195,7 @@ class Dreamer(Head):
         def actor(state: Tensor) -> Tensor:
             draw = self.policy.sample(state.detach())
             log_pi.append(draw.mean(draw.log_prob))
-            return draw.one()
+            return draw.one(NOISE)  # the default of a method is unknown to the compiler
 
         rollout = model.imagine(feat.flatten(0, -2), actor, self.config.horizon)
         return rollout, torch.stack(log_pi)

@@ -45,7 +45,7 @@ class Optimizer:
         ``retain_graph`` leaves the graph to a later loss that shares it; that one must not need these parameters.
         """
         traced = torch.compiler.is_compiling()  # of a whole update: gradients and Adam are then operators of its graph
-        grads = list(torch.autograd.grad(loss, self.params)) if traced else self._gradients(loss, retain_graph)
+        grads = list(torch.autograd.grad(loss, self.params, retain_graph=retain_graph)) if traced else self._gradients(loss, retain_graph)
         scaled = None if self.scaler is None else _Scaled(self, self.scaler, grads)
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
         if self.clip > 0:
