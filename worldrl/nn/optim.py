@@ -45,7 +45,8 @@ class Optimizer:
         ``retain_graph`` leaves the graph to a later loss that shares it; that one must not need these parameters.
         """
         traced = torch.compiler.is_compiling()  # of a whole update: gradients and Adam are then operators of its graph
-        grads = list(torch.autograd.grad(loss, self.params, retain_graph=retain_graph)) if traced else self._gradients(loss, retain_graph)
+        take = self._traced_gradients if traced else self._gradients
+        grads = take(loss, retain_graph)
         scaled = None if self.scaler is None else _Scaled(self, self.scaler, grads)
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
         if self.clip > 0:
@@ -63,6 +64,9 @@ class Optimizer:
         scaled = loss if self.scaler is None else self.scaler.scale(loss)
         found = torch.autograd.grad(scaled, self.params, retain_graph=retain_graph)
         return [_in_layout_of(param, grad) for param, grad in zip(self.params, found, strict=True)]
+
+    def _traced_gradients(self, loss: Tensor, retain_graph: bool) -> list[Tensor]:
+        return list(torch.autograd.grad(loss, self.params, retain_graph=retain_graph))
 
     @torch.no_grad()
     def apply(self, grads: list[Tensor], found_inf: Tensor | None = None) -> None:
