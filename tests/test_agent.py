@@ -219,8 +219,10 @@ def test_smac_refuses_a_policy_that_only_bounds_densities(monkeypatch: pytest.Mo
 
 
 def test_identity_refuses_pixels() -> None:
-    with pytest.raises(UserError, match=r"needs state vectors; found \['pixels'\]; use env.obs=state, or belief=rssm"):
+    with pytest.raises(UserError) as caught:
         build("identity", "sac", PIXEL_SPEC)
+    assert (caught.value.where, caught.value.found) == ("belief=identity", "observations pixels")
+    assert "env.obs=state" in caught.value.fix
 
 
 def test_the_latch_names_the_first_bad_loss_and_its_update(make_batch) -> None:

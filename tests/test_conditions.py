@@ -73,7 +73,7 @@ def test_a_folder_that_takes_no_writes(tmp_path: Path, modes_count: str, place: 
     (run / place).chmod((run / place).stat().st_mode & ~0o222)
     line = told(f'{modes_count}"$@"', "-c", RESUME, run)
     (run / place).chmod(0o755)
-    assert line.startswith(f"cannot write to {(run / place)} (Permission denied); make it writable")
+    assert line.startswith(f"cannot write to {(run / place)}: found Permission denied; make it writable")
     assert kind in line
 
 

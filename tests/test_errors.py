@@ -1,21 +1,25 @@
+import ast
 from pathlib import Path
 
 import pytest
 
+from worldrl import errors
 from worldrl.errors import UserError, check_out, check_writable, exit_code, writing
 
 
 def test_a_failure_to_write_is_one_line_with_the_remedy() -> None:
     with (
-        pytest.raises(UserError, match=r"cannot write to here \(File exists\); choose another$"),
+        pytest.raises(UserError) as caught,
         writing("here", "choose another"),
     ):
         Path(__file__).mkdir()
+    error = caught.value
+    assert (error.where, error.found, error.fix) == ("cannot write to here", "File exists", "choose another")
 
 
 def test_a_file_that_could_not_be_written_is_refused(tmp_path: Path) -> None:
     for file in (Path(__file__) / "x.json", Path("/proc/none/x.json"), tmp_path):
-        with pytest.raises(UserError, match=rf"cannot write to {file} .*; choose another file"):
+        with pytest.raises(UserError, match=rf"cannot write to {file}: .*; choose another file"):
             check_writable(file)
 
 
@@ -32,12 +36,28 @@ def test_a_folder_for_results_is_made_or_refused(tmp_path: Path) -> None:
     check_out(tmp_path / "new" / "out")
     assert list((tmp_path / "new" / "out").iterdir()) == []
     for folder in (Path(__file__), Path("/proc/none")):
-        with pytest.raises(UserError, match=rf"cannot write to {folder} .*; choose another folder with --out$"):
+        with pytest.raises(UserError, match=rf"cannot write to {folder}: .*; choose another folder with --out$"):
             check_out(folder)
 
 
+def test_every_error_of_the_package_has_more_fields_than_where() -> None:
+    whole = [
+        f"{path.name}:{node.lineno}"
+        for path in Path(errors.__file__).parent.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("UserError", "Diverged")
+        if len(node.args) + len(node.keywords) < 2
+    ]
+    assert not whole, f"a sentence in where, which tests cannot compare: {', '.join(whole)}"
+
+
+def test_errors_can_be_placed_and_continued() -> None:
+    error = errors.wrong("seed", -1, "0 or more").inside("config.yaml").also("start again").also("or look")
+    assert str(error) == "config.yaml: seed: found -1, expected 0 or more; start again; or look"
+
+
 def test_a_failure_without_a_number_keeps_its_text() -> None:
-    with pytest.raises(UserError, match=r"cannot write to here \(no video writer\)"), writing("here"):
+    with pytest.raises(UserError, match=r"cannot write to here: found no video writer"), writing("here"):
         raise OSError("no video writer")
 
 

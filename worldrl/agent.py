@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from worldrl.config import Config
-from worldrl.errors import UserError
+from worldrl.errors import UserError, wrong
 from worldrl.nn.optim import Optimizer
 from worldrl.nn.precision import Precision, choose_device, choose_precision
 from worldrl.registry import BELIEFS, HEADS, OWN_POLICY, load_class, settings_of, takes_policy
@@ -216,7 +216,7 @@ def check_length(config: Config, model: BeliefModel) -> None:
     """Refuse windows of which the belief leaves the head less than a pair of rows."""
     lost, length = model.lost_rows, config.replay.length
     if length < lost + 2:
-        raise UserError(f"replay.length={length}: the belief keeps {lost} rows to itself, expected {lost + 2} or more")
+        raise wrong("replay.length", length, f"{lost + 2} or more: the belief keeps {lost} rows to itself")
 
 
 def check_pair(model: BeliefModel, head: Head, actions: Actions) -> None:
@@ -247,9 +247,8 @@ def _check_kind(where: str, actions: Actions, kinds: tuple[str, ...]) -> None:
 def require(model: BeliefModel, ability: Any, verb: str) -> None:
     """Refuse a belief that lacks an optional ability; ``verb`` is what it cannot do."""
     if not isinstance(model, ability):
-        raise UserError(
-            f"belief {type(model).__name__} cannot {verb}", fix=f"beliefs that can: {able_beliefs(ability)}"
-        )
+        found = f"{type(model).__name__}, which cannot {verb}"
+        raise UserError("belief", found, f"one that can: {able_beliefs(ability)}")
 
 
 def able_beliefs(ability: Any) -> str:

@@ -21,7 +21,7 @@ class UserError(Exception):
     Commands print it without a traceback and exit with code 2 (``exit_code``). Tests compare the fields.
 
     Attributes:
-        where: a setting's key, a file, a command-line option; or a whole sentence, where no field fits.
+        where: a setting's key, a file, a command-line option; or what cannot be done.
         found: what is there, as text.
         expected: what could be there instead.
         fix: what to do about it; may be pasted where it is a command.
@@ -86,7 +86,7 @@ def starved(error: OSError) -> UserError | None:
 
 def unwritable(path: object, error: OSError, remedy: str = OTHER_RUN_DIR) -> UserError:
     """The error for a file or folder that cannot be made or written."""
-    return UserError(f"cannot write to {path} ({error.strerror or error}); {remedy}")
+    return UserError(f"cannot write to {path}", error.strerror or str(error), fix=remedy)
 
 
 def exit_code(error: UserError | KeyboardInterrupt) -> int:

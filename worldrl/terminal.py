@@ -77,7 +77,7 @@ class Parser(argparse.ArgumentParser):
     """An argument parser that raises ``UserError`` where another prints a usage block and exits."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see --help")
+        raise UserError(message, fix="see --help")
 
 
 def add_allow(parser: argparse.ArgumentParser) -> None:

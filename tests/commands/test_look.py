@@ -139,7 +139,7 @@ def test_windows_are_spread_and_never_cross_episodes(count_run: Path) -> None:
     windows = prediction.cut_windows(episodes, 3, count=100)
     assert len(windows.action) == 4 * 4  # all there are
     np.testing.assert_array_equal(np.diff(windows.obs["state"][..., 0], axis=1), 1)
-    with pytest.raises(UserError, match=r"window of 7 rows .* at most 6"):
+    with pytest.raises(UserError, match=r"context \+ horizon: found 7 rows, expected at most 6"):
         prediction.cut_windows(episodes, 7, count=1)
 
 
@@ -235,7 +235,7 @@ def test_the_probe_finds_the_state_in_a_belief_that_is_the_state(count_run: Path
 
 
 def test_the_probe_says_what_it_needs(count_run: Path) -> None:
-    with pytest.raises(UserError, match="2 or more episodes"):
+    with pytest.raises(UserError, match="episodes: found 1, expected 2 or more"):
         probe.score([None], [None])  # type: ignore[list-item]
     blind = recorder_of(count_run, episodes=2).played()
     with pytest.raises(UserError, match="images only"):
@@ -264,9 +264,9 @@ def test_the_marginal_policy_plays_the_same_episodes(state_run: Path) -> None:
 def test_points_are_refused(count_run: Path) -> None:
     recorder = recorder_of(count_run)
     by_kind = conditions(recorder.config, ["gaussian"], [0.1])
-    with pytest.raises(UserError, match="CountBelief is a point: it has no entropy"):
+    with pytest.raises(UserError, match="found CountBelief, which is a point, expected one with entropy"):
         doubt.measure(recorder, by_kind)
-    with pytest.raises(UserError, match="CountBelief is a point: it has no paths"):
+    with pytest.raises(UserError, match="found CountBelief, which is a point, expected one with paths"):
         many_paths.measure(recorder.agent, by_kind, 1, 0, 4)
 
 
@@ -304,7 +304,7 @@ def test_the_command_skips_what_the_agent_cannot(tmp_path: Path, capsys: pytest.
     assert main([str(run), *line.split()]) == 0
     said = capsys.readouterr().out
     assert "prediction: skipped" in said
-    assert "noise: skipped: belief Identity is a point" in said
+    assert "noise: skipped: belief: found Identity, which is a point" in said
     assert (run / "inside" / "probe.json").is_file()
     assert main([str(run), *line.split(), "--study", "marginal"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
@@ -317,7 +317,7 @@ def test_the_command_skips_what_the_agent_cannot(tmp_path: Path, capsys: pytest.
         ("--corruption missing --level 1.5", "missing: found 1.5"),
         ("--episodes 0", "--episodes: found '0', expected a whole number, 1 or more"),
         ("--horizon 0", "--horizon: found '0', expected a whole number, 1 or more"),
-        ("--study prediction", "longer than any episode"),
+        ("--study prediction", "context + horizon: found 50 rows, expected at most"),
         ("--out {run}/config.yaml/x", "choose another folder with --out"),
         ("--device cuda:99", "device"),
     ],

@@ -453,7 +453,7 @@ def test_too_big_is_refused_before_allocation(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_fewer_rows_than_environments_are_refused() -> None:
-    with pytest.raises(UserError, match=r"replay\.capacity=7"):
+    with pytest.raises(UserError, match=r"replay\.capacity: found 7"):
         Replay(SPEC, 7, num_envs=4)
 
 

@@ -364,9 +364,9 @@ def test_bad_levels(levels: dict, message: str) -> None:
 @pytest.mark.parametrize(
     ("obs", "settings", "message"),
     [
-        ("state", {"blur": 1.0}, "corruption blur is for images, found state; kinds that fit: stuck, bursts"),
-        ("pixels", {"stuck": 0.1}, "corruption stuck is for state vectors, found pixels; kinds that fit: occlusion"),
-        ("both", {"jpeg": 0.5, "groups": ("arm",)}, "corruption jpeg is for images, found arm"),
+        ("state", {"blur": 1.0}, "corruption blur: found state, expected images; kinds that fit: stuck, bursts"),
+        ("pixels", {"stuck": 0.1}, "corruption stuck: found pixels, expected state vectors; kinds that fit: occlusion"),
+        ("both", {"jpeg": 0.5, "groups": ("arm",)}, "corruption jpeg: found arm, expected images"),
         ("state", {"missing": 0.1, "groups": ("amr",)}, "unknown sensor group 'amr'; did you mean: arm"),
         ("state", {"missing": 0.1, "groups": ("pixels",)}, "unknown sensor group 'pixels': expected one of: arm, legs"),
     ],

@@ -301,11 +301,11 @@ def test_bad_calls() -> None:
         env.reset()
         with pytest.raises(ValueError, match=r"actions have shape \(2, 1\), expected \(1, 1\)"):
             env.step(np.zeros((2, 1), np.float32))
-        with pytest.raises(UserError, match=r"saved state is of 3 environments, this run has 1; set env.num_envs=3"):
+        with pytest.raises(UserError, match=r"env.num_envs: found 1, expected 3, as in the saved state"):
             env.restore({"episode": np.zeros(3, int), "actions": [np.zeros((0, 1))] * 3})
-    with pytest.raises(UserError, match=r"env.num_envs=0"):
+    with pytest.raises(UserError, match=r"env.num_envs: found 0, expected 1 or more"):
         make_envs(STATE, "toy_envs:Count", 0, num_envs=0)
-    with pytest.raises(UserError, match="seed=-1"):
+    with pytest.raises(UserError, match="seed: found -1, expected 0 or more"):
         make_envs(STATE, "toy_envs:Count", -1)
     with pytest.raises(UserError, match="unknown task 'walkr_walk'; did you mean: walker_walk"):
         make_envs(STATE, "walkr_walk", 0)

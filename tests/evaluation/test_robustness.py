@@ -318,21 +318,21 @@ def test_videos_of_the_worst_levels(kind: str, request: pytest.FixtureRequest, t
         ("--corruption missing --level nan", "--level for missing: found nan"),
         ("--corruption missing --level -0.1", "--level for missing: found -0.1"),
         ("--corruption missing --level x", "invalid float value"),
-        ("--corruption missing", "--corruption needs levels"),
-        ("--corruption missing --level 0", "--corruption needs levels"),
-        ("--corruption blur --level 1", "corruption blur is for images, found state"),
+        ("--corruption missing", "--level: found none above 0"),
+        ("--corruption missing --level 0", "--level: found none above 0"),
+        ("--corruption blur --level 1", "corruption blur: found state, expected images"),
         ("--corruption missing --level 0.1 --groups sped", "unknown sensor group 'sped'; did you mean: speed"),
         ("--corruption missing --level 0.1 --episodes 0", "--episodes: found '0', expected a whole number, 1 or more"),
         ("--corruption missing --level 0.1 --envs 0", "--envs: found '0', expected a whole number, 1 or more"),
-        ("--corruption missing --level 0.1 --seeds 1 1", "--seeds 1 1: expected each number once"),
-        ("--corruption missing --level 0.1 --seed 1", "--seed does not go with --corruption"),
-        ("--corruption missing --level 0.1 --json x", "--json does not go with --corruption"),
-        ("--corruption missing --level 0.1 --video x", "--video takes no PATH with --corruption"),
+        ("--corruption missing --level 0.1 --seeds 1 1", "--seeds: found 1 1, expected each number once"),
+        ("--corruption missing --level 0.1 --seed 1", "--seed: expected no --corruption with it"),
+        ("--corruption missing --level 0.1 --json x", "--json: expected no --corruption with it"),
+        ("--corruption missing --level 0.1 --video x", "--video: found a PATH, expected none with --corruption"),
         ("--corruption missing --level 0.1 --checkpoint best", "no best checkpoint"),
         ("--corruption missing --level 0.1 --out /proc/nowhere", "cannot write to /proc/nowhere"),
-        ("--level 0.1", "--level is for a grid of corruptions: name them with --corruption"),
-        ("--groups speed", "--groups is for a grid of corruptions"),
-        ("--video", "--video needs the PATH of a file here"),
+        ("--level 0.1", "--level: expected --corruption with it"),
+        ("--groups speed", "--groups: expected --corruption with it"),
+        ("--video", "--video: found no PATH, expected one of a file"),
     ],
 )
 def test_mistakes_are_told_in_one_line(
@@ -367,14 +367,13 @@ def test_an_environment_that_has_changed(
     options: str, state_run: Path, tmp_path: Path, refused: Callable[[str], str]
 ) -> None:
     said = refused(f"{other_task(state_run, tmp_path, Wider)} {options}")
-    assert "no longer matches the checkpoint: found state (5,) float32, actions box of 2" in said
-    assert "trained on state (4,) float32, actions box of 2" in said
+    assert "found state (5,) float32, actions box of 2, expected state (4,) float32, actions box of 2" in said
 
 
 def test_an_environment_that_breaks(state_run: Path, tmp_path: Path, refused: Callable[[str], str]) -> None:
     said = refused(f"{other_task(state_run, tmp_path, Breaks)} --corruption missing --level 0.1")
     assert "ValueError: the robot is broken" in said
-    assert "failed in episode 0 of seed 1000, clean@0" in said
+    assert "in episode 0 of seed 1000, clean@0: found that it failed" in said
 
 
 def test_the_runs_own_settings_are_left_alone(run_dir: Path) -> None:

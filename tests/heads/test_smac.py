@@ -67,11 +67,11 @@ def test_roulette_phase_depends_on_the_seed_and_the_update_number() -> None:
 
 
 def test_refusals() -> None:
-    with pytest.raises(UserError, match="critic_entropy=marginal is for one draw"):
+    with pytest.raises(UserError, match=r"head\.critic_particles: found True, expected false"):
         build(critic_particles=True, critic_entropy="marginal")
-    with pytest.raises(UserError, match="power of two, found 6; nearest: 4 or 8"):
+    with pytest.raises(UserError, match=r"num_particles: found 6, expected a power of two.*nearest: 4 or 8"):
         build(estimator="mlmc", num_particles=6)
-    with pytest.raises(UserError, match="actor_input must be feat"):
+    with pytest.raises(UserError, match=r"head\.actor_input: found .*, expected feat"):
         build(actor_input="context")
 
 

@@ -108,7 +108,7 @@ def test_the_original_critic_meets_the_action_in_its_second_layer() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"networks": "original", "critics": 2}, "head.networks=original has one critic, found head.critics=2"),
+        ({"networks": "original", "critics": 2}, "head.critics: found 2, expected 1 with head.networks=original"),
     ],
 )
 def test_settings_of_ddpg_that_make_no_sense_are_refused(settings: dict[str, Any], message: str) -> None:

@@ -99,7 +99,7 @@ def test_the_temperature_of_the_loss_is_the_residuals(make_batch) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"temperature": "residual", "tune_alpha": True}, "head.temperature=residual sets alpha"),
+        ({"temperature": "residual", "tune_alpha": True}, "head.tune_alpha: found True, expected false"),
         ({"residual_limits": (0.0, 1.0)}, r"head.residual_limits: found \(0.0, 1.0\), expected"),
     ],
 )

@@ -184,7 +184,7 @@ def test_it_fits_two_modes_where_a_gaussian_cannot() -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"estimator": "mlmc", "num_particles": 6}, "power of two, found 6; nearest: 4 or 8"),
+        ({"estimator": "mlmc", "num_particles": 6}, "num_particles: found 6, expected a power of two.*nearest: 4 or 8"),
     ],
 )
 def test_refusals(settings: dict, message: str) -> None:

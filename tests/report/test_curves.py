@@ -81,8 +81,8 @@ def test_runs_are_found_at_any_depth_once_and_in_order(tmp_path: Path) -> None:
 def test_where_no_run_is_the_path_is_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     make_run(tmp_path / "run", [1])
-    assert f"no run folder at or below {tmp_path / 'empty'}" in message(find_runs, [tmp_path, tmp_path / "empty"])
-    assert f"{tmp_path / 'none'} is no folder" in message(find_runs, [tmp_path / "none"])
+    assert f"{tmp_path / 'empty'}: found no run in or below it" in message(find_runs, [tmp_path, tmp_path / "empty"])
+    assert f"{tmp_path / 'none'}: found no folder" in message(find_runs, [tmp_path / "none"])
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -141,9 +141,9 @@ def test_values_that_were_not_finite_are_left_out_and_told(tmp_path: Path) -> No
         (b'{"frames": 5', "line 3, is damaged"),
         (b"\xff\xfe", "line 3, is damaged"),
         (b"[1]", "line 3, is damaged: found a list"),
-        (b'{"eval/return": 1.0}', "line 3: frames is None, expected a number"),
-        (b'{"frames": 9000, "eval/return": "high"}', "line 3: eval/return is 'high', expected a number"),
-        (b'{"frames": -5, "eval/return": 1.0}', "line 3: frames go back from 0 to -5"),
+        (b'{"eval/return": 1.0}', "line 3: frames: found None, expected a number"),
+        (b'{"frames": 9000, "eval/return": "high"}', "line 3: eval/return: found 'high', expected a number"),
+        (b'{"frames": -5, "eval/return": 1.0}', "line 3: frames: found -5, expected 0 or more"),
     ],
 )
 def test_a_damaged_line_is_named(tmp_path: Path, line: bytes, expected: str) -> None:
@@ -155,7 +155,7 @@ def test_a_damaged_line_is_named(tmp_path: Path, line: bytes, expected: str) -> 
 def test_foreign_settings_are_named(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "x", [1])
     (run_dir / "config.yaml").write_text("model: resnet\n")
-    assert f"{run_dir / 'config.yaml'}: task is None" in message(read_run, run_dir, "eval/return")
+    assert f"{run_dir / 'config.yaml'}: task: found None" in message(read_run, run_dir, "eval/return")
 
 
 def test_a_run_that_has_only_begun_is_left_out_and_told(tmp_path: Path) -> None:
@@ -168,9 +168,11 @@ def test_a_run_that_has_only_begun_is_left_out_and_told(tmp_path: Path) -> None:
 
 def test_no_evaluation_at_all(tmp_path: Path) -> None:
     write_run(tmp_path / "x", [{"frames": 0, "loss/kl": 1.0}])
-    assert f"no eval/return yet in {tmp_path / 'x'}" in message(read_runs, [tmp_path], "eval/return")
+    assert f"{tmp_path / 'x'}: found no eval/return yet" in message(read_runs, [tmp_path], "eval/return")
     make_run(tmp_path / "y", [])
-    assert "and 1 more; expected a record with it" in message(read_runs, [tmp_path], "eval/return")
+    assert "and 1 more: found no eval/return yet, expected a record with it" in message(
+        read_runs, [tmp_path], "eval/return"
+    )
 
 
 def test_an_unknown_metric_brings_the_nearest(tmp_path: Path) -> None:
@@ -186,7 +188,10 @@ def test_runs_without_common_frames_are_named(tmp_path: Path) -> None:
     late = read_run(write_run(tmp_path / "late", [{"frames": 5000, "eval/return": 1.0}]), "eval/return")
     check_overlap([early, early])
     text = message(check_overlap, [early, late])
-    assert f"{tmp_path / 'late'} begins at 5,000 frames, where {tmp_path / 'early'} has ended (1,000)" in text
+    assert (
+        f"{tmp_path / 'late'}: found its first value at 5,000 frames, where {tmp_path / 'early'} has ended (1,000)"
+        in text
+    )
 
 
 def test_differences_that_matter(tmp_path: Path) -> None:

@@ -120,7 +120,7 @@ def test_the_band_is_students_interval_over_runs() -> None:
     ("content", "words"),
     [
         ("{", "is damaged"),
-        ("[]", "is no robustness grid"),
+        ("[]", "expected a robustness grid that eval.py wrote"),
         (json.dumps({"task": "walker_walk", "agent": "x", "trained_with": {}}), "cells"),
         (
             json.dumps({"trained_with": {}, "cells": [{"corruption": "clean", "level": 0, "return": float("nan")}]}),
@@ -145,7 +145,7 @@ def test_other_cells_nothing_to_read_and_other_options_are_refused(
     assert main([str(tmp_path / "empty"), "--robustness"]) == 2
     assert "eval.py RUN_DIR --corruption" in capsys.readouterr().err
     assert main([str(grids), "--robustness", "--frames", "10"]) == 2
-    assert "--frames is for learning curves" in capsys.readouterr().err
+    assert "--frames: found an option for learning curves" in capsys.readouterr().err
     fewer = [{"corruption": CLEAN.corruption, "level": 0.0, "return": 1.0}]
     write_grid(grids / "other", "sac", [0.0] * len(CELLS), cells=fewer)
     assert main([str(grids), "--robustness"]) == 2

@@ -164,7 +164,7 @@ def test_what_is_missing_for_an_aggregate_is_told(runs: Path, capsys: pytest.Cap
     assert "no aggregate over tasks: give the return that is 1" in run_report(capsys, runs, "--out", runs.parent)
     text = run_report(capsys, runs / "walker_walk", "--out", runs.parent, "--normalise", 1000)
     assert "no aggregate over tasks: all agents share 1" in text
-    assert "--normalise says nothing of cheetah_run" in fails(capsys, runs, "--normalise", "walker_walk=1")
+    assert "--normalise: found no value for cheetah_run" in fails(capsys, runs, "--normalise", "walker_walk=1")
 
 
 # --- wrong use --------------------------------------------------------------------------------------------------------
@@ -174,16 +174,16 @@ def test_errors_are_one_line(runs: Path, tmp_path: Path, capsys: pytest.CaptureF
     (tmp_path / "file").write_text("")
     (tmp_path / "empty").mkdir()
     cases = {
-        (tmp_path / "none",): "is no folder",
-        (runs, tmp_path / "empty"): f"no run folder at or below {tmp_path / 'empty'}",
+        (tmp_path / "none",): "found no folder",
+        (runs, tmp_path / "empty"): f"{tmp_path / 'empty'}: found no run in or below it",
         (): "the following arguments are required: RUN_DIR; see --help",
         (runs, "--frames", "-5"): "--frames: found '-5', expected a number above 0",
         (runs, "--frames", "nan"): "--frames: found 'nan', expected a number",
-        (runs, "--frames", "1e9"): "no run gets there",
+        (runs, "--frames", "1e9"): "--frames: found 1,000,000,000, expected at most",
         (runs, "--smooth", "much"): "--smooth: found 'much'",
         (runs, "--last", "0"): "--last: found '0', expected a whole number, 1 or more",
         (runs, "--last", "2", "--smooth", "2"): "not allowed with argument",
-        (runs, "--last", "99"): "--last 99: the longest run has 5 values of eval/return; expected 99 or more",
+        (runs, "--last", "99"): "--last: found 99, expected at most 5, the values of eval/return",
         (runs, "--metric", "eval/retrun"): "unknown metric 'eval/retrun'; did you mean: eval/return",
         (runs, "--label", "head.particles"): "unknown setting 'head.particles'; did you mean: head.num_particles",
         (runs, "--random", "walk=5"): "unknown task 'walk'; did you mean: walker_walk?",
@@ -204,9 +204,9 @@ def test_damage_and_gaps_are_one_line(runs: Path, capsys: pytest.CaptureFixture)
     bad.write_text("\n" + good.replace("}", "", 1))
     assert f"{bad}, line 2, is damaged" in fails(capsys, runs)
     bad.write_text('{"frames": 1e999, "eval/return": 1.0}\n')
-    assert f"{bad}, line 1: frames is inf, expected a number" in fails(capsys, runs)
+    assert f"{bad}, line 1: frames: found inf, expected a number" in fails(capsys, runs)
     bad.write_text('{"frames": 9000, "eval/return": 1.0}\n')
-    assert f"nothing to compare on walker_walk: {bad.parent} begins at 9,000 frames" in fails(capsys, runs)
+    assert f"{bad.parent}: found its first value at 9,000 frames, where" in fails(capsys, runs)
 
 
 def test_best_is_a_value_that_some_evaluation_gave(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -51,7 +51,7 @@ def test_a_full_disk_is_one_line_and_closing_is_silent(tmp_path: Path) -> None:
     logger = Logger(tmp_path, tensorboard=False)
     logger._file.close()
     logger._file = Path("/dev/full").open("ab")  # noqa: SIM115
-    with pytest.raises(UserError, match=r"cannot write to /dev/full \(No space .*\); the last checkpoint is intact"):
+    with pytest.raises(UserError, match=r"cannot write to /dev/full: found No space .*; the last checkpoint is intact"):
         logger.write(1, 1, 1, {"x": 1.0})
     logger.close()
 

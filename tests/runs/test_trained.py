@@ -137,7 +137,7 @@ def test_reconstruction_is_the_decoded_belief(both: Path, states: Path) -> None:
     assert policy.reconstruct()["state"].shape == (5,)
     point = worldrl.load(states, device="cpu")
     point.act(np.zeros(5))
-    with pytest.raises(UserError, match="Identity cannot decode; beliefs that can: rssm"):
+    with pytest.raises(UserError, match="belief: found Identity, which cannot decode, expected one that can: rssm"):
         point.reconstruct()
 
 

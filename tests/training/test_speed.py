@@ -93,7 +93,7 @@ def test_without_a_tracer_of_gradients_its_methods_are_compiled(monkeypatch: pyt
 
 
 def test_capture_needs_a_gpu() -> None:
-    with pytest.raises(UserError, match=r"speed=capture needs a CUDA GPU.*eager or compile"):
+    with pytest.raises(UserError, match=r"speed=capture: found .*, expected a CUDA GPU; use eager or compile"):
         make_update(build("sac@identity"), "capture")
 
 

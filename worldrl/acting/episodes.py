@@ -219,10 +219,8 @@ def random_return(config: EnvConfig, task: str, seed: int, episodes: int) -> lis
 def check_length(task: str, frames: int) -> None:
     """Raise UserError where an episode of so many ``frames`` goes on: it would be waited for in silence."""
     if frames > LONGEST:
-        raise UserError(
-            f"{task}: found an evaluation episode without an end after {LONGEST:,} frames; expected one "
-            f"that terminates or is truncated, for example by gymnasium.wrappers.TimeLimit"
-        )
+        expected = "one that terminates or is truncated, for example by gymnasium.wrappers.TimeLimit"
+        raise UserError(task, f"an evaluation episode without an end after {LONGEST:,} frames", expected)
 
 
 @contextlib.contextmanager
@@ -233,7 +231,7 @@ def naming_failures(task: str, where: object) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        raise UserError(f"{task} failed in {where}: {type(error).__name__}: {error}") from error
+        raise UserError(f"{task} in {where}", f"that it failed with {type(error).__name__}: {error}") from error
 
 
 @contextlib.contextmanager

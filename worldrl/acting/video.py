@@ -18,7 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from worldrl.errors import UserError
+from worldrl.errors import UserError, cannot_import
 
 Frames = NDArray[np.uint8]  # (T, H, W, 3) RGB
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
@@ -176,7 +176,5 @@ def _encoder() -> Any:
     try:
         import av
     except ImportError as error:
-        raise UserError(
-            f"PyAV, which encodes videos, cannot be imported ({error})", fix="pip install av, or write a .gif"
-        ) from error
+        raise cannot_import("PyAV, which encodes videos,", error, "pip install av, or write a .gif") from error
     return av

@@ -27,10 +27,8 @@ class Identity(BeliefModel):
         self.config = config
         self.keys = [key for key, obs in spec.obs.items() if obs.dtype == "float32"]
         if not self.keys or len(self.keys) < len(spec.obs):
-            raise UserError(
-                f"belief=identity takes the observation for the state, which needs state vectors; found "
-                f"{sorted(spec.obs)}; use env.obs=state, or belief=rssm for pixels"
-            )
+            fix = "use env.obs=state, or belief=rssm for pixels"
+            raise UserError("belief=identity", f"observations {', '.join(sorted(spec.obs))}", "state vectors only", fix)
         shapes = self.shapes = [spec.obs[key].shape for key in self.keys]
         self.feat_dim = self.context_dim = sum(map(prod, shapes))
         self.grid = shapes[0] if len(shapes) == 1 and len(shapes[0]) == 3 else ()

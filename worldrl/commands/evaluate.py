@@ -32,25 +32,25 @@ def eval_main(argv: Sequence[str]) -> int:
 def _evaluate(options: dict[str, Any]) -> None:
     from worldrl.evaluation.evaluate import evaluate_run, told
 
-    _refuse_options(options, GRID_ONLY, "is for a grid of corruptions: name them with --corruption")
+    _refuse_options(options, GRID_ONLY, "--corruption with it, for a grid")
     if options.get("video") is True:
-        raise UserError("--video needs the PATH of a file here, such as episode.mp4")
+        raise UserError("--video", "no PATH", "one of a file, such as episode.mp4")
     print(told(evaluate_run(**options)))
 
 
 def _evaluate_grid(options: dict[str, Any]) -> None:
     from worldrl.evaluation.robustness import evaluate_grid
 
-    _refuse_options(options, PLAIN_ONLY, "does not go with --corruption: there are --seeds, and --out for all files")
+    _refuse_options(options, PLAIN_ONLY, "no --corruption with it: a grid has --seeds, and --out for all files")
     if options.get("video", True) is not True:
-        raise UserError("--video takes no PATH with --corruption: videos go where the other files go, see --out")
+        raise UserError("--video", "a PATH", "none with --corruption: videos go where the other files go, see --out")
     evaluate_grid(**options)
 
 
-def _refuse_options(options: Mapping[str, Any], refused: Mapping[str, str], why: str) -> None:
+def _refuse_options(options: Mapping[str, Any], refused: Mapping[str, str], expected: str) -> None:
     for name in options:
         if name in refused:
-            raise UserError(f"{refused[name]} {why}")
+            raise UserError(refused[name], expected=expected)
 
 
 def _eval_parser() -> argparse.ArgumentParser:

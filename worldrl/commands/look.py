@@ -189,7 +189,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     subject = make_subject(options)
     names = list(STUDIES) if options.study == "all" else [options.study]
     if len(run_studies(subject, names, console)) == len(names):
-        raise UserError("no study could be made of this run: see above")
+        raise UserError("no study could be made of this run", fix="see above")
     console.print(f"in {subject.settings.out}")
     return 0
 

@@ -23,7 +23,8 @@ from torch import Tensor
 
 from worldrl.data.chunks import read_chunk, sync_folder, write_chunk
 from worldrl.data.memory import GIB, available_bytes
-from worldrl.errors import UserError
+from worldrl.errors import UserError, wrong
+from worldrl.files import damaged
 from worldrl.types import Batch, EnvSpec, Extra, Needs
 
 CHUNK_BYTES = 2**28  # bounds the memory that reading a chunk takes
@@ -63,7 +64,7 @@ class Replay:
         self.ticks = capacity // num_envs
         self.device = torch.device(device)
         if self.ticks < 2:
-            raise UserError(f"replay.capacity={capacity} is less than two rows for each of {num_envs} environments")
+            raise wrong("replay.capacity", capacity, f"two rows or more for each of {num_envs} environments")
         _refuse_if_too_big(spec, self.ticks * num_envs, self.device)
 
         rows = self.ticks * num_envs
@@ -227,7 +228,7 @@ class Replay:
             self._put_rows(flat, file["first"], covered, file["last"])
             covered = file["last"]
         if covered < last:
-            raise UserError(f"{folder}: no file holds the replay's tick {covered}; the checkpoint is damaged")
+            raise damaged(folder, f"no file with the replay's tick {covered}", "one")
         self._first, self._next, self._saved = first, last, last
         self._folder, self._files = folder, [dict(file) for file in manifest["files"]]
         self.draws = manifest["rng"]
@@ -367,7 +368,7 @@ def _check_fits(replay: Replay, manifest: Mapping[str, Any]) -> None:
     expected = {"layout": _layout(replay.spec), "num_envs": replay.num_envs}
     for name, value in expected.items():
         if manifest[name] != value:
-            raise UserError(f"the saved replay has {name} {manifest[name]}, this run has {value}: use the saved one")
+            raise UserError(f"{name} of the replay", str(value), f"{manifest[name]}, which was saved", "use that")
 
 
 def _upload(x: Tensor, device: torch.device) -> Tensor:
@@ -388,7 +389,6 @@ def _refuse_if_too_big(spec: EnvSpec, rows: int, device: torch.device) -> None:
     needed, free = nbytes(spec, rows), available_bytes(device)
     if free is not None and needed > free:
         fits = int(0.9 * free / row_bytes(spec))
-        raise UserError(
-            f"the replay needs {needed / GIB:.2f} GiB for {rows:,} rows, {free / GIB:.2f} GiB are available on "
-            f"{device}: lower replay.capacity to {fits} or less"
-        )
+        found = f"{rows:,} rows, which need {needed / GIB:.2f} GiB"
+        expected = f"at most the {free / GIB:.2f} GiB that are available on {device}"
+        raise UserError("replay.capacity", found, expected, f"lower replay.capacity to {fits} or less")

@@ -309,7 +309,5 @@ def _check_groups(asked: tuple[str, ...], obs: Mapping[str, Described], groups: 
 
 def _unfit(kind: str, found: tuple[str, ...]) -> UserError:
     others = [name for name in KINDS if KINDS[name].fits != KINDS[kind].fits]
-    return UserError(
-        f"corruption {kind} is for {' and '.join(KINDS[kind].fits)}, found {', '.join(found)}; "
-        f"kinds that fit: {', '.join(others)}"
-    )
+    fits = " and ".join(KINDS[kind].fits)
+    return UserError(f"corruption {kind}", ", ".join(found), fits, f"kinds that fit: {', '.join(others)}")

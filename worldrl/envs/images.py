@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from worldrl.errors import UserError
+from worldrl.errors import cannot_import
 
 
 def resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
@@ -23,9 +23,7 @@ def opencv() -> Any:
     try:
         import cv2
     except ImportError as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            f"OpenCV cannot be imported ({reason}); install opencv-python and, on Debian or Ubuntu, its "
-            "libraries (apt-get install libgl1 libglib2.0-0), or opencv-python-headless in its place"
-        ) from error
+        libraries = "on Debian or Ubuntu, its libraries (apt-get install libgl1 libglib2.0-0)"
+        fix = f"install opencv-python and, {libraries}, or opencv-python-headless in its place"
+        raise cannot_import("OpenCV", error, fix) from error
     return cv2

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar
 
-from worldrl.errors import UserError, unknown
+from worldrl.errors import UserError, unknown, wrong
 from worldrl.fields import OneOf, Range
 
 T = TypeVar("T")
@@ -140,7 +140,7 @@ def gl_string() -> str:
 def check_size(size: int) -> None:
     """Raise UserError unless ``size`` is 64, the only image size that encoders and decoders are made for."""
     if size != SIZE:
-        raise UserError(f"render.size={size}: only {SIZE} is supported; remove the setting")
+        raise wrong("render.size", size, str(SIZE), "remove the setting")
 
 
 def apply_quality(model: Any, quality: str) -> None:
@@ -296,10 +296,8 @@ def _switch_dm_control(name: str) -> None:
     try:
         importlib.reload(module)
     except (ImportError, RuntimeError, AttributeError) as error:
-        raise UserError(
-            f"dm_control was imported before the back-end {name} was chosen and cannot change to it ({error}); "
-            f"set MUJOCO_GL={name} before starting Python"
-        ) from error
+        found = f"that it was imported before {name} was chosen and cannot change to it ({error})"
+        raise UserError("dm_control", found, fix=f"set MUJOCO_GL={name} before starting Python") from error
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 
 from worldrl.envs.scaling import rescale as rescale  # with the other helpers of single environments
-from worldrl.errors import UserError, unknown
+from worldrl.errors import UserError, unknown, wrong
 
 Array = np.ndarray
 Observation = dict[str, Array]  # "pixels" (64, 64, 3) uint8, "state" (D,) float32
@@ -61,7 +61,7 @@ def check_obs_mode(obs: str) -> None:
 def check_repeat(action_repeat: int) -> None:
     """Raise UserError unless ``action_repeat`` is a positive integer."""
     if action_repeat < 1:
-        raise UserError(f"env.action_repeat={action_repeat}: expected 1 or more frames per action")
+        raise wrong("env.action_repeat", action_repeat, "1 or more frames per action")
 
 
 def observation_space(obs: str, state_dim: int) -> spaces.Dict:

@@ -13,7 +13,7 @@ from worldrl.envs.make import EnvConfig, describe, make_env
 from worldrl.envs.spaces import Array
 from worldrl.envs.stream import EVAL, TRAIN, RowStream, episode_seed
 from worldrl.envs.workers import Failure, Recipe, Rows, failing_as, start_workers
-from worldrl.errors import UserError
+from worldrl.errors import UserError, wrong
 
 HOPELESS = 10  # episodes in a row that fail at their first step
 
@@ -179,9 +179,7 @@ class VectorEnv:
     def _check_state(self, state: dict[str, Any]) -> None:
         found = len(state["episode"])
         if found != self.num_envs or len(state["actions"]) != found:
-            raise UserError(
-                f"the saved state is of {found} environments, this run has {self.num_envs}; set env.num_envs={found}"
-            )
+            raise wrong("env.num_envs", self.num_envs, f"{found}, as in the saved state")
 
     @contextlib.contextmanager
     def _naming_failures(self) -> Iterator[None]:
@@ -211,9 +209,9 @@ def make_envs(config: EnvConfig, task: str, seed: int, num_envs: int | None = No
     """
     n = config.num_envs if num_envs is None else num_envs
     if n < 1:
-        raise UserError(f"env.num_envs={n}: expected 1 or more")
+        raise wrong("env.num_envs", n, "1 or more")
     if seed < 0:
-        raise UserError(f"seed={seed}: expected 0 or more")
+        raise wrong("seed", seed, "0 or more")
     return VectorEnv(config, task, seed, n, training)
 
 

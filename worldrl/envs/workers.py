@@ -216,7 +216,8 @@ class Workers:
     @contextlib.contextmanager
     def _watching(self, timeout_s: float) -> Iterator[None]:
         if self._envs.closed or self._lost:
-            raise UserError("the environments are closed or lost a worker; make new ones and restore the saved state")
+            fix = "make new ones and restore the saved state"
+            raise UserError("the environments are closed or lost a worker", fix=fix)
         try:
             yield
         except multiprocessing.TimeoutError as error:
@@ -252,10 +253,8 @@ def _explaining_start() -> Iterator[None]:
     try:
         yield
     except (EOFError, ConnectionError) as error:
-        raise UserError(
-            "worker processes died while they started (their own words are above); a script that uses env.num_envs > 1 "
-            "must do its work under: if __name__ == '__main__'"
-        ) from error
+        fix = "a script that uses env.num_envs > 1 must do its work under: if __name__ == '__main__'"
+        raise UserError("worker processes died while they started (their own words are above)", fix=fix) from error
     except OSError as error:
         refused = UserError("worker processes cannot start", error.strerror or str(error), fix=SHARED_MEMORY)
         raise starved(error) or refused from error

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldrl.errors import UserError
+from worldrl.errors import wrong
 from worldrl.nn.functional import log_mean_exp
 
 ROULETTE_DECAY = 2.0**-1.5  # P(level >= l) = decay^l: finite variance and finite expected cost (Giles 2015)
@@ -100,7 +100,7 @@ def _level(k: int) -> int:
     level = k.bit_length() - 1
     if 2**level != k:
         near = f"{2**level} or {2 ** (level + 1)}"
-        raise UserError(f"num_particles: multi-level estimators need a power of two, found {k}; nearest: {near}")
+        raise wrong("num_particles", k, f"a power of two, as multi-level estimators need; nearest: {near}")
     return level
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from worldrl.acting.episodes import AgentActs, own_randomness, run_episodes
 from worldrl.acting.video import check_video
 from worldrl.envs import make_envs
-from worldrl.errors import UserError, check_writable
+from worldrl.errors import UserError, check_writable, wrong
 from worldrl.runs.trained import load_agent
 from worldrl.statistics import mean_and_deviation
 from worldrl.terminal import say, to_json
@@ -19,10 +19,9 @@ def check_environment(trained: EnvSpec, found: EnvSpec) -> None:
     """Raise UserError unless the environment has the observations and actions that the agent was trained on."""
     if trained.obs == found.obs and trained.actions[:2] == found.actions[:2]:
         return
-    raise UserError(
-        f"the environment {found.task} no longer matches the checkpoint: found {_interface(found)}, the agent was "
-        f"trained on {_interface(trained)}; use the environment of that time, or train anew"
-    )
+    expected = f"{_interface(trained)}, on which the agent was trained"
+    fix = "use the environment of that time, or train anew"
+    raise UserError(f"the environment {found.task}", _interface(found), expected, fix)
 
 
 def _interface(spec: EnvSpec) -> str:
@@ -42,7 +41,7 @@ def evaluate_run(
 ) -> dict[str, Any]:
     """Evaluate a trained agent over fresh seeded episodes and say what came out."""
     if episodes < 1:
-        raise UserError(f"--episodes {episodes}: expected 1 or more")
+        raise wrong("--episodes", episodes, "1 or more")
     if video is not None:
         check_video(video)
     for path in (video, json_path):

@@ -109,7 +109,7 @@ def evaluate_grid(
     """
     cells = grid_cells(corruptions, levels)
     if len(set(seeds)) < len(seeds):
-        raise UserError(f"--seeds {' '.join(map(str, seeds))}: expected each number once")
+        raise UserError("--seeds", " ".join(map(str, seeds)), "each number once")
     agent, config = load_agent(run_dir, checkpoint, device, say)
     for cell in cells:
         cell_noise(cell, groups, agent.spec)
@@ -156,7 +156,8 @@ def grid_cells(corruptions: Sequence[str], levels: Sequence[float]) -> list[Cell
     """
     above = [level for level in dict.fromkeys(levels) if level != 0]
     if not above:
-        raise UserError("--corruption needs levels: --level 0.01 0.05, above 0 (level 0, clean, is always included)")
+        expected = "some, such as --level 0.01 0.05; level 0, clean, is always included"
+        raise UserError("--level", "none above 0", expected)
     for kind in corruptions:
         if kind not in KINDS:
             raise unknown("corruption", kind, KINDS)

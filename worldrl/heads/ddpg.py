@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldrl.errors import UserError
+from worldrl.errors import wrong
 from worldrl.fields import NotNegative, Range, Samples
 from worldrl.heads.td3 import TD3
 from worldrl.heads.transitions import Transition
@@ -61,7 +61,7 @@ class DDPG(TD3):
 
         def __post_init__(self) -> None:
             if self.networks == "original" and self.critics != 1:
-                raise UserError(f"head.networks=original has one critic, found head.critics={self.critics}; expected 1")
+                raise wrong("head.critics", self.critics, "1 with head.networks=original")
 
     config: DDPG.Config
 

@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar
 
 from torch import Tensor
 
-from worldrl.errors import UserError
+from worldrl.errors import wrong
 from worldrl.fields import Positive, PositiveShare, Range, Rate, Samples
 from worldrl.heads.value_sac import Judged, ValueSAC
 from worldrl.nn.functional import masked_mean
@@ -44,7 +44,7 @@ class MIRACLE(ValueSAC):
 
         def __post_init__(self) -> None:
             if self.marginal_log_var[0] >= self.marginal_log_var[1]:
-                raise UserError(f"head.marginal_log_var: found {self.marginal_log_var}, expected [low, high] in order")
+                raise wrong("head.marginal_log_var", self.marginal_log_var, "[low, high] in order")
 
     config: MIRACLE.Config
     tiny: ClassVar[dict[str, Any]] = {**ValueSAC.tiny, "marginal_samples": 2, "marginal_batch": 8}

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldrl.errors import UserError
+from worldrl.errors import UserError, wrong
 from worldrl.estimators.marginal import ESTIMATORS, draw_level, independent_draws, marginal_q
 from worldrl.fields import Particles, Range
 from worldrl.heads.sac import SAC
@@ -43,9 +43,9 @@ class SMAC(SAC):
         def __post_init__(self) -> None:
             independent_draws(self.estimator, self.num_particles)
             if self.critic_particles and self.critic_entropy == "marginal":
-                raise UserError("head.critic_entropy=marginal is for one draw; use it with head.critic_particles=false")
+                raise wrong("head.critic_particles", True, "false: head.critic_entropy=marginal is for one draw")
             if self.actor_input != "feat":
-                raise UserError("head=smac marginalises over particles of feat; head.actor_input must be feat")
+                raise wrong("head.actor_input", self.actor_input, "feat, over whose particles head=smac marginalises")
 
     config: SMAC.Config
     tiny: ClassVar[dict[str, Any]] = {**SAC.tiny, "num_particles": 2}

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from worldrl.errors import UserError
+from worldrl.errors import wrong
 from worldrl.fields import AnySamples, Positive, PositiveShare, Width
 from worldrl.heads.transitions import Transition, transitions
 from worldrl.heads.value_sac import Judged, ValueSAC
@@ -45,9 +45,9 @@ class VIREL(ValueSAC):
 
         def __post_init__(self) -> None:
             if self.temperature == "residual" and self.tune_alpha:
-                raise UserError("head.temperature=residual sets alpha; use it with head.tune_alpha=false")
+                raise wrong("head.tune_alpha", True, "false with head.temperature=residual, which sets alpha")
             if not 0 < self.residual_limits[0] <= self.residual_limits[1]:
-                raise UserError(f"head.residual_limits: found {self.residual_limits}, expected [low, high] above 0")
+                raise wrong("head.residual_limits", self.residual_limits, "[low, high] above 0")
 
     config: VIREL.Config
     tiny: ClassVar[dict[str, Any]] = {**ValueSAC.tiny, "residual_batch": 8}

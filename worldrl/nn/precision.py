@@ -35,10 +35,11 @@ def choose_device(name: str) -> torch.device:
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        raise UserError(f"device={name}, but torch sees no CUDA GPU; use device=cpu or install a CUDA build of torch")
+        fix = "use device=cpu or install a CUDA build of torch"
+        raise UserError(f"device={name}", "no CUDA GPU", "one that torch sees", fix)
     index, count = torch.device("cuda" if name == "auto" else name).index or 0, torch.cuda.device_count()
     if index >= count:
-        raise UserError(f"device={name}, but torch sees {count} CUDA GPU{'s' * (count > 1)}, counted from cuda:0")
+        raise UserError(f"device={name}", f"{count} CUDA GPU{'s' * (count > 1)}, counted from cuda:0")
     return torch.device("cuda", index)
 
 
@@ -48,7 +49,7 @@ def choose_precision(name: str, device: torch.device, pixels: bool) -> Precision
         half = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp16"
         name = half if device.type == "cuda" and pixels else "fp32"
     if name == "fp16" and device.type != "cuda":
-        raise UserError(f"precision=fp16 needs a CUDA GPU, the device is {device.type}; use precision=fp32")
+        raise UserError("precision=fp16", f"the device {device.type}", "a CUDA GPU", "use precision=fp32")
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32 for the float32 that remains
     return Precision(device, name)

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from worldrl.errors import UserError, unknown, writing
+from worldrl.errors import UserError, unknown, writing, wrong
 from worldrl.report.curves import Run, Seeded, check_overlap, read_runs, task_name, unlabelled_differences
 from worldrl.report.grids import by_agent, draw_grids, grid_rows, read_grids
 from worldrl.report.plots import Line, Panels, draw, picture_formats
@@ -75,7 +75,7 @@ def reaching(runs: Sequence[Run], frames: float) -> tuple[list[Run], Notes]:
     kept = [run for run in runs if run.curve.frames[0] <= frames <= run.end]
     if not kept:
         longest = max(runs, key=lambda run: run.end)
-        raise UserError(f"--frames {frames:,.0f}: no run gets there; {longest.path} goes on to {longest.end:,.0f}")
+        raise UserError("--frames", f"{frames:,.0f}", f"at most {longest.end:,.0f}, the end of {longest.path}")
     short = _without(runs, kept)
     return kept, [f"left out {r.path}: it spans {r.curve.frames[0]:,.0f} to {r.end:,.0f} frames" for r in short]
 
@@ -88,7 +88,7 @@ def average(runs: Sequence[Run], n: int, metric: str) -> tuple[list[Run], Notes]
     """
     counts = [len(run.curve.values) for run in runs]
     if max(counts) < n:
-        raise UserError(f"--last {n}: the longest run has {max(counts)} values of {metric}; expected {n} or more")
+        raise wrong("--last", n, f"at most {max(counts)}, the values of {metric} in the longest run")
     notes = [f"left out {r.path}: it has {c} values of {metric}" for r, c in zip(runs, counts, strict=True) if c < n]
     return [r._replace(curve=r.curve.averaged(n)) for r, c in zip(runs, counts, strict=True) if c >= n], notes
 
@@ -200,7 +200,7 @@ def _units(tasks: Sequence[str], units: Mapping[str | None, float]) -> dict[str,
     found = {task: units.get(task, units.get(None)) for task in tasks}
     for task, unit in found.items():
         if unit is None:
-            raise UserError(f"--normalise says nothing of {task}; add --normalise {task}=VALUE")
+            raise UserError("--normalise", f"no value for {task}", fix=f"add --normalise {task}=VALUE")
     return {task: unit for task, unit in found.items() if unit is not None}
 
 
@@ -304,7 +304,7 @@ def robustness_report(options: argparse.Namespace) -> str:
     """The same for robustness grids in place of learning curves."""
     for name in ("frames", "smooth", "last", "random", "baseline", "normalise"):
         if getattr(options, name):
-            raise UserError(f"--{name} is for learning curves; --robustness goes with --out and --label alone")
+            raise UserError(f"--{name}", "an option for learning curves", "only --out and --label with --robustness")
     grids = read_grids(options.run_dirs, options.label)
     _check_labels(options.label, grids)
     rows = grid_rows(grids)

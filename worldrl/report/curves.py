@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldrl.config import CONFIG_FILE, flatten, may_change, read_yaml
-from worldrl.errors import UserError, unknown
+from worldrl.errors import UserError, unknown, wrong
 from worldrl.runs.folder import METRICS
 from worldrl.runs.metrics import COUNTERS, Record, read_records
 
@@ -113,11 +113,11 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     found: dict[Path, Path] = {}
     for path in paths:
         if not path.is_dir():
-            raise UserError(f"{path} is no folder; expected run folders, or folders that hold them")
+            raise UserError(str(path), "no folder", "run folders, or folders that hold them")
         below = list(_runs_below(path))
         if not below:
             files = f"{CONFIG_FILE} and {METRICS}"
-            raise UserError(f"no run folder at or below {path}; expected folders with {files}, as train.py writes them")
+            raise UserError(str(path), "no run in or below it", f"folders with {files}, as train.py writes them")
         for run_dir in below:
             found.setdefault(run_dir.resolve(), run_dir)
     return list(found.values())
@@ -149,7 +149,7 @@ def _nothing_read(runs: Sequence[Run], metric: str) -> UserError:
     logged = {key for run in runs for record in read_records(run.path / METRICS)[0] for key in record} - COUNTERS
     if metric == "eval/return" or metric in logged or not logged:
         where = f"{runs[0].path}" + (f" and {len(runs) - 1} more" if len(runs) > 1 else "")
-        return UserError(f"no {metric} yet in {where}; expected a record with it (evaluations need eval.every above 0)")
+        return UserError(where, f"no {metric} yet", "a record with it (evaluations need eval.every above 0)")
     return unknown("metric", metric, logged)
 
 
@@ -176,14 +176,14 @@ def _read_settings(path: Path) -> dict[str, Any]:
     settings = flatten(read_yaml(path))
     for key, kind in {"task": str, "agent": str, "seed": int}.items():
         if not isinstance(settings.get(key), kind):
-            raise UserError(f"{path}: {key} is {settings.get(key)!r}; expected the settings that train.py wrote")
+            raise wrong(f"{path}: {key}", settings.get(key), "the settings that train.py wrote")
     return settings
 
 
 def _number(path: Path, line: int, record: Record, key: str) -> float:
     value = record.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or (key == "frames" and not math.isfinite(value)):
-        raise UserError(f"{path}, line {line}: {key} is {value!r}, expected a number")
+        raise wrong(f"{path}, line {line}: {key}", value, "a number")
     return float(value)
 
 
@@ -200,7 +200,8 @@ def _curve(path: Path, records: Sequence[Record], metric: str) -> tuple[Curve, i
         frames.append(_number(path, line, record, "frames"))
         values.append(value)
         if len(frames) > 1 and frames[-1] < frames[-2]:
-            raise UserError(f"{path}, line {line}: frames go back from {frames[-2]:,.0f} to {frames[-1]:,.0f}")
+            expected = f"{frames[-2]:,.0f} or more"
+            raise UserError(f"{path}, line {line}: frames", f"{frames[-1]:,.0f}", expected)
     at, index = np.unique(frames, return_inverse=True)
     return Curve(at, np.bincount(index, values) / np.bincount(index)), not_finite
 
@@ -223,10 +224,8 @@ def check_overlap(runs: Sequence[Run]) -> None:
     early = min(runs, key=lambda run: run.curve.frames[-1])
     begin, end = late.curve.frames[0], early.curve.frames[-1]
     if begin > end:
-        raise UserError(
-            f"nothing to compare on {late.task}: {late.path} begins at {begin:,.0f} frames, where {early.path} has "
-            f"ended ({end:,.0f}); leave one of them out"
-        )
+        found = f"its first value at {begin:,.0f} frames, where {early.path} has ended ({end:,.0f})"
+        raise UserError(f"{late.path}", found, f"runs of {late.task} that overlap", "leave one of them out")
 
 
 def unlabelled_differences(runs: Sequence[Seeded]) -> list[str]:

@@ -61,7 +61,8 @@ def read_grids(paths: Sequence[Path], labels: Sequence[str] = ()) -> list[Grid]:
     for path in paths:
         below = _files_below(path)
         if not below:
-            raise UserError(f"no {GRID} at or below {path}; make one: python eval.py RUN_DIR --corruption ...")
+            fix = "make one: python eval.py RUN_DIR --corruption ..."
+            raise UserError(str(path), f"no {GRID} in or below it", fix=fix)
         for file in below:
             found.setdefault(file.resolve(), file)
     grids = [read_grid(file, labels) for file in found.values()]
@@ -69,7 +70,7 @@ def read_grids(paths: Sequence[Path], labels: Sequence[str] = ()) -> list[Grid]:
         first, *others = (grid for grid in grids if grid.task == task)
         for other in others:
             if set(other.cells) != set(first.cells):
-                raise UserError(f"{other.path} and {first.path} have other cells; expected the same kinds and levels")
+                raise UserError(str(other.path), f"other cells than in {first.path}", "the same kinds and levels")
     return grids
 
 
@@ -89,7 +90,8 @@ def read_grid(path: Path, labels: Sequence[str] = ()) -> Grid:
         settings = dict(found.get("settings", {}))
         return Grid(path, found["task"], labelled(_name(found), settings, labels), cells, settings)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is no robustness grid that eval.py wrote ({type(error).__name__}: {error})") from error
+        found = f"{type(error).__name__}: {error}"
+        raise UserError(str(path), found, "a robustness grid that eval.py wrote") from error
 
 
 def _name(found: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from worldrl.acting.episodes import AgentActs, own_randomness, play
 from worldrl.agent import Agent
 from worldrl.envs import make_envs
 from worldrl.envs.make import EnvConfig
-from worldrl.errors import UserError
+from worldrl.errors import UserError, wrong
 from worldrl.evaluation.evaluate import load_agent
 from worldrl.policies.action_prior import MarginalPolicy
 from worldrl.policies.latent import LatentGaussian
@@ -60,9 +60,7 @@ def run_actions(run_dir: Path, n: int, seed: int = 1000) -> tuple[MarginalPolicy
     agent, config = load_agent(run_dir)
     marginal = getattr(agent.head, "marginal", None)
     if not isinstance(marginal, MarginalPolicy):
-        raise UserError(
-            f"{run_dir}: found head {type(agent.head).__name__}, expected one with a marginal: head=miracle"
-        )
+        raise UserError(str(run_dir), f"head {type(agent.head).__name__}", "one with a marginal: head=miracle")
     with own_randomness(seed), closing(steps(agent, config.env, config.task, seed=seed)) as played:
         taken = [action for _, action, _ in islice(played, n)]
     return marginal, torch.from_numpy(np.concatenate(taken)).to(agent.device)
@@ -78,7 +76,7 @@ def run_latents(run_dir: Path, states: int, seed: int = 1000) -> tuple[LatentGau
     head: Any = agent.head
     policy = getattr(head, "policy", None)
     if not isinstance(policy, LatentGaussian):
-        raise UserError(f"{run_dir}: found policy {type(policy).__name__}, expected policy=latent")
+        raise UserError(str(run_dir), f"policy {type(policy).__name__}", "policy=latent")
     with own_randomness(seed), torch.no_grad():
         visited = list(beliefs(agent, config.env, config.task, states, 0, seed))
         return policy, torch.cat([head.actor_input(belief) for belief in visited])
@@ -100,11 +98,12 @@ def run_pools(run_dir: Path, states: int, size: int | None = None, seed: int = 1
     own = isinstance(policy, LatentGaussian)
     size = size or (DRAWN if own else FILTERED)
     if size < 2:
-        raise UserError(f"--pool: found {size}, expected 2 or more: the truth is also taken without one of the latents")
+        raise wrong("--pool", size, "2 or more: the truth is also taken without one of the latents")
     refusal = UserError(
-        f"{run_dir}: found head {type(head).__name__} with policy {type(policy).__name__}, "
-        f"actor_input={head.needs.actor_input}, on belief {type(agent.model).__name__}; expected policy=latent, or a "
-        f"tanh-Gaussian with actor_input=feat on a belief with particles, such as rssm"
+        str(run_dir),
+        f"head {type(head).__name__} with policy {type(policy).__name__}, actor_input={head.needs.actor_input}, "
+        f"on belief {type(agent.model).__name__}",
+        "policy=latent, or a tanh-Gaussian with actor_input=feat on a belief with particles, such as rssm",
     )
     if not own and not (isinstance(policy, TanhGaussian) and head.needs.actor_input == "feat"):
         raise refusal

@@ -410,10 +410,8 @@ def _check_rows(place: str, rows: int, setting: str, agent: Agent) -> None:
     """Refuse fewer rows than the head draws transitions beside its slice: it would wait for them for ever."""
     beside = agent.head.needs.td_batch
     if 0 < rows <= beside:  # a replay itself refuses to have none
-        raise UserError(
-            f"{place} keeps {rows} rows{setting}: the head draws {beside} transitions beside its slice, expected more "
-            "rows than that"
-        )
+        expected = f"more than {beside}: the head draws so many transitions in addition to its slice"
+        raise UserError(place, f"{rows} rows{setting}", expected)
 
 
 def _checksum(columns: Columns) -> int:

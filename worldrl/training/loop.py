@@ -24,7 +24,7 @@ from worldrl.compose import resumed
 from worldrl.config import Config, check_unchanged, config_to_dict, save_config
 from worldrl.envs import make_envs
 from worldrl.envs.vector import VectorEnv, WorkerError
-from worldrl.errors import Diverged, UserError
+from worldrl.errors import Diverged, wrong
 from worldrl.nn import products
 from worldrl.nn.precision import choose_device
 from worldrl.registry import PARTS
@@ -393,8 +393,8 @@ class Trainer:
     def _check_length(self, now: int, length: int) -> None:
         """Refuse an end that lies behind the run; one that ended above what it was asked for may be resumed."""
         if self.experience.length < min(now, length):
-            asked = f"{self.experience.unit}={self.experience.length}"
-            raise UserError(f"{asked}: the run in {self.run_dir} has {now} already; ask for more")
+            expected = f"{now} or more, which the run in {self.run_dir} has already"
+            raise wrong(self.experience.unit, self.experience.length, expected)
 
     def _fingerprint(self) -> dict[str, str]:
         return environment_fingerprint(self.experience.renderer(), self.agent.device)
@@ -415,10 +415,9 @@ class Trainer:
         beside = f"; what was drawn beside it, {', '.join(lost)}, is not kept" if lost else ""
         path.write_text(json.dumps(report) + "\n")
         last = self.checkpoints.latest()
-        raise Diverged(
-            f"{name} was not finite at update {update}; training stopped; the slice is named in {path} "
-            f"(Replay.window rebuilds it{beside}); last good checkpoint: {last or 'none yet'}"
-        )
+        told = f"training stopped; the slice is named in {path} (Replay.window rebuilds it{beside})"
+        fix = f"{told}; last good checkpoint: {last or 'none yet'}"
+        raise Diverged(f"{name} was not finite at update {update}", fix=fix)
 
     def _on_signal(self, number: int) -> None:
         self.stop_signal = number
@@ -454,10 +453,10 @@ def _check_fits(config: Config, agent: Agent) -> None:
     """Refuse settings that only the finished agent can judge."""
     check_length(config, agent.model)
     if config.schedule.pretrain and "model" not in agent.optimizers:
-        raise UserError(f"schedule.pretrain={config.schedule.pretrain}: this belief has nothing to learn, expected 0")
+        raise wrong("schedule.pretrain", config.schedule.pretrain, "0: this belief has nothing to learn")
     every = config.schedule.model_every
     if every > 1 and "model" not in agent.optimizers:
-        raise UserError(f"schedule.model_every={every}: this belief has nothing to learn, expected 1")
+        raise wrong("schedule.model_every", every, "1: this belief has nothing to learn")
 
 
 def _set_determinism(deterministic: bool) -> None:

@@ -54,7 +54,7 @@ def _choose(agent: Agent, speed: str) -> Update:
     on_gpu = agent.device.type == "cuda"
     if speed == "capture":
         if not on_gpu:
-            raise UserError(f"speed=capture needs a CUDA GPU, the device is {agent.device.type}; use eager or compile")
+            raise UserError("speed=capture", f"the device {agent.device.type}", "a CUDA GPU", "use eager or compile")
         return CapturedUpdate(agent)
     if not on_gpu:
         keep_freed_memory()

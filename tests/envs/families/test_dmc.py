@@ -128,7 +128,7 @@ def test_actions_reach_the_bounds_of_the_task() -> None:
 def test_camera_of_the_quadruped() -> None:
     assert DMCEnv("quadruped_walk", "pixels")._camera == 2
     assert DMCEnv("walker_walk", "pixels")._camera == 0
-    with pytest.raises(UserError, match=r"render.camera=9: walker_walk has cameras 0 to 1"):
+    with pytest.raises(UserError, match=r"render.camera: found 9, expected 0 to 1 of walker_walk"):
         DMCEnv("walker_walk", "pixels", render=RenderConfig(camera=9))
 
 
@@ -136,8 +136,8 @@ def test_camera_of_the_quadruped() -> None:
     ("kwargs", "message"),
     [
         ({"obs": "rgb"}, "unknown env.obs 'rgb': expected one of: both"),
-        ({"action_repeat": 0}, "env.action_repeat=0: expected 1 or more"),
-        ({"render": RenderConfig(size=84)}, "render.size=84: only 64 is supported"),
+        ({"action_repeat": 0}, "env.action_repeat: found 0, expected 1 or more"),
+        ({"render": RenderConfig(size=84)}, "render.size: found 84, expected 64"),
         ({"obs": "state", "render": RenderConfig(quality="ultra")}, "unknown render.quality 'ultra'"),
     ],
 )

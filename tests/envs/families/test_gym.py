@@ -160,7 +160,7 @@ def test_pixels_from_rendering_and_none_when_skipped() -> None:
         ("Discrete", "toy_envs:Discrete: action space", "Discrete(4)"),
         ("Matrix", "toy_envs:Matrix: observation", "an array of shape (3, 3)"),
         ("Nested", "toy_envs:Nested: observation 'robot'", "Dict('arm': Box(-1.0, 1.0, (3,), float32))"),
-        ("NotAnEnv", "toy_envs:NotAnEnv made an object of type NotAnEnv, expected a gymnasium.Env", ""),
+        ("NotAnEnv", "toy_envs:NotAnEnv", "an object of type NotAnEnv"),
         ("Cuont", "unknown name in toy_envs 'Cuont'", ""),
     ],
 )
@@ -173,12 +173,12 @@ def test_what_does_not_fit_is_explained(name: str, where: str, found: str) -> No
 @pytest.mark.parametrize(
     ("task", "obs", "message"),
     [
-        ("toy_envs:Count", "pixels", "gives no image and cannot render one .*use env.obs=state"),
-        ("no_such_module:Env", "state", "cannot make no_such_module:Env: No module named 'no_such_module'; install"),
+        ("toy_envs:Count", "pixels", "gives no image and cannot render one: .*use env.obs=state"),
+        ("no_such_module:Env", "state", "cannot make no_such_module:Env: found No module named .*; install"),
         (
             "toy_envs:CannotDraw",
             "pixels",
-            "cannot render one .pygame is not installed.; fix that, or use env.obs=state",
+            "cannot render one: found pygame is not installed; fix that, or use env.obs=state",
         ),
         ("toy_envs:NeedsSize", "state", "missing 1 required .*'size'; the class is called without arguments"),
         ("Pendulm-v1", "state", "unknown task 'Pendulm-v1'; did you mean: Pendulum-v1"),
@@ -192,11 +192,11 @@ def test_what_cannot_be_made(task: str, obs: str, message: str) -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        ("class Env(", r"cannot make {0}:Env: SyntaxError: .*{0}.py, line 1"),
-        ("x = 1 / 0", r"cannot make {0}:Env: ZeroDivisionError: division by zero .*{0}.py, line 1"),
+        ("class Env(", r"cannot make {0}:Env: found SyntaxError: .*{0}.py, line 1"),
+        ("x = 1 / 0", r"cannot make {0}:Env: found ZeroDivisionError: division by zero .*{0}.py, line 1"),
         (
             "class Env:\n    def __init__(self): self.x = {}['y']",
-            r"cannot make {0}:Env: KeyError: 'y' .*{0}.py, line 2",
+            r"cannot make {0}:Env: found KeyError: 'y' .*{0}.py, line 2",
         ),
     ],
     ids=["syntax", "import", "constructor"],
@@ -215,8 +215,8 @@ def test_a_module_that_fails_is_told_in_one_line(
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("Count", r"cannot render an image for the video \(render_mode is None, .*; use eval.video=false"),
-        ("CannotDraw", r"for the video \(pygame is not installed\); fix that, or use eval.video=false"),
+        ("Count", r"cannot render an image for the video: found render_mode=None, .*; use eval.video=false"),
+        ("CannotDraw", r"for the video: found pygame is not installed; fix that, or use eval.video=false"),
     ],
 )
 def test_a_video_that_cannot_be_drawn(name: str, message: str) -> None:
@@ -411,5 +411,5 @@ def test_a_class_whose_failure_has_nothing_to_do_with_drawing_keeps_its_error(mo
 
     with pytest.raises(UserError) as caught:
         GymEnv("toy_envs:NeedsSize", "state")
-    assert "missing 1 required" in caught.value.where
-    assert "no OpenGL back-end" in caught.value.where
+    assert "missing 1 required" in caught.value.found
+    assert "no OpenGL back-end" in caught.value.found

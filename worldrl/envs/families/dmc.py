@@ -30,7 +30,7 @@ from worldrl.envs.spaces import (
     unbounded,
     unit_box,
 )
-from worldrl.errors import UserError, unknown
+from worldrl.errors import unknown, wrong
 
 SPELLING = "domain_task of the DeepMind Control suite (walker_walk)"
 ALIASES = {"cup_catch": "ball_in_cup_catch"}
@@ -81,7 +81,7 @@ class DMCEnv(TaskEnv):
         if camera == -1:
             return CAMERAS.get(domain, 0)
         if not 0 <= camera < count:
-            raise UserError(f"render.camera={camera}: {self.task} has cameras 0 to {count - 1}, -1 is the usual one")
+            raise wrong("render.camera", camera, f"0 to {count - 1} of {self.task}, or -1 for the usual one")
         return camera
 
     def _describe(self) -> None:

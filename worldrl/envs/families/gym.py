@@ -77,7 +77,7 @@ class GymEnv(TaskEnv):
 
     def _check_modes(self) -> None:
         if self._obs != "pixels" and not self._layout.vectors:
-            raise UserError(f"{self.task} gives images only and env.obs={self._obs} needs a state; use env.obs=pixels")
+            raise UserError(self.task, "images only", f"a state for env.obs={self._obs}", "use env.obs=pixels")
         if self.render_pixels and self._obs != "state" and self._layout.image is not None:
             self._offer_backend()  # it may draw its image in any step
         if self.render_pixels and self._obs != "state" and self._layout.image is None:
@@ -90,14 +90,14 @@ class GymEnv(TaskEnv):
         """Tell in one line ``what`` cannot be done without a drawing, and the cure."""
         mode = self._env.render_mode
         if mode != "rgb_array":
-            raise UserError(f"{self.task} {what} (render_mode is {mode!r}, expected 'rgb_array'); {cure}")
+            raise UserError(f"{self.task} {what}", f"render_mode={mode!r}", "'rgb_array'", cure)
         self._offer_backend()
         try:
             yield
         except UserError:
             raise
         except Exception as error:  # a user's render may fail in any way
-            raise UserError(f"{self.task} {what} ({_reason(error)}); fix that, or {cure}") from error
+            raise UserError(f"{self.task} {what}", _reason(error), fix=f"fix that, or {cure}") from error
 
     def _offer_backend(self) -> None:
         """Choose a back-end before what may draw with MuJoCo draws; only Gymnasium's own class is known to need one."""
@@ -233,7 +233,7 @@ class GymEnv(TaskEnv):
     def _draw(self) -> Array:
         frame = rendering.with_backend(self._env.render, self._render.backend)
         if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3):
-            raise UserError(f"{self.task}: render() gave {_kind(frame)}, expected an array (height, width, 3) of uint8")
+            raise UserError(f"{self.task}: render()", _kind(frame), "an array (height, width, 3) of uint8")
         return frame
 
 
@@ -260,7 +260,7 @@ def make_unwrapped(task: str, backend: str = "auto") -> gymnasium.Env[Any, Any]:
     except UserError:
         raise
     except Exception as error:  # a user's module or constructor may fail in any way
-        raise UserError(f"cannot make {task}: {_reason(error)}{_remedy(error, task)}") from error
+        raise UserError(f"cannot make {task}", _reason(error), fix=_remedy(error, task)) from error
 
 
 def _build(task: str) -> gymnasium.Env[Any, Any]:
@@ -299,7 +299,7 @@ def _from_class(module: ModuleType, name: str, task: str) -> gymnasium.Env[Any, 
         raise unknown(f"name in {module.__name__}", name, [*_classes(module), *_ids(module)])
     env = getattr(module, name)()
     if not isinstance(env, gymnasium.Env):
-        raise UserError(f"{task} made {_kind(env)}, expected a gymnasium.Env")
+        raise UserError(task, _kind(env), "a gymnasium.Env")
     return env
 
 
@@ -329,10 +329,10 @@ def _kind(value: Any) -> str:
 
 def _remedy(error: Exception, task: str) -> str:
     if not isinstance(error, ModuleNotFoundError):
-        return "; the class is called without arguments" if ":" in task and isinstance(error, TypeError) else ""
+        return "the class is called without arguments" if ":" in task and isinstance(error, TypeError) else ""
     if ":" in task:
-        return "; install it, or put its folder on PYTHONPATH"
-    return "; install what is missing (Gymnasium's own tasks: pip install 'gymnasium[mujoco]' and the like)"
+        return "install it, or put its folder on PYTHONPATH"
+    return "install what is missing (Gymnasium's own tasks: pip install 'gymnasium[mujoco]' and the like)"
 
 
 def _reason(error: Exception) -> str:

@@ -38,7 +38,7 @@ def measure(recorder: Recorder, by_kind: Mapping[str, Sequence[Condition]]) -> l
             curves = _curves(recorder, condition)
             if not any(np.any(curve) for episodes in curves.values() for curve in episodes):
                 name = type(recorder.agent.model).__name__
-                raise UserError(f"belief {name} is a point: it has no entropy and no surprise to measure")
+                raise UserError("belief", f"{name}, which is a point", "one with entropy or surprise to measure")
             means = {name: np.array([curve.mean() for curve in episodes]) for name, episodes in curves.items()}
             reference = reference or means
             record: dict[str, Any] = {"kind": condition.kind, "level": condition.level}

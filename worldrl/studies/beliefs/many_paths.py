@@ -20,7 +20,7 @@ from worldrl.agent import Agent
 from worldrl.config import Config
 from worldrl.envs import make_envs
 from worldrl.envs.corruption import CorruptionConfig
-from worldrl.errors import UserError
+from worldrl.errors import UserError, wrong
 from worldrl.report.grids import level_label
 from worldrl.report.plots import COLOURS, MARKERS, draw_band, limits, picture
 from worldrl.statistics import mean_interval
@@ -35,11 +35,12 @@ def measure(
         UserError: particles cannot make a difference, or none are asked for.
     """
     if particles < 1:
-        raise UserError(f"{particles} particles: expected 1 or more beside the single path")
+        raise wrong("particles", particles, "1 or more in addition to the single path")
     if not agent.initial(1, particles):
-        raise UserError(f"belief {type(agent.model).__name__} is a point: it has no paths to average over")
+        raise UserError("belief", f"{type(agent.model).__name__}, which is a point", "one with paths to average over")
     if agent.head.needs.actor_input == "context":
-        raise UserError(f"head {type(agent.head).__name__} acts on the context: paths make no difference to it")
+        found = f"{type(agent.head).__name__}, which acts on the context"
+        raise UserError("head", found, "one to which paths make a difference")
     known: dict[CorruptionConfig, dict[int, list[float]]] = {}
     records = []
     for condition in (c for found in by_kind.values() for c in found):

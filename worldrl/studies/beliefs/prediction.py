@@ -54,7 +54,7 @@ def cut_windows(episodes: Sequence[Episode], length: int, count: int) -> Windows
     starts = [(e, t) for e in episodes for t in range(len(e.reward) - length + 1)]
     if not starts:
         longest = max(len(e.reward) for e in episodes)
-        raise UserError(f"a window of {length} rows (context + horizon) is longer than any episode; at most {longest}")
+        raise UserError("context + horizon", f"{length} rows", f"at most {longest}, the longest episode")
     chosen = [starts[i] for i in np.unique(np.linspace(0, len(starts) - 1, count).astype(int))]
     obs = {key: np.stack([e.obs[key][t : t + length] for e, t in chosen]) for key in episodes[0].obs}
     return Windows(obs, np.stack([e.action[t : t + length] for e, t in chosen]))

@@ -18,7 +18,7 @@ import numpy as np
 from worldrl.acting.episodes import own_randomness
 from worldrl.acting.recording import Condition, Episode, Filtered, Recorder
 from worldrl.agent import Agent
-from worldrl.errors import UserError
+from worldrl.errors import UserError, wrong
 from worldrl.report.plots import number_of, picture
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # on features of unit variance, beside a mean over rows
@@ -84,9 +84,9 @@ def score(episodes: Sequence[Episode], filtered: Sequence[Filtered]) -> np.ndarr
         UserError: fewer than two episodes, or a task whose state cannot be read.
     """
     if len(episodes) < 2:
-        raise UserError(f"the probe needs 2 or more episodes, to fit and to score; found {len(episodes)}")
+        raise wrong("episodes", len(episodes), "2 or more, to fit the probe and to score it")
     if not episodes[0].truth:
-        raise UserError("the task observes images only: the probe finds no state to compare the belief with")
+        raise UserError("task", "one that observes images only", "a state to compare the belief with")
     x = [f.feat.astype(np.float64) for f in filtered]
     y = [np.stack(list(e.truth.values()), -1) for e in episodes]
     probe = fit(np.concatenate(x[::2]), np.concatenate(y[::2]), choose_penalty(x[::2], y[::2]))
