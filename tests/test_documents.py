@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import fields
+from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from worldrl.commands.arguments import expand, read_command_line
+from worldrl.__main__ import COMMANDS
+from worldrl.commands.arguments import PATHS, expand, read_command_line
 from worldrl.commands.train import make_job
-from worldrl.compose import compose
+from worldrl.compose import NOT_SETTINGS, compose
+from worldrl.config import Config, known_keys
 from worldrl.envs import make_envs
 from worldrl.envs.make import EnvConfig
 from worldrl.errors import UserError
+from worldrl.presets import GROUPS, preset_names
 from worldrl.registry import OWN_POLICY, known_parts, load_class
+from worldrl.runs.trained import TrainedPolicy
+from worldrl.types import Belief, BeliefModel
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -84,6 +91,105 @@ def test_links_lead_somewhere(document: Path) -> None:
         linked = document.parent / path if path else document
         assert linked.is_file(), target
         assert not anchor or anchor in anchors(linked), target
+
+
+# --- names in backticks -----------------------------------------------------------------------------------------------
+
+KINDS = ("belief", "head", "policy")
+NAMES = {**{kind: known_parts(kind) for kind in KINDS}, **{group: preset_names(group) for group in GROUPS}}
+OBJECTS = {"belief": (Belief, BeliefModel), "policy": (TrainedPolicy,)}  # what Python examples call by these names
+OTHERS = {*GROUPS, *NOT_SETTINGS, *PATHS, "dir", "key"}  # arguments that are not settings; dir= of worldrl baseline
+
+
+@cache
+def settings() -> set[str]:
+    """Every setting of a run, whatever its parts are, and the groups that hold some."""
+    keys = {key for kind in KINDS for name in known_parts(kind) for key in known_keys({kind: name})}
+    return keys | {key.rpartition(".")[0] for key in keys}
+
+
+def in_package(name: str) -> bool:
+    """Whether ``worldrl.x.y`` is a module or something in one."""
+    words = name.split(".")
+    for end in range(len(words), 0, -1):
+        try:
+            found = importlib.import_module(".".join(words[:end]))
+        except ModuleNotFoundError:
+            continue
+        for word in words[end:]:
+            if not hasattr(found, word):
+                return False
+            found = getattr(found, word)
+        return True
+    return False
+
+
+def runs(module: str) -> bool:
+    """Whether ``python -m module`` is a command."""
+    path = ROOT / module.replace(".", "/")
+    file = path / "__main__.py" if path.is_dir() else path.with_suffix(".py")
+    return file.is_file() and "__main__" in file.read_text(encoding="utf-8")
+
+
+def is_setting(key: str, value: str) -> bool:
+    """Whether ``key=value`` is an argument, and a part or preset in it exists; a keyword of Python is neither."""
+    if value in ("True", "False") or value.startswith('"'):
+        return True
+    known = key in settings() or key in OTHERS or key.startswith(("hydra.", "sb3."))
+    own = not value or value.isupper() or ":" in value or value in ("wide", "mine")
+    return known and (key not in NAMES or own or set(value.split(",")) <= set(NAMES[key]))
+
+
+def is_member(group: str, name: str) -> bool:
+    """Whether ``group.name`` is a setting, or what an example in Python calls by this name."""
+    here = (cls for cls in OBJECTS.get(group, ()) if hasattr(cls, name) or (group == "policy" and name == "spec"))
+    return f"{group}.{name}" in settings() or any(here)
+
+
+def unknown_names(text: str) -> list[str]:
+    """Names in backticks, and commands in blocks, that nothing has: files, modules, commands, arguments, settings."""
+    blocks = re.findall(r"^```bash\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    spans = re.findall(r"`([^`]+)`", re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE))
+    found: list[str] = []
+    for span in [*spans, *blocks]:
+        for path in (match[0] for match in PATH.finditer(span)):
+            exists = (ROOT / path).exists() or (ROOT / "worldrl" / path).exists()
+            found += [] if exists or path in OWN_FILES else [path]
+        modules = re.findall(r"python -m (worldrl[\w.]*)", span)
+        found += [f"python -m {module}" for module in modules if not runs(module)]
+        commands = re.findall(r"(?<!-m )\bworldrl ([a-z]\w*)", span)
+        found += [f"worldrl {name}" for name in commands if name not in COMMANDS]
+    for span in spans:
+        found += [name for name in re.findall(r"(?<!-m )\bworldrl(?:\.\w+)+", span) if not in_package(name)]
+        if "(" in span:
+            continue
+        found += [f"{key}={value}" for key, value in ARGUMENT.findall(span) if not is_setting(key, value)]
+        found += [".".join(pair) for pair in MEMBER.findall(span) if not is_member(*pair)]
+    return found
+
+
+PATH = re.compile(r"(?<![\w/.-])(?:(?:\w+/)+\w+\.(?:py|yaml)\b|(?:worldrl|tests|configs|docs)/(?:\w+/)*)")
+OWN_FILES = {"configs/agent/wide.yaml", "configs/experiment/mine.yaml"}  # examples of a user's own presets
+ARGUMENT = re.compile(r"(?<!\S)([a-z][a-z_]*\d*(?:\.[a-z_]\w*)*)=(\S*)")
+MEMBER = re.compile(rf"(?<![\w./])({'|'.join(item.name for item in fields(Config))})\.(?!py\b)([a-z]\w*)")
+
+
+def today(document: Path) -> str:
+    """The document, or of the changelog what is not released: sections of a version have the names of their time."""
+    return document.read_text(encoding="utf-8").partition("\n## [0.1.0]")[0]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_names_in_backticks_exist(document: Path) -> None:
+    assert not unknown_names(today(document))
+
+
+def test_names_that_are_gone_would_be_found() -> None:
+    gone = ["worldrl/gone/", "heads/gone.py", "worldrl.report.gone", "python -m worldrl.sb3", "worldrl inside"]
+    gone += ["head=gone", "gone=1", "head.gone", "schedule.gone=1"]
+    text = "\n".join(f"`{name}`" for name in gone)
+    assert set(unknown_names(text)) >= set(gone)
+    assert unknown_names("```bash\nworldrl gone RUN_DIR\n```\n") == ["worldrl gone"]
 
 
 # --- one page per algorithm -------------------------------------------------------------------------------------------
