@@ -44,7 +44,9 @@ def records(run: Path) -> list[dict[str, Any]]:
 
 
 def work(run: str, settings: dict[str, Any], kind: str) -> None:
-    """Begin or resume a run; what it prints goes into a file beside the folder."""
+    """Begin or resume a run, in a process group of its own; what it prints goes into a file beside the folder."""
+    os.setsid()
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # inherited as ignored where the tests run under nohup
     out = os.open(f"{run}.out", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(out, 1)
     os.dup2(out, 2)

@@ -19,24 +19,34 @@ ALLOW = ("--allow", "tests")
 RESUME = """
 import sys
 from pathlib import Path
+from worldrl.__main__ import main
 from worldrl.terminal import command
 from worldrl.training.loop import resume
 from worldrl.trust import allow
 allow("tests")
-run = lambda: resume(Path(sys.argv[1]), {"frames": 60}) or 0
-sys.exit(command(run)())
+*runs, unreadable = sys.argv[1:]
+codes = [command(lambda: resume(Path(run), {"frames": 60}) or 0)() for run in runs]
+print(codes, main(["eval", unreadable, "--allow", "tests"]))
 """
 START = """
 import sys
-from worldrl.config import config_from_dict
+from resource import RLIMIT_NOFILE, getrlimit, setrlimit
+from subprocess import run
 from worldrl.envs import make_envs
+from worldrl.envs.make import EnvConfig
 from worldrl.terminal import command
 def start():
-    config = config_from_dict({"task": "tests.envs.toy_envs:Rich", "env.action_repeat": 1, "env.obs": "state"})
-    make_envs(config.env, config.task, 0, num_envs=2).close()
+    make_envs(EnvConfig(obs="state", action_repeat=1), "tests.envs.toy_envs:Rich", 0, num_envs=2).close()
     return 0
 if __name__ == "__main__":
-    sys.exit(command(start)())
+    soft, hard = getrlimit(RLIMIT_NOFILE)
+    setrlimit(RLIMIT_NOFILE, (9, hard))
+    codes = [command(start)()]
+    setrlimit(RLIMIT_NOFILE, (soft, hard))
+    for options in sys.argv[1:]:
+        run(["mount", "-t", "tmpfs", "-o", options, "tmpfs", "/dev/shm"], check=True)
+        codes.append(command(start)())
+    print(codes)
 """
 
 
@@ -66,39 +76,38 @@ def modes_count() -> str:
     return f"setpriv --bounding-set={rights} --inh-caps={rights} "
 
 
-@pytest.mark.parametrize(("place", "kind"), [(".", "run"), ("checkpoints", "checkpoints"), ("lock", "lock")])
-def test_a_folder_that_takes_no_writes(tmp_path: Path, modes_count: str, place: str, kind: str) -> None:
-    run = make_run(tmp_path / "run", STATE_SAC, frames=20)
-    (run / "lock").touch()
-    (run / place).chmod((run / place).stat().st_mode & ~0o222)
-    line = told(f'{modes_count}"$@"', "-c", RESUME, run)
-    (run / place).chmod(0o755)
-    assert line.startswith(f"cannot write to {(run / place)}: found Permission denied; make it writable")
-    assert kind in line
+def test_folders_that_take_no_writes_and_one_that_may_not_be_read(tmp_path: Path, modes_count: str) -> None:
+    places = {"run": ".", "checkpoints": "checkpoints", "lock": "lock"}
+    runs = [make_run(tmp_path / kind, STATE_SAC, frames=20) for kind in (*places, "unreadable")]
+    (tmp_path / "lock" / "lock").touch()
+    closed = [run / place for run, place in zip(runs, (*places.values(), "checkpoints"), strict=True)]
+    modes = [path.stat().st_mode for path in closed]
+    for path, mode in zip(closed, modes, strict=True):
+        path.chmod(0o000 if path == closed[-1] else mode & ~0o222)
+    code, codes, lines = said(f'{modes_count}"$@"', "-c", RESUME, *runs)
+    for path, mode in zip(closed, modes, strict=True):
+        path.chmod(mode)
+    assert (code, codes.split("\n")[-2]) == (0, "[2, 2, 2] 2"), lines
+    *unwritten, unread = lines.splitlines()
+    for line, path, kind in zip(unwritten, closed[:-1], places, strict=True):
+        assert line.startswith(f"cannot write to {path}: found Permission denied; make it writable")
+        assert kind in line
+    assert unread == f"cannot read {closed[-1]}: found Permission denied"
 
 
-def test_a_folder_that_may_not_be_read(tmp_path: Path, modes_count: str) -> None:
-    run = make_run(tmp_path / "run", STATE_SAC)
-    (run / "checkpoints").chmod(0o000)
-    line = told(f'{modes_count}"$@"', "-c", CODE, "eval", run, *ALLOW)
-    (run / "checkpoints").chmod(0o755)
-    assert line == f"cannot read {run / 'checkpoints'}: found Permission denied\n"
-
-
-def test_too_few_open_files() -> None:
-    assert told('ulimit -n 9; exec "$@"', "-c", START).startswith("too many open files: found a limit of 9")
-
-
-@pytest.mark.parametrize(("options", "cause"), [("size=4k", "No space left"), ("size=4m,ro", "Read-only file system")])
-def test_shared_memory(tmp_path: Path, options: str, cause: str) -> None:
-    mount = f"unshare -m bash -c 'mount -t tmpfs -o {options} tmpfs /dev/shm"
-    if os.geteuid() != 0 or said(f"{mount}'")[0] != 0:
-        pytest.skip("needs a mount namespace of its own")
+def test_open_files_and_shared_memory_that_do_not_suffice(tmp_path: Path) -> None:
+    """Memory only where there is a mount namespace of its own."""
     script = tmp_path / "start.py"
     script.write_text(START)
-    line = told(f"""{mount} && exec "$@"' bash "$@" """, script)
-    assert line.startswith(f"worker processes cannot start: found {cause}")
-    assert "/dev/shm" in line
+    own = os.geteuid() == 0 and said("unshare -m mount -t tmpfs tmpfs /dev/shm")[0] == 0
+    causes = {"size=4k": "No space left", "size=4m,ro": "Read-only file system"} if own else {}
+    code, codes, lines = said('unshare -m "$@"' if own else '"$@"', script, *causes)
+    assert (code, codes) == (0, f"{[2] * (1 + len(causes))}\n"), lines
+    files, *memory = lines.splitlines()
+    assert files.startswith("too many open files: found a limit of 9")
+    for line, cause in zip(memory, causes.values(), strict=True):
+        assert line.startswith(f"worker processes cannot start: found {cause}")
+        assert "/dev/shm" in line
 
 
 def test_a_closed_stdout_is_no_failure_and_no_file_takes_its_place(tmp_path: Path) -> None:

@@ -528,7 +528,7 @@ def test_a_kill_at_any_moment_leaves_a_complete_checkpoint(tmp_path: Path) -> No
     rng = random.Random(0)
     checkpoints, reached, interrupted, best_score = Checkpoints(tmp_path), 0, 0, 0.0
     patience = 1.0  # grows where the machine is too busy for a child to get anywhere
-    for _ in range(40):
+    for _ in range(20):
         child = context.Process(target=save_forever, args=(str(tmp_path),))
         child.start()
         time.sleep(patience * rng.uniform(0.03, 0.2))
@@ -557,9 +557,9 @@ def test_a_kill_at_any_moment_leaves_a_complete_checkpoint(tmp_path: Path) -> No
             assert best_score <= best_n <= n
             best_score = best_n
         reached = n
-    assert reached > 10
-    assert best_score > 10
-    assert interrupted > 3  # some kills did hit a save
+    assert reached > 5
+    assert best_score > 5
+    assert interrupted > 1  # some kills did hit a save
 
 
 # --- fingerprint ------------------------------------------------------------------------------------------------------
