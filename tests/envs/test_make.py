@@ -19,7 +19,7 @@ STATE = EnvConfig(obs="state", action_repeat=3)
 )
 def test_what_an_environment_tells(task: str, low: tuple[float, ...], high: tuple[float, ...]) -> None:
     env = make_env(STATE, task)
-    spec = describe(env, task, STATE)
+    spec = describe(env, STATE)
     assert (spec.task, spec.action_repeat) == (task, 3)
     assert (spec.actions.kind, spec.actions.size, spec.actions.low, spec.actions.high) == ("box", 1, low, high)
     row = env.reset(seed=0)[0]

@@ -17,7 +17,7 @@ def test_a_hidden_group_of_dm_control_is_gone_and_the_rest_is_as_it_was(obs: str
     whole = make_env(EnvConfig(obs="state"), "reacher_easy")
     config = EnvConfig(obs=obs, hide=("velocity",))
     env = make_env(config, "reacher_easy")
-    assert describe(env, "reacher_easy", config).groups == {"state": {"position": (0, 2), "to_target": (2, 4)}}
+    assert describe(env, config).groups == {"state": {"position": (0, 2), "to_target": (2, 4)}}
     action = np.ones(2, np.float32)
     rows = [(env.reset(seed=1)[0], whole.reset(seed=1)[0]), (env.step(action)[0], whole.step(action)[0])]
     for found, source in rows:
@@ -50,7 +50,7 @@ def test_noise_knows_what_remains() -> None:
     config = EnvConfig(obs="state", hide=("arm",), corruption=noise)
     env = make_env(config, "toy_envs:Rich")
     np.testing.assert_array_equal(env.reset(seed=1)[0]["state"], [0, 0])
-    spec = describe(env, "toy_envs:Rich", config)
+    spec = describe(env, config)
     seen = Noise(noise, spec.obs, spec.groups)  # as the robustness grid makes it
     seen.begin(1)
     np.testing.assert_array_equal(seen({"state": np.ones(2, np.float32)})["state"], [0, 0])

@@ -204,7 +204,7 @@ def random_return(config: EnvConfig, task: str, seed: int, episodes: int) -> lis
     """Undiscounted returns of the uniform random policy, one per seeded episode; nothing is drawn."""
     returns: list[float] = []
     with contextlib.closing(make_task(config, task, draws=False)) as env:
-        spec = describe(env, task, config)
+        spec = describe(env, config)
         for episode in range(episodes):
             rng = np.random.default_rng(episode_seed(seed, RANDOM, 0, episode))
             stage = Alone(RowStream(env, seed, RANDOM, 0), spec, seed)

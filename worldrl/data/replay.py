@@ -31,7 +31,7 @@ CHUNK_BYTES = 2**28  # bounds the memory that reading a chunk takes
 RECENT = 1000  # draws that can be rebuilt
 GPU_HEADROOM = 2.5  # the agent, its activations and the captured graphs need room beside the replay
 
-Rows = Mapping[str, NDArray[Any]]
+Columns = Mapping[str, NDArray[Any]]  # observation keys, action, reward, is_first and is_terminal, rows first
 
 
 class Windows(NamedTuple):
@@ -103,7 +103,7 @@ class Replay:
         """Whether a window of ``length`` rows can be drawn."""
         return self._next - self._first >= length
 
-    def add(self, rows: Rows) -> None:
+    def add(self, rows: Columns) -> None:
         """Store one tick: arrays ``(N, ...)`` by name; names that the replay does not keep are ignored.
 
         Raises:
@@ -111,7 +111,7 @@ class Replay:
         """
         self._append(rows, 1)
 
-    def extend(self, rows: Rows) -> None:
+    def extend(self, rows: Columns) -> None:
         """Store ``T`` ticks at once: arrays ``(T, N, ...)`` by name. The same rows in the same slots as by ``add``.
 
         Raises:
@@ -246,13 +246,13 @@ class Replay:
         offsets, envs = np.divmod(self._rng.integers(windows * self.num_envs, size=batch), self.num_envs)
         return Windows(first + offsets, envs, length)
 
-    def _append(self, rows: Rows, ticks: int) -> None:
+    def _append(self, rows: Columns, ticks: int) -> None:
         start, stop = self._next, self._next + ticks
         self._put_rows(self._flat(rows, ticks), start, max(start, stop - self.ticks), stop)
         self._next = stop
         self._first = max(self._first, stop - self.ticks)
 
-    def _flat(self, rows: Rows, ticks: int) -> dict[str, NDArray[Any]]:
+    def _flat(self, rows: Columns, ticks: int) -> dict[str, NDArray[Any]]:
         """The columns that are kept, each (rows, width)."""
         n = ticks * self.num_envs
         flat = {name: rows[name].reshape(n, width) for name, width in zip(self._shapes, self._widths, strict=True)}
@@ -262,7 +262,7 @@ class Replay:
             flat[name] = rows[name].reshape(n, stored.shape[1])
         return flat
 
-    def _put_rows(self, flat: Rows, origin: int, start: int, stop: int) -> None:
+    def _put_rows(self, flat: Columns, origin: int, start: int, stop: int) -> None:
         """Put the ticks ``start <= tick < stop`` of columns that begin at tick ``origin`` into their slots."""
         for low, high in self._pieces(start, stop):
             source = slice((low - origin) * self.num_envs, (high - origin) * self.num_envs)

@@ -41,14 +41,14 @@ def make_env(config: EnvConfig, task: str, training: bool = True) -> gymnasium.E
     return noisy if is_active(config.corruption, training) else env
 
 
-def describe(env: gymnasium.Env[Any, Any], task: str, config: EnvConfig) -> EnvSpec:
+def describe(env: gymnasium.Env[Any, Any], config: EnvConfig) -> EnvSpec:
     """The EnvSpec of an environment made by ``make_env``."""
     from worldrl.types import EnvSpec, ObsSpec, box
 
     inner = cast("TaskEnv", env.unwrapped)
     obs, action = cast("spaces.Dict", env.observation_space), cast("spaces.Box", env.action_space)
     return EnvSpec(
-        task=getattr(inner, "task", task),
+        task=inner.task,
         obs={k: ObsSpec(tuple(v.shape or ()), str(v.dtype)) for k, v in obs.spaces.items()},
         actions=box(action.shape[0], *(end.tolist() for end in inner.bounds or ())),
         action_repeat=config.action_repeat,

@@ -8,6 +8,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from worldrl.envs import rendering
+from worldrl.envs.rendering import RenderConfig
 from worldrl.envs.scaling import rescale as rescale  # with the other helpers of single environments
 from worldrl.errors import UserError, unknown, wrong
 
@@ -37,11 +39,31 @@ class TaskEnv(gymnasium.Env[Any, Any]):
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (the base class declares it so)
     render_mode: str | None = "rgb_array"
+    task: str
     groups: Groups
     terminates: bool
     max_frames: int
     bounds: tuple[Array, Array] | None = None  # the ends of its actions in its own units, each (A,); None: none known
     render_pixels: bool = True
+
+    def __init__(
+        self,
+        task: str,
+        obs: str = "pixels",
+        action_repeat: int = 2,
+        render: RenderConfig | None = None,
+        draws: bool = True,
+    ) -> None:
+        check_obs_mode(obs)
+        check_repeat(action_repeat)
+        self.task, self._obs, self._repeat, self._render = task, obs, action_repeat, render or RenderConfig()
+        self.render_pixels = draws
+        rendering.check_size(self._render.size)
+        self._open()
+
+    def _open(self) -> None:
+        """Make what is simulated, by settings that have been checked, and describe it."""
+        raise NotImplementedError
 
     def video_frame(self, height: int, width: int) -> Array:
         """Draw the present state for a video: (height, width, 3) uint8, or the size at hand where it is fixed."""

@@ -51,7 +51,7 @@ class VectorEnv:
         self._task, self._config = task, config
         self._key = (seed, TRAIN if training else EVAL)
         env = make_env(config, task, training)
-        self.spec = describe(env, task, config)
+        self.spec = describe(env, config)
         self._log = _EpisodeLog(num_envs, self.spec.action_dim)
         recipe = Recipe(config, task, seed, training)
         self._streams: _Streams = _Local(env, *self._key) if num_envs == 1 else start_workers(env, recipe, num_envs)

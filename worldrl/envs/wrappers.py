@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import gymnasium
 import numpy as np
 
 from worldrl.envs.corruption import CorruptionConfig, Noise
-from worldrl.envs.spaces import Array, Groups, Observation, name_groups, observation_space
+from worldrl.envs.spaces import Array, Groups, Observation, TaskEnv, name_groups, observation_space
 from worldrl.errors import UserError
 
 
@@ -71,4 +71,4 @@ class Corruption(gymnasium.Wrapper[Observation, Array, Observation, Array]):
         return self._corrupt(obs), reward, terminated, truncated, info
 
     def _corrupt(self, obs: Observation) -> Observation:
-        return self._noise(obs, images=getattr(self.unwrapped, "render_pixels", True))
+        return self._noise(obs, images=cast(TaskEnv, self.unwrapped).render_pixels)

@@ -196,7 +196,7 @@ def make_clean_envs(config: EnvConfig, task: str, n: int, trained: EnvSpec) -> I
         for _ in range(n):
             envs.append(make_env(clean, task, training=False))
             stack.callback(envs[-1].close)
-            check_environment(trained, describe(envs[-1], task, clean))
+            check_environment(trained, describe(envs[-1], clean))
         yield envs
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from worldrl.acting.episodes import AgentActs, own_randomness, play
 from worldrl.agent import Agent
@@ -22,7 +22,7 @@ from worldrl.policies.action_prior import MarginalPolicy
 from worldrl.policies.latent import LatentGaussian
 from worldrl.policies.tanh_gaussian import TanhGaussian
 from worldrl.studies.entropy import Pool, belief_pool, latent_pool
-from worldrl.types import Belief
+from worldrl.types import Belief, Head
 
 EVERY = 5  # agent steps from one state to the next
 DRAWN, FILTERED = 100_000, 2_000  # latents of a state: draws are cheap, paths of a belief are filtered from the start
@@ -58,7 +58,7 @@ def run_actions(run_dir: Path, n: int, seed: int = 1000) -> tuple[MarginalPolicy
         UserError: the run cannot be loaded, or its head has learned no marginal policy.
     """
     agent, config = load_agent(run_dir)
-    marginal = getattr(agent.head, "marginal", None)
+    marginal = _part(agent.head, "marginal")
     if not isinstance(marginal, MarginalPolicy):
         raise UserError(str(run_dir), f"head {type(agent.head).__name__}", "one with a marginal: head=miracle")
     with own_randomness(seed), closing(steps(agent, config.env, config.task, seed=seed)) as played:
@@ -74,7 +74,7 @@ def run_latents(run_dir: Path, states: int, seed: int = 1000) -> tuple[LatentGau
     """
     agent, config = load_agent(run_dir)
     head: Any = agent.head
-    policy = getattr(head, "policy", None)
+    policy = _part(head, "policy")
     if not isinstance(policy, LatentGaussian):
         raise UserError(str(run_dir), f"policy {type(policy).__name__}", "policy=latent")
     with own_randomness(seed), torch.no_grad():
@@ -94,7 +94,7 @@ def run_pools(run_dir: Path, states: int, size: int | None = None, seed: int = 1
     """
     agent, config = load_agent(run_dir)
     head: Any = agent.head
-    policy: Any = getattr(head, "policy", None)
+    policy: Any = _part(head, "policy")
     own = isinstance(policy, LatentGaussian)
     size = size or (DRAWN if own else FILTERED)
     if size < 2:
@@ -114,3 +114,8 @@ def run_pools(run_dir: Path, states: int, size: int | None = None, seed: int = 1
         if not len(visited[0].particles):
             raise refusal
         return [belief_pool(policy, belief.particles[:, 0]) for belief in visited]
+
+
+def _part(head: Head, name: str) -> nn.Module | None:
+    """A network that some heads have."""
+    return dict(head.named_children()).get(name)

@@ -22,18 +22,15 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from worldrl.acting.episodes import VIDEO_SIZE
 from worldrl.agent import Agent
 from worldrl.config import Config
-from worldrl.data.replay import Replay, choose_replay_device
+from worldrl.data.replay import Columns, Replay, choose_replay_device
 from worldrl.envs import describe_backend, gl_string, make_envs
 from worldrl.errors import UserError
 from worldrl.training.clocks import Ratio
 from worldrl.types import Batch, EnvSpec, Extra, Needs
-
-Columns = Mapping[str, NDArray[Any]]  # observation keys, action, reward, is_first and is_terminal, each (T, ...)
 
 
 class Experience(Protocol):
@@ -269,7 +266,7 @@ class DataSet:
     Args:
         config: Seed, windows and device of the rows.
         spec: What the rows are rows of.
-        columns: ``T`` rows as the contract has them; an episode of n steps is n + 1 rows.
+        columns: ``T`` rows, (T, ...) each, as the contract has them; an episode of n steps is n + 1 rows.
         updates: The length of the run.
 
     Raises:

@@ -14,15 +14,12 @@ from typing import Any
 import numpy as np
 
 from worldrl.envs import rendering
-from worldrl.envs.rendering import RenderConfig
 from worldrl.envs.spaces import (
     IMAGE_SHAPE,
     Array,
     Groups,
     Observation,
     TaskEnv,
-    check_obs_mode,
-    check_repeat,
     concatenate,
     name_groups,
     observation_space,
@@ -51,22 +48,10 @@ class DMCEnv(TaskEnv):
         UserError: for an unknown task, observation mode, camera, image size or quality.
     """
 
-    def __init__(
-        self,
-        task: str,
-        obs: str = "pixels",
-        action_repeat: int = 2,
-        render: RenderConfig | None = None,
-        draws: bool = True,
-    ) -> None:
-        check_obs_mode(obs)
-        check_repeat(action_repeat)
-        self._obs, self._repeat, self._render = obs, action_repeat, render or RenderConfig()
-        self.render_pixels = draws
-        rendering.check_size(self._render.size)
-        if draws and obs != "state":
+    def _open(self) -> None:
+        if self.render_pixels and self._obs != "state":
             rendering.choose_backend(self._render.backend)
-        self.task = canonical_name(task)
+        self.task = canonical_name(self.task)
         if self.task in DRAWS_AT_RESET:
             rendering.choose_backend(self._render.backend)
         domain, name = dmc_tasks()[self.task]

@@ -18,7 +18,6 @@ from gymnasium import spaces
 from worldrl.envs import rendering
 from worldrl.envs.checks import WHOLE, check_spaces
 from worldrl.envs.images import resize
-from worldrl.envs.rendering import RenderConfig
 from worldrl.envs.spaces import (
     IMAGE_SHAPE,
     Array,
@@ -27,8 +26,6 @@ from worldrl.envs.spaces import (
     TaskEnv,
     as_array,
     as_number,
-    check_obs_mode,
-    check_repeat,
     concatenate,
     name_groups,
     observation_space,
@@ -57,21 +54,9 @@ class GymEnv(TaskEnv):
 
     terminates = True
 
-    def __init__(
-        self,
-        task: str,
-        obs: str = "pixels",
-        action_repeat: int = 2,
-        render: RenderConfig | None = None,
-        draws: bool = True,
-    ) -> None:
-        check_obs_mode(obs)
-        check_repeat(action_repeat)
-        self._obs, self._repeat, self._render, self.task = obs, action_repeat, render or RenderConfig(), task
-        self.render_pixels = draws
-        rendering.check_size(self._render.size)
-        self._env = make_unwrapped(task, self._render.backend)
-        self._layout = check_spaces(self._env, task, obs)
+    def _open(self) -> None:
+        self._env = make_unwrapped(self.task, self._render.backend)
+        self._layout = check_spaces(self._env, self.task, self._obs)
         self._check_modes()
         self._describe()
 
