@@ -33,9 +33,9 @@ from worldrl.types import (
     box,
 )
 
-MODEL_ONLY = "model"  # the phase that trains the belief model alone
+MODEL_ONLY = "model"  # the phase that trains only the belief model
 ANY_OBS = {"pixels": ObsSpec((64, 64, 3), "uint8"), "state": ObsSpec((2,), "float32")}
-HEAD_ONLY = "/head_only"  # ends the names of phases that train the head alone
+HEAD_ONLY = "/head_only"  # ends the names of phases that train only the head
 
 
 class Agent:
@@ -115,7 +115,7 @@ class Agent:
     def update(self, phase: str, batch: Batch, extra: Extra | None = None) -> Metrics:
         """One gradient update on a (B, T) slice: all draws, then the model's step if it is due, then the head's.
 
-        ``extra`` is what the head's needs ask for beside the slice (``Replay.sample_extra``).
+        ``extra`` is what the head's needs ask for in addition to the slice (``Replay.sample_extra``).
 
         Contains no host synchronisation and no branch on data, so it can be captured as it is; for the same reason it
         leaves ``updates`` to its caller (``training.speed.make_update``), and counts on the device for the latch.
@@ -168,7 +168,7 @@ class Agent:
     # --- saving -------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that learning depends on, but for the random generators."""
+        """Everything that learning depends on, except the random generators."""
         return {
             "model": self.model.state_dict(),
             "head": self.head.state_dict(),
@@ -187,7 +187,7 @@ class Agent:
 
 
 def build_parts(config: Config, spec: EnvSpec) -> tuple[BeliefModel, Head]:
-    """The belief model and the head that goes on it. Raises UserError where they do not go together."""
+    """The belief model and the head that runs on it. Raises UserError where they do not go together."""
     model: BeliefModel = _build("belief", config.belief, spec)
     head: Head = _build("head", config.head, model.sizes(spec.actions), **_chosen_policy(config, spec.actions))
     check_pair(model, head, spec.actions)
@@ -266,7 +266,7 @@ def _build(kind: str, settings: dict[str, Any], *args: Any, **kwargs: Any) -> An
 
 
 def _chosen_policy(config: Config, actions: Actions) -> dict[str, MakePolicy]:
-    """What the head's constructor gets beside its usual arguments: nothing, or what builds the chosen policy."""
+    """What the head's constructor gets besides its usual arguments: nothing, or what builds the chosen policy."""
     head, policy = config.head["name"], config.policy["name"]
     if policy == OWN_POLICY:
         return {}

@@ -191,7 +191,7 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Nested or dotted settings as one flat dict of dotted keys; ``head: sac`` and ``head: {name: sac}`` are the same.
 
     Raises:
-        UserError: something that is no mapping, a key that is not text, or one that is given twice.
+        UserError: something that is not a mapping, a key that is not text, or one that is given twice.
     """
     if not isinstance(settings, Mapping):
         raise wrong("settings", settings, "a dict such as {'agent': 'sac', 'task': 'walker_walk'}")
@@ -303,7 +303,7 @@ def _agent_and_parts(flat: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
         return agent_label(plain.agent, usual, **parts), parts
     if not {"belief", "head"} <= set(flat):
         fix = "worldrl.train and worldrl.compose.compose take them from its preset"
-        raise wrong("agent", flat["agent"], "belief and head beside this label", fix)
+        raise wrong("agent", flat["agent"], "belief and head in addition to this label", fix)
     return _typed("agent", flat["agent"], str), parts
 
 
@@ -430,7 +430,7 @@ def check_unchanged(run_dir: Path, trained: Mapping[str, Any], agent_only: bool 
 
     Args:
         trained: the settings in the checkpoint, nested.
-        agent_only: look at belief, head and policy alone; the agent may act somewhere else.
+        agent_only: look only at belief, head and policy; the agent may act somewhere else.
 
     Raises:
         UserError: the first setting that differs.

@@ -72,7 +72,7 @@ def read_text(path: Path, most: int = TEXT_BYTES) -> str:
     try:
         return read_bytes(path, most).decode()
     except UnicodeDecodeError as error:
-        raise damaged(path, "bytes that are no text", "UTF-8") from error
+        raise damaged(path, "bytes that are not text", "UTF-8") from error
 
 
 def read_json(path: Path, most: int = TEXT_BYTES) -> Any:

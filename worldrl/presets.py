@@ -48,7 +48,7 @@ def preset_names(group: str, own: Path | None = None) -> list[str]:
 
 
 def preset_path(group: str, name: str, own: Path) -> Path:
-    """The file of a preset; a user's own file may be a copy of the package's, but may not say something else."""
+    """The file of a preset; a user's own file may be a copy of the package's, but may not differ from it."""
     ours, theirs = (folder / group / f"{name}.yaml" for folder in (shipped(), own))
     if not theirs.is_file():
         if not ours.is_file():

@@ -116,7 +116,7 @@ def whole(least: int = 1) -> Callable[[str], int]:
 
 
 def say(line: str) -> None:
-    """Something to know that is no result: a line on stderr."""
+    """Something to know that is not a result: a line on stderr."""
     print(line, file=sys.stderr)
 
 

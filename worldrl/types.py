@@ -8,7 +8,7 @@ Shape letters, used everywhere: ``K`` particles, ``B`` batch, ``T`` time, ``F`` 
 **Time.** Row ``t`` is what was known on arrival at time ``t``: ``obs[t]``, the ``action[t]`` that LED there (zero on
 the first row of an episode), the ``reward[t]`` received on arriving, ``is_first[t]`` and ``is_terminal[t]`` (true
 termination only, never a time limit). A transition is two rows: ``belief[t-1], action[t], reward[t], belief[t]``. A
-pair whose second row is a first row is no transition and is masked. State-based agents read rows of length two.
+pair whose second row is a first row is not a transition and is masked. State-based agents read rows of length two.
 """
 
 from __future__ import annotations
@@ -140,14 +140,14 @@ class Batch(NamedTuple):
         return Batch({k: v[which] for k, v in self.obs.items()}, *(x[which] for x in self[1:]))
 
 
-Extra = dict[str, Batch]  # what a head needs beside its slice: "td" (N, T) windows, "recent" (N, 1) rows without obs
+Extra = dict[str, Batch]  # what a head needs besides its slice: "td" (N, T) windows, "recent" (N, 1) rows without obs
 
 
 class Belief(NamedTuple):
     """What a belief model knows: detached tensors, nothing else. While acting the axis ``T`` is missing."""
 
     feat: Tensor  # (B, T, F) one draw of the state
-    particles: Tensor  # (K, B, T, F) K more draws, beside feat
+    particles: Tensor  # (K, B, T, F) K more draws, in addition to feat
     context: Tensor  # (B, T, C) the deterministic part of what is known
     entropy: Tensor  # (B, T) nats, of the last filtering distribution
 
@@ -158,7 +158,7 @@ class Rollout(NamedTuple):
     feat: Tensor  # (H + 1, N, F)
     action: Tensor  # (H, N, A)
     reward: Tensor  # (H + 1, N) reward received on arriving in feat
-    discount: Tensor  # (H + 1, N) probability that the episode goes on
+    discount: Tensor  # (H + 1, N) probability that the episode continues
 
 
 class Draw(NamedTuple):
@@ -196,10 +196,10 @@ class Needs(NamedTuple):
     particles: int = 0
     imagine: bool = False
     actor_input: str = "feat"  # or "context"
-    td_batch: int = 0  # transitions beside the slice, redrawn for every update: Extra["td"]
+    td_batch: int = 0  # transitions besides the slice, redrawn for every update: Extra["td"]
     recent_batch: int = 0  # rows drawn for every update from the newest recent_actions ones: Extra["recent"]
     recent_actions: int = 0
-    action_noise: bool = False  # it explores by schedule.action_noise alone
+    action_noise: bool = False  # it explores only by schedule.action_noise
     actions: tuple[str, ...] = ("box",)  # the kinds of action that it takes: "box", "choice"
 
     def td_windows(self, rows: int) -> int:
@@ -271,7 +271,7 @@ class Imagines(Protocol):
         """From ``feat`` (N, F), ``horizon`` steps of ``action (N, A) = actor(feat)``, called once per step in order.
 
         The roll-out depends differentiably on the actions. The model's weights are in its graph too: whoever takes a
-        gradient asks for that of its own parameters alone.
+        gradient asks only for that of its own parameters.
         """
         ...
 

@@ -88,7 +88,7 @@ def play(envs: Stage, act: Act, first: int = 0, stop: Callable[[], object] = boo
 
 
 def _complete(rows: Rows, action: np.ndarray) -> Rows:
-    """Rows with the ``action`` that led to them, zero where an episode begins; nothing is cut unless they say so."""
+    """Rows with the ``action`` that led to them, zero where an episode begins; nothing is cut unless they report it."""
     led_here = (action * (1.0 - rows["is_first"])[:, None]).astype(np.float32)
     return {"is_cut": np.zeros(len(action), np.float32), **rows, "action": led_here}
 
@@ -217,7 +217,7 @@ def random_return(config: EnvConfig, task: str, seed: int, episodes: int) -> lis
 
 
 def check_length(task: str, frames: int) -> None:
-    """Raise UserError where an episode of so many ``frames`` goes on: it would be waited for in silence."""
+    """Raise UserError where an episode of so many ``frames`` continues: it would be waited for in silence."""
     if frames > LONGEST:
         expected = "one that terminates or is truncated, for example by gymnasium.wrappers.TimeLimit"
         raise UserError(task, f"an evaluation episode without an end after {LONGEST:,} frames", expected)
@@ -236,7 +236,7 @@ def naming_failures(task: str, where: object) -> Iterator[None]:
 
 @contextlib.contextmanager
 def own_randomness(seed: int, *key: int) -> Iterator[None]:
-    """Seeded torch noise inside the block; the noise outside goes on as if the block had not been."""
+    """Seeded torch noise inside the block; the noise outside continues as if the block had not been."""
     cuda = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(int(np.random.SeedSequence([seed, *key]).generate_state(1)[0]))

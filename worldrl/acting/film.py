@@ -1,4 +1,4 @@
-"""What an agent was shown, row by row, as a video: the clean observation beside the one that it saw."""
+"""What an agent was shown, row by row, as a video: the clean observation next to the one that it saw."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Episodes to study a belief on: what the agent saw and did, and the simulator's truth beside it.
+"""Episodes to study a belief on: what the agent saw and did, and the simulator's truth with it.
 
 The agent plays each episode once, under the run's own evaluation settings. Every other corruption is studied on the
 same episodes, by repeating their actions: the truth is then the same to the last bit, and so is the noise that the
@@ -68,7 +68,7 @@ def conditions(
 ) -> dict[str, list[Condition]]:
     """By kind, level 0 and each level asked for, in rising order; bursts of ``burst_length`` rows, or the run's own.
 
-    The run's own corruption stays beside it, and counts even where it was meant for training alone.
+    The run's own corruption stays in addition, and counts even where it was meant only for training.
 
     Raises:
         UserError: an unknown kind (with the nearest), or a level outside its range.

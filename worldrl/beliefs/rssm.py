@@ -50,7 +50,7 @@ class RSSM(BeliefModel):
         deter: Width = 200
         hidden: Width = 200
         depth: Width = 32  # CNN channels
-        background: bool = False  # learn a constant image beside the decoder: for small ones
+        background: bool = False  # learn a constant image in addition to the decoder: for small ones
         init: Literal["default", "xavier"] = "default"  # xavier: with zero bias, on all layers but the GRU
         reward_units: Width = 300
         reward_scale: NotNegative = 1.0  # weight of the reward's loss; PlaNet has 10
@@ -263,7 +263,7 @@ class RSSM(BeliefModel):
         return torch.cat([mean + std * noise, deter], -1)
 
     def _discount(self, feat: Tensor) -> Tensor:
-        """(..., F) -> (...) probability that the episode goes on after this state; one where nothing can end it."""
+        """(..., F) -> (...) probability that the episode continues after this state; one where nothing can end it."""
         if self.continue_head is None:
             return feat.new_ones(feat.shape[:-1])
         return torch.sigmoid(self.continue_head(feat))

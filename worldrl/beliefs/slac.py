@@ -98,7 +98,7 @@ class SLAC(BeliefModel):
         z2: Width = 256
         units: Width = 256  # of every Gaussian network
         depth: Width = 32  # CNN channels; features are 8 x depth
-        background: bool = False  # learn a constant image beside the decoder: for small ones
+        background: bool = False  # learn a constant image in addition to the decoder: for small ones
         vector_units: Width = 256  # width of encoders and decoders of state vectors
         vector_layers: Layers = 2
         init_std: Positive = PLAIN_STD  # of the latents; less noise at first is for small models and short runs
@@ -126,7 +126,7 @@ class SLAC(BeliefModel):
         c, a = config, spec.action_dim
         self.config = config
         self.lost_rows = c.history - 1
-        self.model_batch = c.model_batch or None  # of a batch for the model alone, these windows are enough
+        self.model_batch = c.model_batch or None  # where only the model learns, these windows of a batch are enough
         self.action_dim, self.feat_dim = a, c.z1 + c.z2
         self.vector_keys = [key for key, obs in spec.obs.items() if obs.dtype == "float32"]
         self.pixel_keys = [key for key, obs in spec.obs.items() if obs.dtype == "uint8"]
@@ -288,7 +288,7 @@ class SLAC(BeliefModel):
             return torch.cat([z1, self.z2_later(z1, z2, action).sample(noise2)], -1)
 
     def _discount(self, feat: Tensor) -> Tensor:
-        """(..., F) -> (...) probability that the episode goes on after this state; one where nothing can end it."""
+        """(..., F) -> (...) probability that the episode continues after this state; one where nothing can end it."""
         if self.continue_head is None:
             return feat.new_ones(feat.shape[:-1])
         return torch.sigmoid(self.continue_head(feat))

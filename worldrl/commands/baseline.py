@@ -1,9 +1,9 @@
 """``worldrl baseline ppo task=walker_walk``: a baseline of Stable-Baselines3 on our environments, in a run folder.
 
 It learns from state vectors, from the training episodes that worldrl's own agents of the same seed start in, and is
-evaluated on theirs, so that ``worldrl.report`` can put all of them into one plot. The algorithm and its settings are
-theirs, ``sb3.*`` being the arguments of its constructor. There is no checkpoint to go on from: a run that was stopped
-begins anew.
+evaluated on theirs, so that ``worldrl report`` can put all of them into one plot. The algorithm and its settings are
+theirs, ``sb3.*`` being the arguments of its constructor. There is no checkpoint to continue from: a run that
+was stopped begins anew.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ Env = gymnasium.Env[Any, Any]
 
 
 class Numbered(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """The state vector alone; training episode e starts from the seed that it has in every run of ``run_seed``."""
+    """Only the state vector; training episode e starts from the seed that it has in every run of ``run_seed``."""
 
     def __init__(self, env: Env, run_seed: int) -> None:
         super().__init__(env)

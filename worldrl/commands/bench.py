@@ -1,6 +1,6 @@
 """How fast is it here: ``worldrl bench``.
 
-Measures one update of each agent, the replay, the environments and a short training, beside what the machine's matrix
+Measures one update of each agent, the replay, the environments and a short training, next to what the machine's matrix
 products reach in the same process. Every fast path must give the losses of the eager float32 update on the same batch,
 weights and seed; if one does not, the exit code is 1.
 """
@@ -56,7 +56,7 @@ STATE_BATCH = (256, 2)
 
 STATE_SPEC = EnvSpec("bench", {"state": ObsSpec((17,), "float32")}, box(6))
 PIXEL_SPEC = EnvSpec("bench", {"pixels": ObsSpec((64, 64, 3), "uint8")}, box(6))
-VARIANTS: dict[str, dict[str, Any]] = {  # agents that are no preset
+VARIANTS: dict[str, dict[str, Any]] = {  # agents that are not presets
     "smac+critic_particles": {"agent": "smac", "head.critic_particles": True},
     "value_sac": {"agent": "sac", "head": "value_sac"},
 }
@@ -228,7 +228,7 @@ def bench_case(
 
 
 def head_share(case: Case, batch: Batch, device: torch.device, repeats: int, flops: int) -> Results:
-    """What an update adds to one of the model alone: particles, imagination, actor and critic. Eager, float32.
+    """What an update adds to one of only the model: particles, imagination, actor and critic. Eager, float32.
 
     Both updates are timed in turns; ``time`` is the median of the turns' shares, ``flops`` the share of arithmetic.
     """

@@ -115,7 +115,7 @@ def _at_worst(records: Sequence[Results], say: Callable[[Results], str]) -> str:
 
 
 def run_studies(subject: Subject, names: Sequence[str], console: Console) -> list[str]:
-    """Run studies one after the other; returns the names of those that the agent or task does not admit.
+    """Run studies one after the other; returns the names of those that the agent or task does not allow.
 
     Raises:
         UserError: of the only study that was asked for.
@@ -161,7 +161,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--study", choices=[*STUDIES, "all"], default="all", help="default all")
     add("--out", type=Path, metavar="DIR", help="where to (default RUN_DIR/inside)")
     add("--corruption", nargs="+", default=["gaussian", "missing"], metavar="NAME", help="default gaussian missing")
-    add("--level", nargs="+", type=float, default=[0.05, 0.2], help="levels beside 0 (default 0.05 0.2)")
+    add("--level", nargs="+", type=float, default=[0.05, 0.2], help="levels in addition to 0 (default 0.05 0.2)")
     add(
         "--burst-length",
         type=whole(),
@@ -173,7 +173,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--seed", type=whole(0), default=1000, help="of the episodes, not of the run (default 1000)")
     add("--context", type=whole(), default=5, help="rows that are seen before a prediction (default 5)")
     add("--horizon", type=whole(), default=45, help="rows that are predicted (default 45)")
-    add("--particles", type=whole(), default=8, help="paths beside the single one in the marginal study (default 8)")
+    add("--particles", type=whole(), default=8, help="paths besides the single one in the marginal study (default 8)")
     add("--checkpoint", choices=CHECKPOINTS, default="last", help="default last")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
     add_allow(parser)

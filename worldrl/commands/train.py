@@ -38,7 +38,7 @@ class Job(NamedTuple):
     allowed: tuple[str, ...] = ()  # by the person who has typed the command
 
     def run(self, again: bool = False) -> None:
-        """Train or resume; ``again``: a folder that holds this run already is no mistake, the run is continued."""
+        """Train or resume; ``again``: a folder that holds this run already is not a mistake, the run is continued."""
         from worldrl.training import loop
 
         allow(self.allowed)
@@ -144,7 +144,7 @@ def train_anew(config: Config, run_dir: Path) -> None:
 
 
 def train_or_continue(config: Config, run_dir: Path) -> None:
-    """One run of a sweep: train it, resume it where it has begun, leave it alone where it has finished."""
+    """One run of a sweep: train it, resume it where it has begun, leave it as it is where it has finished."""
     from worldrl.training import loop
 
     checkpoints = Checkpoints(run_dir)

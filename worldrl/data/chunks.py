@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from worldrl.errors import UserError
 from worldrl.files import check_content, checksum, damaged, is_plain_name, read_bytes, stored_entries
 
-SLACK = 4096  # bytes of an archive beside each of its arrays
+SLACK = 4096  # bytes of an archive in addition to each of its arrays
 
 
 def write_chunk(folder: Path, first: int, last: int, arrays: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from worldrl.types import Batch, EnvSpec, Extra, Needs
 
 CHUNK_BYTES = 2**28  # bounds the memory that reading a chunk takes
 RECENT = 1000  # draws that can be rebuilt
-GPU_HEADROOM = 2.5  # the agent, its activations and the captured graphs need room beside the replay
+GPU_HEADROOM = 2.5  # the agent, its activations and the captured graphs need room next to the replay
 
 Columns = Mapping[str, NDArray[Any]]  # observation keys, action, reward, is_first and is_terminal, rows first
 
@@ -138,7 +138,7 @@ class Replay:
         return self._gather(windows, to)
 
     def sample_extra(self, needs: Needs, length: int, lost_rows: int = 0, to: torch.device | None = None) -> Extra:
-        """Draw what a head needs beside its slice, by the same generator; nothing for a head without such needs.
+        """Draw what a head needs besides its slice, by the same generator; nothing for a head without such needs.
 
         Args:
             needs: ``td_batch`` asks for ``"td"``: windows with so many transitions, or as few more as whole windows

@@ -1,6 +1,6 @@
-"""Whether an agent of this package can use a Gymnasium environment; where it cannot, the error names a cure.
+"""Whether an agent of this package can use a Gymnasium environment; where it cannot, the error names a fix.
 
-A cure is Python that works where it stands: the tests run it.
+A fix is Python that works where it stands: the tests run it.
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ def check_spaces(env: gymnasium.Env[Any, Any], task: str, obs: str = "both") -> 
         return Layout(vectors, None)
     if len(images) > 1:
         kept = [images[0], *vectors]
-        cure = f"keep one: {WRAPPERS}.FilterObservation(env, {kept})"
-        raise UserError(f"{task}: observation", f"the images {', '.join(images)}", "one", cure)
+        fix = f"keep one: {WRAPPERS}.FilterObservation(env, {kept})"
+        raise UserError(f"{task}: observation", f"the images {', '.join(images)}", "one", fix)
     for name in images:
         _check_image(env.observation_space, name, _label(task, name))
     return Layout(vectors, images[0] if images else None)
@@ -67,7 +67,7 @@ def _check_actions(env: gymnasium.Env[Any, Any], task: str) -> None:
         fix = "choose a continuous version of the task, or map its actions in a wrapper"
         raise UserError(where, str(space), "a Box of floats", fix)
     if not _is_bounded(space):
-        raise UserError(where, f"{space} without finite bounds", "low and high to be finite", _bounds_cure(env, space))
+        raise UserError(where, f"{space} without finite bounds", "low and high to be finite", _bounds_fix(env, space))
     if (space.low > space.high).any():
         raise UserError(where, str(space), "low to be at most high")
 
@@ -76,7 +76,7 @@ def _is_bounded(space: spaces.Space[Any]) -> bool:
     return isinstance(space, spaces.Box) and not (unbounded(space.low) | unbounded(space.high)).any()
 
 
-def _bounds_cure(env: gymnasium.Env[Any, Any], space: spaces.Box) -> str:
+def _bounds_fix(env: gymnasium.Env[Any, Any], space: spaces.Box) -> str:
     """Leave out the wrapper that took the bounds away, if that is all it does; otherwise declare some."""
     for layer in layers(env):
         if isinstance(layer, gymnasium.wrappers.ClipAction) and _is_bounded(layer.env.action_space):
@@ -160,10 +160,10 @@ def _check_image(whole: spaces.Space[Any], name: str, label: str) -> None:
     if space.dtype == np.uint8 and space.shape == IMAGE_SHAPE:
         return
     found = f"an image of shape {space.shape} and {space.dtype}"
-    raise UserError(label, found, f"{IMAGE_SHAPE} of uint8 from 0 to 255", _image_cure(space, name))
+    raise UserError(label, found, f"{IMAGE_SHAPE} of uint8 from 0 to 255", _image_fix(space, name))
 
 
-def _image_cure(space: spaces.Box, name: str) -> str:
+def _image_fix(space: spaces.Box, name: str) -> str:
     """Python that makes the image (64, 64, 3) of uint8, with a word on what it does."""
     words, value, shape = _one_frame(_value(name), space.shape)
     value, shape = _three_channels(value, shape)

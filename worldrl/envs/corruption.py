@@ -1,7 +1,7 @@
 """Noise on observations: what a camera and a robot's sensors do, and the rule that makes it reproducible.
 
 The noise of a row is a function of (episode seed, step index, observation key) and of nothing else: it does not depend
-on how many environments run beside it, in which process, or on whether earlier rows were drawn at all. A stuck sensor
+on how many environments run with it, in which process, or on whether earlier rows were drawn at all. A stuck sensor
 needs the clean values of earlier rows besides; state vectors are there even where images are not drawn.
 """
 
@@ -240,7 +240,7 @@ class Noise:
     """The corruption of one stream of observations: ``begin`` an episode, then call it once for each of its rows.
 
     Args:
-        config: levels; ``apply`` is for the caller to heed.
+        config: levels; ``apply`` is for the caller to follow.
         obs: shape and type of each observation key; uint8 is an image.
         groups: ``groups[key][name] = (start, stop)``, the sensors inside a state vector.
 

@@ -160,7 +160,7 @@ def apply_quality(model: Any, quality: str) -> None:
 def prepare_without_backend() -> None:
     """Import mujoco and dm_control's renderer without an OpenGL back-end; a later ``choose_backend`` still works.
 
-    Left alone, dm_control tries GLFW first, which is slow and prints warnings on machines without a display; and with
+    By itself, dm_control tries GLFW first, which is slow and prints warnings on machines without a display; and with
     a ``MUJOCO_GL`` that cannot draw here, neither can be imported.
     """
     load_triton_first()

@@ -202,7 +202,7 @@ def make_envs(config: EnvConfig, task: str, seed: int, num_envs: int | None = No
     """Make ``num_envs`` environments (``config.num_envs`` if None), in worker processes if more than one.
 
     Episode ``e`` of environment ``i`` has the seed ``episode_seed(seed, TRAIN or EVAL, i, e)``. Corruption applies
-    where ``config.corruption.apply`` says so.
+    where ``config.corruption.apply`` asks for it.
 
     Raises:
         UserError: for bad settings or a task that does not exist or does not fit.
@@ -218,7 +218,7 @@ def make_envs(config: EnvConfig, task: str, seed: int, num_envs: int | None = No
 class _EpisodeLog:
     """What has to be repeated to get back: per environment the episode and its actions so far.
 
-    Kept beside the streams, not in them, so that it outlives a dead worker.
+    Kept next to the streams, not in them, so that it outlives a dead worker.
     """
 
     def __init__(self, num_envs: int, action_dim: int) -> None:

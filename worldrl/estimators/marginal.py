@@ -115,7 +115,7 @@ ESTIMATORS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def independent_draws(estimator: str, k: int) -> int:
-    """How many particles beside s_0 the estimator asks for at ``num_particles=k``; refuses a k it cannot use."""
+    """How many particles besides s_0 the estimator asks for at ``num_particles=k``; refuses a k it cannot use."""
     if estimator.startswith("mlmc") and k > 0:
         _level(k)
     return 2 * k - 1 if estimator == "mlmc_fresh" and k > 0 else k

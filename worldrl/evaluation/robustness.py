@@ -2,7 +2,7 @@
 
 Every cell of the grid plays the same episodes, those of ``eval.py --seed``: episode ``e`` of seed ``s`` starts in the
 same state and draws the same posterior and policy noise in every cell and however many environments run side by side.
-Cells differ by the noise on their observations alone, so that even a few episodes tell them apart.
+Cells differ only by the noise on their observations, so that even a few episodes tell them apart.
 
 Environments and agent are made once. The environments stay clean and all live in this process; what the agent sees is
 corrupted on the way to it. Whichever environment is free takes the next episode of the grid, whatever its cell, so that
@@ -99,7 +99,7 @@ def evaluate_grid(
         groups: the sensors to corrupt, by name; none for all.
         checkpoint, explore, device: as ``evaluate_run``.
         out: where the files go, by default ``RUN_DIR/robustness``; those of an earlier grid are replaced.
-        video: one of the worst level of each kind, the clean picture beside what the agent saw.
+        video: one of the worst level of each kind, the clean picture next to what the agent saw.
 
     Returns:
         what ``robustness.json`` holds.

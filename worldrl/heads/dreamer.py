@@ -1,7 +1,7 @@
 """Dreamer (Hafner et al., ICLR 2020, arXiv 1912.01603): an actor that is improved inside the world model.
 
 From every state s_0 of the slice the model is rolled forward for H steps, a_t ~ pi(. | s_t), s_{t+1} ~ p(. | s_t, a_t).
-With the predicted reward r_t of arriving in s_t, the predicted probability c_t that the episode goes on there, and
+With the predicted reward r_t of arriving in s_t, the predicted probability c_t that the episode continues there, and
 d_t = gamma c_t (eqs. 6 to 8 of the paper, weighted as in the published programs):
 
     G_t     = r_t + d_t [(1 - lambda) v(s_{t+1}) + lambda G_{t+1}]     v of the last state where the dream ends
@@ -47,7 +47,7 @@ class ReturnTerms(NamedTuple):
     """What the R returns of every dream are made of."""
 
     reward: Tensor  # (R, N) first reward of the return
-    discount: Tensor  # (R, N) gamma times the probability to go on, of what follows that reward
+    discount: Tensor  # (R, N) gamma times the probability to continue, of what follows that reward
     value: Tensor  # (R, N) of the state that the return belongs to
     next_value: Tensor  # (R, N) of the state after it; the last one is the bootstrap
 

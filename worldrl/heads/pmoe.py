@@ -7,7 +7,7 @@ action the critics value most:
     L_gate = mean_m E (w_m(s) - [m = b])^2
     y      = c r + gamma (1 - d) E_{m ~ w(s')} [min_j Q'_j(s', a'_m) - alpha log pi_m(a'_m | s')]
 
-Each log-density is that of the expert alone, and neither loss is the gradient of the mixture's objective: that one is
+Each log-density is that of only the expert, and neither loss is the gradient of the mixture's objective: that one is
 ``head=sac policy=mixture``.
 """
 

@@ -119,7 +119,7 @@ class ValueSAC(SAC):
         return self.rewards(tr) + self.config.gamma * (1.0 - tr.terminal) * value(tr.next_feat)
 
     def judge(self, states: ActorStates) -> Judged:
-        """Draw an action in every row; what the critics say of it has the gradient of the action alone."""
+        """Draw an action in every row; the critics' values of it have only the gradient of the action."""
         draw = self.policy.sample(states.inputs)
         return Judged(draw, self.critic(states.feat, draw.action, frozen=True), self.excess(draw))
 

@@ -95,7 +95,7 @@ class VIREL(ValueSAC):
 
     @torch.no_grad()
     def td_transitions(self, model: BeliefModel, extra: Extra) -> Transition:
-        """The transitions beside the slice, filtered by the belief as it is now."""
+        """The transitions in addition to the slice, filtered by the belief as it is now."""
         belief, _, _ = model.observe(extra["td"], 0, learn=False)
         return transitions(extra["td"].drop_rows(model.lost_rows), belief.feat[None])
 

@@ -65,7 +65,7 @@ def elu_(x: Tensor) -> Tensor:
 
 
 class _ExpELU(torch.autograd.Function):
-    """max(x, exp(min(x, 0)) - 1); the backward pass reads the output alone."""
+    """max(x, exp(min(x, 0)) - 1); the backward pass reads only the output."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:

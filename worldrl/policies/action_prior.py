@@ -1,4 +1,4 @@
-"""A learned density over actions alone: the marginal policy of MIRACLE (arXiv 1909.05950, section 4 and appendix F).
+"""A learned density over only actions: the marginal policy of MIRACLE (arXiv 1909.05950, section 4 and appendix F).
 
 pi(a) = E_{u ~ N(0, I)} pi(a | u), where pi(a | u) is a tanh-Gaussian whose mean and log-variance a network gives. It is
 estimated as log-mean-exp over N draws of u: a lower bound of log pi(a) in expectation.

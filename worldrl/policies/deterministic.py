@@ -10,7 +10,7 @@ from worldrl.types import Actions, Policy
 
 
 class Deterministic(Policy):
-    """a = tanh(f(x)). It has a mode and no density, so it is no choice for heads that maximise an entropy."""
+    """a = tanh(f(x)). It has a mode and no density, so it does not suit heads that maximise an entropy."""
 
     def __init__(
         self,

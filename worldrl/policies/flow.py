@@ -48,7 +48,7 @@ class Coupling(nn.Module):
 class Flow(Policy):
     """a = tanh(f_n(... f_1(z))), z ~ N(0, I), f_i couplings whose networks are as large as SAC's actor each.
 
-    An action of one dimension has no second half to depend on: every block then moves it given x alone, and the policy
+    An action of one dimension has no second half to depend on: every block then moves it given only x, and the policy
     is a tanh-Gaussian.
     """
 

@@ -18,7 +18,7 @@ from worldrl.types import NOISE, Actions, Draw, Noise, Policy
 
 
 class LatentGaussian(Policy):
-    """pi(a | x) = E_{s ~ q(s | x)} pi(a | s): q a diagonal Gaussian, pi(. | s) a tanh-Gaussian that sees s alone.
+    """pi(a | x) = E_{s ~ q(s | x)} pi(a | s): q a diagonal Gaussian, pi(. | s) a tanh-Gaussian that sees only s.
 
     An action comes from s_0; its log-probability is an estimate from s_0 and K more draws of q, reparameterised through
     all of them, so that q and pi(. | s) learn from whatever uses a draw. With K = 0 it is log pi(a | s_0).

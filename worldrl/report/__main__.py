@@ -67,7 +67,7 @@ def _without(runs: Sequence[Run], kept: Sequence[Run]) -> list[Run]:
 
 
 def reaching(runs: Sequence[Run], frames: float) -> tuple[list[Run], Notes]:
-    """The runs that go on to ``frames``; notes name those left out.
+    """The runs that continue to ``frames``; notes name those left out.
 
     Raises:
         UserError: no run gets that far.
@@ -225,7 +225,7 @@ def write(out: Path, text: str, tables: Mapping[str, Sequence[Row]], kind: str =
     """Write Markdown and CSV; returns the place for the picture, and the files written.
 
     ``out`` is a folder, which gets the files of ``FILES[kind]``; or a picture ``x.png``, which gets ``x-report.md``,
-    ``x-agents.csv``, ... beside it. Tables of an earlier report that this one does not have are removed.
+    ``x-agents.csv``, ... next to it. Tables of an earlier report that this one does not have are removed.
     """
     page, *names = FILES[kind]
     is_picture = out.suffix[1:].lower() in picture_formats()

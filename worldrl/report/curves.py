@@ -37,7 +37,7 @@ class Curve(NamedTuple):
         return np.interp(np.asarray(frames), self.frames, self.values)
 
     def until(self, frames: float) -> Curve:
-        """The part up to ``frames``, with a point there if the curve goes on."""
+        """The part up to ``frames``, with a point there if the curve continues."""
         end = min(frames, self.frames[-1])
         before = self.frames < end
         return Curve(np.append(self.frames[before], end), np.append(self.values[before], self.at(end)))
@@ -108,7 +108,7 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     """Every run folder at or below ``paths``, at any depth; each once, in order.
 
     Raises:
-        UserError: a path that is no folder, or that has no run below it.
+        UserError: a path that is not a folder, or that has no run below it.
     """
     found: dict[Path, Path] = {}
     for path in paths:

@@ -233,7 +233,7 @@ def limits(values: Iterable[ArrayLike]) -> tuple[float, float]:
 
 
 def calm(axes: Any) -> None:
-    """Let the y axis span a tenth of its largest value or more, where zero is no natural end of it."""
+    """Let the y axis span a tenth of its largest value or more, where zero is not a natural end of it."""
     low, high = axes.get_ylim()
     missing = 0.1 * max(abs(low), abs(high)) - (high - low)
     if missing > 0:

@@ -157,7 +157,7 @@ def _flat(row: Row) -> Row:
 def to_markdown(rows: Sequence[Row]) -> str:
     """For reading: numbers rounded, ``x`` and ``x_std`` as mean ± deviation, an estimate with its interval.
 
-    Where one value has no deviation or interval, a word says so.
+    Where one value has no deviation or interval, a word stands for it.
     """
     from rich import box
     from rich.console import Console

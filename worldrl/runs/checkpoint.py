@@ -7,7 +7,7 @@
     RUN_DIR/replay/                       rows-<first>-<last>-<crc>.npz
 
 A folder is a checkpoint only with its marker ``COMPLETE.json``, which is written last, lists every file with its size
-and checksum, and ends with a checksum of itself. Everything is written in a ``.tmp-`` folder beside it, which is
+and checksum, and ends with a checksum of itself. Everything is written in a ``.tmp-`` folder next to it, which is
 renamed when nothing is missing, so that a kill at any moment leaves the checkpoint before. That one, and the replay
 files that only it needs, go after the rename.
 
@@ -88,7 +88,7 @@ class Checkpoints:
         Args:
             frames: Frames so far; part of the folder's name.
             state: Nested dicts with string keys, lists and tuples of tensors, NumPy arrays and Python values.
-            replay: Saved beside it, or ``None``.
+            replay: Saved next to it, or ``None``.
             done: Whether the run has come to its end.
 
         Raises:
@@ -396,7 +396,7 @@ def rng_state(device: str | torch.device = "cpu") -> dict[str, Tensor]:
 
 
 def set_rng_state(state: Mapping[str, Tensor], device: str | torch.device = "cpu") -> None:
-    """Restore what ``rng_state`` returned; a GPU's state is left alone where there is none to restore."""
+    """Restore what ``rng_state`` returned; a GPU's state is left as it is where there is none to restore."""
     torch.set_rng_state(state["cpu"].cpu())
     if "cuda" in state and torch.device(device).type == "cuda":
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)

@@ -135,7 +135,7 @@ def read_records(path: Path) -> tuple[list[Record], bool]:
     """One record per line of ``metrics.jsonl`` (empty for a blank line), and whether half a last line was ignored.
 
     Raises:
-        UserError: a line that is no record (named), or a file that cannot be read.
+        UserError: a line that is not a record (named), or a file that cannot be read.
     """
     records: list[Record] = []
     for number, line in enumerate(lines(path), 1):

@@ -1,4 +1,4 @@
-"""A trained agent as a policy, from a run folder alone: observations in, actions out.
+"""A trained agent as a policy, from only a run folder: observations in, actions out.
 
     policy = worldrl.load(run_dir)
     policy.reset()
@@ -198,7 +198,7 @@ class TrainedPolicy:
         return {key: value.cpu().numpy() for key, value in model.decode(self.belief.feat).items()}
 
     def export(self, path: str | Path, *, explore: bool = False, deterministic: bool = True) -> Path:
-        """Write one acting step as a program that needs torch alone, for the device that the agent is on.
+        """Write one acting step as a program that needs only torch, for the device that the agent is on.
 
         ``torch.export.load(path)`` gives the program and ``program.module()`` the function
         ``(state, obs, prev_action, is_first) -> (state, action)``, each argument with a leading axis of any size B.

@@ -18,7 +18,7 @@ Point = dict[str, float]  # frames, lower and upper bound of the truth, and each
 
 
 class Look(NamedTuple):
-    """How far to train runs on, how often to look, and how closely."""
+    """How far to train the runs, how often to look, and how closely."""
 
     until: int  # frames
     every: int  # frames
@@ -27,9 +27,9 @@ class Look(NamedTuple):
     particles: int
 
     def extend(self, run: Path, points: list[Point]) -> Iterator[Point]:
-        """Add to the points of a run, and yield, one where it stands and one wherever training on has come to.
+        """Add to the points of a run, and yield, one where it stands and one wherever further training has come to.
 
-        Points of an earlier study stay, but for those that the run has not reached.
+        Points of an earlier study stay, except for those that the run has not reached.
 
         Raises:
             Diverged: a loss of the run was not finite; the run stays at its last good checkpoint.

@@ -21,7 +21,7 @@ class Noise(NamedTuple):
     std: float  # nats, of the estimate from a single draw
     gradient: float  # of the batch's gradient: sqrt(E |g - E g|^2) / |E g|, if it can be told
     error: float  # standard error of this quotient
-    draws: int  # latents per action beside s_0
+    draws: int  # latents per action in addition to s_0
 
 
 def entropies(policy: LatentGaussian, x: Tensor, estimator: str, k: int) -> Tensor:

@@ -29,7 +29,7 @@ class MDP(NamedTuple):
 def counterexample(k: int) -> MDP:
     """The process of figure 1: s0 to s4 are states 0 to 4, then one state per action of s1, then the tail.
 
-    The paper's tail goes on through states in which the action does not matter; here they are one state with one
+    The paper's tail continues through states in which the action does not matter; here they are one state with one
     action, since a choice without effect would count as entropy.
     """
     tail = 5 + k

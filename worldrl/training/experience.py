@@ -90,7 +90,7 @@ class Experience(Protocol):
         ...
 
     def sample(self, batch: int, length: int, needs: Needs) -> tuple[Batch, Extra]:
-        """Draw a slice of ``batch`` windows of ``length`` rows, and what a head needs beside it."""
+        """Draw a slice of ``batch`` windows of ``length`` rows, and what a head needs in addition to it."""
         ...
 
     def state(self) -> dict[str, Any]:
@@ -353,7 +353,7 @@ class DataSet:
 
 
 class Mixed(Stream):
-    """A stream that the agent acts in, and data beside it: batches have windows of both.
+    """A stream that the agent acts in, and data in addition: batches have windows of both.
 
     Args:
         config: As for a ``Stream``, which gives the time, the episodes and the newest rows.
@@ -404,10 +404,10 @@ def _in_turns(*parts: Batch) -> Batch:
 
 
 def _check_rows(place: str, rows: int, setting: str, agent: Agent) -> None:
-    """Refuse fewer rows than the head draws transitions beside its slice: it would wait for them for ever."""
-    beside = agent.head.needs.td_batch
-    if 0 < rows <= beside:  # a replay itself refuses to have none
-        expected = f"more than {beside}: the head draws so many transitions in addition to its slice"
+    """Refuse fewer rows than the head draws transitions in addition to its slice: it would wait for ever."""
+    drawn = agent.head.needs.td_batch
+    if 0 < rows <= drawn:  # a replay itself refuses to have none
+        expected = f"more than {drawn}: the head draws so many transitions in addition to its slice"
         raise UserError(place, f"{rows} rows{setting}", expected)
 
 

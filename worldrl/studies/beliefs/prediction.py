@@ -1,8 +1,8 @@
 """Does the world model know what comes next? Open-loop prediction against what the agent then saw.
 
 Windows of ``context + horizon`` rows are cut from recorded episodes. The belief filters the context from an all-zero
-state, as at the start of a training slice, and is then rolled forward on the recorded actions alone. Beside it stand
-the reconstruction by a belief that goes on seeing, and two guesses that know nothing of the actions: the last
+state, as at the start of a training slice, and is then rolled forward on only the recorded actions. Next to it are
+the reconstruction by a belief that continues to see, and two guesses that know nothing of the actions: the last
 observation of the context, held still, and the mean observation.
 """
 

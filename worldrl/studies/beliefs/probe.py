@@ -21,7 +21,7 @@ from worldrl.agent import Agent
 from worldrl.errors import UserError, wrong
 from worldrl.report.plots import number_of, picture
 
-PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # on features of unit variance, beside a mean over rows
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)  # on features of unit variance, added to a mean over rows
 UNTRAINED = 0x554E54  # seed key of the fresh weights
 ENOUGH = 3  # episodes to fit on
 STILL = 1e-6  # standard deviation below which a coordinate does not move
