@@ -7,6 +7,7 @@ import importlib
 import re
 import shlex
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import fields
 from functools import cache
 from itertools import takewhile
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from worldrl.__main__ import COMMANDS
+from worldrl.__main__ import COMMANDS, main
 from worldrl.commands.arguments import PATHS, expand, read_command_line
 from worldrl.commands.train import make_job
 from worldrl.compose import NOT_SETTINGS, compose
@@ -26,6 +27,7 @@ from worldrl.errors import UserError
 from worldrl.presets import GROUPS, preset_names
 from worldrl.registry import OWN_POLICY, known_parts, load_class
 from worldrl.runs.trained import TrainedPolicy
+from worldrl.studies.__main__ import STUDIES
 from worldrl.types import Belief, BeliefModel
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -169,6 +171,7 @@ def unknown_names(text: str) -> list[str]:
 
 
 PATH = re.compile(r"(?<![\w/.-])(?:(?:\w+/)+\w+\.(?:py|yaml)\b|(?:worldrl|tests|configs|docs)/(?:\w+/)*)")
+OPTION = re.compile(r"(?<!\S)--[a-z][a-z-]*")
 OWN_FILES = {"configs/agent/wide.yaml", "configs/experiment/mine.yaml"}  # examples of a user's own presets
 ARGUMENT = re.compile(r"(?<!\S)([a-z][a-z_]*\d*(?:\.[a-z_]\w*)*)=(\S*)")
 MEMBER = re.compile(rf"(?<![\w./])({'|'.join(item.name for item in fields(Config))})\.(?!py\b)([a-z]\w*)")
@@ -184,12 +187,35 @@ def test_names_in_backticks_exist(document: Path) -> None:
     assert not unknown_names(today(document))
 
 
+def commands_in(text: str) -> Iterator[tuple[str, set[str]]]:
+    """The name and the options of each command of ours, in backticks and in blocks."""
+    joined = text.replace("\\\n", " ")
+    for name, rest in re.findall(r"(?:\bworldrl |python (?=(?:train|eval)\.py))([a-z]+)([^`\n#|]*)", joined):
+        if name in COMMANDS:
+            yield name, set(OPTION.findall(rest))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_options_of_commands_exist(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    for study in STUDIES if command == "studies" else [None]:
+        with suppress(SystemExit):
+            main([command, *filter(None, [study]), "--help"])
+    known = {*OPTION.findall(capsys.readouterr().out.translate(str.maketrans("[],", "   "))), "--help"}
+    named = [options for document in DOCUMENTS for name, options in commands_in(today(document)) if name == command]
+    assert named
+    assert set().union(*named) <= known
+
+
 def test_names_that_are_gone_would_be_found() -> None:
     gone = ["worldrl/gone/", "heads/gone.py", "worldrl.report.gone", "python -m worldrl.sb3", "worldrl inside"]
     gone += ["head=gone", "gone=1", "head.gone", "schedule.gone=1"]
     text = "\n".join(f"`{name}`" for name in gone)
     assert set(unknown_names(text)) >= set(gone)
     assert unknown_names("```bash\nworldrl gone RUN_DIR\n```\n") == ["worldrl gone"]
+    assert list(commands_in("`worldrl look RUN_DIR --gone 3`, `python eval.py \\\n --gone`")) == [
+        ("look", {"--gone"}),
+        ("eval", {"--gone"}),
+    ]
 
 
 # --- one page per algorithm -------------------------------------------------------------------------------------------
