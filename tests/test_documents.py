@@ -49,13 +49,17 @@ def train_commands() -> Iterator[str]:
                     yield arguments
 
 
-@pytest.fixture
-def saved_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The documents' own environment, heads, belief and policy, saved under the names that they give them."""
+def save_examples(folder: Path) -> None:
+    """The documents' own environment, heads, belief and policy, under the names that they give them."""
     text = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/extending.md"))
     for name, code in re.findall(r"`(\w+\.py)`[^`]*(?:`[^`\n]+`[^`]*)*?```python\n(.*?)```", text, re.DOTALL):
-        (tmp_path / name).write_text(code, encoding="utf-8")
-    assert sorted(path.name for path in tmp_path.iterdir()) == EXAMPLES
+        (folder / name).write_text(code, encoding="utf-8")
+    assert sorted(path.name for path in folder.iterdir()) == EXAMPLES
+
+
+@pytest.fixture
+def saved_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_examples(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
 
 
