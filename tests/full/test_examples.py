@@ -18,7 +18,7 @@ pytestmark = pytest.mark.examples
 SHORT = {
     "frames": "800",
     "schedule.prefill": "700",
-    "schedule.pretrain": "1",
+    "schedule.pretrain": "0",
     "schedule.updates_per_1000_frames": "15",
     "eval.every": "400",
     "eval.episodes": "1",
@@ -62,8 +62,6 @@ def shortened(line: str) -> list[str]:
     words = [word for word in shlex.split(line)[2:] if word.partition("=")[0] not in ("frames", "schedule.prefill")]
     given = {word.partition("=")[0] for word in words}
     extra = {} if "--cfg" in words else SHORT
-    if "schedule.model_every=0" in words:
-        extra = {**extra, "schedule.pretrain": "0"}
     return [sys.executable, "-m", "worldrl", "train", *words, *(f"{k}={v}" for k, v in extra.items() if k not in given)]
 
 
