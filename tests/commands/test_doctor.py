@@ -147,9 +147,9 @@ def test_a_check_that_breaks_down_is_a_finding(monkeypatch: pytest.MonkeyPatch) 
         yield Check("videos", OK, "so far")
         raise RuntimeError("no\ncodec")
 
-    monkeypatch.setitem(doctor.CHECKS, "videos", (broken, WARN))
+    monkeypatch.setitem(doctor.CHECKS, "videos", (broken, WARN, "do without"))
     last = list(examine(["videos"]))[-1]
-    assert last == Check("videos", WARN, "RuntimeError: no codec", "eval.video=false trains without videos")
+    assert last == Check("videos", WARN, "RuntimeError: no codec", "do without")
 
 
 def test_workers_and_videos_work_here() -> None:
@@ -162,7 +162,7 @@ def test_the_exit_code_says_whether_training_is_possible(
     status: str, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     check = Check("thing", status, "[found]", "do this")
-    monkeypatch.setattr(doctor, "CHECKS", {"thing": (lambda: iter([check]), FAIL)})
+    monkeypatch.setattr(doctor, "CHECKS", {"thing": (lambda: iter([check]), FAIL, "")})
     assert main([]) == code
     assert capsys.readouterr().out.splitlines()[:2] == [f"{status:5}thing: [found]", "     -> do this"]
     assert main(["--json"]) == code

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import gymnasium
@@ -114,11 +115,16 @@ def _env(config: Config) -> Numbered:
 def _algorithm(name: str) -> Any:
     if name not in ALGORITHMS:
         raise unknown("algorithm", name, ALGORITHMS)
+    return getattr(stable_baselines(), ALGORITHMS[name])
+
+
+def stable_baselines() -> ModuleType:
+    """The package. Raises UserError where it is not installed."""
     try:
         import stable_baselines3
     except ImportError as error:
         raise cannot_import("Stable-Baselines3", error, "pip install -e '.[sb3]'") from error
-    return getattr(stable_baselines3, ALGORITHMS[name])
+    return stable_baselines3
 
 
 def _built(make: Any, name: str, env: Env, arguments: dict[str, Any]) -> Any:

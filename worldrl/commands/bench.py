@@ -27,6 +27,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from worldrl.agent import Agent
+from worldrl.commands.baseline import stable_baselines
 from worldrl.compose import compose
 from worldrl.config import Config
 from worldrl.data.replay import Replay
@@ -266,18 +267,10 @@ def bench_sb3(device: torch.device, repeats: int) -> Results:
     return {"ms": {name: statistics.median(values) for name, values in times.items()}, "speed_up": ratio}
 
 
-def _check_sb3() -> None:
-    try:
-        import stable_baselines3  # noqa: F401
-    except ImportError as error:
-        raise UserError("--sb3", str(error), "Stable-Baselines3", "pip install -e '.[sb3]'") from error
-
-
 def _sb3_steps(device: torch.device) -> Callable[[int], None]:
-    from stable_baselines3 import SAC
     from stable_baselines3.common.logger import configure
 
-    agent: Any = SAC("MlpPolicy", _still_env(), device=str(device), buffer_size=5000)
+    agent: Any = stable_baselines().SAC("MlpPolicy", _still_env(), device=str(device), buffer_size=5000)
     agent.set_logger(configure(None, []))
     rng = np.random.default_rng(0)
     for _ in range(5000):
@@ -543,7 +536,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.json:
         check_writable(args.json)
     if args.sb3:
-        _check_sb3()
+        stable_baselines()
     device = choose_device(args.device)
     torch.backends.cudnn.benchmark = True  # as in training
     results = describe_machine(device)

@@ -42,8 +42,8 @@ PACKAGE = "worldrl"
 RATE_TASK, RATE_SECONDS, RATE_TIMEOUT_S = "walker_walk", 1.0, 120.0
 WORKERS_TASK = "cartpole_balance"
 WORKERS_TIMEOUT_S = 30.0
+NO_VIDEOS = "eval.video=false trains without videos"
 LITTLE_DISK = 5e9  # bytes: about what a run on images with the default replay writes
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,11 @@ class Check:
     status: str
     found: str
     remedy: str = ""
+
+
+def judge(name: str, good: bool, found: str, gravity: str, remedy: str) -> Check:
+    """A line that is ``ok`` where it is good, and else of this gravity with the remedy."""
+    return Check(name, OK, found) if good else Check(name, gravity, found, remedy)
 
 
 # --- what is examined -------------------------------------------------------------------------------------------------
@@ -70,33 +75,28 @@ def check_packages() -> Iterator[Check]:
         yield Check("packages", WARN, f"{PACKAGE} is not installed: no version is checked", "pip install -e .")
         return
     version, wanted = platform.python_version(), SpecifierSet(about["Requires-Python"])
-    python_status = OK if wanted.contains(version) else FAIL
-    yield Check("python", python_status, version, "" if python_status == OK else f"install Python {wanted}")
-    good: list[str] = []
-    for requirement in map(Requirement, importlib.metadata.requires(PACKAGE) or ()):
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
-            check = _check_package(requirement.name, requirement.specifier)
-            if check.status == OK:
-                good.append(check.found)
-            else:
-                yield check
-    yield Check("packages", OK, ", ".join(good))
+    yield judge("python", wanted.contains(version), version, FAIL, f"install Python {wanted}")
+    needed = map(Requirement, importlib.metadata.requires(PACKAGE) or ())
+    checks = [_check_package(r.name, r.specifier) for r in needed if not r.marker or r.marker.evaluate({"extra": ""})]
+    yield from (check for check in checks if check.status != OK)
+    yield Check("packages", OK, ", ".join(check.found for check in checks if check.status == OK))
 
 
 def _check_package(name: str, wanted: SpecifierSet) -> Check:
+    remedy = f"pip install '{name}{wanted}'"
     try:
         version = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:
-        return Check(name, FAIL, f"{name} is missing", f"pip install '{name}{wanted}'")
-    if wanted.contains(version, prereleases=True):
-        return Check(name, OK, f"{name} {version}")
-    return Check(name, WARN, f"{name} {version}, tested with {wanted}", f"pip install '{name}{wanted}'")
+        return Check(name, FAIL, f"{name} is missing", remedy)
+    good = wanted.contains(version, prereleases=True)
+    return judge(name, good, f"{name} {version}" + f", tested with {wanted}" * (not good), WARN, remedy)
 
 
 def check_device() -> Iterator[Check]:
     """What ``device=auto`` and ``precision=auto`` mean here."""
     import torch
 
+    from worldrl.data.memory import GIB
     from worldrl.nn.precision import choose_device, choose_precision
 
     device = choose_device("auto")
@@ -131,10 +131,7 @@ def check_update() -> Iterator[Check]:
     seconds = time.perf_counter() - start
     finite = all(map(math.isfinite, losses.values()))
     found = f"two updates on {device} in {agent.precision.name}, {seconds:.1f} s"
-    if finite:
-        yield Check("update", OK, found)
-    else:
-        yield Check("update", FAIL, f"{found}: the losses are not finite", "reinstall torch")
+    yield judge("update", finite, found + ": the losses are not finite" * (not finite), FAIL, "reinstall torch")
 
 
 def check_cpu() -> Iterator[Check]:
@@ -142,11 +139,8 @@ def check_cpu() -> Iterator[Check]:
     import torch
 
     cores, threads = usable_cores(), torch.get_num_threads()
-    found = f"{cores} cores, {threads} torch threads"
-    if threads > cores:
-        yield Check("cpu", WARN, f"{found}: they get in each other's way", f"set threads={cores}, or OMP_NUM_THREADS")
-    else:
-        yield Check("cpu", OK, found)
+    found = f"{cores} cores, {threads} torch threads" + ": they get in each other's way" * (threads > cores)
+    yield judge("cpu", threads <= cores, found, WARN, f"set threads={cores}, or OMP_NUM_THREADS")
     if shutil.which(os.environ.get("CXX", "c++")) is None:
         yield Check("compiler", NOTE, "no C++ compiler: speed=compile does not work", "apt-get install g++")
 
@@ -163,25 +157,20 @@ def check_memory() -> Iterator[Check]:
     import torch
 
     from worldrl.commands.bench import PIXEL_SPEC
-    from worldrl.data.memory import available_bytes
+    from worldrl.data.memory import GIB, available_bytes
     from worldrl.data.replay import nbytes, row_bytes
 
     free, capacity = available_bytes(torch.device("cpu")), ReplayConfig().capacity
     needed = nbytes(PIXEL_SPEC, capacity)
     if free is None:
         yield Check("memory", WARN, "the free memory cannot be read")
-    elif free < needed:
+    else:
         rows = int(0.8 * free / row_bytes(PIXEL_SPEC)) // 1000 * 1000
         found = f"{free / GIB:.1f} GiB free; the default replay grows to {needed / GIB:.1f} GiB on images"
-        yield Check("memory", WARN, found, f"set replay.capacity={rows} or less")
-    else:
-        yield Check("memory", OK, f"{free / GIB:.1f} GiB free")
+        yield judge("memory", free >= needed, found, WARN, f"set replay.capacity={rows} or less")
     disk = shutil.disk_usage(Path.cwd()).free
     found = f"{disk / GIB:.1f} GiB free in {Path.cwd()}"
-    if disk > LITTLE_DISK:
-        yield Check("disk", OK, found)
-    else:
-        yield Check("disk", WARN, found, "write runs elsewhere: hydra.run.dir=DIR")
+    yield judge("disk", disk > LITTLE_DISK, found, WARN, "write runs elsewhere: hydra.run.dir=DIR")
 
 
 def check_rendering() -> Iterator[Check]:
@@ -195,11 +184,9 @@ def check_rendering() -> Iterator[Check]:
     except UserError as error:
         yield Check("rendering", FAIL, "images cannot be drawn", str(error))
         return
-    if chosen in probes and not probes[chosen].works:
-        found = f"{rendering.describe_backend()}, which does not work"
-        yield Check("rendering", FAIL, found, "unset the variable, or install what this back-end needs")
-    else:
-        yield Check("rendering", OK, rendering.describe_backend().removeprefix("rendering: "))
+    works = chosen not in probes or probes[chosen].works
+    found = rendering.describe_backend().removeprefix("rendering: ") + ", which does not work" * (not works)
+    yield judge("rendering", works, found, FAIL, "unset the variable, or install what this back-end needs")
 
 
 def frame_rates(backend: str) -> str:
@@ -251,25 +238,20 @@ def check_videos() -> Iterator[Check]:
 
         with av.open(str(path)) as film:
             count = sum(1 for _ in film.decode(video=0))
-    if count == len(frames):
-        yield Check("videos", OK, "mp4 and gif can be written")
-    else:
-        yield Check("videos", WARN, f"an mp4 of {len(frames)} frames reads back as {count}", REMEDIES["videos"])
+    found = f"mp4 and gif can be written; an mp4 of {len(frames)} frames reads back as {count}"
+    yield judge("videos", count == len(frames), found, WARN, NO_VIDEOS)
 
 
-REMEDIES = {
-    "workers": "env.num_envs=1 trains without workers",
-    "videos": "eval.video=false trains without videos",
-}
-CHECKS: dict[str, tuple[Callable[[], Iterator[Check]], str]] = {  # by name: the check, and what an exception in it is
-    "packages": (check_packages, FAIL),
-    "device": (check_device, FAIL),
-    "update": (check_update, FAIL),
-    "cpu": (check_cpu, WARN),
-    "memory": (check_memory, WARN),
-    "rendering": (check_rendering, FAIL),
-    "workers": (check_workers, WARN),
-    "videos": (check_videos, WARN),
+# By name: the check, what an exception in it is, and what to do about that.
+CHECKS: dict[str, tuple[Callable[[], Iterator[Check]], str, str]] = {
+    "packages": (check_packages, FAIL, ""),
+    "device": (check_device, FAIL, ""),
+    "update": (check_update, FAIL, ""),
+    "cpu": (check_cpu, WARN, ""),
+    "memory": (check_memory, WARN, ""),
+    "rendering": (check_rendering, FAIL, ""),
+    "workers": (check_workers, WARN, "env.num_envs=1 trains without workers"),
+    "videos": (check_videos, WARN, NO_VIDEOS),
 }
 
 
@@ -279,13 +261,13 @@ CHECKS: dict[str, tuple[Callable[[], Iterator[Check]], str]] = {  # by name: the
 def examine(names: Sequence[str] | None = None) -> Iterator[Check]:
     """Run the named checks, or all; one that breaks down is a finding like any other."""
     for name in CHECKS if names is None else names:
-        check, gravity = CHECKS[name]
+        check, gravity, remedy = CHECKS[name]
         try:
             yield from check()
         except Exception as error:  # what is examined may be broken in any way
             text = " ".join(str(error).split())
             found = text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
-            yield Check(name, gravity, found, REMEDIES.get(name, ""))
+            yield Check(name, gravity, found, remedy)
 
 
 @command
