@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from worldrl.commands.evaluate import eval_main
+from worldrl.__main__ import main
 
 if __name__ == "__main__":
-    sys.exit(eval_main(sys.argv[1:]))
+    sys.exit(main(["eval", *sys.argv[1:]]))

@@ -405,7 +405,8 @@ def load_config(run_dir: Path, **changes: Any) -> Config:
     """
     path = Path(run_dir) / CONFIG_FILE
     if not path.is_file():
-        raise UserError(f"no run in '{run_dir}'", f"no {CONFIG_FILE}", "a folder that train.py wrote")
+        lost = f"put {CONFIG_FILE} back if this was one" if Path(run_dir).is_dir() else ""
+        raise UserError(f"no run in '{run_dir}'", f"no {CONFIG_FILE}", "a folder that worldrl train wrote", lost)
     stored = flatten(read_yaml(path))
     if not stored:
         raise UserError(str(path), "an empty file", "the settings of the run", "put them back")

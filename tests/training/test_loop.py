@@ -338,7 +338,7 @@ def test_a_signal_in_the_first_evaluation_says_that_there_is_nothing_to_continue
     with pytest.raises(Stopped):
         trainer.run()
     trainer.close()
-    assert "nothing to continue from; start the run again" in capsys.readouterr().out
+    assert "nothing to continue from; delete" in capsys.readouterr().out
     assert trainer.checkpoints.latest() is None
 
 

@@ -33,7 +33,7 @@ from worldrl.terminal import Parser, command, number, positive, whole
 
 METRIC = "eval/return"
 OTHER_OUT = "--out takes a folder, or a picture such as x.png"
-AXES = {METRIC: "evaluation return (sum of rewards)", "episode/return": "training return (sum of rewards)"}
+AXES = {METRIC: "evaluation return\n(sum of rewards)", "episode/return": "training return\n(sum of rewards)"}
 FILES = {  # the page and the tables of each kind of report; tables without a row are left out
     "curves": ("report.md", "agents.csv", "aggregate.csv", "pairs.csv", "runs.csv"),
     "robustness": ("robustness.md", "robustness.csv"),

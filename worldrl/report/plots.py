@@ -186,7 +186,7 @@ def _draw_panel(
     axes.margins(x=0.02)
     reach = {float(curve.frames[i]) for curves in panel.values() for curve in curves for i in (0, -1)}
     if len(reach) == 1:  # a single evaluation
-        axes.set_xlim(0.0, max(1.0, 1.02 * reach.pop()))
+        axes.set_xlim(0.0, 1.02 * reach.pop() or 1_000.0)
 
 
 def _draw_agent(axes: Any, agent: str, curves: Sequence[Curve], look: Look, faint: float) -> np.ndarray:

@@ -149,7 +149,8 @@ class Trainer:
                 self.save()
                 raise WorkerError(f"{error}; continue with: {self.resume_command()}", error.index) from error
             except Interrupted:
-                self.progress.say("stopped in its first evaluation, with nothing to continue from; start the run again")
+                again = f"delete {self.run_dir} and start the run again"
+                self.progress.say(f"stopped in its first evaluation, with nothing to continue from; {again}")
                 raise Stopped(128 + self.stop_signal) from None
             self.save(done=not self.stop_signal)
         if self.meter.mean():
