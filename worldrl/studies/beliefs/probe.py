@@ -145,16 +145,19 @@ def draw(results: dict[str, Any], path: Path) -> None:
         bars, lines = figure.subplots(1, 2)
         height = np.arange(len(names))
         for shift, which in ((-0.2, "trained"), (0.2, "untrained")):
-            bars.barh(height + shift, np.clip(list(records[0][which].values()), 0, 1), 0.4, label=which)
+            values = np.clip(list(records[0][which].values()), 0.005, 1)  # a sliver where it is 0 or below
+            bars.barh(height + shift, values, 0.4, label=which)
         bars.set(yticks=height, yticklabels=names, xlim=(0, 1), xlabel="R squared at level 0 (below 0 drawn as 0)")
         bars.tick_params(axis="y", labelsize="small")
         bars.invert_yaxis()
         bars.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=2, frameon=False)  # not on the bars
         for i, kind in enumerate(dict.fromkeys(record["kind"] for record in records)):
             mine = [record for record in records if record["kind"] == kind]
-            for which, style in (("trained", "o-"), ("untrained", "o:")):
+            for which, style in (("trained", "o-"), ("untrained", "s:")):
                 values = np.clip([record[f"{which}_median"] for record in mine], 0, 1)
-                lines.plot([r["level"] for r in mine], values, style, color=f"C{i}", label=f"{kind}, {which}")
+                fill = f"C{i}" if which == "trained" else "none"
+                levels, label = [record["level"] for record in mine], f"{kind}, {which}"
+                lines.plot(levels, values, style, color=f"C{i}", markerfacecolor=fill, label=label)
         lines.set(xlabel="corruption level", ylabel="median R squared (below 0 drawn as 0)", ylim=(-0.02, 1))
         lines.set_title(doubt(results["episodes"]).removeprefix("; "), fontsize="medium")
         lines.legend(fontsize="small")
