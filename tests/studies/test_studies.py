@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -363,10 +364,17 @@ def test_the_entropy_of_a_sample_by_its_neighbours() -> None:
     assert math.isnan(action_prior.sample_entropy(torch.rand(1, 2)))
 
 
-def test_the_marginal_policy_of_a_trained_agent_is_drawn(study_agent: Study, tmp_path: Path) -> None:
-    assert study_agent("identity", "miracle", command=["marginal", "some_run", "--actions", "60"]) == 0
+def test_the_marginal_policy_of_a_trained_agent_is_drawn(
+    study_agent: Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fits, once = [], cache(pools.run_actions)
+    monkeypatch.setattr("worldrl.studies.__main__.run_actions", lambda *asked: once(*asked))
+    for _ in range(2):
+        assert study_agent("identity", "miracle", command=["marginal", "some_run", "--actions", "60"]) == 0
+        fits.append(json.loads((tmp_path / "marginal.json").read_text())["fit"])
     assert (tmp_path / "marginal.png").stat().st_size > 10_000
-    assert set(json.loads((tmp_path / "marginal.json").read_text())["fit"]) == set(action_prior.Fit._fields)
+    assert set(fits[0]) == set(action_prior.Fit._fields)
+    assert fits[0] == fits[1]
 
 
 def test_no_action_is_counted_that_the_environment_does_not_take() -> None:

@@ -164,6 +164,7 @@ def run_variance(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
 def run_marginal(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
     """How well MIRACLE's marginal policy describes what its agent does."""
     policy, action = run_actions(options.run_dir, options.actions)
+    torch.manual_seed(1)
     fit = action_prior.fit(policy, action)
     print(f"mean log-density of {len(action)} actions, nats: " + _named(fit._asdict()))
     with torch.no_grad():
