@@ -24,6 +24,19 @@ def test_what_ends_a_command_is_one_line_and_a_code(capsys: pytest.CaptureFixtur
         main(ZeroDivisionError())
 
 
+def test_ctrl_c_inside_of_an_import_is_ctrl_c(capsys: pytest.CaptureFixture[str]) -> None:
+    """A module in C that is interrupted while it is imported fails with an error of its own."""
+
+    @command
+    def main(cause: BaseException) -> int:
+        raise ImportError("initialization failed") from cause
+
+    assert main(KeyboardInterrupt()) == 130
+    assert capsys.readouterr().err == "stopped\n"
+    with pytest.raises(ImportError):
+        main(ValueError())
+
+
 def test_a_wrong_option_is_one_line_without_the_usage() -> None:
     parser = Parser()
     parser.add_argument("--n", type=whole(2))

@@ -30,6 +30,10 @@ def command(main: Callable[P, int]) -> Callable[P, int]:
             return code
         except (UserError, KeyboardInterrupt) as error:
             return exit_code(error)
+        except ImportError as error:
+            if not isinstance(error.__cause__, KeyboardInterrupt):  # Ctrl-C while a module in C is imported
+                raise
+            return exit_code(error.__cause__)
         except OSError as error:
             if told := starved(error):
                 return exit_code(told)
