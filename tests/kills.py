@@ -44,7 +44,7 @@ def records(run: Path) -> list[dict[str, Any]]:
 
 
 def work(run: str, settings: dict[str, Any], kind: str) -> None:
-    """Begin or resume a run, in a process group of its own; what it prints goes into a file beside the folder."""
+    """Begin or resume a run, in a process group of its own; what it prints goes into a file next to the folder."""
     os.setsid()
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # inherited as ignored where the tests run under nohup
     out = os.open(f"{run}.out", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -92,7 +92,7 @@ def workers_of(child: BaseProcess) -> list[int]:
 
 
 def has_begun(child: BaseProcess, run: Path) -> bool:
-    """Wait for the first checkpoint: importing is no moment worth a kill. False if the child ended without one."""
+    """Wait for the first checkpoint: a kill while it imports tells nothing. False if the child ended without one."""
     end = time.monotonic() + LIMIT
     while not any((run / "checkpoints").glob("step-*")):
         if child.exitcode is not None or time.monotonic() > end:

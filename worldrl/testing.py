@@ -336,7 +336,7 @@ def _check_saves(name: str, saved: Any, loaded: Any, use: Callable[[Any], Mappin
 
 @contextmanager
 def _unchanged(where: str, tensors: Sequence[Tensor]) -> Iterator[None]:
-    """What it was given is left alone."""
+    """What it was given is left unchanged."""
     before = [x.detach().clone() for x in tensors]
     yield
     _ensure(

@@ -1,4 +1,4 @@
-"""The tables of ``worldrl parts``, beside the registry, the ``Config`` fields and the pairs that are built."""
+"""The tables of ``worldrl parts``, compared with the registry, the ``Config`` fields and the pairs that are built."""
 
 from __future__ import annotations
 

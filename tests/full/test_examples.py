@@ -1,4 +1,4 @@
-"""What the documents tell users to paste, run as it is written but for its length."""
+"""What the documents tell users to paste, run as it is written, except for its length."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Products by oneDNN: those of torch but for rounding, and only where they pay."""
+"""Products by oneDNN: those of torch except for rounding, and only where they pay."""
 
 from __future__ import annotations
 

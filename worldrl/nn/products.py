@@ -110,20 +110,24 @@ class _OneDNN(torch.autograd.Function):
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     x, weight = _dense(x), _dense(weight)
-    return _opaque(x, weight, bias) if torch.compiler.is_compiling() else _multiply(x, weight, bias)
+    return torch.ops.worldrl.product(x, weight, bias) if torch.compiler.is_compiling() else _multiply(x, weight, bias)
 
 
 def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x (N, I), weight (O, I), bias (O,) -> (N, O), by oneDNN."""
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
 
 
-# torch.compile takes oneDNN's operator for one on constant weights; it does not look into this one.
-_opaque = torch.library.custom_op("worldrl::product", _multiply, mutates_args=())
-
-
-@_opaque.register_fake
-def _(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _shaped(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """What a product looks like to the compiler: x (N, I), weight (O, I) -> (N, O)."""
     return x.new_empty(len(x), len(weight))
+
+
+# torch.compile takes oneDNN's operator for one on constant weights; it does not look into this one.
+_operators = torch.library.Library(__package__.partition(".")[0], "FRAGMENT")
+_operators.define("product(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+_operators.impl("product", _multiply, "CPU")
+_operators.impl("product", _shaped, "Meta")
 
 
 def _dense(x: Tensor) -> Tensor:
