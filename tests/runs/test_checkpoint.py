@@ -14,6 +14,7 @@ import time
 import zipfile
 import zlib
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -560,6 +561,38 @@ def test_a_kill_at_any_moment_leaves_a_complete_checkpoint(tmp_path: Path) -> No
     assert reached > 5
     assert best_score > 5
     assert interrupted > 1  # some kills did hit a save
+
+
+def test_a_reader_follows_a_run_that_replaces_its_checkpoints(tmp_path: Path) -> None:
+    checkpoints, writer = Checkpoints(tmp_path), Checkpoints(tmp_path)
+    writer.save(1, {"n": 1})
+    writer.save_best(1, 1.0, {"n": 1})
+
+    def write() -> None:
+        for n in range(2, 150):
+            writer.save(n, {"n": n, "w": torch.full((10_000,), float(n))})
+            writer.save_best(n, float(n), {"n": n})
+
+    seen = [1]
+    with ThreadPoolExecutor(1) as pool:
+        writing = pool.submit(write)
+        while not writing.done():
+            assert (frames := checkpoints.frames()) is not None
+            path, state = checkpoints.read()
+            assert path.name == f"step-{state['n']:09d}"
+            assert checkpoints.read("best")[1]["n"] >= seen[-1] - 1
+            assert seen[-1] <= frames <= state["n"]
+            seen.append(state["n"])
+        writing.result()
+    assert len(set(seen)) > 10
+
+
+@pytest.mark.parametrize("gone", ["state.pt", MARKER])
+def test_a_damaged_checkpoint_is_not_read_again_and_again(tmp_path: Path, gone: str) -> None:
+    path = Checkpoints(tmp_path).save(1, {"n": 1})
+    (path / gone).unlink()
+    with pytest.raises(UserError):
+        Checkpoints(tmp_path).read()
 
 
 # --- fingerprint ------------------------------------------------------------------------------------------------------

@@ -29,9 +29,9 @@ import re
 import shutil
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -65,9 +65,9 @@ PICKLE_BYTES = 64 * MIB  # of a state without its tensors
 ARRAY = "__ndarray__"
 PACKAGES = ("torch", "numpy", "mujoco", "dm_control", "gymnasium")
 PRODUCTS = "matrix products"  # in a fingerprint: a run continues with the library that it began with
-
-
 BEST = "eval.py --checkpoint best, or a new run with init_from=RUN_DIR init_from_checkpoint=best"  # what it is good for
+
+T = TypeVar("T")
 
 
 class CheckpointError(UserError):
@@ -75,7 +75,10 @@ class CheckpointError(UserError):
 
 
 class Checkpoints:
-    """The checkpoints of one run: the last one and the best one."""
+    """The checkpoints of one run: the last one and the best one.
+
+    The run may be training: what is read while a newer checkpoint takes its place is read again.
+    """
 
     def __init__(self, run_dir: str | Path) -> None:
         self.run_dir = Path(run_dir)
@@ -117,18 +120,16 @@ class Checkpoints:
 
     def frames(self) -> int | None:
         """How far ``latest()`` is."""
-        path = self.latest()
-        return None if path is None else int(_marker(path)["frames"])
+        return int(marker["frames"]) if (marker := self._last_marker()) else None
 
     def reached(self, frames: int) -> bool:
         """Whether ``latest()`` is the end of a run of so many frames, or of more."""
-        path = self.latest()
-        marker = {} if path is None else _marker(path)
+        marker = self._last_marker()
         return bool(marker.get("done")) and int(marker["frames"]) >= frames
 
     def best(self) -> Path | None:
         """The complete checkpoint with the highest score."""
-        return max(self._complete("best"), key=_score, default=None)
+        return self._steadily(lambda: max(self._complete("best"), key=_score, default=None))
 
     def find(self, which: str = "last") -> Path:
         """``latest()``, or ``best()`` if ``which`` is ``"best"``, or an error that says what is there instead.
@@ -148,6 +149,32 @@ class Checkpoints:
             way_out = f"{best.name} is there: {BEST}" if best else "start the run again"
             raise UserError(str(self.folder), found, "a complete one", way_out)
         return path
+
+    def read(self, which: str = "last", device: str | torch.device = "cpu") -> tuple[Path, dict[str, Any]]:
+        """``find(which)`` and what ``load`` gives of it; raises as they do."""
+
+        def found_and_loaded() -> tuple[Path, dict[str, Any]]:
+            path = self.find(which)
+            return path, self.load(path, device)
+
+        return self._steadily(found_and_loaded)
+
+    def _steadily(self, look: Callable[[], T]) -> T:
+        """What ``look`` returns; it looks again if it failed while the checkpoints were replaced by newer ones."""
+        while True:
+            seen = self._complete("step") + self._complete("best")
+            try:
+                return look()
+            except UserError:
+                if self._complete("step") + self._complete("best") == seen:
+                    raise
+
+    def _last_marker(self) -> dict[str, Any]:
+        def marker() -> dict[str, Any]:
+            path = self.latest()
+            return {} if path is None else _marker(path)
+
+        return self._steadily(marker)
 
     def _find_best(self) -> Path:
         path = self.best()
@@ -252,15 +279,19 @@ class Checkpoints:
             return []
         pattern = re.compile(rf"{kind}-\d{{9,}}(-\d+)?")
         try:
-            return [path for path in self.folder.iterdir() if pattern.fullmatch(path.name)]
+            return sorted(path for path in self.folder.iterdir() if pattern.fullmatch(path.name))
         except OSError as error:
             raise unreadable(self.folder, error) from error
 
     def _complete(self, kind: str) -> list[Path]:
-        try:
-            return [path for path in self._all(kind) if (path / MARKER).is_file()]
-        except OSError as error:  # a folder that may not be entered
-            raise unreadable(error.filename, error) from error
+        while True:
+            listed = self._all(kind)
+            try:
+                complete = [path for path in listed if (path / MARKER).is_file()]
+            except OSError as error:  # a folder that may not be entered
+                raise unreadable(error.filename, error) from error
+            if complete or listed == self._all(kind):  # not if the only one was replaced since it was listed
+                return complete
 
     @contextlib.contextmanager
     def _reported(self) -> Iterator[None]:

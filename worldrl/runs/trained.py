@@ -74,8 +74,7 @@ def load_agent(
         raise unknown("checkpoint", checkpoint, CHECKPOINTS)
     config = load_config(run_dir, device=device, precision="fp32")  # half precision is for updates, and may need a GPU
     checkpoints = Checkpoints(run_dir)
-    folder = checkpoints.find(checkpoint)
-    state = checkpoints.load(folder)
+    folder, state = checkpoints.read(checkpoint)
     with restoring(folder / STATE):
         check_unchanged(run_dir, state["config"], agent_only=True)
         agent = Agent(config, decode_spec(state["spec"]))

@@ -44,8 +44,7 @@ def load_model(agent: Agent, config: Config) -> Path:
         )
     checkpoints = Checkpoints(config.init_from)
     try:
-        folder = checkpoints.find(config.init_from_checkpoint)
-        saved = checkpoints.load(folder)
+        folder, saved = checkpoints.read(config.init_from_checkpoint)
     except UserError as error:
         raise error.inside(where) from error
     with restoring(folder / STATE):

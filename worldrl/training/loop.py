@@ -70,8 +70,7 @@ def resume(run_dir: Path, overrides: dict[str, Any] | None = None, make: MakeExp
     config = resumed(run_dir, overrides or {})
     with sole_use(run_dir):
         checkpoints = Checkpoints(run_dir)
-        folder = checkpoints.find()
-        saved = checkpoints.load(folder, "cpu")
+        folder, saved = checkpoints.read()
         with restoring(folder / STATE):
             check_unchanged(run_dir, saved["config"])
         trainer = Trainer(config, run_dir, {**saved, "folder": folder}, make)
