@@ -25,6 +25,7 @@ COMMANDS = {
     "report": Command("worldrl.report.__main__", "main", "learning curves and statistics of many runs"),
     "look": Command("worldrl.commands.look", "main", "what a trained agent's belief knows"),
     "studies": Command("worldrl.studies.__main__", "main", "the papers' studies of estimators and policies"),
+    "data": Command("worldrl.commands.data", "main", "data sets: look at one, record one, write one in another layout"),
     "parts": Command("worldrl.commands.parts", "main", "beliefs, heads, policies and agents, and what goes together"),
     "bench": Command("worldrl.commands.bench", "main", "how fast updates, replay and environments are here"),
     "doctor": Command("worldrl.commands.doctor", "main", "what works on this machine, and how to fix the rest"),

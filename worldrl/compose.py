@@ -135,7 +135,16 @@ def _world_of_data(name: str) -> Arguments:
         world = {key: value for key, value in world_of(str(path), "data").items() if key.startswith(("task", "env."))}
     else:
         world = format_of(path).world(path)
-    return {"task": "", **world, "data": str(path.absolute())}
+    known = {"task": ""} if not _can_be_made(world.get("task", "")) else {}
+    return {"task": "", **world, **known, "data": str(path.absolute())}
+
+
+def _can_be_made(task: str) -> bool:
+    """Whether a task that a data set names exists here."""
+    try:
+        return bool(task and canonical_name(task))
+    except UserError:
+        return False
 
 
 def _without_acting(values: Arguments, asked: Arguments) -> Arguments:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldrl.data.memory import check_room
+from worldrl.errors import writing
 from worldrl.files import damaged, open_file
 
 
@@ -38,6 +39,12 @@ def read_archive(path: Path, needed: Sequence[str], optional: Sequence[str] = ()
         if values.dtype.kind not in "biuf":
             raise damaged(f"{path}: '{name}'", f"values of type {values.dtype}", "numbers")
     return arrays
+
+
+def write_archive(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write the arrays, compressed. Raises UserError where the system refuses."""
+    with writing(path):
+        np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
 
 
 def _check_memory(path: Path, names: set[str]) -> None:

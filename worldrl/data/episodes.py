@@ -7,7 +7,7 @@ after it is in a file or it is not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,11 +30,35 @@ class Recorded(NamedTuple):
     task: str = ""  # the environment that it comes from, where it says so
     reference: tuple[float, float] | None = None  # returns that score 0 and 1
     unit: bool = False
+    notes: tuple[str, ...] = ()  # what is worth telling of how it was read
 
     @property
     def obs(self) -> dict[str, ObsSpec]:
         names = (name for name in self.columns if name not in ("action", "reward", "is_first", "is_terminal"))
         return {name: ObsSpec(self.columns[name].shape[1:], str(self.columns[name].dtype)) for name in names}
+
+    def episodes(self) -> Iterator[Episode]:
+        """One by one, as they were recorded."""
+        c, found = self.columns, extent(self.columns)
+        for start, steps, terminal in zip(found.start, found.steps, found.terminal, strict=True):
+            rows, arrivals = slice(start, start + steps + 1), slice(start + 1, start + steps + 1)
+            obs = {key: c[key][rows] for key in self.obs}
+            yield Episode(obs, c["action"][arrivals], c["reward"][arrivals], bool(terminal))
+
+    def steps(self) -> Steps:
+        """As transitions one after another, each with its next observation."""
+        first = self.columns["is_first"] > 0
+        arrivals = np.flatnonzero(~first)
+        ends = np.append(first[1:], True)[arrivals]
+        terminal = self.columns["is_terminal"][arrivals] > 0
+        return Steps(
+            {key: self.columns[key][arrivals - 1] for key in self.obs},
+            self.columns["action"][arrivals],
+            self.columns["reward"][arrivals],
+            terminal,
+            ends & ~terminal,
+            {key: self.columns[key][arrivals] for key in self.obs},
+        )
 
     def spec(self) -> EnvSpec:
         """What an agent is told of it where there is no environment."""
@@ -178,6 +202,13 @@ def to_unit(where: object, columns: Columns, low: Array, high: Array) -> Columns
             f"actions of {where}", found, f"{low[entry]:g} to {high[entry]:g}", "say data.low and data.high"
         )
     return {**columns, "action": np.clip(unit, -1.0, 1.0).astype(np.float32)}
+
+
+def from_unit(columns: Columns, low: Array, high: Array) -> Columns:
+    """The inverse of ``to_unit``; rows that no action led to keep their zeros."""
+    led = (1.0 - columns["is_first"])[:, None]
+    action = (low + (columns["action"].astype(np.float64) + 1.0) / 2.0 * (high - low)) * led
+    return {**columns, "action": action.astype(np.float32)}
 
 
 def one_hot(where: object, action: Array, size: int) -> Array:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +17,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldrl.data.memory import check_room
-from worldrl.errors import UserError
+from worldrl.errors import UserError, writing
 from worldrl.files import damaged, open_file
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
+SUFFIXES = (".hdf5", ".h5")
 FILTERS = {1, 2, 3, 32_000}  # gzip, shuffle, checksum, lzf: those that h5py has itself
 MOST = 1_000_000  # entries of a group
+
+
+def write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
+    """Write flat arrays, compressed. Raises UserError where the system refuses."""
+    with writing(path), h5py.File(path, "w") as file:
+        for name, values in arrays.items():
+            file.create_dataset(name, data=values, compression="gzip")
 
 
 def is_hdf5(path: Path) -> bool:

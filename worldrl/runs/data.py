@@ -69,12 +69,12 @@ def load_rows(config: DataConfig, env: EnvSpec | None = None) -> Rows:
     spec = found.spec()
     if env is not None:
         _check_kind(path, spec, env)
-    checksum = f"{_crc(columns):08x}"
-    if config.checksum not in ("", checksum):
+    crc = checksum(columns)
+    if config.checksum not in ("", crc):
         fix = "put the old data back, or start a new run"
-        raise UserError(f"data={path}", f"rows with checksum {checksum}", f"{config.checksum}, as before", fix)
+        raise UserError(f"data={path}", f"rows with checksum {crc}", f"{config.checksum}, as before", fix)
     episodes = len(extent(columns).start)
-    return Rows(columns, spec, rewards, config.reference or found.reference, checksum, episodes)
+    return Rows(columns, spec, rewards, config.reference or found.reference, crc, episodes)
 
 
 def read_data(path: Path) -> Recorded:
@@ -161,8 +161,9 @@ def _shapes(spec: EnvSpec) -> str:
     return ", ".join(f"{key} {'x'.join(map(str, obs.shape))}" for key, obs in sorted(spec.obs.items()))
 
 
-def _crc(columns: Columns) -> int:
+def checksum(columns: Mapping[str, NDArray[Any]]) -> str:
+    """Of all rows, eight hexadecimal digits."""
     crc = 0
     for name in sorted(columns):
         crc = zlib.crc32(np.ascontiguousarray(columns[name]).data, crc)
-    return crc
+    return f"{crc:08x}"

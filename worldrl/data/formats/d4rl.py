@@ -8,6 +8,7 @@ unless ``data.low`` and ``data.high``, or the environment, say otherwise.
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldrl.data import hdf5
-from worldrl.data.archives import read_archive
-from worldrl.data.episodes import Recorded, Steps, one_hot, rows_of_steps
+from worldrl.data.archives import read_archive, write_archive
+from worldrl.data.episodes import Columns, Recorded, Steps, extent, one_hot, rows_of_steps
 from worldrl.errors import UserError
 from worldrl.types import Actions, box, choice
 
@@ -69,8 +70,45 @@ def read(path: Path) -> Recorded:
         {key: arrays["next_observations"]} if "next_observations" in arrays else None,
     )
     _check_ends(path, steps, "timeouts" in arrays)
+    columns = rows_of_steps(steps)
     reference = next((pair for name, pair in REFERENCES.items() if path.name.startswith(name)), None)
-    return Recorded(rows_of_steps(steps), actions, reference=reference)
+    return Recorded(columns, actions, reference=reference, notes=_notes(steps, columns))
+
+
+def write(path: Path, data: Recorded, about: Mapping[str, Any] | None = None) -> None:
+    """Write a data set, with actions in [-1, 1]: an ``.npz`` archive unless the name ends in ``.hdf5``.
+
+    There is no place for what ``about`` says.
+
+    Raises:
+        UserError: More than one kind of observation, which the layout has no place for.
+    """
+    steps = data.steps()
+    if len(steps.obs) != 1 or steps.next_obs is None:
+        raise UserError(
+            str(path), f"observations {', '.join(steps.obs)}", "one kind of them", "write a folder of Minari"
+        )
+    (obs,), (following,) = steps.obs.values(), steps.next_obs.values()
+    action = steps.action.argmax(-1) if data.actions.kind == "choice" else steps.action
+    arrays = {"observations": obs, "actions": action, "rewards": steps.reward, "terminals": steps.terminal}
+    arrays |= {"timeouts": steps.timeout, "next_observations": following}
+    if path.suffix in hdf5.SUFFIXES:
+        hdf5.write(path, arrays)
+    else:
+        write_archive(path, arrays)
+
+
+def _notes(steps: Steps, columns: Columns) -> tuple[str, ...]:
+    """What the file does not say of its episodes, and what it cost."""
+    found = extent(columns)
+    told = int((steps.terminal | steps.timeout).sum())
+    left_out = len(steps.reward) - int(found.steps.sum())
+    notes = []
+    if (silent := len(found.start) - told - int(not (steps.terminal | steps.timeout)[-1])) > 0:
+        notes.append(f"{silent:,} episodes end where neither terminals nor timeouts say so, by their next observation")
+    if left_out:
+        notes.append(f"{left_out:,} steps are left out: there is no observation that they lead to")
+    return tuple(notes)
 
 
 def _arrays(path: Path) -> Arrays:

@@ -7,23 +7,28 @@ would be. Of the environment's description only a registered id is used.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator, Mapping
+import re
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from worldrl.data import hdf5
-from worldrl.data.episodes import Episode, Recorded, one_hot, rows_of_episodes, to_unit
+from worldrl.data.episodes import Episode, Recorded, from_unit, one_hot, rows_of_episodes, to_unit
 from worldrl.data.memory import check_room
-from worldrl.errors import UserError
+from worldrl.errors import UserError, writing
 from worldrl.files import damaged, read_json
 from worldrl.types import Actions, box, choice
 
 SPELLING = "a folder of Minari"
+WRITTEN_FOR = "0.5.4"  # the version of Minari that reads what is written here
 FILE, METADATA = "main_data.hdf5", "metadata.json"
 OURS = ("pixels", "state")  # names under which observations are kept as they are
 ROOT = "MINARI_DATASETS_PATH"  # the variable that names Minari's folder
@@ -77,10 +82,10 @@ def _metadata(path: Path) -> dict[str, Any]:
 
 
 def _task(metadata: Mapping[str, Any]) -> str:
-    """The id of its environment, or nothing: whatever else the description asks for is not used."""
+    """The name of its environment, or nothing: whatever else the description asks for is not used."""
     described = hdf5.parsed(metadata.get("env_spec"))
-    name = described.get("id") if isinstance(described, dict) else None
-    return name if isinstance(name, str) else ""
+    name = described.get("id") if isinstance(described, dict) else metadata.get("task")
+    return name if isinstance(name, str) and ":" not in name else ""
 
 
 def _reference(metadata: Mapping[str, Any]) -> tuple[float, float] | None:
@@ -155,6 +160,96 @@ def _observation(group: h5py.Group, space: Mapping[str, Any]) -> dict[str, NDArr
     if _is_image(space):
         return {"pixels": parts[""]}
     return {"state": np.concatenate([values.reshape(len(values), -1) for values in parts.values()], axis=1)}
+
+
+# --- writing ----------------------------------------------------------------------------------------------------------
+
+
+def write(path: Path, data: Recorded, about: Mapping[str, Any] | None = None) -> None:
+    """Write a data set as a folder that Minari loads, whole or not at all; images are kept as they are.
+
+    Args:
+        path: A new folder.
+        data: Actions in [-1, 1] are written in the task's own units, where these are known.
+        about: More entries of its description, such as ``algorithm_name``.
+
+    Raises:
+        UserError: The folder is there already, or the system refuses.
+    """
+    if path.exists():
+        raise UserError(str(path), "a folder or file", "a new folder")
+    partial = path.with_name(f".{path.name}.partial")
+    with writing(path, "choose another folder"):
+        shutil.rmtree(partial, ignore_errors=True)
+        (partial / "data").mkdir(parents=True)
+        with h5py.File(partial / "data" / FILE, "w", track_order=True) as file:
+            steps = [
+                _write_episode(file, number, each, data.actions.kind)
+                for number, each in enumerate(_in_own_units(data).episodes())
+            ]
+        described = {**_description(path, data, steps), **(about or {})}
+        (partial / "data" / METADATA).write_text(json.dumps(described, indent=1), encoding="utf-8")
+        partial.rename(path)
+
+
+def _in_own_units(data: Recorded) -> Recorded:
+    if data.actions.kind == "choice" or not data.actions.low:
+        return data
+    low, high = np.array(data.actions.low), np.array(data.actions.high)
+    return data._replace(columns=from_unit(data.columns, low, high))
+
+
+def _write_episode(file: h5py.File, number: int, episode: Episode, kind: str) -> int:
+    """Add one episode; returns its steps."""
+    group, n = file.create_group(f"episode_{number}"), len(episode.reward)
+    group.attrs.update({"id": number, "total_steps": n})
+    ended = np.zeros((2, n), bool)
+    ended[0 if episode.terminal else 1, -1:] = True
+    action = episode.action.argmax(-1) if kind == "choice" else episode.action
+    arrays = {"actions": action, "rewards": episode.reward, "terminations": ended[0], "truncations": ended[1]}
+    observed = {f"observations/{key}" if len(episode.obs) > 1 else "observations": x for key, x in episode.obs.items()}
+    for name, values in {**arrays, **observed}.items():
+        group.create_dataset(name, data=values, maxshape=(None, *values.shape[1:]), chunks=True, compression="gzip")
+    return n
+
+
+def _description(path: Path, data: Recorded, steps: Sequence[int]) -> dict[str, Any]:
+    """``metadata.json``."""
+    name = path.name if re.fullmatch(r"[\w.-]+-v\d+", path.name) else f"{path.name}-v0"
+    obs = {key: _box(spec.shape, spec.dtype) for key, spec in data.obs.items()}
+    whole = next(iter(obs.values())) if len(obs) == 1 else {"type": "Dict", "subspaces": dict(sorted(obs.items()))}
+    found: dict[str, Any] = {
+        "dataset_id": name,
+        "minari_version": WRITTEN_FOR,
+        "data_format": "hdf5",
+        "jpeg_encoding": False,
+        "total_episodes": len(steps),
+        "total_steps": sum(steps),
+        "observation_space": json.dumps(whole),
+        "action_space": json.dumps(_action_space(data.actions)),
+        "task": data.task,
+    }
+    if data.reference is not None:
+        found |= {"ref_min_score": data.reference[0], "ref_max_score": data.reference[1]}
+    if data.task in gymnasium.registry:
+        found["env_spec"] = gymnasium.spec(data.task).to_json()
+    return found
+
+
+def _box(shape: tuple[int, ...], dtype: str) -> dict[str, Any]:
+    low, high = (0, 255) if dtype == "uint8" else (-np.inf, np.inf)
+    ends = {"low": np.full(shape, low).tolist(), "high": np.full(shape, high).tolist()}
+    return {"type": "Box", "dtype": dtype, "shape": list(shape), **ends}
+
+
+def _action_space(actions: Actions) -> dict[str, Any]:
+    if actions.kind == "choice":
+        return {"type": "Discrete", "dtype": "int64", "start": 0, "n": actions.size}
+    low, high = actions.low or (-1.0,) * actions.size, actions.high or (1.0,) * actions.size
+    return {"type": "Box", "dtype": "float32", "shape": [actions.size], "low": list(low), "high": list(high)}
+
+
+# --- helpers ----------------------------------------------------------------------------------------------------------
 
 
 def _inside(group: h5py.Group, name: str) -> NDArray[Any]:

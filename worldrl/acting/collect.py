@@ -1,0 +1,56 @@
+"""Data sets are recorded here: rows of one stream, by a policy that acts in an environment."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from worldrl.acting.episodes import Act, AgentActs, Alone, own_randomness, play
+from worldrl.agent import Agent
+from worldrl.envs.make import EnvConfig, describe, make_env
+from worldrl.envs.stream import TRAIN, RowStream
+from worldrl.types import EnvSpec
+
+Columns = dict[str, np.ndarray]
+Recorder = Callable[[EnvSpec], Act]  # what acts, made for the environment that it acts in
+
+
+def collect(env: EnvConfig, task: str, seed: int, steps: int, make_act: Recorder) -> tuple[Columns, EnvSpec]:
+    """Record so many steps; the last episode is cut where they end.
+
+    Args:
+        env: The environment's settings, corruption as in training.
+        task: Its name.
+        seed: Of the episodes, and of all that the policy draws.
+        steps: Agent steps.
+        make_act: Called once with what the environment tells.
+
+    Returns:
+        The columns of the contract, each (rows, ...), with actions in [-1, 1]; an episode of n steps is n + 1 rows.
+    """
+    made = make_env(env, task)
+    spec = describe(made, env)
+    rows: list[dict[str, Any]] = []
+    left = steps
+    with contextlib.closing(RowStream(made, seed, TRAIN, 0)) as stream, own_randomness(seed, 0x44415441):
+        for tick in play(Alone(stream, spec, seed), make_act(spec)):
+            rows.append({name: values[0] for name, values in tick.rows.items()})
+            left -= int(not rows[-1]["is_first"])
+            if not left:
+                break
+    names = (*spec.obs, "action", "reward", "is_first", "is_terminal")
+    return {name: np.stack([row[name] for row in rows]) for name in names}, spec
+
+
+def at_random(seed: int) -> Recorder:
+    """Uniform over all actions."""
+    rng = np.random.default_rng([seed, 0x52414E44])
+    return lambda spec: lambda rows: spec.actions.random(rng, 1)
+
+
+def by_agent(agent: Agent, explore: bool = True) -> Recorder:
+    """A trained agent: draws of its policy, or its modes."""
+    return lambda spec: AgentActs(agent, 1, explore)

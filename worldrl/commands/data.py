@@ -1,0 +1,240 @@
+"""``worldrl data``: look at a data set, record one, or write one in another layout."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from worldrl.acting.collect import Recorder, at_random, by_agent, collect
+from worldrl.acting.episodes import random_return
+from worldrl.compose import compose
+from worldrl.config import CONFIG_FILE, Config
+from worldrl.data.episodes import Columns, Extent, Recorded, extent
+from worldrl.data.formats import d4rl, minari
+from worldrl.data.hdf5 import SUFFIXES
+from worldrl.errors import UserError, check_writable
+from worldrl.report.plots import calm, picture
+from worldrl.runs.checkpoint import environment_fingerprint
+from worldrl.runs.data import checksum, read_data
+from worldrl.runs.trained import CHECKPOINTS, load_agent
+from worldrl.terminal import Parser, add_allow, command, number, pasted, say, whole
+from worldrl.trust import allow
+
+RANDOM = "random"
+RANDOM_EPISODES = 100  # whose mean return scores 0
+FLAT = (".npz", *SUFFIXES)  # D4RL's layout
+CONSTANT = 1e-6  # a column with a smaller deviation than that does not vary
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """The options of the command."""
+    parser = Parser(prog="worldrl data", description="Data sets: D4RL's layouts, Minari's, and replays of runs.")
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=Parser)
+    info = commands.add_parser("info", help="what is in a data set, and what may be wrong with it")
+    info.add_argument("path", type=Path, metavar="PATH")
+    info.add_argument("--picture", type=Path, metavar="FILE.png", help="returns and lengths of its episodes")
+    made = commands.add_parser("make", help="record a data set, or join several")
+    made.add_argument("out", type=Path, metavar="OUT", help="a new folder (Minari), or a new .npz or .hdf5 file")
+    made.add_argument("--policy", metavar="RUN_DIR", help=f"a trained run, or '{RANDOM}'")
+    made.add_argument("--join", type=Path, nargs="+", metavar="PATH", help="data sets, one after another")
+    made.add_argument("--steps", type=whole(), default=100_000, metavar="N", help="default 100000")
+    made.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of episodes and policy (default 0)")
+    made.add_argument("--task", metavar="NAME", help=f"with --policy {RANDOM}; a run has its own")
+    made.add_argument("--obs", choices=("state", "pixels", "both"), default="state", help=f"with --policy {RANDOM}")
+    made.add_argument("--checkpoint", choices=CHECKPOINTS, default="last", help="of the run (default last)")
+    made.add_argument("--mode", action="store_true", help="the policy's mode instead of its draws")
+    made.add_argument("--expert", type=number, metavar="RETURN", help="scores 100; the random policy's mean scores 0")
+    converted = commands.add_parser("convert", help="write a data set, or a run's replay, in another layout")
+    converted.add_argument("path", type=Path, metavar="PATH")
+    converted.add_argument("out", type=Path, metavar="OUT", help="a new folder (Minari), or a new .npz or .hdf5 file")
+    for each in (info, made, converted):
+        add_allow(each)
+    return parser
+
+
+@command
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    options = make_parser().parse_args(argv)
+    allow(options.allow)
+    {"info": show, "make": make, "convert": convert}[options.command](options)
+    return 0
+
+
+# --- info -------------------------------------------------------------------------------------------------------------
+
+
+def show(options: argparse.Namespace) -> None:
+    """Print what a data set holds, and every finding about it."""
+    if options.picture:
+        check_writable(options.picture)
+    data = read_data(options.path)
+    found = extent(data.columns)
+    for name, value in facts(data, found).items():
+        print(f"{name:<13} {value}")
+    for finding in (*data.notes, *findings(data, found)):
+        print(f"look at this  {finding}")
+    if options.picture:
+        draw(options.picture, options.path.name, found)
+        say(f"picture: {options.picture}")
+
+
+def facts(data: Recorded, found: Extent) -> dict[str, str]:
+    """What a data set holds, in words."""
+    shapes = ", ".join(f"{key} {'x'.join(map(str, obs.shape))} {obs.dtype}" for key, obs in data.obs.items())
+    reference = "unknown" if data.reference is None else "{:g} scores 0, {:g} scores 100".format(*data.reference)
+    ended = int(found.terminal.sum())
+    return {
+        "task": data.task or "unknown",
+        "observations": shapes,
+        "actions": f"{data.actions.kind} {data.actions.size}",
+        "episodes": f"{len(found.start):,}, of which {ended:,} terminate and {len(found.start) - ended:,} are cut",
+        "steps": f"{int(found.steps.sum()):,}",
+        "lengths": _spread(found.steps),
+        "returns": _spread(found.returns),
+        "reference": reference,
+        "checksum": checksum(data.columns),
+    }
+
+
+def _spread(values: np.ndarray) -> str:
+    low, middle, high = np.quantile(values, [0.0, 0.5, 1.0])
+    return f"{low:,.1f} to {high:,.1f}, median {middle:,.1f}, mean {values.mean():,.1f}"
+
+
+def findings(data: Recorded, found: Extent) -> Iterator[str]:
+    """What may be wrong with a data set."""
+    columns = data.columns
+    led = columns["is_first"] == 0
+    for key, values in columns.items():
+        if values.dtype.kind == "f" and (bad := int((~np.isfinite(values)).sum())):
+            yield f"{bad:,} numbers of {key} are not finite"
+    if data.actions.kind == "box":
+        yield from _of_actions(columns["action"][led])
+    for key, obs in data.obs.items():
+        if obs.dtype != "uint8" and (still := np.flatnonzero(columns[key].std(0) < CONSTANT)).size:
+            some = ", ".join(map(str, still[:8])) + " ..." * (len(still) > 8)
+            yield f"{len(still)} entries of {key} do not vary: {some}"
+    if not columns["reward"].any():
+        yield "every reward is 0"
+    if len(found.start) == 1 and found.steps[0] > d4rl.ENDLESS:
+        yield f"one episode of {found.steps[0]:,} steps: are its time-outs missing?"
+    if (short := int((found.steps < 1).sum())) > 0:
+        yield f"{short:,} episodes have no step"
+
+
+def _of_actions(action: np.ndarray) -> Iterator[str]:
+    beyond = int((np.abs(action) > 1.0).any(1).sum())
+    if beyond:
+        yield f"{beyond:,} actions are beyond [-1, 1] (to {np.abs(action).max():g}): say data.low and data.high"
+    elif action.size and action.min() >= 0 and action.max() > 0:
+        yield "no action is below 0: if they begin there, say data.low=0"
+    if (still := np.flatnonzero(action.std(0) < CONSTANT)).size:
+        yield f"entries {', '.join(map(str, still))} of the actions do not vary"
+
+
+def draw(path: Path, name: str, found: Extent) -> None:
+    """Histograms of returns and lengths."""
+    with picture(path, 8.0, 3.0) as figure:
+        for axes, values, label in zip(
+            figure.subplots(1, 2), (found.returns, found.steps), ("return", "length (agent steps)"), strict=True
+        ):
+            axes.hist(values, bins=min(40, max(5, len(values) // 4)), color="#0072B2")
+            axes.set(xlabel=label, ylabel="episodes", title=name)
+            axes.grid()
+            calm(axes)
+
+
+# --- make and convert -------------------------------------------------------------------------------------------------
+
+
+class Source(NamedTuple):
+    """Who acts, and where."""
+
+    config: Config
+    recorder: Recorder
+    about: Mapping[str, Any]
+
+
+def make(options: argparse.Namespace) -> None:
+    """Record a data set, or join several, and write it."""
+    if bool(options.policy) == bool(options.join):
+        raise UserError("worldrl data make", "both or neither of --policy and --join", "one of them")
+    check_new(options.out)
+    if options.join:
+        write(options.out, joined(options.join), {"combined": [str(path) for path in options.join]})
+        return
+    source = _source(options)
+    env, task, seed = source.config.env, source.config.task, options.seed
+    columns, spec = collect(env, task, seed, options.steps, source.recorder)
+    reference = None
+    if options.expert is not None:
+        say(f"{RANDOM_EPISODES} random episodes for the return that scores 0")
+        reference = (float(np.mean(random_return(env, task, seed, RANDOM_EPISODES))), options.expert)
+    data = Recorded(columns, spec.actions, task, reference, unit=True)
+    versions = environment_fingerprint()
+    about = {**source.about, "seed": seed, "action_repeat": env.action_repeat, "versions": versions}
+    write(options.out, data, {**about, "rows_checksum": checksum(columns)})
+
+
+def _source(options: argparse.Namespace) -> Source:
+    if options.policy == RANDOM:
+        if not options.task:
+            raise UserError(f"--policy {RANDOM}", "no task", "--task NAME")
+        config = compose({"agent": "sac", "task": options.task, "env.obs": options.obs})
+        return Source(config, at_random(options.seed), {"algorithm_name": RANDOM})
+    if options.task:
+        raise UserError("--task", "a run, which has its own", fix=f"leave it out, or say --policy {RANDOM}")
+    run_dir = Path(options.policy)
+    if not (run_dir / CONFIG_FILE).is_file():
+        raise UserError(f"--policy {options.policy}", "no run", f"a folder of worldrl train, or '{RANDOM}'")
+    agent, config = load_agent(run_dir, options.checkpoint, tell=say)
+    name = f"{config.agent}, {options.checkpoint} of seed {config.seed}, {agent.updates} updates"
+    return Source(config, by_agent(agent, not options.mode), {"algorithm_name": name})
+
+
+def joined(paths: Sequence[Path]) -> Recorded:
+    """Data sets of one kind, one after another; the first one's task and reference.
+
+    Raises:
+        UserError: other observations or actions than those of the first.
+    """
+    parts = [read_data(path) for path in paths]
+    first = parts[0]
+    for path, part in zip(paths, parts, strict=True):
+        if (part.obs, part.actions[:2], part.unit) != (first.obs, first.actions[:2], first.unit):
+            found = f"{part.obs} and {part.actions[:2]}"
+            raise UserError(str(path), found, f"{first.obs} and {first.actions[:2]}, as {paths[0]} has")
+    columns: Columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in first.columns}
+    return first._replace(columns=columns, notes=())
+
+
+def convert(options: argparse.Namespace) -> None:
+    """Read and write."""
+    check_new(options.out)
+    write(options.out, read_data(options.path), {})
+
+
+def check_new(out: Path) -> None:
+    """Refuse a path that is taken, before anything is recorded."""
+    if out.exists():
+        raise UserError(str(out), "a file or folder", "a new one")
+
+
+def write(out: Path, data: Recorded, about: Mapping[str, Any]) -> None:
+    """Write a data set in the layout that the name says, and tell what it holds."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    writer: Callable[[Path, Recorded, Mapping[str, Any]], None] = d4rl.write if out.suffix in FLAT else minari.write
+    writer(out, data, about)
+    found = extent(data.columns)
+    print(f"{out}: {int(found.steps.sum()):,} steps of {len(found.start):,} episodes, returns {_spread(found.returns)}")
+    print(f"look at it: {pasted('data', 'info', out)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
