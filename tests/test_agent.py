@@ -45,6 +45,8 @@ TINY = {
     "value_sac": {"head.units": 32},
     "miracle": {"head.units": 32, "head.marginal_samples": 4, "head.marginal_batch": 32},
     "virel": {"head.units": 32, "head.residual_batch": 64},
+    "cql": {"head.units": 32, "head.actor_layers": 2, "head.critic_layers": 2, "head.samples": 3},
+    "misa": {"head.units": 32, "head.samples": 4},
 }
 BETA = {"head.temperature": "residual"}
 VIRELS = {"virel_beta": BETA, "virel1": {"head.critics": "two_hard"}, "virel2": {"head.critics": "hard_and_soft"}}
