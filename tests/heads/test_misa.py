@@ -21,7 +21,7 @@ from worldrl.heads.cql import Proposed
 from worldrl.heads.misa import MISA, VARIANTS, Tilted, no_actions
 from worldrl.heads.transitions import transitions
 from worldrl.nn.optim import Optimizer
-from worldrl.types import Belief, choice
+from worldrl.types import Batch, Belief, choice
 
 TINY = {"head.units": 16, "head.samples": 4, "head.activation": "elu"}
 ROWS = [random_rows(STATE_SPEC, seed) for seed in range(4)]
@@ -276,3 +276,33 @@ def test_half_precision_learns_the_policy_from_the_same_gradient() -> None:
         found[precision] = agent.update("update", ROWS[0])
     for name in ("opt/actor/grad_norm", "opt/critic/grad_norm", "loss/actor", "policy/log_prob"):
         torch.testing.assert_close(found["bf16"][name], found["fp32"][name], rtol=0.05, atol=0.05)
+
+
+# --- learning ---------------------------------------------------------------------------------------------------------
+
+
+def one_step(n: int, rng: torch.Generator) -> Batch:
+    """Windows of one transition: random actions, rewarded for being near to what the state says, at the end of all."""
+    state = torch.randn(n, 2, 5, generator=rng)
+    action = 2 * torch.rand(n, 2, 2, generator=rng) - 1
+    reward = -10 * (action[:, 1] - wanted(state[:, 0])).square().mean(-1)
+    last = torch.tensor([0.0, 1.0]).expand(n, 2)
+    return Batch({"state": state}, action, torch.stack([torch.zeros(n), reward], 1), torch.zeros(n, 2), last)
+
+
+def wanted(state: Tensor) -> Tensor:
+    return 0.8 * torch.tanh(state[..., :2])
+
+
+@pytest.mark.parametrize("head", ["misa", "cql"])
+def test_from_random_actions_it_learns_to_act_well(head: str) -> None:
+    """Its mean squared distance from what is best is a fifth of the best constant's, or less."""
+    settings = {"head.actor_lr": 1e-2, "head.critic_lr": 1e-2, "head.activation": "relu", "head.policy_std": "log"}
+    agent = build("identity", head, STATE_SPEC, **settings, **{"head.critic_weight": 0.5})
+    rng = torch.Generator().manual_seed(0)
+    for _ in range(150):
+        agent.update(agent.next_phase(), one_step(128, rng))
+    state = torch.randn(500, 5, generator=rng)
+    belief = Belief(state, torch.empty(0, 500, 5), state, torch.zeros(500))
+    distance = (agent.head.act(belief, explore=False) - wanted(state)).square().mean()
+    assert distance < 0.2 * wanted(state).square().mean()

@@ -103,7 +103,13 @@ def draw(path: Path, shares: Mapping[str, Mapping[float, float]], accepted: Mapp
             right.plot(list(by_size), list(by_size.values()), marker=MARKERS[i], color=COLOURS[i], label=name)
         for ax in (left, right):
             ax.set_xscale("log", base=2)
-            ax.legend(frameon=False, fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.3))
+            ax.legend(
+                frameon=False,
+                fontsize="small",
+                loc="upper center",
+                bbox_to_anchor=(0.5, -0.3),
+                ncols=2 if ax is left else 1,
+            )
         left.axhline(1.0, color=PALE, linewidth=0.9, linestyle=":")
         left.set(xlabel="tilt |sigma dQ/du|", ylabel="share of the shift", title=f"{ACTIONS} numbers in an action")
         right.set(xlabel="numbers in an action", ylabel="acceptance", title=f"tilt {TILT:g}")
