@@ -344,7 +344,7 @@ def test_heads_of_states_learn_from_images_alone(belief: str, head: str, make_ba
     assert all(not torch.equal(a, b) for a, b in zip(before, agent.head.policy.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("head", ["sac", "smac", "slac", "pmoe", "value_sac", "miracle", "virel"])
+@pytest.mark.parametrize("head", ["sac", "smac", "slac", "pmoe", "value_sac", "miracle", "virel", "cql", "misa"])
 def test_the_reward_scale_multiplies_the_reward_and_nothing_else(head: str, make_batch) -> None:
     batch, targets = make_batch(STATE_SPEC), []
     for scale in (1.0, 3.0):

@@ -112,6 +112,7 @@ class MISA(CQL):
     config: MISA.Config
     tiny: ClassVar[dict[str, Any]] = {**CQL.tiny, "burn_in": 2}
     compiled: ClassVar[tuple[str, ...]] = (*CQL.compiled, "information_loss")
+    own_meaning: ClassVar[tuple[str, ...]] = ("samples",)  # in CQL they come from three proposals
     log_step: Tensor
 
     def __init__(self, config: MISA.Config, sizes: Sizes, policy: MakePolicy | None = None) -> None:
