@@ -18,6 +18,7 @@ import worldrl
 from tests.oracles.misa import gaps
 from tests.studies.test_studies import LEARNING
 from worldrl.nn.mlp import TwinQ
+from worldrl.runs.data import read_run
 from worldrl.runs.trained import load_agent
 from worldrl.studies import bounds, embedding, sampler
 from worldrl.studies.__main__ import main
@@ -124,6 +125,27 @@ def test_the_commands_write_pictures_and_numbers(tmp_path: Path, monkeypatch: py
         assert (tmp_path / f"{command[0]}.png").stat().st_size > 10_000
 
 
+def test_a_run_that_learned_from_data_is_shown_in_them_and_as_its_critic_saw_them(tmp_path: Path) -> None:
+    """By a batch: the windows are those of the data, the hidden layer that of normalised states."""
+    source = worldrl.train(MISA, tmp_path / "source")
+    learning = {**MISA, "data": {"name": str(source), "normalize": True}, "updates": 3, "frames": 0}
+    run = worldrl.train(learning, tmp_path / "run")
+    agent, config = load_agent(run)
+    batch = embedding.run_batch(agent, config, run, 40)
+    columns = read_run(source).columns
+    assert {tuple(row) for row in batch.obs["state"].reshape(-1, 2).tolist()} <= {
+        *map(tuple, columns["state"].tolist())
+    }
+    critic = embedding.critic_of(agent, "a run")
+    found = embedding.seen(agent, batch, critic)
+    counts = batch.is_first[:, 1] == 0
+    mean, std = (torch.from_numpy(x) for x in (columns["state"].mean(0), columns["state"].std(0)))
+    state = (batch.obs["state"][:, 0] - mean) / std
+    q = critic(state[counts], batch.action[:, 1][counts])[0]
+    np.testing.assert_allclose(found.q, q.detach().numpy(), rtol=0.02, atol=0.02)
+    assert np.array_equal(found.reward, batch.reward[:, 1][counts].double().numpy())
+
+
 def test_a_critic_without_such_a_layer_and_a_run_without_rows_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,7 +154,7 @@ def test_a_critic_without_such_a_layer_and_a_run_without_rows_are_refused(
     runs = [worldrl.train(each, tmp_path / str(i)) for i, each in enumerate((bare, other))]
     assert main(["embedding", str(runs[0]), "--out", str(tmp_path)]) == 2
     error = capsys.readouterr().err
-    assert "rows saved with the run" in error
+    assert "checkpoint.replay=true" in error
     assert len(error.splitlines()) == 1
     agent, _ = load_agent(runs[1])
     agent.head.critic = torch.nn.Identity()

@@ -22,7 +22,7 @@ from worldrl.data.replay import Replay
 from worldrl.errors import UserError
 from worldrl.heads.transitions import transitions
 from worldrl.nn.mlp import TwinQ
-from worldrl.runs.checkpoint import Checkpoints
+from worldrl.runs.data import load_rows, read_run
 from worldrl.runs.trained import load_agent
 from worldrl.studies.plots import picture
 from worldrl.types import Batch
@@ -55,28 +55,24 @@ class Embedding(NamedTuple):
 
 
 def run_batch(agent: Agent, config: Config, run_dir: Path, pairs: int, seed: int = 1) -> Batch:
-    """``pairs`` windows of the rows that a run has saved.
+    """``pairs`` windows of what a run learned from: its data, or the rows that it has saved.
 
     Raises:
-        UserError: It has saved none, or fewer than one window.
+        UserError: The data cannot be read or are others now, or no rows were saved, or fewer than one window.
     """
-    n = config.env.num_envs
-    replay = Replay(agent.spec, config.replay.capacity, n, seed=seed)
-    checkpoints = Checkpoints(run_dir)
-    folder, _ = checkpoints.read("last")
-    saved = checkpoints.load_replay(folder, replay)
-    length = config.replay.length
-    if not saved or not replay.ready(length):
-        raise UserError(
-            str(run_dir), f"{len(replay)} rows saved with the run", f"{length} or more", "checkpoint.replay=true"
-        )
-    replay.draws = np.random.Generator(np.random.PCG64(seed)).bit_generator.state
+    rows = load_rows(config.data, agent.spec).columns if config.data.name else read_run(run_dir).columns
+    n, length = len(rows["reward"]), config.replay.length
+    if n < length:
+        raise UserError(str(run_dir), f"{n} rows", f"{length} or more, as replay.length says")
+    replay = Replay(agent.spec, n, seed=seed)
+    replay.extend({name: column[:, None] for name, column in rows.items()})
     return replay.sample(pairs, length, agent.device)
 
 
 @torch.no_grad()
 def seen(agent: Agent, batch: Batch, critic: TwinQ) -> Pairs:
     """The last transition of every window, those across a border left out."""
+    batch = batch._replace(obs=agent.normalized(batch.obs))
     belief, _, _ = agent.model.observe(batch, 0, learn=False)
     tr = transitions(batch.drop_rows(agent.model.lost_rows), belief.feat[None])
     counts = tr.mask[:, -1] > 0
@@ -200,7 +196,7 @@ def draw(path: Path, embeddings: Mapping[str, Embedding]) -> None:
 
 
 def run_embedding(run_dir: Path, pairs: int) -> Embedding:
-    """Of a run's last checkpoint, in rows that it has saved."""
+    """Of a run's last checkpoint, in the rows that it learned from."""
     agent, config = load_agent(run_dir)
     critic = critic_of(agent, str(run_dir))
     return embed(seen(agent, run_batch(agent, config, run_dir, pairs), critic))
