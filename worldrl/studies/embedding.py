@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -191,7 +192,7 @@ def draw(path: Path, embeddings: Mapping[str, Embedding]) -> None:
             drawn = ax.scatter(*found.points.T, c=found.reward, s=4, cmap="coolwarm", vmin=low, vmax=high, linewidths=0)
             ax.set(xticks=[], yticks=[])
             told = f"R² {found.r2:.2f} (in the layer {found.r2_hidden:.2f})"
-            ax.set_title(f"{name}\n{told}\nQ from {found.q_low:.3g} to {found.q_high:.3g}", fontsize=8)
+            ax.set_title(f"{fill(name, 48)}\n{told}\nQ from {found.q_low:.3g} to {found.q_high:.3g}", fontsize=8)
             ax.figure.colorbar(drawn, ax=ax, label="reward", shrink=0.8)
 
 
