@@ -45,6 +45,8 @@ TINY = {
     "value_sac": {"head.units": 32},
     "miracle": {"head.units": 32, "head.marginal_samples": 4, "head.marginal_batch": 32},
     "virel": {"head.units": 32, "head.residual_batch": 64},
+    "cql": {"head.units": 32, "head.actor_layers": 2, "head.critic_layers": 2, "head.samples": 3},
+    "misa": {"head.units": 32, "head.samples": 4},
 }
 BETA = {"head.temperature": "residual"}
 VIRELS = {"virel_beta": BETA, "virel1": {"head.critics": "two_hard"}, "virel2": {"head.critics": "hard_and_soft"}}
@@ -342,7 +344,7 @@ def test_heads_of_states_learn_from_images_alone(belief: str, head: str, make_ba
     assert all(not torch.equal(a, b) for a, b in zip(before, agent.head.policy.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("head", ["sac", "smac", "slac", "pmoe", "value_sac", "miracle", "virel"])
+@pytest.mark.parametrize("head", ["sac", "smac", "slac", "pmoe", "value_sac", "miracle", "virel", "cql", "misa"])
 def test_the_reward_scale_multiplies_the_reward_and_nothing_else(head: str, make_batch) -> None:
     batch, targets = make_batch(STATE_SPEC), []
     for scale in (1.0, 3.0):

@@ -93,7 +93,7 @@ def is_refused(belief: str, head: str, policy: str, actions: Actions) -> bool:
     dreams = needs.imagine and not isinstance(load_class("belief", belief), Imagines)
     if policy == OWN_POLICY or dreams or actions.kind not in needs.actions:
         return dreams or actions.kind not in needs.actions
-    inexact = head == "smac" and not drawn.exact_density
+    inexact = head in ("smac", "misa") and not drawn.exact_density
     return inexact or not takes_policy(head) or actions.kind not in drawn.actions
 
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, runtime_checkable
 
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 Obs = dict[str, Tensor]  # "pixels": (..., 64, 64, 3) uint8; vectors such as "state": (..., D) float32
 State = dict[str, Tensor]  # recurrent state while acting, every entry (B, ...)
 Metrics = dict[str, Tensor]  # 0-d tensors that stay on the device until they are logged
+INSIDE = 0.999  # given actions are brought within it before a density is evaluated: at one it is infinite
 
 
 class ObsSpec(NamedTuple):
@@ -307,6 +309,14 @@ class Policy(Part):
     def sample(self, x: Tensor, noise: Any = None) -> Draw:
         """x (..., F) -> reparameterised draws from this ``noise``; without it, one draw from ``noise(x)``."""
         raise NotImplementedError
+
+    def drawing(self, x: Tensor) -> Callable[[Any], Draw]:
+        """``sample`` in the states x for many noises; what does not depend on the noise may be computed once."""
+        return partial(self.sample, x)
+
+    def raw_of(self, action: Tensor) -> Tensor:
+        """(..., A): what ``log_prob`` takes for a given action: the value before tanh, not beyond ±``INSIDE``."""
+        return action.clamp(-INSIDE, INSIDE).atanh()
 
     def act(self, x: Tensor, noise: Noise = NOISE) -> Tensor:
         """x (..., F) -> one action (..., A) in [-1, 1], drawn as by ``sample``, where possible without its density."""

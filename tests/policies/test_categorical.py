@@ -48,6 +48,13 @@ def agent(head: str, belief: str = "identity", **settings: object) -> Agent:
 # --- the policy -------------------------------------------------------------------------------------------------------
 
 
+def test_a_given_choice_is_what_its_density_takes() -> None:
+    given, x = hardened(torch.randn(6, A)), torch.randn(6, 5)
+    probabilities = policy().net(x).softmax(-1)
+    found = policy().log_prob(policy().raw_of(given), x).exp()
+    torch.testing.assert_close(found, probabilities.gather(-1, given.argmax(-1, keepdim=True))[:, 0])
+
+
 def test_a_draw_is_every_action_once_with_its_probability() -> None:
     one, x = policy(), torch.randn(7, 5)
     draw = one.sample(x)

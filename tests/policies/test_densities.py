@@ -8,7 +8,8 @@ from torch import distributions, nn
 
 from worldrl.policies.flow import Flow
 from worldrl.policies.mixture import Mixture
-from worldrl.types import Draw, box
+from worldrl.policies.tanh_gaussian import TanhGaussian
+from worldrl.types import INSIDE, Draw, box
 
 CHOICES = {
     "flow2": (Flow, Flow.Config()),
@@ -51,6 +52,20 @@ def test_the_density_of_a_draw_is_the_density_of_that_action(name: str) -> None:
     every = policy.log_prob(draw.raw, others)
     assert every.shape == (6, len(draw.action), 4, 5)
     torch.testing.assert_close(every[2], policy.log_prob(draw.raw, others[2, 0]))
+
+
+@pytest.mark.parametrize("name", [*CHOICES, "own"])
+def test_drawing_is_sample_and_an_action_leads_back_to_its_raw_value(name: str) -> None:
+    policy = TanhGaussian((3,), box(2), 16, 2, std="log") if name == "own" else build(name, 2, sharpen=1.0)
+    x = torch.randn(4, 5, 3)
+    noise = policy.noise(x, 2)
+    draw = policy.sample(x, noise)
+    for one, other in zip(policy.drawing(x)(noise), draw, strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=0)
+    inside = draw.action.abs() < INSIDE
+    assert inside.any()
+    torch.testing.assert_close(policy.raw_of(draw.action)[inside], draw.raw[inside], rtol=1e-3, atol=1e-4)
+    assert torch.isfinite(policy.raw_of(torch.tensor([-1.0, 0.0, 1.0]))).all()
 
 
 @pytest.mark.parametrize("action_dim", [1, 2, 3, 5])

@@ -22,7 +22,9 @@ RSSM = {"name": "rssm", "stoch": 4, "deter": 8, "hidden": 8, "depth": 2, "reward
 SLAC = {"name": "slac", "z1": 4, "z2": 8, "units": 8, "depth": 2, "history": 3, "model_batch": 2}
 MIRACLE = {"name": "miracle", "units": 16, "marginal_samples": 3, "marginal_batch": 8}
 VIREL = {"name": "virel", "units": 16, "temperature": "residual", "residual_batch": 12}
+MISA = {"name": "misa", "units": 16, "samples": 3}
 PAIRS = {
+    "misa@identity": (STATE_SPEC, {"name": "identity"}, MISA),
     "miracle@identity": (STATE_SPEC, {"name": "identity"}, MIRACLE),
     "virel@rssm": (STATE_SPEC, {**RSSM, "vector_units": 16}, VIREL),
     "sac@identity": (STATE_SPEC, {"name": "identity"}, SAC),
@@ -66,7 +68,7 @@ def _fresh_compiler() -> Iterator[None]:
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("_fresh_compiler")
-@pytest.mark.parametrize("pair", ["sac@identity", "smac@rssm", "miracle@identity", "dreamer@rssm"])
+@pytest.mark.parametrize("pair", ["sac@identity", "smac@rssm", "miracle@identity", "dreamer@rssm", "misa@identity"])
 def test_compiled_equals_eager(pair: str, make_batch: Callable[..., Batch]) -> None:
     batches = [make_batch(PAIRS[pair][0], border=2) for _ in range(4)]
     eager, compiled = build(pair), build(pair)

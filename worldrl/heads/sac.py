@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from worldrl.errors import UserError
 from worldrl.fields import Layers, NotNegative, Positive, PositiveShare, Rate, Share, SomeLayers, Width
 from worldrl.heads.transitions import ActorStates, Transition, transitions
 from worldrl.nn.build import critic
@@ -40,6 +41,7 @@ from worldrl.types import (
     Metrics,
     Needs,
     Noise,
+    Policy,
     Sizes,
 )
 
@@ -49,6 +51,17 @@ def usual_policy(actions: Actions, std: str, init_std: float) -> MakePolicy:
     if actions.kind == "choice":
         return partial(Categorical, Categorical.Config())
     return partial(TanhGaussian, std=std, init_std=init_std)
+
+
+def require_exact_density(head: str, policy: Policy) -> None:
+    """Refuse a policy whose ``log_prob`` is not the density of a given action."""
+    if not policy.exact_density:
+        raise UserError(
+            f"head={head}",
+            f"the policy {type(policy).__name__}, which only bounds the density of a given action",
+            "a policy with an exact density",
+            f"use head=sac with it, or head={head} with policy=own",
+        )
 
 
 class SAC(Head):
@@ -123,26 +136,30 @@ class SAC(Head):
         """One step on critic, actor and temperature, in this order; then the target critics follow."""
         alpha = self.log_alpha.exp().detach()
         tr = transitions(batch, self.critic_states(belief))
-        y = self.td_target(tr, belief, alpha)
-        critic_loss, q = self.critic_loss(tr, y)
-        critic_norm = self.optimizers["critic"].step(critic_loss)
-        actor_loss, log_pi = self.actor_loss(self.actor_states(belief), tr, alpha)
-        actor_norm = self.optimizers["actor"].step(actor_loss)
-        log_pi = masked_mean(log_pi, tr.mask).detach()
+        metrics = self.critic_step(*self.critic_loss(tr, self.td_target(tr, belief, alpha)))
+        metrics |= self.actor_step(*self.actor_loss(self.actor_states(belief), tr, alpha), tr.mask, alpha)
+        polyak(self.target, self.critic, self.config.tau)
+        return metrics
+
+    def critic_step(self, loss: Tensor, q: Tensor) -> Metrics:
+        """One step of the critics down their loss; ``q`` is for the log."""
+        norm = self.optimizers["critic"].step(loss)
+        return {"loss/critic": loss.detach(), "opt/critic/grad_norm": norm, "critic/q": q}
+
+    def actor_step(self, loss: Tensor, log_pi: Tensor, mask: Tensor, alpha: Tensor) -> Metrics:
+        """One step of the actor down its loss, then one of the temperature, which has been ``alpha``."""
+        norm = self.optimizers["actor"].step(loss)
+        log_pi = masked_mean(log_pi, mask).detach()
         metrics = {
-            "loss/critic": critic_loss.detach(),
-            "loss/actor": actor_loss.detach(),
-            "opt/critic/grad_norm": critic_norm,
-            "opt/actor/grad_norm": actor_norm,
+            "loss/actor": loss.detach(),
+            "opt/actor/grad_norm": norm,
             "policy/entropy": -log_pi,
             "policy/alpha": alpha,
-            "critic/q": q,
         }
         if self.config.tune_alpha:
             alpha_loss = -self.log_alpha * (log_pi + self.target_entropy)
             self.optimizers["alpha"].step(alpha_loss)
             metrics["loss/alpha"] = alpha_loss.detach()
-        polyak(self.target, self.critic, self.config.tau)
         return metrics
 
     # --- the equations ------------------------------------------------------------------------------------------------

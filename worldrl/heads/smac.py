@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldrl.errors import UserError, wrong
+from worldrl.errors import wrong
 from worldrl.estimators.marginal import ESTIMATORS, draw_level, independent_draws, marginal_q
 from worldrl.fields import Particles, Range
-from worldrl.heads.sac import SAC
+from worldrl.heads.sac import SAC, require_exact_density
 from worldrl.heads.transitions import ActorStates
 from worldrl.types import Belief, Draw, MakePolicy, Sizes
 
@@ -57,13 +57,7 @@ class SMAC(SAC):
         policy: MakePolicy | None = None,
     ) -> None:
         super().__init__(config, sizes, policy)
-        if not self.policy.exact_density:
-            raise UserError(
-                "head=smac",
-                f"the policy {type(self.policy).__name__}, which only bounds the density of a given action",
-                "a policy with an exact density",
-                "use head=sac with it, or head=smac with policy=own",
-            )
+        require_exact_density("smac", self.policy)
         self.needs = self.needs._replace(particles=independent_draws(config.estimator, config.num_particles))
         self._seed = torch.initial_seed()  # the run's: its parts are built under it, at the start and on resuming
 

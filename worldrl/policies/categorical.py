@@ -57,6 +57,10 @@ class Categorical(Policy):
         """log pi(a | x) of one-hot rows (..., A); leading axes broadcast."""
         return (raw * self.log_probs(x)).sum(-1)
 
+    def raw_of(self, action: Tensor) -> Tensor:
+        """The one-hot row itself."""
+        return action
+
     def mode(self, x: Tensor) -> Tensor:
         """(..., A): the most probable action."""
         return hardened(self.log_probs(x))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -14,6 +17,14 @@ from worldrl.types import NOISE, Actions, Draw, Noise, Policy
 def bounded_std(raw: Tensor) -> Tensor:
     """sigma > 0 from a raw output, log sigma bounded smoothly to [-5, 2] as CleanRL and pytorch_sac do."""
     return torch.exp(-5.0 + 3.5 * (torch.tanh(raw) + 1.0))
+
+
+def drawn(mean: Tensor, std: Tensor, noise: Tensor) -> Draw:
+    """Draws from noise (n, ..., A)."""
+    raw = mean + std * noise
+    # noise is (raw - mean) / std: the quadratic term has no gradient under reparameterisation.
+    log_prob = standard_log_prob(noise) - (std.log() + tanh_log_det(raw)).sum(-1)
+    return Draw(torch.tanh(raw), raw, log_prob, 1.0 / len(noise))
 
 
 class TanhGaussian(Policy):
@@ -56,12 +67,11 @@ class TanhGaussian(Policy):
 
     def sample(self, x: Tensor, noise: Tensor | None = None) -> Draw:
         """x (..., F) -> reparameterised draws, action (n, ..., A)."""
-        mean, std = self.stats(x)
-        noise = self.noise(x) if noise is None else noise
-        raw = mean + std * noise
-        # noise is (raw - mean) / std: the quadratic term has no gradient under reparameterisation.
-        log_prob = standard_log_prob(noise) - (std.log() + tanh_log_det(raw)).sum(-1)
-        return Draw(torch.tanh(raw), raw, log_prob, 1.0 / len(noise))
+        return self.drawing(x)(self.noise(x) if noise is None else noise)
+
+    def drawing(self, x: Tensor) -> Callable[[Tensor], Draw]:
+        """x (..., F) -> ``sample`` as a function of the noise, with the network evaluated once."""
+        return partial(drawn, *self.stats(x))
 
     def act(self, x: Tensor, noise: Noise = NOISE) -> Tensor:
         """x (..., F) -> the action (..., A) of ``sample``, without its density."""

@@ -1,6 +1,7 @@
 """``worldrl studies STUDY``: a picture, and its numbers as JSON.
 
-STUDY is ``bandit``, ``entropy [RUN_DIR...]``, ``variance [RUN_DIR]``, ``marginal RUN_DIR`` or ``counterexample``.
+STUDY is ``bandit``, ``entropy [RUN_DIR...]``, ``variance [RUN_DIR]``, ``marginal RUN_DIR``, ``counterexample``,
+``bounds``, ``sampler`` or ``embedding RUN_DIR...``.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import torch
 from worldrl.errors import Diverged, check_out
 from worldrl.policies.latent import LatentGaussian
 from worldrl.registry import known_parts
-from worldrl.studies import action_prior, bandit, during_training, entropy, plots, variance
+from worldrl.studies import action_prior, bandit, bounds, during_training, embedding, entropy, plots, sampler, variance
 from worldrl.studies.pools import run_actions, run_latents, run_pools
 from worldrl.tabular.counterexample import threshold, wrong_action
 from worldrl.terminal import Parser, add_allow, command, positive, to_json, whole
@@ -62,9 +63,17 @@ def make_parser() -> argparse.ArgumentParser:
     wrong = studies.add_parser("counterexample", help="how often does maximum entropy, or VIREL, act wrongly?")
     wrong.add_argument("--k", type=whole(2), nargs="+", default=[10, 100], help="worthless actions (default 10 100)")
     wrong.add_argument("--gamma", type=_discount, default=0.99, help="discount (default 0.99)")
-    for each in (modes, entropies, noises, learned, wrong):
+    order = studies.add_parser("bounds", help="theorem 4.1 of MISA on random finite processes")
+    order.add_argument("--processes", type=whole(), default=2_000, metavar="N", help="default 2000")
+    chains = studies.add_parser("sampler", help="how well MISA's samplers follow Q")
+    layers = studies.add_parser("embedding", help="does a critic's last layer tell rewards apart?")
+    layers.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
+    layers.add_argument(
+        "--pairs", type=whole(50), default=2_000, metavar="N", help="of state and action (default 2000)"
+    )
+    for each in (modes, entropies, noises, learned, wrong, order, chains, layers):
         each.add_argument("--out", type=Path, default=Path("studies"), metavar="FOLDER", help="default studies")
-    for each in (entropies, noises, learned):
+    for each in (entropies, noises, learned, layers):
         add_allow(each)
     return parser
 
@@ -188,6 +197,12 @@ def run_counterexample(options: argparse.Namespace, picture: Path) -> dict[str, 
     return {"temperatures": temperatures, "wrong_action": wrong}
 
 
+def run_embedding(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
+    """What the critics of trained agents make of the rows that they learned from."""
+    labels = during_training.labels(options.run_dirs)
+    return embedding.run(options, picture, [labels[run] for run in options.run_dirs])
+
+
 def _named(values: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
 
@@ -211,6 +226,9 @@ STUDIES = {
     "variance": run_variance,
     "marginal": run_marginal,
     "counterexample": run_counterexample,
+    "bounds": bounds.run,
+    "sampler": sampler.run,
+    "embedding": run_embedding,
 }
 
 
