@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from tests.fake_cuda import GPU, Strict, fake_cuda
 from worldrl.nn.conv import ImageDecoder, ImageEncoder, SameDecoder, SameEncoder
-from worldrl.nn.optim import Optimizer, polyak
+from worldrl.nn.optim import CosineDecay, Optimizer, polyak
 
 
 def test_clipping_scales_the_gradient_to_the_norm_and_reports_the_norm_before() -> None:
@@ -105,3 +106,74 @@ def test_a_state_of_torchs_adam_is_taken_over() -> None:
     optimizer = Optimizer([ours], lr=0.01)
     optimizer.load_state_dict({"adam": adam.state_dict(), "scaler": None})
     torch.testing.assert_close(optimizer.state_dict()["adam"]["state"], adam.state_dict()["state"])
+
+
+# --- a rate that decays ----------------------------------------------------------------------------------------------
+
+
+def test_a_rate_decays_as_torchs_cosine_schedule_and_stays_at_zero() -> None:
+    ours, theirs = nn.Parameter(torch.ones(3)), nn.Parameter(torch.ones(3))
+    optimizer, adam = Optimizer([ours], 0.1, decay=CosineDecay(6)), torch.optim.Adam([theirs], lr=0.1)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(adam, T_max=6)
+    for _ in range(6):
+        optimizer.step(ours.pow(3).sum())
+        adam.zero_grad()
+        theirs.pow(3).sum().backward()
+        adam.step()
+        schedule.step()
+        torch.testing.assert_close(ours, theirs)
+    end = ours.detach().clone()
+    for _ in range(3):
+        optimizer.step(ours.pow(3).sum())
+    assert torch.equal(ours, end)
+
+
+def test_a_rate_that_decays_is_one_half_and_zero_at_the_start_in_the_middle_and_at_the_end() -> None:
+    decay = CosineDecay(1_000_000)
+    found = [float(decay(torch.tensor(float(done)))) for done in (0, 500_000, 1_000_000, 2_000_000)]
+    assert found == pytest.approx([1.0, 0.5, 0.0, 0.0], abs=1e-6)
+
+
+def test_a_resumed_optimiser_has_the_rate_that_it_would_have_had() -> None:
+    ends = []
+    for stop in (None, 3):
+        param = nn.Parameter(torch.ones(3))
+        optimizer = Optimizer([param], 0.1, decay=CosineDecay(8))
+        for n in range(7):
+            if n == stop:
+                saved, optimizer = optimizer.state_dict(), Optimizer([param], 0.1, decay=CosineDecay(8))
+                optimizer.load_state_dict(saved)
+            optimizer.step(param.pow(3).sum())
+        ends.append(param)
+    assert torch.equal(*ends)
+
+
+def test_the_traced_step_decays_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = []
+    for traced in (False, True):
+        monkeypatch.setattr(torch.compiler, "is_compiling", lambda traced=traced: traced)
+        param = nn.Parameter(torch.ones(3))
+        optimizer = Optimizer([param], 0.1, decay=CosineDecay(4))
+        for _ in range(3):
+            optimizer.step(param.pow(3).sum())
+        ends.append(param)
+    torch.testing.assert_close(*ends)
+
+
+def test_a_step_that_is_left_out_does_not_count_for_the_decay() -> None:
+    param = nn.Parameter(torch.ones(3))
+    optimizer = Optimizer([param], 0.1, decay=CosineDecay(4))
+    optimizer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    optimizer.step(param.pow(3).sum())
+    before = float(optimizer.rate())
+    optimizer.step((param * float("inf")).sum())
+    assert 0.0 < float(optimizer.rate()) == before < 0.1
+
+
+def test_a_rate_that_decays_never_leaves_the_gpu() -> None:
+    with fake_cuda():
+        param = nn.Parameter(torch.ones(3, device=GPU))
+        optimizer = Optimizer([param], 0.1, decay=CosineDecay(4))
+        with Strict():
+            optimizer.step(param.pow(3).sum())
+            assert optimizer.rate().device == GPU

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,6 +12,21 @@ from torch import Tensor, nn
 from torch.optim.adam import adam
 
 BETAS = (0.9, 0.999)
+
+
+@dataclass(frozen=True)
+class CosineDecay:
+    """A learning rate that falls to zero along half a cosine in ``steps`` steps, and stays there (arXiv 1608.03983).
+
+    It reads an optimiser's own count of steps, on the device: nothing is in addition to save, a resumed run has the
+    same rates, and a captured graph computes them anew at every replay.
+    """
+
+    steps: int
+
+    def __call__(self, done: Tensor) -> Tensor:
+        """What the full rate is multiplied by after ``done`` steps, 0-d in [0, 1]: one at first."""
+        return 0.5 * (1.0 + torch.cos(math.pi * (done / self.steps).clamp(max=1.0)))
 
 
 class Optimizer:
@@ -23,21 +40,33 @@ class Optimizer:
         lr: learning rate.
         clip: global gradient-norm limit, 0 is off.
         eps: Adam's epsilon.
+        decay: how the learning rate falls; None: it stays.
 
     Attributes:
         moments: ``exp_avg``, ``exp_avg_sq`` and ``step``, each with a tensor for every parameter. They exist from the
             start, so that graph capture and checkpoints always find them.
     """
 
-    def __init__(self, params: Iterable[nn.Parameter], lr: float, clip: float = 0.0, eps: float = 1e-8) -> None:
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float,
+        clip: float = 0.0,
+        eps: float = 1e-8,
+        decay: CosineDecay | None = None,
+    ) -> None:
         self.params: list[Tensor] = list(params)
-        self.lr, self.clip, self.eps = lr, clip, eps
+        self.lr, self.clip, self.eps, self.decay = lr, clip, eps, decay
         self.scaler: torch.amp.GradScaler | None = None  # set by the agent under fp16
         self.moments: dict[str, list[Tensor]] = {
             "exp_avg": [torch.zeros_like(p) for p in self.params],
             "exp_avg_sq": [torch.zeros_like(p) for p in self.params],
             "step": [torch.zeros((), device=p.device) for p in self.params],
         }
+
+    def rate(self) -> float | Tensor:
+        """The learning rate of the coming step; where it decays, a 0-d tensor on the device."""
+        return self.lr if self.decay is None else self.lr * self.decay(self.moments["step"][0])
 
     def step(self, loss: Tensor, retain_graph: bool = False) -> Tensor:
         """One step down ``loss``; returns the gradient norm before clipping, 0-d.
@@ -71,7 +100,7 @@ class Optimizer:
     @torch.no_grad()
     def apply(self, grads: list[Tensor], found_inf: Tensor | None = None) -> None:
         """One step on these gradients, or none where ``found_inf`` (1,) is one; decided on the device."""
-        moments = self.moments
+        moments, rate = self.moments, self.rate()
         torch._foreach_add_(moments["step"], 1)
         torch._fused_adam_(
             self.params,
@@ -80,7 +109,7 @@ class Optimizer:
             moments["exp_avg_sq"],
             [],
             moments["step"],
-            lr=self.lr,
+            lr=rate,
             beta1=BETAS[0],
             beta2=BETAS[1],
             weight_decay=0.0,
@@ -104,10 +133,11 @@ class Optimizer:
             [],
             moments["step"],
             foreach=False,
+            capturable=self.decay is not None,  # takes a rate that is a tensor
             amsgrad=False,
             beta1=BETAS[0],
             beta2=BETAS[1],
-            lr=self.lr,
+            lr=self.rate(),
             weight_decay=0.0,
             eps=self.eps,
             maximize=False,
