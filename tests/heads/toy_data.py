@@ -35,19 +35,19 @@ def best(state: np.ndarray, actions: Actions) -> np.ndarray:
     return wanted if actions.kind == "box" else np.eye(2, dtype=np.float32)[wanted.argmax(-1)]
 
 
-def biased(wanted: np.ndarray, rng: np.random.Generator, actions: Actions, bias: float) -> np.ndarray:
+def biased(wanted: np.ndarray, rng: np.random.Generator, actions: Actions, bias: float, noise: float) -> np.ndarray:
     """What was done: too much by ``bias``, with noise; of a choice the worse one with probability 0.5 + bias."""
     if actions.kind == "choice":
         return np.where(rng.random((len(wanted), 1)) < 0.5 + bias, 1.0 - wanted, wanted)
-    return np.clip(wanted + bias + 0.4 * rng.standard_normal(wanted.shape), -1.0, 1.0)
+    return np.clip(wanted + bias + noise * rng.standard_normal(wanted.shape), -1.0, 1.0)
 
 
-def linear_expert(bias: float, kind: str = "box", seed: int = 0) -> Data:
+def linear_expert(bias: float, kind: str = "box", noise: float = 0.4, seed: int = 0) -> Data:
     """States are drawn anew at every step. Every second episode ends by itself, the others by a time limit."""
     actions, rng, n = KINDS[kind], np.random.default_rng(seed), ROWS * EPISODES
     state = rng.standard_normal((n, 5)).astype(np.float32)
     wanted = best(state, actions)
-    taken = biased(wanted, rng, actions, bias)
+    taken = biased(wanted, rng, actions, bias, noise)
     distance, first = np.square(taken - wanted).mean(-1), np.arange(n) % ROWS == 0
     columns = {
         "state": state,
@@ -56,7 +56,7 @@ def linear_expert(bias: float, kind: str = "box", seed: int = 0) -> Data:
         "is_first": first.astype(np.float32),
         "is_terminal": (np.arange(n) % (2 * ROWS) == ROWS - 1).astype(np.float32),
     }
-    usual = np.mean([biased(wanted, rng, actions, bias) for _ in range(64)], 0)
+    usual = np.mean([biased(wanted, rng, actions, bias, noise) for _ in range(64)], 0)
     clone = usual if kind == "box" else usual.round()
     return Data(STATE_SPEC._replace(actions=actions), columns, float(np.square(clone - wanted).mean()))
 
