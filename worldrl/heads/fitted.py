@@ -67,7 +67,6 @@ class WeightedSettings:
 class Weighted(Fitted):
     """Critics Q_j, their slow copies Q'_j, and a policy that is fitted to the data's actions by their advantages."""
 
-    config: Any
     tiny: ClassVar[dict[str, Any]] = {"units": 8, "actor_layers": 1, "critic_layers": 1}
 
     def __init__(self, config: Any, sizes: Sizes) -> None:
