@@ -145,8 +145,9 @@ def test_every_import_names_a_module() -> None:
 
 def test_one_module_opens_checkpoints() -> None:
     found = {module for module, tree in MODULES.items() if file_calls(tree)}
-    assert found == {"worldrl.runs.checkpoint", "worldrl.data.chunks"}
+    assert found == {"worldrl.runs.checkpoint", "worldrl.data.chunks", "worldrl.data.archives"}
     assert file_calls(MODULES["worldrl.data.chunks"]) == {("np", "savez"), ("np", "load")}
+    assert file_calls(MODULES["worldrl.data.archives"]) == {("np", "load")}
 
 
 def test_one_module_touches_the_opengl_variable() -> None:

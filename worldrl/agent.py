@@ -11,6 +11,7 @@ from torch import Tensor
 
 from worldrl.config import Config
 from worldrl.errors import UserError, wrong
+from worldrl.nn.normalizer import Normalizer
 from worldrl.nn.optim import Optimizer
 from worldrl.nn.precision import Precision, choose_device, choose_precision
 from worldrl.registry import BELIEFS, HEADS, OWN_POLICY, load_class, settings_of, takes_policy
@@ -58,6 +59,7 @@ class Agent:
         self.updates = 0
         with torch.device(self.device):
             self.model, self.head = build_parts(config, spec)
+            self.normalizer = Normalizer(spec) if config.data.normalize else None
         self.optimizers = _optimizers(self.model if self.model_every else None, self.head, self.precision)
         self.counter = torch.zeros((), dtype=torch.int64, device=self.device)  # updates, on the device
         self._bad: dict[str, Tensor] = {}  # per phase: the update at which each loss first was not finite, or -1
@@ -91,7 +93,7 @@ class Agent:
         Returns:
             the next state, actions (N, A) float32 in [-1, 1], the belief.
         """
-        obs: Obs = {key: self._tensor(rows[key]) for key in self.spec.obs}
+        obs = self.normalized({key: self._tensor(rows[key]) for key in self.spec.obs})
         state, belief = self.model.step(
             state, obs, self._tensor(rows["action"]), self._tensor(rows["is_first"]), deterministic, noise
         )
@@ -102,6 +104,19 @@ class Agent:
 
     def _tensor(self, x: np.ndarray) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(x)).to(self.device, non_blocking=True)
+
+    def normalized(self, obs: Obs) -> Obs:
+        """Observations in the units that the belief sees."""
+        return obs if self.normalizer is None else self.normalizer(obs)
+
+    def decode(self, feat: Tensor) -> Obs:
+        """Features (..., F) as observations in the environment's units, by a belief that ``Decodes``."""
+        model: Any = self.model
+        obs = model.decode(feat)
+        return obs if self.normalizer is None else self.normalizer.inverse(obs)
+
+    def _normalized_batch(self, batch: Batch) -> Batch:
+        return batch._replace(obs=self.normalized(batch.obs))
 
     # --- learning -----------------------------------------------------------------------------------------------------
 
@@ -122,6 +137,8 @@ class Agent:
         """
         learn, head_phase = not phase.endswith(HEAD_ONLY), phase.removesuffix(HEAD_ONLY)
         particles = 0 if phase == MODEL_ONLY else self.head.particles(head_phase)
+        batch = self._normalized_batch(batch)
+        extra = {name: self._normalized_batch(each) for name, each in (extra or {}).items()}
         if phase == MODEL_ONLY:  # some models learn from the first windows of a batch only
             batch = batch.windows(slice(self.model.model_batch))
         with self.precision.autocast():
@@ -172,6 +189,7 @@ class Agent:
         return {
             "model": self.model.state_dict(),
             "head": self.head.state_dict(),
+            "normalizer": {} if self.normalizer is None else self.normalizer.state_dict(),
             "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
             "updates": self.updates,
         }
@@ -179,6 +197,8 @@ class Agent:
     def load_state_dict(self, state: dict[str, Any], optimizers: bool = True) -> None:
         self.model.load_state_dict(state["model"])
         self.head.load_state_dict(state["head"])
+        if self.normalizer is not None:
+            self.normalizer.load_state_dict(state["normalizer"])
         self.updates = state["updates"]
         self.counter.fill_(self.updates)
         if optimizers:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from worldrl.config import (
+    CONFIG_FILE,
     MAY_CHANGE,
     Config,
     check_keys,
@@ -69,7 +70,8 @@ def compose(arguments: Mapping[str, Any]) -> Config:
     init_from = _first("init_from", *order, {"init_from": ""})
     for layer in order:  # the person's own words and presets; a run folder is not among them
         allow_named(layer)
-    world = world_of(init_from) if init_from else {}
+    data = _first("data", *order, {"data": ""})
+    world = {**_world_of_data(data), **(world_of(init_from) if init_from else {})}
     env = read_preset("env", _first("env", *order), own)
     parts = {kind: canonical(kind, _first(kind, asked, world, *order)) for kind in PARTS}
     meant = {**_agent(experiment.get("agent"), own), **experiment}
@@ -79,18 +81,19 @@ def compose(arguments: Mapping[str, Any]) -> Config:
         ("env preset", env, env),
         (f"agent '{name}'", agent, agent),
         (f"experiment '{asked.get('experiment')}'", experiment, meant),
-        ("init_from", world, world),
+        ("init_from or data", world, world),
         ("env preset", env if "env" in asked and world else {}, env),
         ("", asked, {}),
     ):
         settings = settings_for(_plain(layer), intended, parts)
         check_keys(settings, {*known_keys(parts), *GROUPS, *NOT_SETTINGS}, where)
         values.update(settings)
+    values.update(_without_acting(values, asked))
     label = agent_label(name, {kind: _first(kind, agent) for kind in PARTS}, **parts)
     config = config_from_dict({**values, **parts, "agent": label})
     if init_from:
         check_same_belief(config)
-    return dataclasses.replace(config, task=canonical_name(config.task))
+    return dataclasses.replace(config, task=canonical_name(config.task)) if config.task else config
 
 
 def resumed(run_dir: Path, changes: Mapping[str, Any]) -> Config:
@@ -112,13 +115,37 @@ def run_name(config: Config, sweep: str = "") -> str:
     That is ``<sweep>/<task>/<agent>/<seed>-<digest>``, where the digest is of every setting that may not change on
     resume.
     """
-    task = re.sub(r"[^\w.@+-]+", "_", config.task)
+    task = re.sub(r"[^\w.@+-]+", "_", config.task or Path(config.data.name).stem)
     place = f"{task}/{config.agent}/{config.seed}"
     if not sweep:
         return f"{place}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
     fixed = {key: value for key, value in flatten(config_to_dict(config)).items() if not may_change(key)}
     digest = hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()
     return f"{sweep}/{place}-{digest[:8]}"
+
+
+def _world_of_data(name: str) -> Arguments:
+    """The environment that a data set comes from, as far as it is known: no other layer but the arguments beats it."""
+    if not name:
+        return {}
+    from worldrl.data.formats import format_of  # imports torch, which a report does without
+
+    path = Path(name).expanduser()
+    if (path / CONFIG_FILE).is_file():
+        world = {key: value for key, value in world_of(str(path), "data").items() if key.startswith(("task", "env."))}
+    else:
+        world = format_of(path).world(path)
+    return {"task": "", **world, "data": str(path.absolute())}
+
+
+def _without_acting(values: Arguments, asked: Arguments) -> Arguments:
+    """What a run on data leaves out unless it is asked for: acting, and evaluations where there is no environment."""
+    left_out: Arguments = {}
+    if values.get("data") and "frames" not in values:
+        left_out["frames"] = 0
+    if values.get("task") == "" and "eval.every" not in asked:
+        left_out["eval.every"] = 0
+    return left_out
 
 
 def _named(given: Mapping[str, Any]) -> Arguments:

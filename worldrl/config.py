@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import AliasEvent, YAMLError
 
-from worldrl.data.settings import ReplayConfig
+from worldrl.data.settings import DataConfig, ReplayConfig
 from worldrl.envs.make import EnvConfig
 from worldrl.errors import UserError, given_twice, unknown, wrong
 from worldrl.fields import Device, Every, Frames, Label, NotNegative, OneOf, Range, SomeFrames, rules
@@ -64,10 +64,11 @@ class CheckpointConfig:
 class Config:
     """One run. ``belief``, ``head`` and ``policy`` hold ``name`` and the fields of that class's own ``Config``."""
 
-    task: str = "walker_walk"
+    task: str = "walker_walk"  # "" where there is only data
     agent: Label = "smac"  # a label; its parts say what it is
     seed: Annotated[int, Range(0, 2**32 - 1)] = 1
-    frames: SomeFrames = 1_000_000
+    frames: Frames = 1_000_000  # of acting
+    updates: Frames = 0  # of learning from data, before any acting
     init_from: str = ""  # a run folder: start with its trained belief model
     init_from_checkpoint: Annotated[str, OneOf("last", "best")] = "last"
     belief: dict[str, Any] = field(default_factory=lambda: {"name": "rssm"})
@@ -75,6 +76,7 @@ class Config:
     policy: dict[str, Any] = field(default_factory=lambda: {"name": OWN_POLICY})
     env: EnvConfig = field(default_factory=EnvConfig)
     replay: ReplayConfig = field(default_factory=ReplayConfig)
+    data: DataConfig = field(default_factory=DataConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
     log: LogConfig = field(default_factory=LogConfig)
@@ -85,6 +87,11 @@ class Config:
     deterministic: bool = False  # deterministic cuDNN kernels, slower
     threads: Annotated[int, Range(0, 1_024)] = 0  # torch CPU threads, 0: torch's own choice
 
+    @property
+    def length(self) -> int:
+        """How far a whole run goes: its updates on data and its frames of acting."""
+        return self.updates + self.frames
+
 
 # --- what a value may be ----------------------------------------------------------------------------------------------
 
@@ -92,7 +99,7 @@ CONFIG_FILE = "config.yaml"
 OLDER = "if worldrl 0.1.0 wrote this run, that version reads it; worldrl report reads its curves"
 YAML_BYTES = 2**18  # of a file of settings, which takes a second to parse
 
-MAY_CHANGE = ("frames", "eval.*", "log.*", "checkpoint.*", "env.timeout_s")  # on resume
+MAY_CHANGE = ("frames", "updates", "eval.*", "log.*", "checkpoint.*", "env.timeout_s")  # on resume
 
 
 def may_change(key: str) -> bool:
@@ -106,6 +113,22 @@ def _check_together(config: Config) -> None:
         raise wrong("replay.capacity", rows, f"at least replay.length x env.num_envs = {length}")
     if config.schedule.model_every == 0:
         _check_frozen(config)
+    _check_data(config)
+
+
+def _check_data(config: Config) -> None:
+    if not config.data.name:
+        if config.updates:
+            raise wrong("updates", config.updates, "0: they are of learning from data", "add data=PATH")
+        if config.data.normalize and not config.init_from:
+            raise wrong("data.normalize", True, "false: nothing says by what", "add data=PATH or init_from=RUN_DIR")
+        if not config.task:
+            raise wrong("task", "", "a task", "add one, such as task=walker_walk, or data=PATH")
+    if not config.length:
+        raise wrong("frames", 0, "1 or more", "add updates=N to learn from the data" if config.data.name else "")
+    for key, value in (("frames", config.frames), ("eval.every", config.eval.every)):
+        if value and not config.task:
+            raise wrong(key, value, f"0: no environment is known for data={config.data.name}", "add task=NAME")
 
 
 def _check_frozen(config: Config) -> None:
@@ -199,13 +222,18 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in settings.items():
         if not isinstance(key, str):
             raise wrong("a key of the settings", key, "text")
-        dotted = (prefix + key).removesuffix(".name")
+        dotted = _dotted(prefix, key)
         items = flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {dotted: value}
         for name in items:
             if name in flat:
                 raise given_twice(name)
         flat.update(items)
     return flat
+
+
+def _dotted(prefix: str, name: str) -> str:
+    """A setting's key. ``name`` is what the value of its group stands for: ``head=sac``, ``data=PATH``."""
+    return (prefix + name).removesuffix(".name")
 
 
 def config_from_dict(settings: Mapping[str, Any]) -> Config:
@@ -312,7 +340,7 @@ def _leaves(cls: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
     hints = typing.get_type_hints(cls, include_extras=True)
     found: dict[str, tuple[Any, Any]] = {}
     for item in dataclasses.fields(cls):
-        hint, key = hints[item.name], prefix + item.name
+        hint, key = hints[item.name], _dotted(prefix, item.name)
         if dataclasses.is_dataclass(hint):
             found.update(_leaves(hint, f"{key}."))
         elif key not in PARTS:
@@ -353,7 +381,7 @@ def _assemble(cls: Any, prefix: str, values: Mapping[str, Any]) -> Any:
     hints = typing.get_type_hints(cls)
     arguments = {}
     for item in dataclasses.fields(cls):
-        key = prefix + item.name
+        key = _dotted(prefix, item.name)
         nested = dataclasses.is_dataclass(hints[item.name])
         arguments[item.name] = _assemble(hints[item.name], f"{key}.", values) if nested else values[key]
     return cls(**arguments)
@@ -461,8 +489,10 @@ def moved(config: Config, trained: Mapping[str, Any]) -> list[str]:
 OPTIMISER_SETTINGS = ("belief.lr", "belief.grad_clip", "belief.adam_eps")  # a model that is taken over may learn anew
 
 
-def world_of(run_dir: str) -> dict[str, Any]:
+def world_of(run_dir: str, where: str = "init_from") -> dict[str, Any]:
     """Task, environment and belief of a run, dotted: what a run with ``init_from`` has where nothing else is said.
+
+    ``where`` names the setting in an error.
 
     Raises:
         UserError: no run in the folder.
@@ -470,8 +500,9 @@ def world_of(run_dir: str) -> dict[str, Any]:
     try:
         stored = flatten(config_to_dict(load_config(Path(run_dir))))
     except UserError as error:
-        raise error.inside("init_from") from error
-    return {k: v for k, v in stored.items() if k in ("task", "belief") or k.startswith(("env.", "belief."))}
+        raise error.inside(where) from error
+    kept = ("task", "belief", "data.normalize")
+    return {k: v for k, v in stored.items() if k in kept or k.startswith(("env.", "belief."))}
 
 
 def check_same_belief(config: Config) -> None:

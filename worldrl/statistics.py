@@ -44,6 +44,11 @@ def mean_interval(values: ArrayLike) -> tuple[Array, Array]:
     return values.mean(0), stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(0, ddof=1) / np.sqrt(n)
 
 
+def normalized(value: float, ends: tuple[float, float]) -> float:
+    """Where a return lies between two that score 0 and 1."""
+    return (value - ends[0]) / (ends[1] - ends[0])
+
+
 def mean_and_deviation(values: ArrayLike) -> tuple[float, float]:
     """The mean of ``values`` (n,) and their standard deviation, of divisor n - 1 wherever one is told; NaN for one."""
     values = np.asarray(values, float)

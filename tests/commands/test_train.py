@@ -111,7 +111,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
         ("sweep=3", "sweep: found 3, expected a folder name"),
         (
             "-m sweep=x frames=10,20",
-            "sweep=x: found two runs that differ in nothing but frames, eval.*, log.*, checkpoint.*",
+            "sweep=x: found two runs that differ in nothing but frames, updates, eval.*, log.*, checkpoint.*",
         ),
         (
             "sweep=x hydra.run.dir=y",
@@ -296,7 +296,9 @@ def test_resume(
     assert resumed == [(Path("here"), {"frames": 2e6, "eval.every": 500})]
     assert [path.name for path in tmp_path.iterdir()] == ["here"]
     for line in ("seed=1", "agent=sac", "head=sac", "device=cpu", "experiment=smoke"):
-        assert "a resumed run may change: frames, eval.*, log.*, checkpoint.*" in refused(f"resume=here {line}")
+        assert "a resumed run may change: frames, updates, eval.*, log.*, checkpoint.*" in refused(
+            f"resume=here {line}"
+        )
     assert "did you mean: frames" in refused("resume=here frame=3")
     assert "eval.every" in refused("resume=here eval.every=often")
     assert "leave out hydra.run.dir" in refused("resume=here hydra.run.dir=there")

@@ -38,6 +38,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {  # name -> how rows come, setti
     "workers with pixels": ("stream", {**PIXELS, **WORKERS}),
     "data": ("data", DATA),
     "mixed": ("mixed", STATE),
+    "data, then acting": ("then", STATE),
 }
 
 

@@ -23,8 +23,9 @@ def records(folder: Path) -> list[dict[str, float | None]]:
 def test_records(tmp_path: Path) -> None:
     logger = Logger(tmp_path / "run", tensorboard=False)
     logger.write(1000, 500, 100, {"loss/critic": 0.1, "episode/return": math.nan, "x": math.inf})
+    counted = {"frames": 1000, "agent_steps": 500, "updates": 100, "phase": "acting"}
     assert records(tmp_path / "run") == [  # readable before it is closed
-        {"frames": 1000, "agent_steps": 500, "updates": 100, "loss/critic": 0.1, "episode/return": None, "x": None}
+        {**counted, "loss/critic": 0.1, "episode/return": None, "x": None}
     ]
     data = (tmp_path / "run/metrics.jsonl").read_bytes()
     assert logger.position() == {"bytes": len(data), "crc32": zlib.crc32(data)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,11 @@ import pytest
 import torch
 
 from tests.toy_runs import STATE_SAC
+from tests.training import toy_experiences
 from worldrl.agent import Agent
 from worldrl.config import Config, config_from_dict
 from worldrl.errors import UserError
+from worldrl.runs.data import Rewards, Rows
 from worldrl.training.experience import DataSet, Experience, Mixed, Stream
 from worldrl.types import Batch, EnvSpec, Needs, ObsSpec, box
 
@@ -36,6 +39,10 @@ def columns(rows: int, episode: int = 6) -> dict[str, np.ndarray]:
     }
 
 
+def found(columns: dict[str, np.ndarray]) -> Rows:
+    return toy_experiences.rows(columns, SPEC)
+
+
 def attached(experience: Experience, c: Config) -> Any:
     torch.manual_seed(0)
     experience.attach(Agent(c, experience.spec))
@@ -54,7 +61,7 @@ def tick(experience: Experience) -> int:
 
 def test_a_data_set_gives_its_own_rows_and_its_time_is_updates() -> None:
     c, rows = config(), columns(40)
-    data = attached(DataSet(c, SPEC, rows, updates=5), c)
+    data = attached(DataSet(replace(c, updates=5), found(rows)), c)
     data.begin()
     assert (data.unit, data.now, data.length, len(data), data.saved_replay) == ("updates", 0, 5, 40, None)
     batch, extra = data.sample(8, 4, Needs())
@@ -71,14 +78,14 @@ def test_a_data_set_gives_its_own_rows_and_its_time_is_updates() -> None:
 
 def test_recent_rows_of_a_data_set_are_drawn_from_all_of_it() -> None:
     c = config()
-    data = attached(DataSet(c, SPEC, columns(40)), c)
+    data = attached(DataSet(c, found(columns(40))), c)
     _, extra = data.sample(2, 4, Needs(recent_batch=500, recent_actions=3))
     assert set(extra["recent"].reward.ravel().tolist()) == set((-np.arange(40.0)).tolist())
 
 
 def test_a_restored_data_set_draws_what_the_other_one_draws() -> None:
     c = config()
-    one, two = (attached(DataSet(c, SPEC, columns(40), updates=9), c) for _ in range(2))
+    one, two = (attached(DataSet(replace(c, updates=9), found(columns(40))), c) for _ in range(2))
     one.sample(8, 4, Needs())
     tick(one)
     two.restore(one.state())
@@ -86,26 +93,17 @@ def test_a_restored_data_set_draws_what_the_other_one_draws() -> None:
     assert torch.equal(one.sample(8, 4, Needs())[0].reward, two.sample(8, 4, Needs())[0].reward)
 
 
-def test_other_data_than_a_run_began_with_are_refused() -> None:
-    c = config()
-    one, two = (attached(DataSet(c, SPEC, columns(rows)), c) for rows in (40, 41))
-    with pytest.raises(UserError) as refused:
-        two.restore(one.state())
-    assert refused.value.where == "the data"
-    assert refused.value.expected.endswith("which the run began with")
-
-
 def test_data_that_hold_no_window_are_refused() -> None:
     c = config(**{"replay.length": 8})
     with pytest.raises(UserError) as refused:
-        attached(DataSet(c, SPEC, columns(7)), c)
+        attached(DataSet(c, found(columns(7))), c)
     assert (refused.value.where, refused.value.found) == ("replay.length=8", "7 rows of data")
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
 def test_batches_of_both_have_the_share_evenly_spread(share: float) -> None:
-    c = config()
-    mixed = attached(Mixed(c, DataSet(c, SPEC, columns(40)), share), c)
+    c = config(**{"data.share": share})
+    mixed = attached(Mixed(c, found(columns(40))), c)
     mixed.begin()
     try:
         while not mixed.ready():
@@ -124,9 +122,9 @@ def test_batches_of_both_have_the_share_evenly_spread(share: float) -> None:
 
 
 def test_a_mixture_without_data_draws_what_the_stream_draws() -> None:
-    c = config()
+    c = config(**{"data.share": 0.0})
     batches: list[Batch] = []
-    for made in (Stream(c), Mixed(c, DataSet(c, SPEC, columns(40)), 0.0)):
+    for made in (Stream(c), Mixed(c, found(columns(40)))):
         experience = attached(made, c)
         experience.begin()
         for _ in range(30):
@@ -134,6 +132,54 @@ def test_a_mixture_without_data_draws_what_the_stream_draws() -> None:
         batches.append(experience.sample(8, 4, Needs())[0])
         experience.close()
     assert all(torch.equal(a, b) for a, b in zip(batches[0][1:], batches[1][1:], strict=True))
+
+
+def test_from_data_to_environment() -> None:
+    """Two phases, each with its own time; the agent acts from the first frame on, and rewards are transformed alike."""
+    c = replace(config(**{"schedule.prefill": 5, "schedule.updates_per_1000_frames": 1000}), updates=3, frames=20)
+    mixed = attached(Mixed(c, found(columns(40))._replace(rewards=Rewards(2.0, -1.0))), c)
+    mixed.begin()
+    try:
+        assert (mixed.phase, mixed.unit, mixed.length) == ("data", "updates", 3)
+        assert [tick(mixed) for _ in range(3)] == [1] * 3
+        assert (mixed.now, mixed.position, mixed.counters()) == (3, 3, (0, 0))
+        assert mixed.advance()
+        assert (mixed.phase, mixed.unit, mixed.length, mixed.now) == ("acting", "frames", 20, 0)
+        random = mixed.random.bit_generator.state
+        ticks = [tick(mixed) for _ in range(12)]
+        assert mixed.random.bit_generator.state == random  # nothing was chosen at random
+        assert sum(ticks) > 0
+        assert (mixed.now, mixed.position) == (mixed.counters()[0], 3 + mixed.counters()[0])
+        assert mixed.now > 0
+        stored = mixed.replay.columns()
+        raw = mixed.rows["reward"]
+        np.testing.assert_allclose(stored["reward"][-1], (2.0 * raw - 1.0) * (1.0 - mixed.rows["is_first"]))
+        assert not mixed.advance()
+    finally:
+        mixed.close()
+
+
+@pytest.mark.parametrize("phase", ["data", "acting"])
+def test_both_phases_are_restored(phase: str, tmp_path: Path) -> None:
+    c = replace(config(**{"schedule.prefill": 5}), updates=4, frames=30)
+    one, two = (attached(Mixed(c, found(columns(40))), c) for _ in range(2))
+    try:
+        for mixed in (one, two):
+            mixed.begin()
+        for _ in range(2 if phase == "data" else 4):
+            tick(one)
+        if phase == "acting":
+            one.advance()
+            for _ in range(9):
+                tick(one)
+        two.replay.load_chunks(tmp_path, one.replay.save_chunks(tmp_path))
+        two.restore(one.state())
+        assert (two.phase, two.now, two.position) == (phase, one.now, one.position)
+        draws = [mixed.sample(6, 3, Needs())[0].reward for mixed in (one, two)]
+        assert torch.equal(*draws)
+    finally:
+        one.close()
+        two.close()
 
 
 @pytest.mark.parametrize("due", [0, 1, 5])

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from worldrl.config import Config
+from worldrl.runs.data import Rewards, Rows
 from worldrl.training.experience import DataSet, Mixed, Stream
 from worldrl.types import EnvSpec, ObsSpec, box
 
@@ -27,8 +30,21 @@ def columns() -> dict[str, np.ndarray]:
 
 
 def data(config: Config) -> DataSet:
-    return DataSet(config, SPEC, columns(), updates=config.frames)
+    return DataSet(_on_data(config, config.updates or config.frames, frames=0), rows(columns(), SPEC))
 
 
 def mixed(config: Config) -> Mixed:
-    return Mixed(config, data(config), share=0.5)
+    return Mixed(_on_data(config, updates=0, frames=config.frames), rows(columns(), SPEC))
+
+
+def then(config: Config) -> Mixed:
+    """From data to environment."""
+    return Mixed(_on_data(config, config.frames // 2, config.frames), rows(columns(), SPEC))
+
+
+def _on_data(config: Config, updates: int, frames: int) -> Config:
+    return replace(config, updates=updates, frames=frames, data=replace(config.data, name="toy"))
+
+
+def rows(columns: dict[str, np.ndarray], spec: EnvSpec) -> Rows:
+    return Rows(columns, spec, Rewards(), None, "0", int(columns["is_first"].sum()))

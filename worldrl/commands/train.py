@@ -154,7 +154,7 @@ def train_or_continue(config: Config, run_dir: Path) -> None:
                 raise UserError(str(run_dir), "a run that lost its last checkpoint", fix="delete it to train it anew")
             shutil.rmtree(run_dir)  # killed before its first checkpoint: there is nothing to continue from
         train_anew(config, run_dir)
-    elif checkpoints.reached(config.frames):
+    elif checkpoints.reached(config.length):
         print(f"finished before: {run_dir}")
     else:
         changes = {key: value for key, value in flatten(config_to_dict(config)).items() if may_change(key)}

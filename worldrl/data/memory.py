@@ -7,7 +7,17 @@ from pathlib import Path
 
 import torch
 
+from worldrl.errors import UserError
+
 GIB = 2**30
+
+
+def check_room(where: object, size: int) -> None:
+    """Raise UserError, which ``where`` begins, if ``size`` bytes are more than this machine has left."""
+    free = available_bytes(torch.device("cpu"))
+    if free is not None and size > free:
+        memory = f"at most the {free / GIB:.2f} GiB that are available"
+        raise UserError(str(where), f"{size / GIB:.2f} GiB of data", memory, "use a smaller part of the data")
 
 
 def available_bytes(device: torch.device) -> int | None:

@@ -176,6 +176,11 @@ class Replay:
             raise ValueError(f"environments {envs.min()} to {envs.max()}; the replay has {self.num_envs}")
         return self._gather(Windows(starts, envs, length), to)
 
+    def columns(self) -> dict[str, NDArray[Any]]:
+        """All rows held, oldest first: arrays (T, N, ...) by name, on the CPU."""
+        pieces = [self._arrays(start, stop) for start, stop in self._pieces(self._first, self._next)]
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
     def save_chunks(self, folder: str | Path) -> dict[str, Any]:
         """Write the ticks added since the last call as new, immutable files.
 

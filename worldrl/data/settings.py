@@ -1,11 +1,11 @@
-"""The settings of the replay. This file does not import torch, so that a report reads settings without it."""
+"""The settings of rows. This file does not import torch, so that a report reads settings without it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Annotated
 
-from worldrl.fields import Device, Range, Samples
+from worldrl.fields import Device, OneOf, PositiveShare, Range, Samples, Share
 
 
 @dataclass(frozen=True)
@@ -16,3 +16,18 @@ class ReplayConfig:
     batch: Samples = 50  # B
     length: Annotated[int, Range(2, 100_000)] = 50  # T
     device: Device = "auto"  # auto: on the GPU when it fits
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Rows that are there already: ``data=PATH`` names them."""
+
+    name: str = ""  # a data set (Minari, D4RL, .npz) or a run folder, whose replay it is
+    checksum: str = ""  # of the rows as they are learned from; filled in by the run, which refuses others
+    top: PositiveShare = 1.0  # keep only this share of the episodes, those with the highest returns
+    reward: Annotated[str, OneOf("as_is", "minus_1", "antmaze", "min_max", "range_1000")] = "as_is"
+    normalize: bool = False  # vectors to mean 0 and deviation 1 over the data, in the agent, before its belief
+    low: float | None = None  # what the actions in a file that does not say it are bounded by
+    high: float | None = None
+    reference: tuple[float, float] | None = None  # returns that score 0 and 1; None: the file's own
+    share: Share = 0.5  # of a batch, that is drawn from the data once the agent acts

@@ -231,6 +231,15 @@ class Checkpoints:
             raise error.also("checkpoint.replay=false resumes with an empty replay") from error
         return True
 
+    def rows(self, path: Path) -> int:
+        """Rows in the replay that was saved with a checkpoint; none if it was saved without. Raises as ``load``."""
+        file = path / MANIFEST
+        if not any(entry["name"] == MANIFEST for entry in _marker(path)["files"]):
+            return 0
+        with restoring(file):
+            manifest = read_json(file)
+            return int(manifest["last"] - manifest["first"]) * int(manifest["num_envs"])
+
     def _write(
         self, kind: str, frames: int, payload: Any, manifest: dict[str, Any] | None, extra: dict[str, Any]
     ) -> Path:

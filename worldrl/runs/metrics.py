@@ -1,6 +1,6 @@
 """``metrics.jsonl``: written, with TensorBoard events of the same keys, checked on resume, and read.
 
-The x axis is environment frames; every record carries frames, agent steps and updates.
+Every record carries frames, agent steps, updates and the phase: ``acting``, whose time is frames, or ``data``: updates.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from worldrl.errors import UserError, writing
 from worldrl.files import checksum, damaged, lines, parse_json
 from worldrl.runs.folder import METRICS
 
-COUNTERS = {"frames", "agent_steps", "updates"}  # in every record
+COUNTERS = {"frames", "agent_steps", "updates", "phase"}  # in every record
 
 
 class Logger:
@@ -68,6 +68,7 @@ class Logger:
         metrics: Mapping[str, float],
         tensorboard: bool = True,
         now: int | None = None,
+        phase: str = "acting",
     ) -> None:
         """Write one record and flush it; NaN and infinities become ``null``.
 
@@ -76,7 +77,8 @@ class Logger:
         Raises:
             UserError: the system refuses, for instance because the disk is full.
         """
-        record: dict[str, float | None] = {"frames": frames, "agent_steps": agent_steps, "updates": updates}
+        record: dict[str, float | str | None] = {"frames": frames, "agent_steps": agent_steps, "updates": updates}
+        record["phase"] = phase
         for key, value in metrics.items():
             number = float(value)
             record[key] = number if math.isfinite(number) else None

@@ -192,9 +192,8 @@ class TrainedPolicy:
         Raises:
             UserError: the belief model does not decode.
         """
-        model: Any = self.agent.model
-        require(model, Decodes, "decode")
-        return {key: value.cpu().numpy() for key, value in model.decode(self.belief.feat).items()}
+        require(self.agent.model, Decodes, "decode")
+        return {key: value.cpu().numpy() for key, value in self.agent.decode(self.belief.feat).items()}
 
     def export(self, path: str | Path, *, explore: bool = False, deterministic: bool = True) -> Path:
         """Write one acting step as a program that needs only torch, for the device that the agent is on.
@@ -244,15 +243,15 @@ class _Step(nn.Module):
 
     def __init__(self, agent: Agent, explore: bool, deterministic: bool) -> None:
         super().__init__()
-        self.parts = deepcopy((agent.model, agent.head))
+        self.parts = deepcopy((agent.normalizer or nn.Identity(), agent.model, agent.head))
         self.explore, self.deterministic = explore, deterministic
         for part in self.parts:
             for parameter in part.parameters():
                 parameter.requires_grad_(False)  # the exporter takes no hidden weights that want a gradient
 
     def forward(self, state: State, obs: Obs, prev_action: Tensor, is_first: Tensor) -> tuple[State, Tensor]:
-        model, head = self.parts
-        state, belief = model.step(state, obs, prev_action, is_first, self.deterministic)
+        normalizer, model, head = self.parts
+        state, belief = model.step(state, normalizer(obs), prev_action, is_first, self.deterministic)
         return state, head.act(belief, self.explore)
 
 

@@ -52,6 +52,8 @@ def load_model(agent: Agent, config: Config) -> Path:
         check_spec(where, encode_spec(agent.spec), saved["spec"])
         _check_weights(where, ours, theirs)
         agent.model.load_state_dict(theirs)
+        if agent.normalizer is not None:
+            agent.normalizer.load_state_dict(saved["agent"]["normalizer"])
     return folder
 
 

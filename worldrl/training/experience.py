@@ -1,7 +1,8 @@
 """Where rows come from: environments that the agent acts in, rows that are there already, or both.
 
 An experience owns its rows, its draws and the time of the run: every clock (evaluation, log, schedule, the end) reads
-``now``, which counts environment frames in a ``Stream`` and updates in a ``DataSet``. One tick of the loop is::
+``now``, which counts environment frames in a ``Stream`` and updates in a ``DataSet``. A run that learns from data and
+then acts has two phases, each with its own time. One tick of the loop is::
 
     experience.send()             # a Stream acts; a DataSet has nothing to do
     while experience.due():       # workers step meanwhile
@@ -15,9 +16,10 @@ are left.
 
 from __future__ import annotations
 
+import contextlib
 import sys
-import zlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,9 +28,11 @@ import torch
 from worldrl.acting.episodes import VIDEO_SIZE
 from worldrl.agent import Agent
 from worldrl.config import Config
-from worldrl.data.replay import Columns, Replay, choose_replay_device
+from worldrl.data.replay import Replay, choose_replay_device
 from worldrl.envs import describe_backend, gl_string, make_envs
+from worldrl.envs.make import describe, make_env
 from worldrl.errors import UserError
+from worldrl.runs.data import Rewards, Rows, load_rows
 from worldrl.training.clocks import Ratio
 from worldrl.types import Batch, EnvSpec, Extra, Needs
 
@@ -36,13 +40,36 @@ from worldrl.types import Batch, EnvSpec, Extra, Needs
 class Experience(Protocol):
     """What a run learns from. ``attach`` is called first, then ``begin`` or, in a run that continues, ``restore``."""
 
+    config: Config
     spec: EnvSpec
-    unit: str  # of now and length: "frames" or "updates"
-    length: int  # the run ends when now gets there
     replay: Replay  # the rows of this run
 
     @property
+    def phase(self) -> str:
+        """``"data"`` or ``"acting"``."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """Of ``now`` and ``length``: ``"frames"`` or ``"updates"``."""
+        ...
+
+    @property
+    def length(self) -> int:
+        """The phase ends when ``now`` gets there."""
+        ...
+
+    @property
     def now(self) -> int: ...
+
+    @property
+    def position(self) -> int:
+        """How far the run is, over all its phases."""
+        ...
+
+    def advance(self) -> bool:
+        """Begin the next phase, if there is one."""
+        ...
 
     @property
     def saved_replay(self) -> Replay | None:
@@ -109,10 +136,10 @@ class Experience(Protocol):
 class Stream:
     """Environments that the agent acts in; its rows lie in a ring, one unbroken stream per environment."""
 
-    unit = "frames"
+    rewards = Rewards()  # what is done to the rewards that are learned from
 
     def __init__(self, config: Config) -> None:
-        self.config, self.length = config, config.frames
+        self.config = config
         self.envs = make_envs(config.env, config.task, config.seed)
         self.spec = self.envs.spec
         self.frames = self.agent_steps = self.cut = 0
@@ -124,8 +151,27 @@ class Stream:
         self.told = False  # whether an episode that was cut has been spoken of
 
     @property
+    def phase(self) -> str:
+        return "acting"
+
+    @property
+    def unit(self) -> str:
+        return "frames"
+
+    @property
+    def length(self) -> int:
+        return self.config.frames
+
+    @property
     def now(self) -> int:
         return self.frames
+
+    @property
+    def position(self) -> int:
+        return self.frames
+
+    def advance(self) -> bool:
+        return False
 
     @property
     def saved_replay(self) -> Replay | None:
@@ -151,7 +197,10 @@ class Stream:
             self.envs.reset()
             self.envs.render(*VIDEO_SIZE)
         self.rows = self.envs.reset()
-        self.replay.add(self.rows)
+        self._store(self.rows)
+
+    def _store(self, rows: Mapping[str, np.ndarray]) -> None:
+        self.replay.add({**rows, "reward": self.rewards(rows["reward"], rows["is_first"])})
 
     def notes(self) -> list[str]:
         prefill, said = self.config.schedule.prefill, []
@@ -182,6 +231,9 @@ class Stream:
     def _choose_action(self) -> np.ndarray:
         if self.frames < self.config.schedule.prefill:
             return self.spec.actions.random(self.random, len(self.rows["action"]))
+        return self._act()
+
+    def _act(self) -> np.ndarray:
         self.acting, action, _ = self.agent.act(self.acting, self.rows, explore=True)
         return action
 
@@ -196,7 +248,7 @@ class Stream:
         """Store the rows of the tick and count them; the only place where frames, steps and episodes are counted."""
         rows = self.rows = self.envs.receive()
         self.action, self.envs.patient = None, False
-        self.replay.add(rows)
+        self._store(rows)
         self.frames += int(rows["frames"].sum())
         self.agent_steps += int((1 - rows["is_first"]).sum())
         self.total += rows["reward"]
@@ -264,23 +316,31 @@ class DataSet:
     Time is updates: a tick is one. Pretraining takes no time, as in a ``Stream``.
 
     Args:
-        config: Seed, windows and device of the rows.
-        spec: What the rows are rows of.
-        columns: ``T`` rows, (T, ...) each, as the contract has them; an episode of n steps is n + 1 rows.
-        updates: The length of the run.
+        config: Seed, windows and device of the rows, and the length of the phase.
+        rows: What is learned from.
+        spec: What the agent is told; by default what the data themselves say.
 
     Raises:
-        KeyError, ValueError, TypeError: The columns are not those of ``spec`` (``Replay.extend``).
         UserError: More rows than memory.
     """
 
-    unit = "updates"
+    phase, unit = "data", "updates"
 
-    def __init__(self, config: Config, spec: EnvSpec, columns: Columns, updates: int = 0) -> None:
-        self.config, self.spec, self.length = config, spec, updates
+    def __init__(self, config: Config, rows: Rows, spec: EnvSpec | None = None) -> None:
+        known = replace(config.data, checksum=rows.checksum, reference=rows.reference)
+        self.config = replace(config, data=known)
+        self.spec, self.length = spec or rows.spec, config.updates
         self.now = 0
         self.owed: int | None = None  # updates of the tick in progress, None between two ticks
-        self._columns = columns
+        self.rewards, self.episodes = rows.rewards, rows.episodes
+        self._columns = rows.columns
+
+    @property
+    def position(self) -> int:
+        return self.now
+
+    def advance(self) -> bool:
+        return False
 
     @property
     def saved_replay(self) -> Replay | None:
@@ -293,22 +353,26 @@ class DataSet:
         return len(self.replay)
 
     def attach(self, agent: Agent) -> None:
+        """Take the agent, whose normaliser learns the data's mean and deviation unless it comes from another run."""
         rows, length = len(self._columns["reward"]), self.config.replay.length
         if rows < length:
             raise UserError(f"replay.length={length}", f"{rows} rows of data", "a window that fits into them")
         _check_rows("the data", rows, "", agent)
         self.agent = agent
+        if agent.normalizer is not None and not self.config.init_from:
+            agent.normalizer.fit(self._columns)
         place = choose_replay_device(self.spec, rows, agent.device, self.config.replay.device)
         self.replay = Replay(self.spec, rows, device=place, seed=self.config.seed)
         self.replay.extend({name: column[:, None] for name, column in self._columns.items()})
-        self.checksum = _checksum(self._columns)
         self._columns = {}
 
     def begin(self) -> None:
         pass
 
     def notes(self) -> list[str]:
-        return [f"learning from {len(self):,} rows of data"]
+        n = self.length
+        for_long = f"{n:,} updates" if n else "no updates before acting"
+        return [f"data: {len(self):,} rows of {self.episodes:,} episodes from {self.config.data.name}; {for_long}"]
 
     def ready(self) -> bool:
         return True
@@ -335,13 +399,9 @@ class DataSet:
         return slice_, self.replay.sample_extra(needs, length, agent.model.lost_rows, agent.device)
 
     def state(self) -> dict[str, Any]:
-        return {"now": self.now, "owed": self.owed, "draws": self.replay.draws, "checksum": self.checksum}
+        return {"now": self.now, "owed": self.owed, "draws": self.replay.draws}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take the state; raises UserError where the run began with other data."""
-        if state["checksum"] != self.checksum:
-            found, expected = (f"rows with checksum {x:08x}" for x in (self.checksum, state["checksum"]))
-            raise UserError("the data", found, f"{expected}, which the run began with")
         self.now, self.owed = state["now"], state["owed"]
         self.replay.draws = state["draws"]
 
@@ -353,17 +413,50 @@ class DataSet:
 
 
 class Mixed(Stream):
-    """A stream that the agent acts in, and data in addition: batches have windows of both.
+    """Data first, for ``config.updates``, and then a stream that the agent acts in; its batches have windows of both.
 
     Args:
-        config: As for a ``Stream``, which gives the time, the episodes and the newest rows.
-        data: Its own time does not matter here.
-        share: Of the windows and transitions, in [0, 1], that is drawn from the data.
+        config: As for a ``Stream``, which gives the episodes and the newest rows. ``data.share`` of the windows and
+            transitions comes from the data.
+        rows: The data, by default those that the settings name.
     """
 
-    def __init__(self, config: Config, data: DataSet, share: float) -> None:
+    def __init__(self, config: Config, rows: Rows | None = None) -> None:
         super().__init__(config)
-        self.data, self.share = data, share
+        try:
+            rows = rows or load_rows(config.data, self.spec)
+        except UserError:
+            self.close()
+            raise
+        self.data = DataSet(config, rows, self.spec)
+        self.config, self.rewards = self.data.config, rows.rewards
+        self.has_acted = not config.updates  # or is about to
+
+    @property
+    def phase(self) -> str:
+        return super().phase if self.has_acted else self.data.phase
+
+    @property
+    def unit(self) -> str:
+        return super().unit if self.has_acted else self.data.unit
+
+    @property
+    def length(self) -> int:
+        return super().length if self.has_acted else self.data.length
+
+    @property
+    def now(self) -> int:
+        return super().now if self.has_acted else self.data.now
+
+    @property
+    def position(self) -> int:
+        return self.data.now + self.frames
+
+    def advance(self) -> bool:
+        """From the data to the environment."""
+        begins = not self.has_acted
+        self.has_acted = True
+        return begins
 
     def __len__(self) -> int:
         return super().__len__() + len(self.data)
@@ -375,8 +468,27 @@ class Mixed(Stream):
     def notes(self) -> list[str]:
         return [*self.data.notes(), *super().notes()]
 
+    def ready(self) -> bool:
+        return super().ready() if self.has_acted else self.data.ready()
+
+    def send(self) -> None:
+        super().send() if self.has_acted else self.data.send()
+
+    def _choose_action(self) -> np.ndarray:
+        """By the agent from the first frame on, if it has learned."""
+        return self._act() if self.data.now else super()._choose_action()
+
+    def due(self) -> bool:
+        return super().due() if self.has_acted else self.data.due()
+
+    def receive(self) -> list[dict[str, float]]:
+        return super().receive() if self.has_acted else self.data.receive()
+
     def sample(self, batch: int, length: int, needs: Needs) -> tuple[Batch, Extra]:
-        n, td = round(self.share * batch), round(self.share * needs.td_batch)
+        if not self.has_acted:
+            return self.data.sample(batch, length, needs)
+        share = self.config.data.share
+        n, td = round(share * batch), round(share * needs.td_batch)
         wanted = [needs._replace(td_batch=td, recent_batch=0), needs._replace(td_batch=needs.td_batch - td)]
         old, old_extra = self.data.sample(n, length, wanted[0])
         new, extra = super().sample(batch - n, length, wanted[1])
@@ -386,11 +498,28 @@ class Mixed(Stream):
         return _in_turns(old, new), extra
 
     def state(self) -> dict[str, Any]:
-        return {**super().state(), "data": self.data.state()}
+        return {**super().state(), "data": self.data.state(), "has_acted": self.has_acted}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        super().restore(state)
         self.data.restore(state["data"])
+        self.has_acted = state["has_acted"]
+        super().restore(state)
+
+
+def make_experience(config: Config) -> Experience:
+    """What the settings say: acting, data, or data and then acting."""
+    if not config.data.name:
+        return Stream(config)
+    if config.frames:
+        return Mixed(config)
+    spec = _described(config) if config.task else None
+    return DataSet(config, load_rows(config.data, spec), spec)
+
+
+def _described(config: Config) -> EnvSpec:
+    """What the environment of a run tells, which evaluates on it and does not act in it."""
+    with contextlib.closing(make_env(config.env, config.task)) as env:
+        return describe(env, config.env)
 
 
 def _in_turns(*parts: Batch) -> Batch:
@@ -409,10 +538,3 @@ def _check_rows(place: str, rows: int, setting: str, agent: Agent) -> None:
     if 0 < rows <= drawn:  # a replay itself refuses to have none
         expected = f"more than {drawn}: the head draws so many transitions in addition to its slice"
         raise UserError(place, f"{rows} rows{setting}", expected)
-
-
-def _checksum(columns: Columns) -> int:
-    crc = 0
-    for name in sorted(columns):
-        crc = zlib.crc32(np.ascontiguousarray(columns[name]).data, crc)
-    return crc

@@ -43,9 +43,9 @@ from worldrl.runs.folder import NON_FINITE, VIDEOS, resume_command, sole_use
 from worldrl.runs.metrics import Logger
 from worldrl.runs.transfer import check_spec, encode_spec, load_model
 from worldrl.size import check_size
-from worldrl.statistics import mean_and_deviation
+from worldrl.statistics import mean_and_deviation, normalized
 from worldrl.training.clocks import Every, Seconds, Timer
-from worldrl.training.experience import Experience, Stream
+from worldrl.training.experience import Experience, make_experience
 from worldrl.training.progress import Meter, Progress
 from worldrl.training.signals import Stopped, heeding_signals
 from worldrl.training.speed import make_update
@@ -57,15 +57,15 @@ PRETRAIN_LOG = 1_000  # updates
 SHORT = 4  # rows of a window, in which there is next to nothing to remember
 
 
-def train(config: Config, run_dir: Path, make: MakeExperience = Stream) -> None:
+def train(config: Config, run_dir: Path, make: MakeExperience = make_experience) -> None:
     """Train one agent in a new run folder, on the experience that ``make`` makes."""
     with sole_use(run_dir):
         trainer = Trainer(config, run_dir, None, make)  # refuses what only the finished agent can judge
-        save_config(config, run_dir)
+        save_config(trainer.config, run_dir)
         _run(trainer)
 
 
-def resume(run_dir: Path, overrides: dict[str, Any] | None = None, make: MakeExperience = Stream) -> None:
+def resume(run_dir: Path, overrides: dict[str, Any] | None = None, make: MakeExperience = make_experience) -> None:
     """Continue a run from its last complete checkpoint; ``overrides`` are dotted keys that may change."""
     config = resumed(run_dir, overrides or {})
     with sole_use(run_dir):
@@ -74,7 +74,7 @@ def resume(run_dir: Path, overrides: dict[str, Any] | None = None, make: MakeExp
         with restoring(folder / STATE):
             check_unchanged(run_dir, saved["config"])
         trainer = Trainer(config, run_dir, {**saved, "folder": folder}, make)
-        save_config(config, run_dir)
+        save_config(trainer.config, run_dir)
         _run(trainer)
 
 
@@ -94,15 +94,16 @@ class Trainer:
     """One run in progress."""
 
     def __init__(
-        self, config: Config, run_dir: Path, saved: dict[str, Any] | None, make: MakeExperience = Stream
+        self, config: Config, run_dir: Path, saved: dict[str, Any] | None, make: MakeExperience = make_experience
     ) -> None:
-        self.config, self.run_dir = config, run_dir
+        self.run_dir = run_dir
         if config.threads:
             torch.set_num_threads(config.threads)
         _set_determinism(config.deterministic)
         products.use(None)
         torch.manual_seed(config.seed)
         self.experience = make(config)
+        self.config = config = self.experience.config  # which knows the data's checksum
         self.eval_envs: VectorEnv | None = None
         check_size(config, self.experience.spec, choose_device(config.device))
         self.agent = Agent(config, self.experience.spec)
@@ -111,7 +112,7 @@ class Trainer:
         self.experience.attach(self.agent)
         self.evaluations = self.pretrained = 0
         self.eval_return = self.best_return = float("nan")
-        self.clocks = {"eval": Every(config.eval.every), "log": Every(config.log.every)}
+        self.clocks = self._new_clocks()
         self.save_clock = Seconds(60.0 * config.checkpoint.minutes)
         self.meter, self.timer = Meter(self.agent.device), Timer()
         self.checkpoints = Checkpoints(run_dir)
@@ -124,10 +125,17 @@ class Trainer:
         else:
             with restoring(saved["folder"] / STATE):
                 position = self._restore(saved)
-        now, length, unit = self.experience.now, self.experience.length, self.experience.unit
-        self.logger = Logger(run_dir, config.log.tensorboard, position, now)
-        self.progress = Progress(length, now, config.log.progress, unit=unit)
+        self.logger = Logger(run_dir, config.log.tensorboard, position, self.experience.position)
+        self.progress = self._new_progress()
         self._window = (time.perf_counter(), self.experience.counters()[0], self.agent.updates)
+
+    def _new_clocks(self) -> dict[str, Every]:
+        """Of a phase, which begins at time zero."""
+        return {"eval": Every(self.config.eval.every), "log": Every(self.config.log.every)}
+
+    def _new_progress(self) -> Progress:
+        now, length, unit = self.experience.now, self.experience.length, self.experience.unit
+        return Progress(length, now, self.config.log.progress, unit=unit)
 
     def _begin(self) -> None:
         self.experience.begin()
@@ -164,10 +172,21 @@ class Trainer:
     def _train(self) -> None:
         if self.fresh:
             self.begin()
-        while self.experience.now < self.experience.length and not self.stop_signal:
-            self.tick()
-        if not self.stop_signal:
+        while not self.stop_signal:
+            while self.experience.now < self.experience.length and not self.stop_signal:
+                self.tick()
+            if self.stop_signal:
+                return
             self.evaluate_if_due()
+            if self.stop_signal or not self.experience.advance():
+                return
+            self._begin_phase()
+
+    def _begin_phase(self) -> None:
+        """Time begins anew; what was measured in the phase before is written with it."""
+        self.progress.close()
+        self.clocks, self.progress = self._new_clocks(), self._new_progress()
+        self.progress.say(f"learned from data; now acting for {self.experience.length:,} {self.experience.unit}")
 
     def begin(self) -> None:
         """A first evaluation and a first checkpoint, so that from here on a killed run can always continue."""
@@ -263,14 +282,15 @@ class Trainer:
             self.eval_envs = make_envs(c.env, c.task, c.seed, n, training=False)
         self.eval_envs.patient = self.patient
         first = self.evaluations * -(-c.eval.episodes // self.eval_envs.num_envs)
-        film = self.run_dir / VIDEOS / f"eval-{self.experience.now:09d}.mp4" if c.eval.video else None
+        film = self.run_dir / VIDEOS / f"eval-{self.experience.position:09d}.mp4" if c.eval.video else None
         with own_randomness(c.seed, 0x4556414C, self.evaluations):
             act = AgentActs(self.agent, self.eval_envs.num_envs)
             played = run_episodes(self.eval_envs, act, c.eval.episodes, first, film, stop=lambda: self.stop_signal)
         self.evaluations, self.patient = self.evaluations + 1, False
         self.eval_return, deviation = mean_and_deviation(played.returns)
         cut = {"eval/cut": played.cut} if played.cut else {}
-        self._record({"eval/return": self.eval_return, "eval/return_std": deviation, **cut})
+        score = {"eval/score": 100.0 * normalized(self.eval_return, c.data.reference)} if c.data.reference else {}
+        self._record({"eval/return": self.eval_return, "eval/return_std": deviation, **score, **cut})
         if cut:
             how_many = f"{played.cut} of {c.eval.episodes} evaluation episodes were cut short"
             self.progress.say(f"{how_many}; the last one: {self.eval_envs.cuts[-1]}")
@@ -279,7 +299,7 @@ class Trainer:
         self._check_finite()
         if self.agent.updates and (np.isnan(self.best_return) or self.eval_return > self.best_return):
             self.best_return = self.eval_return
-            self.checkpoints.save_best(self.experience.now, self.best_return, self._agent_state())
+            self.checkpoints.save_best(self.experience.position, self.best_return, self._agent_state())
 
     # --- logging ------------------------------------------------------------------------------------------------------
 
@@ -304,7 +324,8 @@ class Trainer:
 
     def _record(self, values: dict[str, float], tensorboard: bool = True) -> None:
         frames, agent_steps = self.experience.counters()
-        self.logger.write(frames, agent_steps, self.agent.updates, values, tensorboard, self.experience.now)
+        position, phase = self.experience.position, self.experience.phase
+        self.logger.write(frames, agent_steps, self.agent.updates, values, tensorboard, position, phase)
 
     def _show_progress(self, ended: list[dict[str, float]]) -> None:
         returns = [episode["episode/return"] for episode in ended if "episode/return" in episode]
@@ -315,7 +336,7 @@ class Trainer:
         c, agent, say = self.config, self.agent, self.progress.say
         params = sum(p.numel() for part in (agent.model, agent.head) for p in part.parameters() if p.requires_grad)
         how = f"{agent.device} {agent.precision.name} {c.speed}"
-        say(f"{c.agent} on {c.task}, seed {c.seed}: {params:,} parameters, {how}")
+        say(f"{c.agent} on {c.task or c.data.name}, seed {c.seed}: {params:,} parameters, {how}")
         if self.source is not None:
             say(f"belief model: {self.source}{'' if c.schedule.model_every else ', frozen'}")
         say(f"run folder: {self.run_dir}")
@@ -345,7 +366,7 @@ class Trainer:
         with self.timer["save"]:
             self._check_finite()
             replay = self.experience.saved_replay if self.config.checkpoint.replay else None
-            self.checkpoints.save(self.experience.now, self.state_dict(), replay, done)
+            self.checkpoints.save(self.experience.position, self.state_dict(), replay, done)
             self.save_clock.reset()
 
     def _agent_state(self) -> dict[str, Any]:
@@ -372,7 +393,6 @@ class Trainer:
 
     def _restore(self, saved: dict[str, Any]) -> dict[str, int]:
         """Take the saved state; returns the position in the metrics file that belongs to it."""
-        self._check_length(saved["now"], saved["length"])
         check_spec(f"resume={self.run_dir}", encode_spec(self.experience.spec), saved["spec"])
         products.use(saved["fingerprint"].get(PRODUCTS, "torch"))
         for line in compare_fingerprint(saved["fingerprint"], self._fingerprint()):
@@ -381,6 +401,7 @@ class Trainer:
         if self.config.checkpoint.replay and self.experience.saved_replay is not None:
             self.checkpoints.load_replay(saved["folder"], self.experience.saved_replay)
         self.experience.restore(saved["experience"])
+        self._check_length(saved["now"], saved["length"])
         self.pretrained, self.evaluations = saved["pretrained"], saved["evaluations"]
         self.patient = saved["patient"]
         self.eval_return, self.best_return = saved["returns"]

@@ -64,7 +64,8 @@ def surprise(agent: Agent, episode: Episode, seed: int) -> np.ndarray:
     """(T,) nats; the same seed draws the same noise whatever is seen."""
     assert isinstance(agent.model, Surprises)
     with own_randomness(seed, episode.number):
-        return agent.model.surprise(episode.batch(agent.device))[0].cpu().numpy()
+        batch = episode.batch(agent.device)
+        return agent.model.surprise(batch._replace(obs=agent.normalized(batch.obs)))[0].cpu().numpy()
 
 
 def by_row(curves: Sequence[np.ndarray]) -> np.ndarray:

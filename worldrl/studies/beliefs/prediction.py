@@ -76,14 +76,14 @@ def predict(agent: Agent, windows: Windows, context: int, seed: int) -> Predicti
     with own_randomness(seed):
         state, feats = model.initial(n), []
         for t in range(length):
-            row = {key: value[:, t] for key, value in obs.items()}
+            row = agent.normalized({key: value[:, t] for key, value in obs.items()})
             state, belief = model.step(state, row, action[:, t], action.new_zeros(n))
             feats.append(belief.feat)
         known = iter(action[:, context:].unbind(1))
         dream = model.imagine(feats[context - 1], lambda feat: next(known), length - context).feat[1:]
     filtered = torch.stack(feats, 1)  # (N, L, F)
     predicted = torch.cat([filtered[:, :context], dream.transpose(0, 1)], 1)
-    decoded = ({k: v.cpu().numpy() for k, v in model.decode(feat).items()} for feat in (filtered, predicted))
+    decoded = ({k: v.cpu().numpy() for k, v in agent.decode(feat).items()} for feat in (filtered, predicted))
     return Prediction(windows.obs, *decoded)
 
 

@@ -1,0 +1,46 @@
+"""``.npz`` archives that a stranger may have written: arrays of numbers, bounded, nothing pickled."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldrl.data.memory import check_room
+from worldrl.files import damaged, open_file
+
+
+def read_archive(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
+    """The arrays with these names.
+
+    Raises:
+        UserError: no archive, one of ``needed`` is missing, an array of something else than numbers, or more of them
+            than the memory that is available.
+    """
+    open_file(path).close()
+    try:
+        _check_memory(path, {*needed, *optional})
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [name for name in needed if name not in archive]
+            if missing:
+                raise damaged(path, f"the arrays {', '.join(archive) or 'none'}", f"'{missing[0]}' in addition")
+            names = [*needed, *(name for name in optional if name in archive)]
+            arrays = {name: archive[name] for name in names}
+    except (ValueError, OSError, EOFError, KeyError, MemoryError, NotImplementedError, zipfile.BadZipFile) as error:
+        raise damaged(
+            path, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", "an .npz archive"
+        ) from error
+    for name, values in arrays.items():
+        if values.dtype.kind not in "biuf":
+            raise damaged(f"{path}: '{name}'", f"values of type {values.dtype}", "numbers")
+    return arrays
+
+
+def _check_memory(path: Path, names: set[str]) -> None:
+    with zipfile.ZipFile(path) as archive:
+        size = sum(entry.file_size for entry in archive.infolist() if entry.filename.removesuffix(".npy") in names)
+    check_room(path, size)

@@ -1,0 +1,198 @@
+"""Data sets as rows of the contract: an episode of ``T`` steps is ``T + 1`` rows of one stream.
+
+Files hold steps (``action[i]`` is taken in ``obs[i]``), the contract holds arrivals (``worldrl.types``). What a step
+leads to must be known to be learned from: a time limit ends an episode and is never a termination, and the observation
+after it is in a file or it is not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldrl.errors import UserError
+from worldrl.types import Actions, EnvSpec, ObsSpec
+
+Array = NDArray[Any]
+Columns = dict[str, Array]  # observation keys, action, reward, is_first, is_terminal; rows first
+
+SLACK = 1e-3  # beyond its bounds an action is taken for rounded, and is clipped
+
+
+class Recorded(NamedTuple):
+    """A data set in memory, with actions in [-1, 1], as the contract has them, if ``unit`` says so."""
+
+    columns: Columns  # (rows, ...)
+    actions: Actions
+    task: str = ""  # the environment that it comes from, where it says so
+    reference: tuple[float, float] | None = None  # returns that score 0 and 1
+    unit: bool = False
+
+    @property
+    def obs(self) -> dict[str, ObsSpec]:
+        names = (name for name in self.columns if name not in ("action", "reward", "is_first", "is_terminal"))
+        return {name: ObsSpec(self.columns[name].shape[1:], str(self.columns[name].dtype)) for name in names}
+
+    def spec(self) -> EnvSpec:
+        """What an agent is told of it where there is no environment."""
+        return EnvSpec(self.task, self.obs, self.actions, terminates=bool(self.columns["is_terminal"].any()))
+
+
+class Steps(NamedTuple):
+    """Transitions one after another, as flat files hold them."""
+
+    obs: Mapping[str, Array]  # (N, ...)
+    action: Array  # (N, A) taken in obs
+    reward: Array  # (N,)
+    terminal: Array  # (N,) bool
+    timeout: Array  # (N,) bool: the episode ends here, and not by termination
+    next_obs: Mapping[str, Array] | None = None  # (N, ...)
+
+
+class Episode(NamedTuple):
+    """One episode of ``T`` steps."""
+
+    obs: Mapping[str, Array]  # (T + 1, ...)
+    action: Array  # (T, A)
+    reward: Array  # (T,)
+    terminal: bool
+
+
+def rows_of_steps(steps: Steps) -> Columns:
+    """The rows of a flat file.
+
+    Without next observations, the last step of an episode that does not terminate is left out, for what it leads to is
+    unknown. The row that a terminating step leads to then repeats its observation: no value is taken of it.
+    """
+    ends = steps.terminal | steps.timeout | _borders(steps)
+    last = np.flatnonzero(ends)  # (E,) the last step of each episode
+    known = steps.terminal[last] | (steps.next_obs is not None)  # (E,) whether that step has a row to lead to
+    episode: Array = np.cumsum(ends) - ends  # (N,) of each step
+    begins_at = np.arange(len(ends)) + (np.cumsum(known) - known)[episode]  # (N,) the row that a step is taken in
+    kept = ~ends | known[episode]
+    final, arrivals = last[known], begins_at[kept] + 1
+    rows = len(ends) + int(known.sum())
+    following = steps.obs if steps.next_obs is None else steps.next_obs
+    columns: Columns = {}
+    for key, values in steps.obs.items():
+        columns[key] = np.empty((rows, *values.shape[1:]), _stored(values))
+        columns[key][begins_at] = values
+        columns[key][begins_at[final] + 1] = following[key][final]
+    columns["action"] = np.zeros((rows, *steps.action.shape[1:]), np.float32)
+    columns["action"][arrivals] = steps.action[kept]
+    columns["reward"] = np.zeros(rows, np.float32)
+    columns["reward"][arrivals] = steps.reward[kept]
+    columns["is_first"] = np.zeros(rows, np.float32)
+    columns["is_first"][begins_at[np.append(0, last[:-1] + 1)]] = 1.0
+    columns["is_terminal"] = np.zeros(rows, np.float32)
+    columns["is_terminal"][begins_at[np.flatnonzero(steps.terminal)] + 1] = 1.0
+    return columns
+
+
+def _borders(steps: Steps) -> Array:
+    """(N,) bool: steps that the next one does not continue, though the file may not say so; the last is one of them."""
+    found = np.zeros(len(steps.reward), bool)
+    found[-1] = True
+    for key, following in (steps.next_obs or {}).items():
+        differs = following[:-1] != steps.obs[key][1:]
+        found[:-1] |= differs.reshape(len(differs), -1).any(1)
+    return found
+
+
+def rows_of_episodes(episodes: Iterable[Episode]) -> Columns:
+    """The rows of episodes that have all their observations."""
+    parts: dict[str, list[Array]] = {}
+    for episode in episodes:
+        for name, values in _rows_of_one(episode).items():
+            parts.setdefault(name, []).append(values)
+    return {name: np.concatenate(values) for name, values in parts.items()}
+
+
+def _rows_of_one(episode: Episode) -> Columns:
+    rows = len(episode.reward) + 1
+    action, reward, first, terminal = (
+        np.zeros((rows, *tail), np.float32) for tail in (episode.action.shape[1:], (), (), ())
+    )
+    action[1:], reward[1:], first[0], terminal[-1] = episode.action, episode.reward, 1.0, episode.terminal
+    obs = {key: values.astype(_stored(values), copy=False) for key, values in episode.obs.items()}
+    return {**obs, "action": action, "reward": reward, "is_first": first, "is_terminal": terminal}
+
+
+def _stored(values: Array) -> np.dtype[Any]:
+    """Images stay bytes, everything else is a float."""
+    return np.dtype(np.uint8 if values.dtype == np.uint8 and values.ndim == 4 else np.float32)
+
+
+# --- episodes of rows -------------------------------------------------------------------------------------------------
+
+
+class Extent(NamedTuple):
+    """Where the episodes of a stream lie, and what they came to."""
+
+    start: NDArray[np.int64]  # (E,) first row
+    steps: NDArray[np.int64]  # (E,)
+    returns: NDArray[np.float64]  # (E,) undiscounted
+    terminal: NDArray[np.bool_]  # (E,)
+
+
+def extent(columns: Mapping[str, Array]) -> Extent:
+    """The episodes of a stream of rows that begins with one."""
+    start = np.flatnonzero(columns["is_first"])
+    stop = np.append(start[1:], len(columns["reward"]))
+    returns = np.add.reduceat(columns["reward"].astype(np.float64), start)
+    return Extent(start, stop - start - 1, returns, columns["is_terminal"][stop - 1] > 0)
+
+
+def best(columns: Columns, share: float) -> Columns:
+    """The episodes with the highest returns: this share of them, at least one, in their old order."""
+    if share >= 1.0:
+        return columns
+    found = extent(columns)
+    n = max(1, int(share * len(found.start)))
+    kept = np.zeros(len(found.start), bool)
+    kept[np.argsort(-found.returns, kind="stable")[:n]] = True
+    rows = np.repeat(kept, found.steps + 1)
+    return {name: values[rows] for name, values in columns.items()}
+
+
+# --- actions ----------------------------------------------------------------------------------------------------------
+
+
+def to_unit(where: object, columns: Columns, low: Array, high: Array) -> Columns:
+    """The columns with actions from [low, high] mapped to [-1, 1].
+
+    Raises:
+        UserError: An action beyond its bounds (the row is named).
+    """
+    action = columns["action"].astype(np.float64)
+    unit = 2.0 * (action - low) / (high - low) - 1.0
+    unit[columns["is_first"] > 0] = 0.0  # no action led there
+    beyond = np.abs(unit) > 1.0 + SLACK
+    if beyond.any():
+        row, entry = np.argwhere(beyond)[0]
+        found = f"{action[row, entry]:g} in row {row}, entry {entry}"
+        raise UserError(
+            f"actions of {where}", found, f"{low[entry]:g} to {high[entry]:g}", "say data.low and data.high"
+        )
+    return {**columns, "action": np.clip(unit, -1.0, 1.0).astype(np.float32)}
+
+
+def one_hot(where: object, action: Array, size: int) -> Array:
+    """(N, size) float32 of the numbers (N,) of alternatives. Raises UserError for a number that is none."""
+    if len(action) and not (action.min() >= 0 and action.max() < size):
+        worst = action.min() if action.min() < 0 else action.max()
+        raise UserError(f"actions of {where}", str(worst), f"0 to {size - 1}")
+    return np.eye(size, dtype=np.float32)[action]
+
+
+def check_finite(where: object, columns: Mapping[str, Array]) -> None:
+    """Raise UserError for the first row with a number that is not finite."""
+    for name, values in columns.items():
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            row, *entry = np.argwhere(~np.isfinite(values))[0].tolist()
+            at = f", entry {entry[0]}" if entry else ""
+            found = f"{values[(row, *entry)]} in row {row}{at} of {name}"
+            raise UserError(str(where), found, "finite numbers", "leave out the episode that it is in")

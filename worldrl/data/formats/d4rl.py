@@ -1,0 +1,123 @@
+"""D4RL's layout: flat arrays of steps, in an HDF5 file or in an ``.npz`` archive.
+
+``observations`` (N, ...), ``actions`` (N, A) or (N,) of whole numbers, ``rewards`` (N,), ``terminals`` (N,),
+``timeouts`` (N,) and ``next_observations`` (N, ...). The last two may be missing. Actions of a box are in [-1, 1],
+unless ``data.low`` and ``data.high``, or the environment, say otherwise.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldrl.data import hdf5
+from worldrl.data.archives import read_archive
+from worldrl.data.episodes import Recorded, Steps, one_hot, rows_of_steps
+from worldrl.errors import UserError
+from worldrl.types import Actions, box, choice
+
+SPELLING = "an HDF5 file or .npz archive with D4RL's arrays"
+NEEDED = ("observations", "actions", "rewards", "terminals")
+OPTIONAL = ("timeouts", "next_observations")
+ENDLESS = 10_000  # steps: an episode that is longer is one whose time-outs are missing
+IMAGE = 3  # axes of an observation that is an image
+
+# Returns of a random and of an expert policy, D4RL's own (gym's v2 physics), by the beginning of a file's name.
+REFERENCES = {
+    "halfcheetah": (-280.178953, 12135.0),
+    "hopper": (-20.272305, 3234.3),
+    "walker2d": (1.629008, 4592.3),
+    "ant-": (-325.6, 3879.7),
+    "pen-": (96.262799, 3076.8331),
+    "hammer": (-274.856578, 12794.1348),
+    "door": (-56.512833, 2880.5693),
+    "relocate": (-6.425911, 4233.8778),
+    "maze2d-umaze": (23.85, 161.86),
+    "kitchen": (0.0, 4.0),
+    "antmaze": (0.0, 1.0),
+}
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def claims(path: Path) -> bool:
+    return path.is_file() and (hdf5.is_hdf5(path) or zipfile.is_zipfile(path))
+
+
+def world(path: Path) -> dict[str, Any]:
+    """No environment is named; the agent sees vectors, or images, once per frame."""
+    with_images = len(_shape(path)) == 1 + IMAGE
+    return {"env.obs": "pixels" if with_images else "state", "env.action_repeat": 1}
+
+
+def read(path: Path) -> Recorded:
+    arrays = _arrays(path)
+    key = "pixels" if arrays["observations"].ndim == 1 + IMAGE else "state"
+    _check_shapes(path, arrays)
+    action, actions = _actions(path, arrays["actions"])
+    n = len(arrays["rewards"])
+    steps = Steps(
+        {key: arrays["observations"]},
+        action,
+        arrays["rewards"].reshape(n),
+        arrays["terminals"].reshape(n) > 0,
+        arrays["timeouts"].reshape(n) > 0 if "timeouts" in arrays else np.zeros(n, bool),
+        {key: arrays["next_observations"]} if "next_observations" in arrays else None,
+    )
+    _check_ends(path, steps, "timeouts" in arrays)
+    reference = next((pair for name, pair in REFERENCES.items() if path.name.startswith(name)), None)
+    return Recorded(rows_of_steps(steps), actions, reference=reference)
+
+
+def _arrays(path: Path) -> Arrays:
+    if not hdf5.is_hdf5(path):
+        return read_archive(path, NEEDED, OPTIONAL)
+    with hdf5.opened(path) as file:
+        names = [*NEEDED, *(name for name in OPTIONAL if name in file)]
+        return {name: hdf5.array(file, name) for name in names}
+
+
+def _shape(path: Path) -> tuple[int, ...]:
+    if not hdf5.is_hdf5(path):
+        return read_archive(path, ("observations",))["observations"].shape
+    with hdf5.opened(path) as file:
+        return hdf5.shape(file, "observations")
+
+
+def _check_shapes(path: Path, arrays: Arrays) -> None:
+    n = len(arrays["observations"]) if arrays["observations"].ndim else 0
+    for name, values in arrays.items():
+        if len(np.shape(values)) == 0 or len(values) != n or n == 0:
+            raise UserError(f"{path}: '{name}'", f"shape {values.shape}", f"({n or 'N'}, ...) as the observations")
+    for name in ("rewards", "terminals", "timeouts"):
+        if name in arrays and arrays[name].size != n:
+            raise UserError(f"{path}: '{name}'", f"shape {arrays[name].shape}", f"({n},)")
+    following = arrays.get("next_observations")
+    if following is not None and following.shape != arrays["observations"].shape:
+        expected = f"{arrays['observations'].shape}, as the observations have"
+        raise UserError(f"{path}: 'next_observations'", f"shape {following.shape}", expected)
+    if arrays["observations"].ndim not in (2, 1 + IMAGE):
+        raise UserError(f"{path}: 'observations'", f"shape {arrays['observations'].shape}", "vectors (N, D) or images")
+
+
+def _actions(path: Path, values: NDArray[Any]) -> tuple[NDArray[Any], Actions]:
+    if values.dtype.kind in "iu" and values.size == len(values):
+        size = int(values.max()) + 1
+        return one_hot(path, values.ravel(), size), choice(size)
+    if values.ndim != 2:
+        raise UserError(f"{path}: 'actions'", f"shape {values.shape}", f"({len(values)}, A)")
+    return values, box(values.shape[1])
+
+
+def _check_ends(path: Path, steps: Steps, told: bool) -> None:
+    """Refuse a file whose episodes have no ends: what is after a time-out would be taken for what led there."""
+    ends = np.flatnonzero(steps.terminal | steps.timeout)
+    longest = int(np.diff(np.concatenate([[-1], ends, [len(steps.reward) - 1]])).max(initial=0))
+    if steps.next_obs is None and longest > ENDLESS:
+        found = f"an episode of {longest:,} steps" + ("" if told else ", and no 'timeouts'")
+        cure = "add 'timeouts' (True at the last step before a time limit), or next_observations"
+        raise UserError(str(path), found, f"at most {ENDLESS:,} steps", cure)

@@ -1,0 +1,168 @@
+"""Minari's layout: a folder with ``data/main_data.hdf5`` and ``data/metadata.json``, one group an episode.
+
+A group holds ``observations`` (T + 1, ...), ``actions`` (T, ...), ``rewards``, ``terminations`` and ``truncations``
+(T,). Observations may be a group of arrays by name, inside of each other; they are put together as the environment's
+would be. Of the environment's description only a registered id is used.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from worldrl.data import hdf5
+from worldrl.data.episodes import Episode, Recorded, one_hot, rows_of_episodes, to_unit
+from worldrl.data.memory import check_room
+from worldrl.errors import UserError
+from worldrl.files import damaged, read_json
+from worldrl.types import Actions, box, choice
+
+SPELLING = "a folder of Minari"
+FILE, METADATA = "main_data.hdf5", "metadata.json"
+OURS = ("pixels", "state")  # names under which observations are kept as they are
+ROOT = "MINARI_DATASETS_PATH"  # the variable that names Minari's folder
+IMAGE = 3  # axes of an image
+
+
+def claims(path: Path) -> bool:
+    return (_folder(path) / FILE).is_file()
+
+
+def stored_at(name: str) -> Path:
+    """Where Minari keeps the data set of this id."""
+    return Path(os.environ.get(ROOT, Path.home() / ".minari" / "datasets")) / name
+
+
+def world(path: Path) -> dict[str, Any]:
+    metadata = _metadata(path)
+    names = [name for name, _ in _spaces(_space(path, metadata, "observation_space"))]
+    images = [name for name in names if name == "pixels" or _is_image(_space(path, metadata, "observation_space"))]
+    obs = "both" if images and len(names) > 1 else "pixels" if images else "state"
+    settings = {"env.obs": obs, "env.action_repeat": int(metadata.get("action_repeat", 1))}
+    task = _task(metadata)
+    return {**settings, "task": task} if task else settings
+
+
+def read(path: Path) -> Recorded:
+    metadata, file = _metadata(path), _folder(path) / FILE
+    space = _space(path, metadata, "observation_space")
+    actions = _actions(path, _space(path, metadata, "action_space"))
+    with hdf5.opened(file) as opened:
+        check_room(file, _bytes(opened))
+        columns = rows_of_episodes(_episodes(opened, space, actions))
+    if actions.kind == "box":
+        columns = to_unit(path, columns, np.array(actions.low), np.array(actions.high))
+    return Recorded(columns, actions, _task(metadata), _reference(metadata), unit=True)
+
+
+# --- metadata ---------------------------------------------------------------------------------------------------------
+
+
+def _folder(path: Path) -> Path:
+    return path / "data" if (path / "data").is_dir() else path
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    file = _folder(path) / METADATA
+    found = read_json(file)
+    if not isinstance(found, dict):
+        raise damaged(file, f"a {type(found).__name__}", "a description")
+    return found
+
+
+def _task(metadata: Mapping[str, Any]) -> str:
+    """The id of its environment, or nothing: whatever else the description asks for is not used."""
+    described = hdf5.parsed(metadata.get("env_spec"))
+    name = described.get("id") if isinstance(described, dict) else None
+    return name if isinstance(name, str) else ""
+
+
+def _reference(metadata: Mapping[str, Any]) -> tuple[float, float] | None:
+    low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
+    both = isinstance(low, int | float) and isinstance(high, int | float) and low != high
+    return (float(low), float(high)) if both else None  # type: ignore[arg-type]
+
+
+def _space(path: Path, metadata: Mapping[str, Any], name: str) -> dict[str, Any]:
+    found = hdf5.parsed(metadata.get(name))
+    if not isinstance(found, dict) or "type" not in found:
+        raise damaged(_folder(path) / METADATA, f"{name} {str(metadata.get(name))[:60]!r}", "a space in JSON")
+    return found
+
+
+def _spaces(space: Mapping[str, Any], name: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The boxes of an observation by their names, in order; ``a/b`` inside of each other."""
+    if space["type"] != "Dict":
+        yield name, space
+        return
+    for key, inner in space["subspaces"].items():
+        yield from _spaces(inner, f"{name}/{key}".strip("/"))
+
+
+def _is_image(space: Mapping[str, Any]) -> bool:
+    return space["type"] == "Box" and space.get("dtype") == "uint8" and len(space.get("shape", ())) == IMAGE
+
+
+def _actions(path: Path, space: Mapping[str, Any]) -> Actions:
+    if space["type"] == "Discrete" and not space.get("start", 0):
+        return choice(int(space["n"]))
+    if space["type"] == "Box" and len(space["shape"]) == 1:
+        size = int(space["shape"][0])
+        ends = [np.broadcast_to(np.asarray(space[end], np.float64), (size,)) for end in ("low", "high")]
+        if all(np.isfinite(end).all() for end in ends):
+            return box(size, *(end.tolist() for end in ends))
+    found = f"{space['type']} {space.get('shape', '')}".strip()
+    raise UserError(f"actions of {path}", found, "a bounded Box (A,), or Discrete from 0")
+
+
+# --- episodes ---------------------------------------------------------------------------------------------------------
+
+
+def _episodes(file: h5py.File, space: Mapping[str, Any], actions: Actions) -> Iterator[Episode]:
+    names = sorted((name for name in file if name.startswith("episode_")), key=lambda name: int(name[8:]))
+    if not names:
+        raise damaged(file.filename, "no episode", "groups episode_0, episode_1 and so on")
+    for name in names:
+        yield _episode(hdf5.group(file, name), space, actions)
+
+
+def _episode(group: h5py.Group, space: Mapping[str, Any], actions: Actions) -> Episode:
+    reward = hdf5.array(group, "rewards")
+    action = hdf5.array(group, "actions")
+    terminal = hdf5.array(group, "terminations")
+    obs = _observation(group, space)
+    where = f"{group.file.filename}: {group.name}"
+    if actions.kind == "choice":
+        action = one_hot(where, action.ravel(), actions.size)
+    lengths = {len(reward), len(action), len(terminal), *(len(values) - 1 for values in obs.values())}
+    if len(lengths) != 1 or action.shape[1:] != (actions.size,):
+        found = f"{len(reward)} rewards, actions {action.shape}, {len(next(iter(obs.values())))} observations"
+        raise damaged(where, found, f"T rewards, actions (T, {actions.size}), T + 1 observations")
+    return Episode(obs, action, reward, bool(len(terminal) and terminal[-1]))
+
+
+def _observation(group: h5py.Group, space: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+    """By the names that agents know: what is called so already, an image, or all vectors in one."""
+    parts = {name: _inside(group, name) for name, _ in _spaces(space)}
+    if set(parts) <= {*OURS}:
+        return parts
+    if _is_image(space):
+        return {"pixels": parts[""]}
+    return {"state": np.concatenate([values.reshape(len(values), -1) for values in parts.values()], axis=1)}
+
+
+def _inside(group: h5py.Group, name: str) -> NDArray[Any]:
+    *outer, last = ["observations", *filter(None, name.split("/"))]
+    for each in outer:
+        group = hdf5.group(group, each)
+    return hdf5.array(group, last)
+
+
+def _bytes(file: h5py.File) -> int:
+    return os.path.getsize(file.filename)

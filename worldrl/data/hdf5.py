@@ -1,0 +1,117 @@
+"""HDF5 files that a stranger may have written: arrays of numbers are read, everything else is refused.
+
+An HDF5 file can point to other files (external links, external or virtual storage) and can ask for a plug-in that
+unpacks it, which is code. None of that is followed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from worldrl.data.memory import check_room
+from worldrl.errors import UserError
+from worldrl.files import damaged, open_file
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+FILTERS = {1, 2, 3, 32_000}  # gzip, shuffle, checksum, lzf: those that h5py has itself
+MOST = 1_000_000  # entries of a group
+
+
+def is_hdf5(path: Path) -> bool:
+    """Whether a file begins as HDF5 does."""
+    if not path.is_file():
+        return False
+    with open_file(path) as file:
+        return file.read(len(SIGNATURE)) == SIGNATURE
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[h5py.File]:
+    """An HDF5 file, open for reading; what goes wrong inside is one line that names it."""
+    open_file(path).close()
+    try:
+        with h5py.File(path, "r") as file:
+            yield file
+    except UserError:
+        raise
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, MemoryError) as error:
+        raise damaged(path, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", "an HDF5 file") from error
+
+
+def group(parent: h5py.Group, name: str) -> h5py.Group:
+    """A group inside of a group. Raises UserError for a link, something else, or none."""
+    found = _own(parent, name)
+    if not isinstance(found, h5py.Group):
+        raise damaged(_place(parent, name), "an array", "a group")
+    if len(found) > MOST:
+        raise damaged(_place(parent, name), f"{len(found):,} entries", f"{MOST:,} or fewer")
+    return found
+
+
+def shape(parent: h5py.Group, name: str) -> tuple[int, ...]:
+    """The shape of an array that ``array`` would read."""
+    return tuple(_dataset(parent, name).shape)
+
+
+def array(parent: h5py.Group, name: str) -> NDArray[Any]:
+    """An array of numbers inside of a group.
+
+    Raises:
+        UserError: it is not there, holds something else than numbers, lies elsewhere, needs a plug-in, or is larger
+            than the memory that is available.
+    """
+    found = _dataset(parent, name)
+    check_room(_place(parent, name), found.size * found.dtype.itemsize)
+    return np.asarray(found[()])
+
+
+def text(value: Any) -> str:
+    """An attribute that is text, or nothing."""
+    return value.decode(errors="replace") if isinstance(value, bytes) else value if isinstance(value, str) else ""
+
+
+def parsed(value: Any) -> Any:
+    """What a text attribute of JSON says, or None."""
+    with contextlib.suppress(ValueError, RecursionError):
+        return json.loads(text(value))
+    return None
+
+
+def _dataset(parent: h5py.Group, name: str) -> h5py.Dataset:
+    found = _own(parent, name)
+    if not isinstance(found, h5py.Dataset):
+        raise damaged(_place(parent, name), "a group", "an array")
+    if found.dtype.kind not in "biuf":
+        raise damaged(_place(parent, name), f"values of type {found.dtype}", "numbers")
+    if found.is_virtual or found.external:
+        raise damaged(_place(parent, name), "an array that lies in another file", "one in this file")
+    plist = found.id.get_create_plist()
+    filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
+    if filters - FILTERS:
+        raise damaged(_place(parent, name), f"filter {min(filters - FILTERS)}", "gzip, lzf or none", "write it again")
+    return found
+
+
+def _own(parent: h5py.Group, name: str) -> Any:
+    link = parent.get(name, getlink=True)
+    if link is None:
+        raise damaged(parent.file.filename, f"no '{_path(parent, name)}'", "one")
+    if not isinstance(link, h5py.HardLink):
+        raise damaged(_place(parent, name), "a link", "the array itself")
+    return parent[name]
+
+
+def _place(parent: h5py.Group, name: str) -> str:
+    return f"{parent.file.filename}: '{_path(parent, name)}'"
+
+
+def _path(parent: h5py.Group, name: str) -> str:
+    return f"{parent.name}/{name}".strip("/").replace("//", "/")

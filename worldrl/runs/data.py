@@ -1,0 +1,168 @@
+"""The rows that ``data=PATH`` names, as a run learns from them: read, scaled, chosen and checked.
+
+A path is a data set of one of the formats of ``data/formats``, or a run folder, whose replay it is.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from worldrl.config import CONFIG_FILE, load_config
+from worldrl.data.episodes import Columns, Recorded, best, check_finite, extent, to_unit
+from worldrl.data.formats import format_of
+from worldrl.data.memory import check_room
+from worldrl.data.replay import Replay, nbytes
+from worldrl.data.settings import DataConfig
+from worldrl.errors import UserError
+from worldrl.runs.checkpoint import MANIFEST, STATE, Checkpoints, restoring
+from worldrl.runs.transfer import decode_spec
+from worldrl.types import EnvSpec
+
+
+class Rewards(NamedTuple):
+    """``scale`` r + ``shift``: what a run learns from, in place of the rewards r of the data and the environment."""
+
+    scale: float = 1.0
+    shift: float = 0.0
+
+    def __call__(self, reward: NDArray[Any], is_first: NDArray[Any]) -> NDArray[Any]:
+        """(rows,) float32; where an episode begins there is no reward."""
+        if self == (1.0, 0.0):
+            return reward
+        return ((self.scale * reward + self.shift) * (1.0 - is_first)).astype(np.float32)
+
+
+class Rows(NamedTuple):
+    """What is learned from."""
+
+    columns: Columns  # as the contract has them, actions in [-1, 1]
+    spec: EnvSpec  # of the data alone
+    rewards: Rewards  # what has been done to them
+    reference: tuple[float, float] | None
+    checksum: str
+    episodes: int
+
+
+def load_rows(config: DataConfig, env: EnvSpec | None = None) -> Rows:
+    """Read the data of a run.
+
+    Args:
+        config: Which data, and what is done to them.
+        env: What the environment tells, where there is one: the data must be of its kind.
+
+    Raises:
+        UserError: No data set, a damaged one, one that does not fit, or other rows than ``config.checksum`` says.
+    """
+    path = Path(config.name)
+    found = read_data(path)
+    check_finite(path, found.columns)
+    columns = _in_unit(path, config, found, env)
+    columns = best(columns, config.top)
+    rewards = _rewards(config.reward, columns)
+    columns = {**columns, "reward": rewards(columns["reward"], columns["is_first"])}
+    spec = found.spec()
+    if env is not None:
+        _check_kind(path, spec, env)
+    checksum = f"{_crc(columns):08x}"
+    if config.checksum not in ("", checksum):
+        fix = "put the old data back, or start a new run"
+        raise UserError(f"data={path}", f"rows with checksum {checksum}", f"{config.checksum}, as before", fix)
+    episodes = len(extent(columns).start)
+    return Rows(columns, spec, rewards, config.reference or found.reference, checksum, episodes)
+
+
+def read_data(path: Path) -> Recorded:
+    """A data set or a run's replay, whole. Raises UserError in one line for what is neither."""
+    return read_run(path) if (path / CONFIG_FILE).is_file() else format_of(path).read(path)
+
+
+def read_run(run_dir: Path) -> Recorded:
+    """The replay of a run, one environment after another; what the ring has lost of an episode begins a new one.
+
+    Raises:
+        UserError: no complete checkpoint, or one without a replay.
+    """
+    config = load_config(run_dir)
+    checkpoints = Checkpoints(run_dir)
+    folder, state = checkpoints.read()
+    with restoring(folder / STATE):
+        spec = decode_spec(state["spec"])
+    n = config.env.num_envs
+    check_room(run_dir, nbytes(spec, checkpoints.rows(folder)))
+    replay = Replay(spec, max(2 * n, checkpoints.rows(folder)), n)
+    if not checkpoints.load_replay(folder, replay) or not len(replay):
+        raise UserError(str(run_dir), f"no replay in {folder.name}", f"one with {MANIFEST}", "checkpoint.replay=true")
+    return Recorded(_one_stream(replay.columns()), spec.actions, config.task, unit=True)
+
+
+def _one_stream(columns: Mapping[str, NDArray[Any]]) -> Columns:
+    """(T, N, ...) -> (N T, ...): each environment's rows begin an episode."""
+    first = columns["is_first"].copy()
+    first[0] = 1.0
+    action = columns["action"] * (1.0 - first)[..., None]
+    reward = columns["reward"] * (1.0 - first)
+    whole = {**columns, "is_first": first, "action": action, "reward": reward}
+    return {name: np.swapaxes(values, 0, 1).reshape(-1, *values.shape[2:]) for name, values in whole.items()}
+
+
+def _in_unit(path: Path, config: DataConfig, found: Recorded, env: EnvSpec | None) -> Columns:
+    """The columns with actions in [-1, 1]; bounds that the file does not know are the settings', or the task's."""
+    if found.unit or found.actions.kind == "choice":
+        return found.columns
+    known = env.actions if env is not None and env.actions.low and len(env.actions.low) == found.actions.size else None
+    low = np.full(found.actions.size, -1.0) if known is None else np.array(known.low)
+    high = np.full(found.actions.size, 1.0) if known is None else np.array(known.high)
+    if config.low is not None:
+        low[:] = config.low
+    if config.high is not None:
+        high[:] = config.high
+    if (low >= high).any():
+        raise UserError("data.low", f"{low[0]:g}", f"less than data.high={high[0]:g}")
+    action = found.columns["action"]
+    if config.low is None and (low < 0).all() and action.min() >= 0 and action.max() > 0:
+        cure = f"data.low=0 if they begin there, data.low={low[0]:g} if they do not"
+        raise UserError(f"actions of {path}", f"none below 0 (to {action.max():g})", f"{low[0]:g} to {high[0]:g}", cure)
+    return to_unit(path, found.columns, low, high)
+
+
+def _rewards(name: str, columns: Columns) -> Rewards:
+    """The transformation of this name: those of antmaze, IQL's for MuJoCo, MISA's for kitchen and adroit."""
+    if name == "minus_1":
+        return Rewards(1.0, -1.0)
+    if name == "antmaze":  # 4 (r - 1/2)
+        return Rewards(4.0, -2.0)
+    given = columns["reward"][columns["is_first"] == 0].astype(np.float64)
+    if name == "min_max":  # 2 ((r - min) / (max - min) - 1/2)
+        spread = np.ptp(given) or 1.0
+        return Rewards(float(2.0 / spread), float(-2.0 * given.min() / spread - 1.0))
+    if name == "range_1000":  # returns that differ by 1000
+        return Rewards(float(1000.0 / (np.ptp(extent(columns).returns) or 1.0)))
+    return Rewards()
+
+
+def _check_kind(path: Path, data: EnvSpec, env: EnvSpec) -> None:
+    """Refuse data of other observations or actions than those of the environment."""
+    for what, found, expected in (
+        ("observations", _shapes(data), _shapes(env)),
+        ("actions", f"{data.actions.kind} {data.actions.size}", f"{env.actions.kind} {env.actions.size}"),
+    ):
+        if found != expected:
+            fix = "choose another task, env.obs or data set"
+            raise UserError(f"data={path}", f"{what} {found}", f"{expected}, as {env.task} has", fix)
+
+
+def _shapes(spec: EnvSpec) -> str:
+    return ", ".join(f"{key} {'x'.join(map(str, obs.shape))}" for key, obs in sorted(spec.obs.items()))
+
+
+def _crc(columns: Columns) -> int:
+    crc = 0
+    for name in sorted(columns):
+        crc = zlib.crc32(np.ascontiguousarray(columns[name]).data, crc)
+    return crc
