@@ -236,8 +236,8 @@ def check_length(config: Config, model: BeliefModel, head: Head) -> None:
     """Refuse windows of which the belief leaves the head fewer rows than it needs."""
     lost, rows, length = model.lost_rows, head.needs.rows, config.replay.length
     if length < lost + rows:
-        told = f"the belief keeps {lost} rows to itself, the head needs {rows}"
-        raise wrong("replay.length", length, f"{lost + rows} or more: {told}")
+        expected = f"{lost + rows} or more: the belief keeps {lost} rows to itself, the head needs {rows}"
+        raise wrong("replay.length", length, expected)
 
 
 def check_pair(model: BeliefModel, head: Head, actions: Actions) -> None:

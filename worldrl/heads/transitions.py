@@ -28,6 +28,18 @@ class ActorStates(NamedTuple):
     particles: Tensor  # (K, B, S, F)
 
 
+def transitions(batch: Batch, feat: Tensor) -> Transition:
+    """Pair the rows of ``feat`` (P, B, T, F): row t is left by ``action[t + 1]``."""
+    return Transition(
+        feat=feat[:, :, :-1],
+        action=batch.action[:, 1:],
+        reward=batch.reward[:, 1:],
+        next_feat=feat[:, :, 1:],
+        terminal=batch.is_terminal[:, 1:],
+        mask=1.0 - batch.is_first[:, 1:],
+    )
+
+
 def followed(batch: Batch, feat: Tensor) -> tuple[Transition, Tensor]:
     """``transitions`` without the last pair (``S`` = T - 2), and the action (B, S, A) that comes after each.
 
@@ -45,15 +57,3 @@ def followed(batch: Batch, feat: Tensor) -> tuple[Transition, Tensor]:
         mask=tr.mask[:, :-1] * (1.0 - unknown),
     )
     return kept, batch.action[:, 2:]
-
-
-def transitions(batch: Batch, feat: Tensor) -> Transition:
-    """Pair the rows of ``feat`` (P, B, T, F): row t is left by ``action[t + 1]``."""
-    return Transition(
-        feat=feat[:, :, :-1],
-        action=batch.action[:, 1:],
-        reward=batch.reward[:, 1:],
-        next_feat=feat[:, :, 1:],
-        terminal=batch.is_terminal[:, 1:],
-        mask=1.0 - batch.is_first[:, 1:],
-    )
