@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from tests.conftest import STATE_SPEC
+from tests.training.toy_experiences import rows as rows_of
 from worldrl.agent import Agent
 from worldrl.config import config_from_dict
 from worldrl.registry import tiny_settings
@@ -67,7 +68,7 @@ def learn(head: str, data: Data, updates: int = 400, rows: int = 2, **settings: 
     fast = {"head.actor_lr": 3e-3, **tiny_settings("head", head), "head.units": 64}
     values = {"belief": "identity", "head": head, "device": "cpu", **fast, **settings}
     config = config_from_dict({**values, "replay.batch": 256, "replay.length": rows})
-    agent, experience = Agent(config, data.spec), DataSet(config, data.spec, data.columns, updates)
+    agent, experience = Agent(config, data.spec), DataSet(config, rows_of(data.columns, data.spec))
     experience.attach(agent)
     for _ in range(updates):
         batch, extra = experience.sample(256, rows, agent.head.needs)
