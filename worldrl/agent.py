@@ -218,7 +218,7 @@ def check_parts(config: Config) -> None:
     """Refuse parts that do not go together before there is an environment: they are built once, for any task."""
     obs = {key: ANY_OBS[key] for key in ANY_OBS if config.env.obs in (key, "both")}
     if parts := sketch_parts(config, EnvSpec(config.task, obs, box(2))):
-        check_length(config, parts[0])
+        check_length(config, *parts)
 
 
 def sketch_parts(config: Config, spec: EnvSpec) -> tuple[BeliefModel, Head] | None:
@@ -232,11 +232,12 @@ def sketch_parts(config: Config, spec: EnvSpec) -> tuple[BeliefModel, Head] | No
         return None
 
 
-def check_length(config: Config, model: BeliefModel) -> None:
-    """Refuse windows of which the belief leaves the head less than a pair of rows."""
-    lost, length = model.lost_rows, config.replay.length
-    if length < lost + 2:
-        raise wrong("replay.length", length, f"{lost + 2} or more: the belief keeps {lost} rows to itself")
+def check_length(config: Config, model: BeliefModel, head: Head) -> None:
+    """Refuse windows of which the belief leaves the head fewer rows than it needs."""
+    lost, rows, length = model.lost_rows, head.needs.rows, config.replay.length
+    if length < lost + rows:
+        expected = f"{lost + rows} or more: the belief keeps {lost} rows to itself, the head needs {rows}"
+        raise wrong("replay.length", length, expected)
 
 
 def check_pair(model: BeliefModel, head: Head, actions: Actions) -> None:

@@ -423,8 +423,8 @@ def _check_acts(name: str, head: Any, actions: Actions) -> None:
 
 
 def _check_update(where: str, make: Make, phase: str, actions: Actions) -> None:
-    """On slices of six rows and of two, what one update gives and what it leaves alone."""
-    for rows in (2, 6):
+    """On slices of six rows and of as few as it takes, what one update gives and what it leaves alone."""
+    for rows in (make().needs.rows, 6):
         head = make()
         inputs = _inputs(head, phase, actions, rows)
         with _unchanged(where, inputs.tensors()):

@@ -201,6 +201,7 @@ class Needs(NamedTuple):
     td_batch: int = 0  # transitions besides the slice, redrawn for every update: Extra["td"]
     recent_batch: int = 0  # rows drawn for every update from the newest recent_actions ones: Extra["recent"]
     recent_actions: int = 0
+    rows: int = 2  # of a window that the belief serves, at least
     action_noise: bool = False  # it explores only by schedule.action_noise
     actions: tuple[str, ...] = ("box",)  # the kinds of action that it takes: "box", "choice"
 

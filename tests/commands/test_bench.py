@@ -30,7 +30,7 @@ def test_flops_agree_with_the_arithmetic() -> None:
 def test_agents_on_states_repeat_their_losses(name: str) -> None:
     """What ``agrees`` rests on; and their phases repeat after a cycle."""
     case = bench.make_case(name)
-    batch = bench.make_batch(case.spec, 4, 2, CPU)
+    batch = bench.make_batch(case.spec, 4, case.config.replay.length, CPU)
     agents = [bench.make_agent(case, bench.REFERENCE, CPU) for _ in range(2)]
     first, again = (bench.first_losses(agent, bench.make_update(agent, "eager"), batch) for agent in agents)
     assert bench.largest_difference(first, again) == 0.0

@@ -84,7 +84,10 @@ class TD3(Head):
     ) -> Metrics:
         """One step on the critics; in the phase ``update`` one on the actor too, and then all targets follow."""
         tr = transitions(batch, belief.feat[None])
-        y = self.td_target(tr)
+        return self.learn(phase, tr, self.td_target(tr))
+
+    def learn(self, phase: str, tr: Transition, y: Tensor) -> Metrics:
+        """``update``, once the critics' target is known."""
         critic_loss, q = self.critic_loss(tr, y)
         metrics = {
             "opt/critic/grad_norm": self.optimizers["critic"].step(critic_loss),

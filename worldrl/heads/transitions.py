@@ -38,3 +38,22 @@ def transitions(batch: Batch, feat: Tensor) -> Transition:
         terminal=batch.is_terminal[:, 1:],
         mask=1.0 - batch.is_first[:, 1:],
     )
+
+
+def followed(batch: Batch, feat: Tensor) -> tuple[Transition, Tensor]:
+    """``transitions`` without the last pair (``S`` = T - 2), and the action (B, S, A) that comes after each.
+
+    After a terminal row that action does not matter. After an episode that a time limit ended nobody knows it, and the
+    pair is masked.
+    """
+    tr = transitions(batch, feat)
+    unknown = batch.is_first[:, 2:] * (1.0 - batch.is_terminal[:, 1:-1])
+    kept = Transition(
+        feat=tr.feat[:, :, :-1],
+        action=tr.action[:, :-1],
+        reward=tr.reward[:, :-1],
+        next_feat=tr.next_feat[:, :, :-1],
+        terminal=tr.terminal[:, :-1],
+        mask=tr.mask[:, :-1] * (1.0 - unknown),
+    )
+    return kept, batch.action[:, 2:]

@@ -89,15 +89,18 @@ def critic(
     activation: str = "elu",
     init: str = "default",
     n: int = 2,
+    norm: bool = False,
 ) -> nn.Module:
     """``n`` critics, called as ``TwinQ.forward``: feat (..., F), action (..., A), ``frozen``, ``first`` -> (n, ...).
 
-    For a choice they run once a state, whatever the number of actions, and the one-hot rows select.
+    For a choice they run once a state, whatever the number of actions, and the one-hot rows select. ``norm``: with
+    layer norms, of a box only.
     """
 
     def make(inputs: int, copies: int = 1) -> nn.Module:
-        kind = TwinQ if actions.kind == "box" else ChoiceQ
-        return kind(inputs, actions.size, units, layers, activation, init, copies)
+        if actions.kind == "choice":
+            return ChoiceQ(inputs, actions.size, units, layers, activation, init, copies)
+        return TwinQ(inputs, actions.size, units, layers, activation, init, copies, norm)
 
     return make(prod(shape), n) if len(shape) == 1 else GridQ(shape, make, n)
 

@@ -67,7 +67,8 @@ class TwinQ(nn.Module):
 
     The first layer is applied to features and action apart, so that one action can meet many features (and the other
     way round) without copies. Initialisation is per critic: ``"orthogonal"`` (gain 1, zero bias: the SMAC release)
-    or ``"default"`` (PyTorch's uniform).
+    or ``"default"`` (PyTorch's uniform). ``norm`` puts a layer norm (arXiv 1607.06450) behind every activation, with a
+    scale and a shift for each critic.
     """
 
     def __init__(
@@ -79,11 +80,13 @@ class TwinQ(nn.Module):
         activation: str = "elu",
         init: str = "default",
         n: int = 2,
+        norm: bool = False,
     ) -> None:
         super().__init__()
         self.feat_dim = feat_dim
         self.activation = ACTIVATIONS[activation]
         self.weights, self.biases = _stacked([feat_dim + action_dim, *([units] * layers), 1], init, n)
+        self.norms = nn.ParameterList(_unit_norm(n, units) for _ in range(layers if norm else 0))
 
     def forward(self, feat: Tensor, action: Tensor, frozen: bool = False, first: int | None = None) -> Tensor:
         """feat (..., F) and action (..., A), leading axes broadcast -> (n, ...) float32.
@@ -91,38 +94,45 @@ class TwinQ(nn.Module):
         ``frozen`` takes the parameters for constants, as an actor's loss does: a compiled loss has gradients for all
         that it reads, wanted or not. ``first`` evaluates the first so many critics only.
         """
-        weights, biases = (_values(x, frozen, first) for x in (self.weights, self.biases))
+        weights, biases, norms = (_values(x, frozen, first) for x in (self.weights, self.biases, self.norms))
         lead = torch.broadcast_shapes(feat.shape[:-1], action.shape[:-1])
         parts = [feat, action]
         if feat.shape[:-1].numel() == action.shape[:-1].numel() == lead.numel():  # nothing broadcasts
             parts = [torch.cat([feat.reshape(-1, self.feat_dim), action.reshape(-1, action.shape[-1])], -1)]
         if by_onednn(parts[0], weights[0].shape[-1]):
-            q = torch.stack([self._one(parts, w, b) for w, b in _each(weights, biases)])
+            q = torch.stack([self._one(parts, *values) for values in _each(weights, biases, norms)])
         else:
-            q = self._all(parts, weights, biases)
+            q = self._all(parts, weights, biases, norms)
         return q.float().reshape(-1, *lead)
 
-    def _all(self, parts: list[Tensor], weights: list[Tensor], biases: list[Tensor]) -> Tensor:
+    def _hidden(self, x: Tensor, norms: Sequence[Tensor], layer: int) -> Tensor:
+        """What is behind the products of a hidden layer, (..., N, units)."""
+        x = self.activation(x)
+        return _normed(x, norms[layer]) if norms else x
+
+    def _all(self, parts: list[Tensor], weights: list[Tensor], biases: list[Tensor], norms: list[Tensor]) -> Tensor:
         """What the first layer is applied to, each (..., its inputs), -> (n, N)."""
         x, *rest = _projected(parts, weights[0], biases[0])  # (n, ..., units)
         for part in rest:
             axes = max(x.dim(), part.dim())
             x = _lead_axes(x, axes - 1) + _lead_axes(part, axes - 1)
-        x = self.activation(x).flatten(1, -2)  # (n, N, units)
-        for weight, bias in zip(weights[1:-1], biases[1:-1], strict=True):
-            x = self.activation(torch.bmm(x, weight).add_(bias))  # baddbmm copies the bias out first
+        x = self._hidden(x.flatten(1, -2), norms, 0)  # (n, N, units)
+        for i, (weight, bias) in enumerate(zip(weights[1:-1], biases[1:-1], strict=True), 1):
+            x = self._hidden(torch.bmm(x, weight).add_(bias), norms, i)  # baddbmm copies the bias out first
         # One output column: a batched product is slow on CPUs and would round Q to bf16 under autocast.
         return (x * weights[-1].mT).sum(-1) + biases[-1][..., 0]
 
-    def _one(self, parts: list[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
+    def _one(
+        self, parts: list[Tensor], weights: Sequence[Tensor], biases: Sequence[Tensor], norms: Sequence[Tensor]
+    ) -> Tensor:
         """One critic, with weights (in, out): the same -> (N,)."""
         *inner, last = weights[0].split([part.shape[-1] for part in parts])
         x = linear(parts[-1], last.T, biases[0][0])
         for part, weight in zip(parts, inner, strict=False):
             x = linear(part, weight.T) + x
-        x = self.activation(x).flatten(0, -2)
-        for weight, bias in zip(weights[1:-1], biases[1:-1], strict=True):
-            x = self.activation(linear(x, weight.T, bias[0]))
+        x = self._hidden(x.flatten(0, -2), norms, 0)
+        for i, (weight, bias) in enumerate(zip(weights[1:-1], biases[1:-1], strict=True), 1):
+            x = self._hidden(linear(x, weight.T, bias[0]), norms, i)
         return (x * weights[-1].T).sum(-1) + biases[-1][0]
 
 
@@ -166,7 +176,7 @@ class ChoiceQ(nn.Module):
         weights, biases = (_values(x, frozen, first) for x in (self.weights, self.biases))
         x = feat.reshape(-1, feat.shape[-1])
         if by_onednn(x, weights[0].shape[-1]):
-            q = torch.stack([self._one(x, w, b) for w, b in _each(weights, biases)])
+            q = torch.stack([self._one(x, w, b) for w, b, _ in _each(weights, biases, [])])
         else:
             q = self._all(x.expand(len(weights[0]), -1, -1), weights, biases)
         return q.reshape(len(q), *feat.shape[:-1], -1)
@@ -185,11 +195,21 @@ class ChoiceQ(nn.Module):
         return linear(x, weights[-1].T, biases[-1][0])
 
 
-def _each(weights: list[Tensor], biases: list[Tensor]) -> Iterator[tuple[tuple[Tensor, ...], tuple[Tensor, ...]]]:
-    """The weights and biases of all layers, critic by critic."""
-    return zip(
-        zip(*(x.unbind() for x in weights), strict=True), zip(*(x.unbind() for x in biases), strict=True), strict=True
-    )
+def _each(*values: list[Tensor]) -> Iterator[tuple[tuple[Tensor, ...], ...]]:
+    """Weights, biases and norms of all layers, critic by critic."""
+    for j in range(len(values[0][0])):
+        yield tuple(tuple(x[j] for x in layers) for layers in values)
+
+
+def _unit_norm(n: int, units: int) -> nn.Parameter:
+    """Scale and shift of a layer norm, (n, 2, units)."""
+    return nn.Parameter(torch.tensor([[1.0], [0.0]]).expand(n, 2, units).contiguous())
+
+
+def _normed(x: Tensor, norm: Tensor) -> Tensor:
+    """Layer norm of x (..., N, units) with scale and shift (..., 2, units)."""
+    scale, shift = norm.split(1, -2)
+    return F.layer_norm(x, x.shape[-1:]) * scale + shift
 
 
 def _stacked(sizes: list[int], init: str, n: int) -> tuple[nn.ParameterList, nn.ParameterList]:

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from worldrl.nn.build import network
-from worldrl.types import Actions, Policy
+from worldrl.types import NOISE, Actions, Noise, Policy
 
 
 class Deterministic(Policy):
@@ -26,3 +26,7 @@ class Deterministic(Policy):
     def mode(self, x: Tensor) -> Tensor:
         """x (..., F) -> (..., A) float32."""
         return torch.tanh(self.net(x).float())
+
+    def act(self, x: Tensor, noise: Noise = NOISE) -> Tensor:
+        """The same: nothing is drawn."""
+        return self.mode(x)

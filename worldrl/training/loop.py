@@ -472,7 +472,7 @@ def _pointing_to_checks(config: Config) -> Iterator[None]:
 
 def _check_fits(config: Config, agent: Agent) -> None:
     """Refuse settings that only the finished agent can judge."""
-    check_length(config, agent.model)
+    check_length(config, agent.model, agent.head)
     if config.schedule.pretrain and "model" not in agent.optimizers:
         raise wrong("schedule.pretrain", config.schedule.pretrain, "0: this belief has nothing to learn")
     every = config.schedule.model_every
