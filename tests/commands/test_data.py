@@ -1,0 +1,82 @@
+"""``worldrl data``: what it makes is data that a run learns from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.data.formats.test_formats import DATA, arrays, npz
+from tests.runs.test_data import COUNT, trained
+from worldrl.__main__ import main
+from worldrl.data.formats import d4rl, minari
+from worldrl.runs.data import read_data
+
+MADE = ["data", "make", "--policy", "random", "--task", COUNT, "--steps", "37", "--allow", "tests"]
+
+
+def test_a_second_call_makes_the_same_rows(tmp_path: Path) -> None:
+    found = []
+    for name in ("a", "b"):
+        assert main([*MADE[:2], str(tmp_path / name), *MADE[2:]]) == 0
+        described = json.loads((tmp_path / name / "data" / minari.METADATA).read_text())
+        found.append(described["rows_checksum"])
+        assert (described["total_steps"], described["algorithm_name"], described["seed"]) == (37, "random", 0)
+        assert "mujoco" in described["versions"]
+    assert found[0] == found[1]
+
+
+def test_by_a_trained_run_with_references(tmp_path: Path) -> None:
+    run = trained(tmp_path, task=COUNT, frames=20, **{"schedule.prefill": 10})
+    assert main(["data", "make", str(tmp_path / "a.npz"), "--policy", str(run), "--steps", "12", "--expert", "9"]) == 0
+    assert len(d4rl.read(tmp_path / "a.npz").steps().reward) == 12
+
+
+def test_joined_and_converted(tmp_path: Path) -> None:
+    minari.write(tmp_path / "a", DATA)
+    assert main(["data", "make", str(tmp_path / "b"), "--join", str(tmp_path / "a"), str(tmp_path / "a")]) == 0
+    assert len(read_data(tmp_path / "b").columns["reward"]) == 2 * len(DATA.columns["reward"])
+    assert main(["data", "convert", str(tmp_path / "a"), str(tmp_path / "a.hdf5")]) == 0
+    found = read_data(tmp_path / "a.hdf5").columns
+    np.testing.assert_allclose(found["action"], DATA.columns["action"], atol=1e-6)
+
+
+def test_info_finds_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = {**arrays(True), "actions": 3 * arrays()["actions"], "rewards": np.zeros(15)}
+    bad["observations"] = bad["observations"].copy()
+    bad["observations"][3, 0] = np.nan
+    bad["observations"][:, 1] = 1.0
+    bad["next_observations"] = np.ones_like(bad["next_observations"])
+    path, picture = npz(tmp_path / "a.npz", bad), tmp_path / "a.png"
+    assert main(["data", "info", str(path), "--picture", str(picture)]) == 0
+    told = [line for line in capsys.readouterr().out.splitlines() if line.startswith("look at this")]
+    for words in ("not finite", "beyond [-1, 1]", "every reward is 0", "do not vary: 1", "episodes end where"):
+        assert any(words in line for line in told), words
+    assert picture.stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["make", "OUT"],
+        ["make", "OUT", "--policy", "random"],
+        ["make", "OUT", "--policy", "no/run"],
+        ["make", "OUT", "--policy", "random", "--join", "x"],
+        ["make", "THERE", "--policy", "random", "--task", COUNT],
+        ["make", "OUT", "--join", "THERE", "OTHER"],
+        ["info", "nothing"],
+        ["convert", "nothing", "OUT"],
+    ],
+)
+def test_mistakes_are_one_line(tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    other = {**arrays(True), "observations": np.zeros((15, 5)), "next_observations": np.zeros((15, 5))}
+    places = {
+        "OUT": tmp_path / "out",
+        "THERE": npz(tmp_path / "there.npz", arrays(True)),
+        "OTHER": npz(tmp_path / "other.npz", other),
+    }
+    assert main(["data", *(str(places.get(word, word)) for word in arguments), "--allow", "tests"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,255 @@
+"""Data sets in files: written and read, of both layouts, and whatever a stranger may have put there."""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+
+from tests.data.test_episodes import flat, made
+from worldrl.data.episodes import Recorded, rows_of_episodes
+from worldrl.data.formats import d4rl, format_of, minari
+from worldrl.errors import UserError
+from worldrl.types import box, choice
+
+LOW, HIGH = (-3.0,), (1.0,)
+DATA = Recorded(rows_of_episodes(made()), box(1, LOW, HIGH), "Pendulum-v1", (-1000.0, -100.0), unit=True)
+
+
+def arrays(with_next: bool = False) -> dict[str, np.ndarray]:
+    steps = flat(made(), with_next)
+    found = {"observations": steps.obs["state"], "actions": steps.action, "rewards": steps.reward}
+    found |= {"terminals": steps.terminal, "timeouts": steps.timeout}
+    return found if steps.next_obs is None else {**found, "next_observations": steps.next_obs["state"]}
+
+
+def hdf5(path: Path, values: dict[str, np.ndarray]) -> Path:
+    with h5py.File(path, "w") as file:
+        for name, value in values.items():
+            file[name] = value
+    return path
+
+
+def npz(path: Path, values: dict[str, np.ndarray]) -> Path:
+    np.savez(path, **values)  # type: ignore[arg-type]
+    return path
+
+
+def same(one: Recorded, other: Recorded) -> None:
+    assert one.columns.keys() == other.columns.keys()
+    for name, values in one.columns.items():
+        np.testing.assert_allclose(values, other.columns[name], atol=1e-6, err_msg=name)
+
+
+# --- D4RL -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".hdf5"])
+def test_d4rl_written_and_read(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"mine{suffix}"
+    d4rl.write(path, DATA)
+    assert format_of(path) is d4rl
+    same(d4rl.read(path), DATA)
+    assert d4rl.world(path) == {"env.obs": "state", "env.action_repeat": 1}
+
+
+def test_both_kinds_of_file_hold_the_same(tmp_path: Path) -> None:
+    for with_next in (False, True):
+        one, other = hdf5(tmp_path / "a.hdf5", arrays(with_next)), npz(tmp_path / "a.npz", arrays(with_next))
+        same(d4rl.read(one), d4rl.read(other))
+
+
+def test_steps_that_lead_nowhere_are_told(tmp_path: Path) -> None:
+    found = d4rl.read(npz(tmp_path / "a.npz", arrays()))
+    assert any(note.startswith("3 steps are left out") for note in found.notes)
+    silent = {**arrays(True), "timeouts": np.zeros(15, bool)}
+    assert any(note.startswith("2 episodes end where") for note in d4rl.read(npz(tmp_path / "b.npz", silent)).notes)
+
+
+def test_whole_numbers_are_choices(tmp_path: Path) -> None:
+    number = np.arange(15) % 3
+    found = d4rl.read(npz(tmp_path / "a.npz", {**arrays(True), "actions": number}))
+    assert found.actions == choice(3)
+    led = found.columns["is_first"] == 0
+    assert found.columns["action"][led].argmax(-1).tolist() == number.tolist()
+    d4rl.write(tmp_path / "b.npz", found)
+    same(d4rl.read(tmp_path / "b.npz"), found)
+
+
+def test_references_of_d4rl_go_by_the_name_of_the_file(tmp_path: Path) -> None:
+    assert d4rl.read(npz(tmp_path / "hopper-medium-v2.npz", arrays())).reference == (-20.272305, 3234.3)
+    assert d4rl.read(npz(tmp_path / "mine.npz", arrays())).reference is None
+
+
+def _external(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        for name, value in arrays().items():
+            file[name] = value
+        del file["rewards"]
+        file["rewards"] = h5py.ExternalLink("/etc/passwd", "rewards")
+
+
+def _soft(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        for name, value in arrays().items():
+            file[name] = value
+        del file["rewards"]
+        file["rewards"] = h5py.SoftLink("/observations")
+
+
+def _objects(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        for name, value in arrays().items():
+            file[name] = value if name != "rewards" else np.array(["x"] * 15, dtype=h5py.string_dtype())
+
+
+def _elsewhere(path: Path) -> None:
+    with h5py.File(path, "w") as file:
+        for name, value in arrays().items():
+            if name != "rewards":
+                file[name] = value
+        file.create_dataset("rewards", (15,), "f4", external=[(str(path.with_suffix(".raw")), 0, 60)])
+
+
+def _cut(path: Path) -> None:
+    hdf5(path, {**arrays(), "observations": np.random.default_rng(0).random((15, 500))})
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def _missing(path: Path) -> None:
+    hdf5(path, {name: value for name, value in arrays().items() if name != "terminals"})
+
+
+def _short(path: Path) -> None:
+    hdf5(path, {**arrays(), "actions": np.zeros((14, 1))})
+
+
+def _pickled(path: Path) -> None:
+    npz(path, {**arrays(), "rewards": np.array([object()] * 15, dtype=object)})
+
+
+def _no_arrays(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a.txt", "b")
+
+
+def _endless(path: Path) -> None:
+    n = d4rl.ENDLESS + 2
+    npz(
+        path,
+        {
+            "observations": np.zeros((n, 2)),
+            "actions": np.zeros((n, 1)),
+            "rewards": np.zeros(n),
+            "terminals": np.zeros(n),
+        },
+    )
+
+
+@pytest.mark.parametrize(
+    "write",
+    [_external, _soft, _objects, _elsewhere, _cut, _missing, _short, _pickled, _no_arrays, _endless],
+)
+def test_what_is_no_data_set_is_one_line(tmp_path: Path, write: Callable[[Path], None]) -> None:
+    path = tmp_path / "data"
+    write(path)
+    path = path if path.exists() else path.with_suffix(".npz")
+    with pytest.raises(UserError) as refused:
+        format_of(path).read(path)
+    assert str(path) in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+# --- Minari -----------------------------------------------------------------------------------------------------------
+
+
+def test_minari_written_and_read(tmp_path: Path) -> None:
+    path = tmp_path / "mine-v0"
+    minari.write(path, DATA, {"algorithm_name": "test", "action_repeat": 2})
+    assert format_of(path) is minari
+    found = minari.read(path)
+    same(found, DATA)
+    assert (found.actions, found.task, found.reference, found.unit) == (DATA.actions, DATA.task, DATA.reference, True)
+    assert minari.world(path) == {"env.obs": "state", "env.action_repeat": 2, "task": "Pendulum-v1"}
+    assert minari.claims(path / "data")
+    with pytest.raises(UserError):
+        minari.write(path, DATA)
+
+
+def test_minari_reads_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = pytest.importorskip("minari")
+    monkeypatch.setenv(minari.ROOT, str(tmp_path))
+    minari.write(tmp_path / "mine-v0", DATA)
+    found = library.load_dataset("mine-v0")
+    assert (found.total_episodes, found.total_steps) == (5, 15)
+    assert minari.stored_at("mine-v0") == tmp_path / "mine-v0"
+    for theirs, ours in zip(found.iterate_episodes(), made(), strict=True):
+        np.testing.assert_array_equal(theirs.observations, ours.obs["state"])
+        np.testing.assert_allclose(theirs.actions, -3.0 + 2.0 * (ours.action + 1.0), atol=1e-6)
+        assert bool(theirs.terminations[-1]) == ours.terminal != bool(theirs.truncations[-1])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # what it would like to be told
+def test_what_minari_writes_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Observations by name, a choice of actions, episodes of its own collector's buffers."""
+    library = pytest.importorskip("minari")
+    gymnasium = pytest.importorskip("gymnasium")
+    monkeypatch.setenv(minari.ROOT, str(tmp_path))
+    spaces = gymnasium.spaces
+    space = spaces.Dict({"b": spaces.Box(-9, 9, (2,)), "a": spaces.Box(-9, 9, (1,))})
+    buffers = []
+    for number in range(3):
+        seen = {"a": np.full((4, 1), number, np.float32), "b": np.full((4, 2), -number, np.float32)}
+        end = np.array([False, False, True])
+        buffers.append(
+            library.data_collector.EpisodeBuffer(
+                observations=seen,
+                actions=np.array([0, 1, 2]),
+                rewards=[1.0, 2.0, 3.0],
+                terminations=end.tolist(),
+                truncations=(~end & end).tolist(),
+            )
+        )
+    library.create_dataset_from_buffers(
+        "theirs-v0", buffers, observation_space=space, action_space=spaces.Discrete(3), algorithm_name="x"
+    )
+    found = minari.read(tmp_path / "theirs-v0")
+    assert found.actions == choice(3)
+    assert found.columns["state"].shape == (12, 3)
+    assert found.columns["state"][5].tolist() == [1.0, -1.0, -1.0]
+    assert found.columns["is_terminal"].reshape(3, 4)[:, -1].tolist() == [1.0] * 3
+
+
+def described(path: Path, **changes: object) -> Path:
+    minari.write(path, DATA)
+    file = path / "data" / minari.METADATA
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    return path
+
+
+def test_only_an_id_of_the_description_is_used(tmp_path: Path) -> None:
+    evil = json.dumps({"id": "os:system", "entry_point": "os:system", "kwargs": {"command": "touch x"}})
+    assert minari.read(described(tmp_path / "a", env_spec=evil)).task == ""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"action_space": "{}"}, {"action_space": "["}, {"observation_space": 3}, {"action_space": '{"type": "Text"}'}],
+)
+def test_a_description_that_says_nothing_is_one_line(tmp_path: Path, changes: dict[str, object]) -> None:
+    with pytest.raises(UserError):
+        minari.read(described(tmp_path / "a", **changes))
+
+
+def test_an_id_is_told_where_minari_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(minari.ROOT, "/somewhere")
+    with pytest.raises(UserError) as refused:
+        format_of(Path("mujoco/hopper/medium-v0"))
+    assert os.fspath(Path("/somewhere/mujoco/hopper/medium-v0")) in refused.value.fix

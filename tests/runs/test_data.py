@@ -1,0 +1,265 @@
+"""What a run makes of a data set, and of another run's replay."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import worldrl
+from tests.data.formats.test_formats import DATA, arrays, npz
+from tests.data.test_episodes import made
+from tests.toy_runs import STATE_SAC
+from worldrl.agent import Agent
+from worldrl.config import load_config
+from worldrl.data.episodes import Recorded, extent, rows_of_episodes
+from worldrl.data.formats import minari
+from worldrl.data.settings import DataConfig
+from worldrl.errors import UserError
+from worldrl.registry import tiny_settings
+from worldrl.runs.checkpoint import Checkpoints
+from worldrl.runs.data import load_rows, read_data
+from worldrl.training.loop import resume
+from worldrl.types import EnvSpec, ObsSpec, box
+
+COUNT = "tests.envs.toy_envs:Count"
+
+
+def rows(path: Path, **settings: Any) -> Any:
+    return load_rows(DataConfig(name=str(path), **settings))
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return npz(tmp_path / "a.npz", arrays(True))
+
+
+def test_rewards_by_name(file: Path) -> None:
+    plain = rows(file).columns
+    led, reward = plain["is_first"] == 0, plain["reward"]
+    expected = {
+        "as_is": reward,
+        "minus_1": reward - 1,
+        "antmaze": 4 * (reward - 0.5),
+        "min_max": 2 * ((reward - reward[led].min()) / np.ptp(reward[led]) - 0.5),
+        "range_1000": reward * 1000 / np.ptp(extent(plain).returns),
+    }
+    for name, values in expected.items():
+        found = rows(file, reward=name)
+        np.testing.assert_allclose(found.columns["reward"], values * led, rtol=1e-4, atol=1e-5, err_msg=name)
+        np.testing.assert_allclose(found.rewards(reward, plain["is_first"]), found.columns["reward"], rtol=1e-6)
+
+
+def test_the_best_episodes_only(file: Path) -> None:
+    assert rows(file, top=0.4).episodes == 2
+    assert rows(file).episodes == 5
+
+
+def test_bounds_of_actions(tmp_path: Path) -> None:
+    """Those of the settings, then the task's, then -1 and 1; a file that knows them is believed."""
+    wide = {**arrays(True), "actions": 2 * arrays(True)["actions"]}
+    path = npz(tmp_path / "a.npz", wide)
+    with pytest.raises(UserError) as refused:
+        rows(path)
+    assert "data.low" in refused.value.fix
+    env = EnvSpec("toy", {"state": ObsSpec((2,), "float32")}, box(1, (-2.0,), (2.0,)))
+    for found in (rows(path, low=-2.0, high=2.0), load_rows(DataConfig(name=str(path)), env)):
+        led = found.columns["is_first"] == 0
+        np.testing.assert_allclose(found.columns["action"][led], arrays()["actions"], atol=1e-6)
+    minari.write(tmp_path / "b", DATA)
+    np.testing.assert_allclose(rows(tmp_path / "b").columns["action"], DATA.columns["action"], atol=1e-6)
+
+
+def test_actions_that_begin_at_zero_are_asked_about(tmp_path: Path) -> None:
+    path = npz(tmp_path / "a.npz", {**arrays(True), "actions": (arrays()["actions"] + 1) / 2})
+    with pytest.raises(UserError) as refused:
+        rows(path)
+    assert refused.value.fix.startswith("data.low=0")
+    led = rows(path, low=0.0).columns
+    np.testing.assert_allclose(led["action"][led["is_first"] == 0], arrays()["actions"], atol=1e-6)
+    assert rows(path, low=-1.0).columns["action"].min() >= 0
+
+
+def test_what_does_not_fit_its_environment_is_one_line(file: Path) -> None:
+    env = EnvSpec("toy", {"state": ObsSpec((3,), "float32")}, box(1))
+    with pytest.raises(UserError) as refused:
+        load_rows(DataConfig(name=str(file)), env)
+    assert (refused.value.found, refused.value.expected) == ("observations state 2", "state 3, as toy has")
+    with pytest.raises(UserError) as refused:
+        load_rows(DataConfig(name=str(file)), env._replace(obs={"state": ObsSpec((2,), "float32")}, actions=box(2)))
+    assert refused.value.found == "actions box 1"
+
+
+def test_a_number_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    reward = arrays()["rewards"].copy()
+    reward[4] = np.inf
+    with pytest.raises(UserError) as refused:
+        rows(npz(tmp_path / "a.npz", {**arrays(True), "rewards": reward}))
+    assert "row 7 of reward" in refused.value.found  # the third episode begins in row 6
+
+
+def test_other_rows_than_the_checksum_says_are_refused(file: Path) -> None:
+    known = rows(file).checksum
+    assert rows(file, checksum=known).checksum == known
+    with pytest.raises(UserError) as refused:
+        rows(file, checksum="00000000")
+    assert known in refused.value.found
+
+
+# --- whole runs -------------------------------------------------------------------------------------------------------
+
+SMALL = {
+    **{key: value for key, value in STATE_SAC.items() if key not in ("task", "frames")},
+    "belief": "identity",
+    "head": "sac",
+    "env.obs": "state",
+    "env.action_repeat": 1,
+    "eval.episodes": 1,
+    "eval.every": 0,
+    "log.every": 10,
+    "log.tensorboard": False,
+    "replay.length": 2,
+}
+
+
+def trained(tmp_path: Path, name: str = "run", **changes: Any) -> Path:
+    return worldrl.train({**SMALL, **changes}, run_dir=tmp_path / name)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    checkpoints = Checkpoints(run)
+    return checkpoints.load(checkpoints.find())["agent"]["head"]
+
+
+def test_a_run_without_an_environment(tmp_path: Path, file: Path) -> None:
+    run = trained(tmp_path, data=str(file), updates=20)
+    config = load_config(run)
+    assert (config.task, config.frames, config.updates, config.data.name) == ("", 0, 20, str(file))
+    assert len(config.data.checksum) == 8
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert {(r["phase"], r["frames"]) for r in records} == {("data", 0)}
+    assert [r["updates"] for r in records if "loss/critic" in r] == [10, 20]
+    assert not (run / "replay").exists()
+    action = worldrl.load(run, device="cpu").act(np.zeros(2, np.float32))
+    assert action.shape == (1,)
+    with pytest.raises(UserError) as refused:
+        trained(tmp_path, "other", data=str(file), updates=20, **{"eval.every": 5})
+    assert "task=" in refused.value.fix
+
+
+def test_a_resumed_run_is_the_same_and_refuses_other_data(tmp_path: Path, file: Path) -> None:
+    whole = trained(tmp_path, data=str(file), updates=20)
+    half = trained(tmp_path, "half", data=str(file), updates=10)
+    resume(half, {"updates": 20})
+    for one, other in zip(weights(whole).values(), weights(half).values(), strict=True):
+        assert torch.equal(one, other)
+    npz(file, {**arrays(True), "rewards": arrays()["rewards"] + 1})
+    with pytest.raises(UserError) as refused:
+        resume(half, {"updates": 30})
+    assert "checksum" in refused.value.found
+
+
+def test_vectors_are_normalised_before_the_belief(tmp_path: Path, file: Path) -> None:
+    """In learning, acting, export and in a run that takes the model over."""
+    run = trained(tmp_path, data=str(file), updates=3, **{"data.normalize": True})
+    state = rows(file).columns["state"]
+    policy = worldrl.load(run, device="cpu")
+    normalizer = policy.agent.normalizer
+    assert normalizer is not None
+    mean, std = state.mean(0), state.std(0) + 1e-3
+    scaled = normalizer({"state": torch.from_numpy(state)})["state"]
+    np.testing.assert_allclose(scaled.numpy(), (state - mean) / std, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(normalizer.inverse({"state": scaled})["state"].numpy(), state, rtol=1e-4, atol=1e-5)
+    action = policy.act(state[0])
+    with torch.no_grad():
+        expected = policy.agent.head.policy.mode(scaled[:1])[0].numpy()
+    np.testing.assert_allclose(action, expected, atol=1e-6)
+
+
+def test_an_exported_program_normalises(tmp_path: Path, file: Path) -> None:
+    run = trained(tmp_path, data=str(file), updates=3, **{"data.normalize": True})
+    policy = worldrl.load(run, device="cpu")
+    program = torch.export.load(policy.export(tmp_path / "p.pt2")).module()
+    state = rows(file).columns["state"][:4]
+    memory = policy.agent.initial(4)
+    _, action = program(memory, {"state": torch.from_numpy(state)}, torch.zeros(4, 1), torch.ones(4))
+    np.testing.assert_allclose(action.numpy(), policy.act(state), atol=1e-6)
+
+
+def test_the_replay_of_a_run_is_data(tmp_path: Path) -> None:
+    acted = trained(tmp_path, task=COUNT, frames=40, **{"schedule.prefill": 10, "replay.capacity": 100})
+    found = read_data(acted)
+    assert (found.task, found.unit) == (COUNT, True)
+    assert found.columns["is_first"][0] == 1
+    run = trained(tmp_path, "next", data=str(acted), updates=10, **{"eval.every": 10})
+    assert load_config(run).task == COUNT
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert [r["updates"] for r in records if "eval/return" in r] == [0, 10]
+
+
+def test_from_data_to_environment_resumed(tmp_path: Path) -> None:
+    acted = trained(tmp_path, task=COUNT, frames=60, **{"schedule.prefill": 10, "replay.capacity": 100})
+    settings = {"data": str(acted), "updates": 10, "schedule.prefill": 5, "replay.capacity": 100, "eval.every": 5}
+    settings["schedule.updates_per_1000_frames"] = 500
+    whole = trained(tmp_path, "whole", frames=24, **settings)
+    half = trained(tmp_path, "half", frames=12, **settings)
+    resume(half, {"frames": 24})
+    for one, other in zip(weights(whole).values(), weights(half).values(), strict=True):
+        assert torch.equal(one, other)
+    records = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert [r["phase"] for r in records if "eval/return" in r] == ["data"] * 3 + ["acting"] * 4
+    checkpoints = Checkpoints(whole)
+    assert checkpoints.frames() == 34
+    assert checkpoints.reached(34)
+
+
+def test_scores_are_logged_where_references_are_known(tmp_path: Path) -> None:
+    columns = rows_of_episodes(made())
+    columns["state"] = np.repeat(columns["state"][:, :1], 3, 1)
+    minari.write(tmp_path / "d", Recorded(columns, box(1), reference=(-10.0, 10.0), unit=True))
+    run = trained(tmp_path, data=str(tmp_path / "d"), task=COUNT, updates=5, **{"eval.every": 5})
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    scored = [r for r in records if "eval/return" in r]
+    assert scored
+    for r in scored:
+        assert r["eval/score"] == pytest.approx(100 * (r["eval/return"] + 10) / 20)
+    assert load_config(run).data.reference == (-10.0, 10.0)
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"updates": 5, "task": COUNT}, "updates"),
+        ({"data.normalize": True, "task": COUNT, "frames": 5}, "data.normalize"),
+        ({"frames": 0, "task": COUNT}, "frames"),
+    ],
+)
+def test_settings_that_mean_nothing_without_data(tmp_path: Path, changes: dict[str, Any], where: str) -> None:
+    with pytest.raises(UserError) as refused:
+        trained(tmp_path, **changes)
+    assert refused.value.where == where
+
+
+def test_data_without_a_length_are_refused(tmp_path: Path, file: Path) -> None:
+    with pytest.raises(UserError) as refused:
+        trained(tmp_path, data=str(file))
+    assert "updates=N" in refused.value.fix
+
+
+def test_a_model_that_is_taken_over_keeps_its_normaliser(tmp_path: Path, file: Path) -> None:
+    sized = {"belief": "rssm", **tiny_settings("belief", "rssm"), "replay.length": 4, "data": str(file)}
+    run = trained(tmp_path, updates=2, **{**sized, "data.normalize": True})
+    config = replace(load_config(run), init_from=str(run))
+    other = npz(tmp_path / "b.npz", {**arrays(True), "observations": 5 + arrays(True)["observations"]})
+    taken = trained(tmp_path, "taken", updates=2, init_from=str(run), **{**sized, "data": str(other)})
+    one, two = (worldrl.load(each, device="cpu").agent.normalizer for each in (run, taken))
+    assert isinstance(one, torch.nn.Module)
+    assert isinstance(two, torch.nn.Module)
+    for a, b in zip(one.state_dict().values(), two.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    assert Agent(config, rows(file).spec).normalizer is not None
