@@ -56,10 +56,15 @@ def choose_device(name: str) -> torch.device:
 
 def has_bf16() -> bool:
     """Whether this CPU says that it multiplies bf16 numbers; any other converts them back and forth."""
+    return not BF16_FLAGS.isdisjoint(cpu_info().split())
+
+
+def cpu_info() -> str:
+    """What Linux says of the first cores; nothing elsewhere."""
     if not CPU_INFO.is_file():
-        return False
+        return ""
     with CPU_INFO.open(encoding="utf-8", errors="replace") as lines:
-        return not BF16_FLAGS.isdisjoint(lines.read(10_000).split())
+        return lines.read(10_000)
 
 
 def choose_precision(name: str, device: torch.device, pixels: bool) -> Precision:
