@@ -141,17 +141,80 @@ class Recorder:
 def fake_graphs() -> Iterator[Recorder]:
     """Inside, ``training.speed`` finds streams and graphs."""
     recorder = Recorder()
-    stream = SimpleNamespace(wait_stream=lambda _: None)
-    with pytest.MonkeyPatch.context() as patch:
+    with _streams() as patch:
         patch.setattr(torch.cuda, "CUDAGraph", lambda: SimpleNamespace(replay=recorder.replay))
         patch.setattr(torch.cuda, "graph", recorder.graph)
+        patch.setattr(torch.cuda, "get_rng_state", lambda _: torch.zeros(16, dtype=torch.uint8, device="cpu"))
+        patch.setattr(torch.cuda, "set_rng_state", recorder.restore_rng)
+        yield recorder
+
+
+@contextmanager
+def _streams() -> Iterator[pytest.MonkeyPatch]:
+    stream = SimpleNamespace(wait_stream=lambda _: None)
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "graph_pool_handle", lambda: "pool")
         patch.setattr(torch.cuda, "Stream", lambda _: stream)
         patch.setattr(torch.cuda, "current_stream", lambda: stream)
         patch.setattr(torch.cuda, "stream", lambda _: nullcontext())
-        patch.setattr(torch.cuda, "get_rng_state", lambda _: torch.zeros(16, dtype=torch.uint8, device="cpu"))
-        patch.setattr(torch.cuda, "set_rng_state", recorder.restore_rng)
-        yield recorder
+        yield patch
+
+
+class Tape(TorchDispatchMode):
+    """A graph on the CPU: the operators between its borders, to be run again on the same memory, and nothing else.
+
+    Python is not run again, so a branch on data or a number that the host has read gives other results than the eager
+    function does. What a capture itself computes is undone, for a GPU computes nothing then.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators: list[tuple[Any, Any, Any, list[Tensor]]] = []
+        self.before: dict[int, tuple[Tensor, Tensor]] = {}  # what was in the memory that operators have written
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        for argument, value in zip(func._schema.arguments, args, strict=False):
+            if argument.alias_info is not None and argument.alias_info.is_write:
+                self._remember(value)
+        out = func(*args, **kwargs)
+        self.operators.append((func, args, kwargs, _tensors(out)))
+        return out
+
+    def _remember(self, written: Any) -> None:
+        for x in _tensors(written):
+            self.before.setdefault(x.data_ptr(), (x.detach(), x.detach().clone()))
+
+    def __enter__(self) -> Any:
+        self.rng = torch.get_rng_state()
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        super().__exit__(*error)
+        torch.set_rng_state(self.rng)
+        with torch.no_grad():
+            for live, old in self.before.values():
+                live.copy_(old)
+
+    @torch.no_grad()
+    def replay(self) -> None:
+        for func, args, kwargs, outputs in self.operators:
+            for old, new in zip(outputs, _tensors(func(*args, **kwargs)), strict=True):
+                if old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [x for x in tree_leaves(tree) if isinstance(x, Tensor)]
+
+
+@contextmanager
+def tapes() -> Iterator[None]:
+    """Inside, graphs are tapes: ``training.speed`` captures on a CPU."""
+    with _streams() as patch:
+        patch.setattr(torch.cuda, "CUDAGraph", Tape)
+        patch.setattr(torch.cuda, "graph", lambda tape, pool: tape)
+        yield
 
 
 def storages(tensors: Sequence[Tensor]) -> list[int]:

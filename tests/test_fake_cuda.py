@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from tests.conftest import BOTH_SPEC, PIXEL_SPEC, STATE_SPEC
 from tests.fake_cuda import GPU, WAITS, OffTheGpuError, Strict, Transfers, fake_cuda, fake_graphs, storages
@@ -16,7 +17,7 @@ from worldrl.agent import HEAD_ONLY, MODEL_ONLY, Agent
 from worldrl.compose import compose
 from worldrl.data.replay import Replay
 from worldrl.presets import preset_names
-from worldrl.training.speed import WARMUP_UPDATES, _flatten, _written_tensors, make_update
+from worldrl.training.speed import WARMUP_RUNS, Graphs, _written_tensors, capture_acting, captured_update, make_update
 from worldrl.types import Batch, EnvSpec, Extra
 
 AGENTS = preset_names("agent")
@@ -187,7 +188,7 @@ def test_capture_up_to_the_graph(name: str, monkeypatch: pytest.MonkeyPatch) -> 
         update = agent.update
 
         def watched(phase: str, batch: Batch, extra: Extra) -> dict[str, Tensor]:
-            read = storages(_flatten({"": batch, **extra}))
+            read = storages(tree_leaves((batch, extra)))
             before = storages([*_written_tensors(agent), *agent._bad.values()])
             with Strict():
                 metrics = update(phase, batch, extra)
@@ -195,27 +196,33 @@ def test_capture_up_to_the_graph(name: str, monkeypatch: pytest.MonkeyPatch) -> 
             return metrics
 
         monkeypatch.setattr(agent, "update", watched)
-        run = make_update(agent, "capture")
+        graphs = Graphs(agent)
+        run = captured_update(agent, graphs)
         results = [run(phase, batch, extra) for _ in range(2)]
-        assert [capturing for capturing, *_ in calls] == [False] * WARMUP_UPDATES + [True]
-        (graph,) = run_graphs(run).values()
-        given = storages(_flatten({"": batch, **extra}))
+        assert [capturing for capturing, *_ in calls] == [False] * WARMUP_RUNS + [True]
+        (graph,) = graphs.graphs.values()
+        given = storages(tree_leaves((batch, extra)))
         for _, read, before, after in calls:
             assert read == storages(graph.inputs)
             assert not set(read) & set(given)
             assert after[: len(before)] == before
         assert calls[-1][2] == calls[-1][3]  # nothing that lives on is made while the graph is recorded
-        assert recorder.replays == agent.updates == 2
+        assert recorder.replays == 2
         assert recorder.restored_rng == 1
-        assert not set(storages([graph.metrics])) & set(storages([*results[0].values(), *results[1].values()]))
+        assert not set(storages(graph.outputs)) & set(storages([*results[0].values(), *results[1].values()]))
         run(phase, inputs(agent, windows=48)[0], extra)
-        assert len(run_graphs(run)) == 2
+        assert len(graphs.graphs) == 2
 
 
-def run_graphs(update: Any) -> dict[Any, Any]:
-    """The graphs behind what ``make_update`` returned."""
-    (captured,) = (cell.cell_contents for cell in update.__closure__ if hasattr(cell.cell_contents, "graphs"))
-    return captured.graphs
+def test_capture_counts_updates_and_acts_by_graphs() -> None:
+    with fake_cuda(), fake_graphs() as recorder:
+        agent = build("sac")
+        run = make_update(agent, "capture")
+        run(agent.next_phase(), *inputs(agent))
+        assert agent.updates == recorder.replays == 1
+        agent.act(agent.initial(3), given(agent, 3), explore=True)
+        assert agent.updates == 1
+        assert recorder.replays == 2
 
 
 def test_a_tensor_that_moves_while_it_is_captured_would_be_found() -> None:
@@ -231,22 +238,51 @@ def test_a_tensor_that_moves_while_it_is_captured_would_be_found() -> None:
 # --- acting and the replay --------------------------------------------------------------------------------------------
 
 
+def given(agent: Agent, n: int) -> dict[str, np.ndarray]:
+    """Rows as they come from the environments."""
+    seen = {key: np.zeros((n, *o.shape), o.dtype) for key, o in agent.spec.obs.items()}
+    return {**seen, "action": np.zeros((n, 2), np.float32), "is_first": np.ones(n, np.float32)}
+
+
 @pytest.mark.parametrize("explore", [True, False])
+@pytest.mark.parametrize("speed", ["eager", "capture"])
 @pytest.mark.parametrize("name", AGENTS)
-def test_acting_reads_one_tensor_back(name: str, explore: bool) -> None:
+def test_acting_reads_one_tensor_back(name: str, speed: str, explore: bool) -> None:
     """Rows go up, the actions come back, and nothing else crosses."""
-    with fake_cuda():
+    with fake_cuda(), fake_graphs() as recorder:
         agent = build(name)
-        seen = {key: np.zeros((3, *o.shape), o.dtype) for key, o in agent.spec.obs.items()}
-        given = {**seen, "action": np.zeros((3, 2), np.float32), "is_first": np.ones(3, np.float32)}
+        make_update(agent, speed)
+        rows_in = given(agent, 3)
         state = agent.initial(3)
         for _ in range(2):
             with Transfers() as transfers:
-                state, action, belief = agent.act(state, given, explore)
+                state, action, belief = agent.act(state, rows_in, explore)
             assert action.shape == (3, 2)
             assert transfers.to_host == [(3, 2)]
-            assert len(transfers.to_gpu) == len(given)
+            assert len(transfers.to_gpu) == len(rows_in)
             assert all(x.device == GPU for x in (*belief, *state.values()))
+        assert recorder.replays == (2 if speed == "capture" else 0)
+
+
+@pytest.mark.parametrize("explore", [True, False])
+@pytest.mark.parametrize("name", AGENTS)
+def test_acting_can_be_captured(name: str, explore: bool) -> None:
+    """It neither waits for a value nor leaves the GPU, and its results are no graph's memory."""
+    with fake_cuda(), fake_graphs():
+        agent = build(name)
+        eager = agent.choose
+
+        def strict(*args: Any, **kwargs: Any) -> Any:
+            with Strict():
+                return eager(*args, **kwargs)
+
+        agent.choose = strict
+        graphs = Graphs(agent)
+        capture_acting(agent, graphs)
+        state, _, belief = agent.act(agent.initial(3), given(agent, 3), explore)
+        (graph,) = graphs.graphs.values()
+        kept = {*storages(graph.inputs), *storages(graph.outputs)}
+        assert not kept & set(storages([*state.values(), *belief]))
 
 
 @pytest.mark.parametrize("device", ["cuda:0", "cpu"])
@@ -260,7 +296,7 @@ def test_a_replay_gives_batches_on_the_gpu(device: str) -> None:
             replay.add({**seen, **flags, "action": np.zeros((1, 2), np.float32)})
         with Transfers() as transfers:
             batch = replay.sample(5, 3, GPU)
-        assert all(x.device == GPU for x in _flatten({"": batch}))
+        assert all(x.device == GPU for x in tree_leaves(batch))
         assert batch.obs["pixels"].shape == (5, 3, 64, 64, 3)
         assert batch.obs["pixels"].dtype == torch.uint8
         assert not transfers.to_host

@@ -27,7 +27,7 @@ COMMANDS = {
     "studies": Command("worldrl.studies.__main__", "main", "the papers' studies of estimators and policies"),
     "data": Command("worldrl.commands.data", "main", "data sets: look at one, record one, write one in another layout"),
     "parts": Command("worldrl.commands.parts", "main", "beliefs, heads, policies and agents, and what goes together"),
-    "bench": Command("worldrl.commands.bench", "main", "how fast updates, replay and environments are here"),
+    "bench": Command("worldrl.commands.bench.__main__", "main", "how fast updates, replay and environments are here"),
     "doctor": Command("worldrl.commands.doctor", "main", "what works on this machine, and how to fix the rest"),
     "baseline": Command("worldrl.commands.baseline", "main", "train a baseline of Stable-Baselines3"),
 }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -37,6 +37,14 @@ from worldrl.types import (
 MODEL_ONLY = "model"  # the phase that trains only the belief model
 ANY_OBS = {"pixels": ObsSpec((64, 64, 3), "uint8"), "state": ObsSpec((2,), "float32")}
 HEAD_ONLY = "/head_only"  # ends the names of phases that train only the head
+
+
+class Acting(NamedTuple):
+    """How an agent acts; see ``Agent.act``."""
+
+    explore: bool
+    deterministic: bool = False
+    perturb: bool = False
 
 
 class Agent:
@@ -93,17 +101,27 @@ class Agent:
         Returns:
             the next state, actions (N, A) float32 in [-1, 1], the belief.
         """
-        obs = self.normalized({key: self._tensor(rows[key]) for key in self.spec.obs})
-        state, belief = self.model.step(
-            state, obs, self._tensor(rows["action"]), self._tensor(rows["is_first"]), deterministic, noise
+        obs: Obs = {key: self._upload(rows[key]) for key in self.spec.obs}
+        led_here, is_first = self._upload(rows["action"]), self._upload(rows["is_first"])
+        state, action, belief = self.choose(
+            state, obs, led_here, is_first, Acting(explore, deterministic, explore and perturb), noise
         )
-        action = self.head.act(belief, explore, noise)
-        if explore and perturb and self.action_noise > 0:
-            action = self.spec.actions.perturb(action, self.action_noise, noise)
-        return state, action.float().cpu().numpy(), belief
+        return state, action.cpu().numpy(), belief
 
-    def _tensor(self, x: np.ndarray) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(x)).to(self.device, non_blocking=True)
+    def choose(
+        self, state: State, obs: Obs, prev_action: Tensor, is_first: Tensor, how: Acting, noise: Noise
+    ) -> tuple[State, Tensor, Belief]:
+        """What ``act`` does on the device, without waiting for it: the next state, actions (N, A), the belief."""
+        state, belief = self.model.step(state, self.normalized(obs), prev_action, is_first, how.deterministic, noise)
+        action = self.head.act(belief, how.explore, noise)
+        if how.perturb and self.action_noise > 0:
+            action = self.spec.actions.perturb(action, self.action_noise, noise)
+        return state, action.float(), belief
+
+    def _upload(self, x: np.ndarray) -> Tensor:
+        """From pinned memory: any other copy would wait for the updates that are queued on a GPU."""
+        rows = torch.from_numpy(np.ascontiguousarray(x))
+        return rows.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else rows
 
     def normalized(self, obs: Obs) -> Obs:
         """Observations in the units that the belief sees."""

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from tests.conftest import PIXEL_SPEC, STATE_SPEC
+from tests.fake_cuda import tapes
+from worldrl.acting.noise import RowNoise
 from worldrl.agent import MODEL_ONLY, Agent
 from worldrl.config import Config
 from worldrl.errors import UserError
-from worldrl.training.speed import Update, _flatten, _Snapshot, _unflatten, compile_parts, make_update
-from worldrl.types import Batch, EnvSpec, Extra
+from worldrl.training.speed import (
+    Graphs,
+    Update,
+    _Snapshot,
+    _written_tensors,
+    capture_acting,
+    captured_update,
+    compile_parts,
+    make_update,
+)
+from worldrl.types import NOISE, Batch, EnvSpec, Extra, Noise
 
 SAC = {"name": "sac", "units": 32, "actor_layers": 2, "critic_layers": 2, "activation": "relu", "policy_std": "log"}
 SMAC = {"name": "smac", "units": 16, "actor_layers": 2, "critic_layers": 2, "num_particles": 4}
@@ -99,15 +113,80 @@ def test_capture_needs_a_gpu() -> None:
         make_update(build("sac@identity"), "capture")
 
 
-def test_batches_are_taken_apart_and_put_together(make_batch: Callable[..., Batch]) -> None:
-    batch = make_batch(STATE_SPEC)
-    batches = {"": batch, **extra_of(batch)}
-    again = _unflatten(batches, _flatten(batches))
-    assert again.keys() == batches.keys()
-    for one, other in zip(again.values(), batches.values(), strict=True):
-        assert one.obs.keys() == other.obs.keys()
-        assert all(x is y for x, y in zip(one.obs.values(), other.obs.values(), strict=True))
-        assert all(x is y for x, y in zip(one[1:], other[1:], strict=True))
+@pytest.mark.parametrize("pair", list(PAIRS))
+def test_a_captured_update_is_the_eager_one(pair: str, make_batch: Callable[..., Batch]) -> None:
+    """By a graph that runs the recorded operators again: other rows, shapes and phases, bit for bit."""
+    spec = PAIRS[pair][0]
+    batches = [make_batch(spec, border=2) for _ in range(3)]
+    short = [batch.windows(slice(2)) for batch in batches]
+    eager, captured = build(pair), build(pair)
+    with tapes():
+        update = captured_update(captured, Graphs(captured))
+        for phase in ("update", MODEL_ONLY) if list(eager.model.parameters()) else ("update",):
+            for given in (batches, short, batches):
+                assert losses(update, given, phase) == losses(eager.update, given, phase)
+    assert all(map(torch.equal, _written_tensors(captured), _written_tensors(eager)))
+
+
+def play(agent: Agent, n: int, particles: int, noise: Noise = NOISE, **how: bool) -> list[Tensor]:
+    """What an agent did, knew and remembered in three steps from one seed; the first row of all is a first one."""
+    spec, rng = agent.spec, np.random.default_rng(n)
+    torch.manual_seed(3)
+    state, seen = agent.initial(n, particles), []
+    for step in range(3):
+        obs = {key: (rng.uniform(0, 255, (n, *o.shape))).astype(o.dtype) for key, o in spec.obs.items()}
+        action = rng.uniform(-1, 1, (n, spec.action_dim)).astype(np.float32)
+        first = (np.arange(n) < n * (step != 1)).astype(np.float32)
+        state, chosen, belief = agent.act(state, {**obs, "action": action, "is_first": first}, noise=noise, **how)
+        seen += [torch.from_numpy(chosen), *state.values(), *belief]
+    return seen
+
+
+@pytest.mark.parametrize("pair", list(PAIRS))
+def test_captured_acting_is_the_eager_one(pair: str, make_batch: Callable[..., Batch]) -> None:
+    """For every way of acting, other numbers of rows and paths, and after the weights have changed, bit for bit."""
+    eager, captured = build(pair), build(pair)
+    batch = make_batch(PAIRS[pair][0])
+    for agent in (eager, captured):
+        agent.action_noise = 0.1
+    with tapes():
+        graphs = Graphs(captured)
+        capture_acting(captured, graphs)
+        for n, particles in ((1, 0), (3, 0), (3, 2)):
+            for explore, deterministic, perturb in itertools.product((False, True), repeat=3):
+                how = {"explore": explore, "deterministic": deterministic, "perturb": perturb}
+                found, expected = play(captured, n, particles, **how), play(eager, n, particles, **how)
+                assert all(map(torch.equal, found, expected))
+            for agent in (eager, captured):
+                torch.manual_seed(4)
+                agent.update("update", batch, extra_of(batch))
+    assert len(graphs.graphs) == (18 if captured.initial(1) else 12)  # perturb means nothing unless it explores
+
+
+def test_noise_of_single_rows_is_not_captured() -> None:
+    eager, captured = build("smac@rssm"), build("smac@rssm")
+    with tapes():
+        graphs = Graphs(captured)
+        capture_acting(captured, graphs)
+        found, expected = (
+            play(agent, 2, 0, RowNoise([torch.Generator().manual_seed(i) for i in range(2)]), explore=True)
+            for agent in (captured, eager)
+        )
+    assert all(map(torch.equal, found, expected))
+    assert not graphs.graphs
+
+
+def test_results_of_a_graph_stay_what_they_are() -> None:
+    """The state of a player is his own, though another one acts by the same graph."""
+    agent = build("smac@rssm")
+    with tapes():
+        capture_acting(agent, Graphs(agent))
+        first = play(agent, 2, 0, explore=True)
+        kept = [x.clone() for x in first]
+        with torch.no_grad():
+            torch._foreach_zero_(list(agent.model.parameters()))
+        assert not all(map(torch.equal, play(agent, 2, 0, explore=True), kept))
+    assert all(map(torch.equal, first, kept))
 
 
 @pytest.mark.parametrize("pair", list(PAIRS))
@@ -170,6 +249,18 @@ def test_captured_equals_eager(pair: str, precision: str, tolerance: float, make
     assert_close(found, expected, tolerance)
     assert agent.counter.item() == agent.updates == 4
     assert agent.first_non_finite() is None
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("pair", list(PAIRS))
+@pytest.mark.parametrize("explore", [True, False])
+def test_captured_acting_equals_eager(pair: str, explore: bool) -> None:
+    eager, captured = build(pair, "cuda"), build(pair, "cuda")
+    make_update(captured, "capture")
+    for n, particles in ((1, 0), (3, 2)):
+        expected = play(eager, n, particles, explore=explore)
+        for one, other in zip(play(captured, n, particles, explore=explore), expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.cuda

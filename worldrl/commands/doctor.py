@@ -119,7 +119,7 @@ def _cuda_remedy(built_for: str | None) -> str:
 
 def check_update() -> Iterator[Check]:
     """One update of a world-model agent at its paper's sizes, on a small batch."""
-    from worldrl.commands.bench import Mode, first_losses, make_agent, make_batch, make_case
+    from worldrl.commands.bench.cases import Mode, first_losses, make_agent, make_batch, make_case
     from worldrl.nn.precision import choose_device
     from worldrl.training.speed import make_update
 
@@ -156,7 +156,7 @@ def check_memory() -> Iterator[Check]:
     """Free memory against the default replay, and free disk space where runs are written."""
     import torch
 
-    from worldrl.commands.bench import PIXEL_SPEC
+    from worldrl.commands.bench.cases import PIXEL_SPEC
     from worldrl.data.memory import GIB, available_bytes
     from worldrl.data.replay import nbytes, row_bytes
 
@@ -202,7 +202,7 @@ def frame_rates(backend: str) -> str:
 
 def print_frame_rates(backend: str) -> None:
     """The child's part of ``frame_rates``."""
-    from worldrl.commands.bench import env_rate
+    from worldrl.commands.bench.runs import env_rate
 
     rates = []
     for quality in rendering.QUALITIES:

@@ -1,27 +1,32 @@
 """Eager, compiled and captured updates: flags around the one function ``Agent.update``.
 
 Eager is the tested reference. ``compile`` compiles, on a CPU, the whole update of a head (forward, backward, Adam) and,
-on a GPU, the methods that a head or belief lists in ``compiled``. ``capture`` records the whole update of an agent as
-one CUDA graph per (phase, shapes) and replays it.
+on a GPU, the methods that a head or belief lists in ``compiled``. ``capture`` records the whole update of an agent, and
+how it acts, as CUDA graphs and replays them.
 """
 
 from __future__ import annotations
 
 import ctypes
 import sys
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from worldrl.agent import Agent
+from worldrl.agent import Acting, Agent
 from worldrl.errors import UserError
 from worldrl.nn.compiler import load_compiler
-from worldrl.types import Batch, Extra, Metrics
+from worldrl.types import NOISE, Batch, Belief, Extra, Metrics, Noise, Obs, State
 
-WARMUP_UPDATES = 3
+WARMUP_RUNS = 3
 M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # glibc's malloc.h
 INT_MAX = 2**31 - 1
+
+T = TypeVar("T")
 
 
 class Update(Protocol):
@@ -34,7 +39,7 @@ def make_update(agent: Agent, speed: str) -> Update:
     """The update function of a run; it also counts ``agent.updates``.
 
     Args:
-        agent: what is trained; ``compile`` replaces some methods of its parts.
+        agent: what is trained; ``compile`` replaces some methods of its parts, ``capture`` its ``choose``.
         speed: ``eager``, ``compile`` or ``capture``.
 
     Raises:
@@ -55,7 +60,9 @@ def _choose(agent: Agent, speed: str) -> Update:
     if speed == "capture":
         if not on_gpu:
             raise UserError("speed=capture", f"the device {agent.device.type}", "a CUDA GPU", "use eager or compile")
-        return CapturedUpdate(agent)
+        graphs = Graphs(agent)
+        capture_acting(agent, graphs)
+        return captured_update(agent, graphs)
     if not on_gpu:
         keep_freed_memory()
     if speed == "compile":
@@ -106,17 +113,17 @@ def compile_parts(agent: Agent) -> None:
 
 class _Graph(NamedTuple):
     graph: torch.cuda.CUDAGraph
-    inputs: list[Tensor]  # what a batch is copied into
-    names: list[str]  # of the metrics
-    metrics: Tensor  # (len(names),) overwritten by each replay
+    inputs: list[Tensor]  # what the arguments are copied into
+    outputs: list[Tensor]  # overwritten by each replay
+    structure: Any  # of the outputs
 
 
-class CapturedUpdate:
-    """``Agent.update`` as CUDA graphs, one per phase, batch shapes and kinds of extra batches.
+class Graphs:
+    """Functions of an agent as CUDA graphs, one for each key and the shapes of its arguments.
 
     A graph holds addresses, so whatever it reads or writes must stay where it is: parameters, targets and Adam's state
-    are loaded and restored in place, batches are copied into static inputs, metrics are copied out. Noise comes from
-    the device's default generator, whose offset a replay reads and advances as the eager update would.
+    are loaded and restored in place, arguments are copied into static tensors, results are copied out. Noise comes from
+    the device's default generator, whose offset a replay reads and advances as the eager function would.
     """
 
     def __init__(self, agent: Agent) -> None:
@@ -124,39 +131,66 @@ class CapturedUpdate:
         self.graphs: dict[tuple[Any, ...], _Graph] = {}
         self.pool = torch.cuda.graph_pool_handle()  # shared: no graph reads what another left there
 
-    def __call__(self, phase: str, batch: Batch, extra: Extra | None = None) -> Metrics:
-        batches = {"": batch, **(extra or {})}
-        tensors = _flatten(batches)
-        key = (phase, *batches, *(tuple(x.shape) for x in tensors))
+    def __call__(self, key: Any, function: Callable[..., T], *arguments: Any) -> T:
+        """``function(*arguments)``, where arguments and result are dicts and tuples of tensors on the device."""
+        tensors, structure = tree_flatten(arguments)
+        key = (key, structure, *(x.shape for x in tensors))
         if key not in self.graphs:
-            self.graphs[key] = self._capture(phase, batches)
+            self.graphs[key] = self._capture(function, tensors, structure)
         graph = self.graphs[key]
         torch._foreach_copy_(graph.inputs, tensors)
         graph.graph.replay()
-        return dict(zip(graph.names, graph.metrics.clone().unbind(), strict=True))
+        results = [torch.empty_like(x) for x in graph.outputs]
+        torch._foreach_copy_(results, graph.outputs)
+        return tree_unflatten(results, graph.structure)
 
-    def _capture(self, phase: str, batches: Extra) -> _Graph:
-        """Warm up on a snapshot that is put back, then record. ``batches`` is the slice, under "", and the extras."""
-        inputs = [x.clone(memory_format=torch.contiguous_format) for x in _flatten(batches)]
-        static = _unflatten(batches, inputs)
-        batch = static.pop("")
-        self._warm_up(phase, batch, static)
+    def _capture(self, function: Callable[..., Any], tensors: list[Tensor], structure: Any) -> _Graph:
+        """Warm up on a snapshot that is put back, then record."""
+        inputs = [x.clone(memory_format=torch.contiguous_format) for x in tensors]
+        arguments = tree_unflatten(inputs, structure)
+        self._warm_up(function, arguments)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self.pool):
-            metrics = self.agent.update(phase, batch, static)
-            values = torch.stack([value.float() for value in metrics.values()])
-        return _Graph(graph, inputs, list(metrics), values)
+            outputs, structure = tree_flatten(function(*arguments))
+        return _Graph(graph, inputs, outputs, structure)
 
-    def _warm_up(self, phase: str, batch: Batch, extra: Extra) -> None:
+    def _warm_up(self, function: Callable[..., Any], arguments: Any) -> None:
         """Run eagerly until libraries have chosen their kernels and every lazily made tensor exists; undo it all."""
         snapshot = _Snapshot(self.agent)
         stream = torch.cuda.Stream(self.agent.device)
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            for _ in range(WARMUP_UPDATES):
-                self.agent.update(phase, batch, extra)
+            for _ in range(WARMUP_RUNS):
+                function(*arguments)
         torch.cuda.current_stream().wait_stream(stream)
         snapshot.restore()
+
+
+def captured_update(agent: Agent, graphs: Graphs) -> Update:
+    """``Agent.update`` as graphs, one per phase, batch shapes and kinds of extra batches."""
+
+    def update(phase: str, batch: Batch, extra: Extra | None = None) -> Metrics:
+        return graphs(phase, partial(agent.update, phase), batch, extra or {})
+
+    return update
+
+
+def capture_acting(agent: Agent, graphs: Graphs) -> None:
+    """Replace what ``Agent.act`` does on the device by graphs, one per number of rows and paths and way of acting.
+
+    Episodes whose rows draw from generators of their own play on eagerly: that noise is made on the host.
+    """
+    eager = agent.choose
+
+    def choose(
+        state: State, obs: Obs, prev_action: Tensor, is_first: Tensor, how: Acting, noise: Noise
+    ) -> tuple[State, Tensor, Belief]:
+        if noise is not NOISE:
+            return eager(state, obs, prev_action, is_first, how, noise)
+        function = partial(eager, how=how, noise=NOISE)
+        return graphs(how, function, state, obs, prev_action, is_first)
+
+    setattr(agent, "choose", choose)  # noqa: B010
 
 
 class _Snapshot:
@@ -186,15 +220,3 @@ def _written_tensors(agent: Agent) -> list[Tensor]:
     for optimizer in agent.optimizers.values():
         tensors.extend(optimizer.state_tensors())
     return tensors
-
-
-def _flatten(batches: Extra) -> list[Tensor]:
-    return [x for batch in batches.values() for x in (*batch.obs.values(), *batch[1:])]
-
-
-def _unflatten(batches: Extra, tensors: list[Tensor]) -> Extra:
-    rest = iter(tensors)
-    return {
-        name: Batch({key: next(rest) for key in batch.obs}, *(next(rest) for _ in batch[1:]))
-        for name, batch in batches.items()
-    }
