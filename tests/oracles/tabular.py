@@ -107,7 +107,7 @@ def temperature(p: np.ndarray, r: np.ndarray, gamma: float, q: np.ndarray) -> fl
 
 
 def tiger_values(gamma: float, hear: float, listen: float, good: float, bad: float, sweeps: int) -> list[tuple]:
-    """Lines (value if left, value if right) whose upper envelope is the optimal value of a belief: exact, by sweeps."""
+    """Lines (value if left, value if right) whose upper envelope is the optimal value of a belief, by sweeps."""
     lines = [(0.0, 0.0)]
     for _ in range(sweeps):
         top = [max(lines, key=lambda line: sum(line)), *lines]
@@ -126,8 +126,8 @@ def tiger_values(gamma: float, hear: float, listen: float, good: float, bad: flo
 
 
 def envelope(lines: list[tuple]) -> list[tuple]:
-    """The lines that are highest somewhere on [0, 1], found at every crossing and on both ends."""
-    grid = np.linspace(0.0, 1.0, 2001)
+    """The lines that are highest at one of 401 beliefs."""
+    grid = np.linspace(0.0, 1.0, 401)
     table = np.array(lines)
     values = table[:, :1] * (1 - grid) + table[:, 1:] * grid
     return [lines[i] for i in sorted(set(values.argmax(0).tolist()))]

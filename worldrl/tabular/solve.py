@@ -34,7 +34,9 @@ def boltzmann(q: Array, temperature: float) -> Array:
 
 def greedy(q: Array) -> Array:
     """(..., A): probability one for the best action, the first among equals."""
-    return np.eye(q.shape[-1])[q.argmax(-1)]
+    policy = np.zeros_like(q)
+    np.put_along_axis(policy, q.argmax(-1)[..., None], 1.0, -1)
+    return policy
 
 
 def expect(policy: Array, x: Array) -> Array:
