@@ -1,6 +1,7 @@
 """``worldrl studies STUDY``: a picture, and its numbers as JSON.
 
-STUDY is ``bandit``, ``entropy [RUN_DIR...]``, ``variance [RUN_DIR]``, ``marginal RUN_DIR`` or ``counterexample``.
+STUDY is ``bandit``, ``entropy [RUN_DIR...]``, ``variance [RUN_DIR]``, ``marginal RUN_DIR``, ``counterexample``,
+``grid`` or ``theory``.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ import torch
 from worldrl.errors import Diverged, check_out
 from worldrl.policies.latent import LatentGaussian
 from worldrl.registry import known_parts
-from worldrl.studies import action_prior, bandit, during_training, entropy, plots, variance
+from worldrl.studies import action_prior, bandit, during_training, entropy, grid, plots, variance
 from worldrl.studies.pools import run_actions, run_latents, run_pools
+from worldrl.studies.theory import table
 from worldrl.tabular.counterexample import threshold, wrong_action
-from worldrl.terminal import Parser, add_allow, command, positive, to_json, whole
+from worldrl.terminal import Parser, add_allow, command, number, positive, to_json, whole
 from worldrl.trust import allow
 
 LATENT = "latent"
@@ -62,7 +64,12 @@ def make_parser() -> argparse.ArgumentParser:
     wrong = studies.add_parser("counterexample", help="how often does maximum entropy, or VIREL, act wrongly?")
     wrong.add_argument("--k", type=whole(2), nargs="+", default=[10, 100], help="worthless actions (default 10 100)")
     wrong.add_argument("--gamma", type=_discount, default=0.99, help="discount (default 0.99)")
-    for each in (modes, entropies, noises, learned, wrong):
+    cells = studies.add_parser("grid", help="MIRACLE's figure 1: soft and mutual-information values of a grid world")
+    cells.add_argument("--beta", type=positive, nargs="+", default=list(grid.BETAS), help="inverse temperatures")
+    cells.add_argument("--goal", type=number, default=9.0, help="reward of the step onto the goal, 9 or 8 (default 9)")
+    claims = studies.add_parser("theory", help="what is printed in three papers, and what holds")
+    claims.add_argument("--problems", type=whole(), default=20, metavar="N", help="random problems (default 20)")
+    for each in (modes, entropies, noises, learned, wrong, cells, claims):
         each.add_argument("--out", type=Path, default=Path("studies"), metavar="FOLDER", help="default studies")
     for each in (entropies, noises, learned):
         add_allow(each)
@@ -188,6 +195,27 @@ def run_counterexample(options: argparse.Namespace, picture: Path) -> dict[str, 
     return {"temperatures": temperatures, "wrong_action": wrong}
 
 
+def run_grid(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
+    """Mean values at each inverse temperature: converged, and stopped where the paper stops."""
+    found, ends = grid.study(options.goal, options.beta)
+    print("limits: " + _named(ends._asdict()))
+    for i, beta in enumerate(options.beta):
+        values = {name: row[i] for name, row in found._asdict().items() if name != "prior"}
+        print(f"beta {beta:<6g} " + _named(values) + "  prior " + " ".join(f"{x:.3f}" for x in found.prior[i]))
+    grid.draw(picture, options.beta, found, ends)
+    return {"limits": ends._asdict(), "means": found._asdict()}
+
+
+def run_theory(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
+    """One line a statement: its verdict, the largest error as printed and of what holds, both in words."""
+    found = table.results(options.problems)
+    for result in found:
+        print(table.line(result))
+    print(table.summary(found))
+    table.draw(picture, found)
+    return {"statements": [table.record(result) for result in found]}
+
+
 def _named(values: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
 
@@ -211,6 +239,8 @@ STUDIES = {
     "variance": run_variance,
     "marginal": run_marginal,
     "counterexample": run_counterexample,
+    "grid": run_grid,
+    "theory": run_theory,
 }
 
 

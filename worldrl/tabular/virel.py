@@ -70,7 +70,7 @@ def best_residual(mdp: MDP, q: Array) -> float:
     return 0.5 * float(np.mean(bellman_error(mdp, q, greedy(q)) ** 2))
 
 
-def temperatures(mdp: MDP, q: Array, points: int = 400) -> list[float]:
+def temperatures(mdp: MDP, q: Array, points: int = 120) -> list[float]:
     """Every epsilon above 0 with epsilon = residual(epsilon), rising: eq. 3 defines its own temperature.
 
     Roots are found between ``points`` temperatures from 1e-10 on; two that lie closer together may be missed.
