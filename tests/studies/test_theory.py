@@ -85,6 +85,14 @@ def test_differences_of_fourth_order() -> None:
     np.testing.assert_allclose(slope(f, x, 1e-3), [np.cos(0.7) * 1.3**3, 3 * np.sin(0.7) * 1.3**2], rtol=1e-10)
 
 
+def test_the_document_has_every_statement_under_its_verdict() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "theory.md").read_text(encoding="utf-8").replace("\\*", "*")
+    wrong, holds = text.partition("## What does not hold as printed")[2].split("## What holds as printed")
+    for statement in table.STATEMENTS:
+        section = wrong if statement.holds else holds
+        assert f"| {statement.paper} | {statement.number} |" in section
+
+
 def test_the_command_prints_one_line_a_statement(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["theory", "--problems", "1", "--out", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()

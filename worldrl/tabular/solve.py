@@ -210,13 +210,13 @@ def mutual_information_value_iteration(
     Args:
         mdp: the process.
         beta: inverse temperature.
-        p: (S,) the fixed distribution of states; by default where episodes start.
+        p: (S,) the fixed distribution of states; by default uniform over those that are no ends.
         tolerance: the sweeps end when no value changes by it.
         inner_tolerance: that of Blahut-Arimoto.
         warm: every sweep begins its rounds at the policy of the last one; otherwise at the uniform policy, which stops
             the rounds before the prior has moved, where beta is small.
     """
-    p = mdp.start if p is None else p
+    p = ~mdp.terminal / (~mdp.terminal).sum() if p is None else p
     check_distribution("p", p)
     if not beta > 0:
         raise UserError("beta", f"{beta:g}", "an inverse temperature above 0")
