@@ -1,7 +1,7 @@
 """``worldrl studies STUDY``: a picture, and its numbers as JSON.
 
 STUDY is ``bandit``, ``entropy [RUN_DIR...]``, ``variance [RUN_DIR]``, ``marginal RUN_DIR``, ``counterexample``,
-``grid`` or ``theory``.
+``grid``, ``theory`` or ``dimensions``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 from worldrl.errors import Diverged, check_out
 from worldrl.policies.latent import LatentGaussian
 from worldrl.registry import known_parts
-from worldrl.studies import action_prior, bandit, during_training, entropy, grid, plots, variance
+from worldrl.studies import action_prior, bandit, during_training, entropy, grid, plots, point_mass, variance
 from worldrl.studies.pools import run_actions, run_latents, run_pools
 from worldrl.studies.theory import table
 from worldrl.tabular.counterexample import threshold, wrong_action
@@ -34,6 +34,12 @@ def _discount(text: str) -> float:
     if (gamma := positive(text)) > 1:
         raise argparse.ArgumentTypeError(f"found '{text}', expected a number above 0 and at most 1")
     return gamma
+
+
+def _dimension(text: str) -> int:
+    if not text.isdecimal() or int(text) not in point_mass.TASKS:
+        raise argparse.ArgumentTypeError(f"found '{text}', expected one of {', '.join(map(str, point_mass.TASKS))}")
+    return int(text)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -69,7 +75,11 @@ def make_parser() -> argparse.ArgumentParser:
     cells.add_argument("--goal", type=number, default=9.0, help="reward of the step onto the goal, 9 or 8 (default 9)")
     claims = studies.add_parser("theory", help="what is printed in three papers, and what holds")
     claims.add_argument("--problems", type=whole(), default=20, metavar="N", help="random problems (default 20)")
-    for each in (modes, entropies, noises, learned, wrong, cells, claims):
+    points = studies.add_parser("dimensions", help="regret of SAC and VIREL on a point mass of 1 to 64 dimensions")
+    points.add_argument("--dims", type=_dimension, nargs="+", default=list(point_mass.TASKS), help="of 1 4 16 64 (all)")
+    points.add_argument("--seeds", type=whole(), default=5, metavar="N", help="default 5")
+    points.add_argument("--frames", type=whole(501), default=5_000, metavar="N", help="of each run (default 5000)")
+    for each in (modes, entropies, noises, learned, wrong, cells, claims, points):
         each.add_argument("--out", type=Path, default=Path("studies"), metavar="FOLDER", help="default studies")
     for each in (entropies, noises, learned):
         add_allow(each)
@@ -216,6 +226,17 @@ def run_theory(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
     return {"statements": [table.record(result) for result in found]}
 
 
+def run_dimensions(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
+    """Trains every agent on every point mass; picture and numbers are of the runs so far after each."""
+    found: dict[str, dict[int, list[float]]] = {}
+    for agent, dimensions, values in point_mass.regrets(options.dims, options.seeds, options.frames):
+        found.setdefault(agent, {})[dimensions] = values
+        print(f"{agent}, {dimensions} dimensions, regret by seed: " + " ".join(f"{x:.3f}" for x in values))
+        point_mass.draw(picture, found)
+        write_numbers(options, {"regret": found})
+    return {"regret": found}
+
+
 def _named(values: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
 
@@ -241,6 +262,7 @@ STUDIES = {
     "counterexample": run_counterexample,
     "grid": run_grid,
     "theory": run_theory,
+    "dimensions": run_dimensions,
 }
 
 
