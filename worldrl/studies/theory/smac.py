@@ -9,7 +9,7 @@ from functools import cache
 import numpy as np
 import torch
 
-from worldrl.estimators.marginal import mlmc, mlmc_fresh, nested, roulette
+from worldrl.estimators.marginal import elbo, elbo_gap, mlmc, mlmc_fresh, nested, roulette
 from worldrl.studies.theory.statements import Bench, Errors, Statement, above, apart
 from worldrl.tabular.latent import (
     Chain,
@@ -63,13 +63,18 @@ def eq_7(x: Bench) -> Errors:
 
 
 def eqs_9_and_10(x: Bench) -> Errors:
-    policy = latent(x)
+    """For a random proposal, for the posterior, and by the estimators where every latent is drawn once."""
+    policy, uniform = latent(x), np.full((4, 3), 1 / 3)
     proposal = x.rng.dirichlet(np.ones(3), 4)
     found = naive_entropy(policy, proposal)
+    identity = apart(found, entropy(policy) + naive_excess(policy, proposal))
     at_best = apart(naive_entropy(policy, policy.posterior()), entropy(policy))
-    return Errors(
-        max(apart(found, entropy(policy) + naive_excess(policy, proposal)), above(entropy(policy), found), at_best)
-    )
+    terms = [torch.tensor(np.log(each)) for each in (policy.pi, policy.q[:, None], uniform.T)]
+    bound, gap = elbo(*terms), elbo_gap(*terms, torch.tensor(np.log(policy.density())))
+    estimated = -policy.density() @ bound.numpy(), policy.density() @ gap.numpy()
+    exact = naive_entropy(policy, uniform), naive_excess(policy, uniform)
+    wrong = apart(np.array(estimated), np.array(exact))
+    return Errors(max(identity, above(entropy(policy), found), at_best, wrong))
 
 
 def _all_draws(policy: LatentPolicy, particles: int) -> tuple[Array, torch.Tensor]:
