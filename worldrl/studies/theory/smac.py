@@ -69,8 +69,10 @@ def eqs_9_and_10(x: Bench) -> Errors:
     found = naive_entropy(policy, proposal)
     identity = apart(found, entropy(policy) + naive_excess(policy, proposal))
     at_best = apart(naive_entropy(policy, policy.posterior()), entropy(policy))
-    terms = [torch.tensor(np.log(each)) for each in (policy.pi, policy.q[:, None], uniform.T)]
-    bound, gap = elbo(*terms), elbo_gap(*terms, torch.tensor(np.log(policy.density())))
+    log_pi, log_q, log_uniform, log_marginal = (
+        torch.tensor(np.log(each)) for each in (policy.pi, policy.q[:, None], uniform.T, policy.density())
+    )
+    bound, gap = elbo(log_pi, log_q, log_uniform), elbo_gap(log_pi, log_q, log_uniform, log_marginal)
     estimated = -policy.density() @ bound.numpy(), policy.density() @ gap.numpy()
     exact = naive_entropy(policy, uniform), naive_excess(policy, uniform)
     wrong = apart(np.array(estimated), np.array(exact))
