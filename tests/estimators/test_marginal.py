@@ -16,6 +16,8 @@ from worldrl.estimators.marginal import (
     ESTIMATORS,
     ROULETTE_DECAY,
     draw_level,
+    elbo,
+    elbo_gap,
     independent_draws,
     iwae,
     marginal_q,
@@ -158,3 +160,29 @@ def test_marginal_q_is_the_oracles(aggregate: str, twins_first: bool, particles:
     """Eq. 14."""
     q = torch.randn(2, particles, 3, dtype=torch.float64)
     torch.testing.assert_close(marginal_q(q, aggregate, twins_first), oracle.marginal_q(q, aggregate, twins_first))
+
+
+def test_eqs_9_and_10_with_a_proposal_of_ones_own() -> None:
+    """s ~ N(0, 1), a | s ~ N(s, STD^2): the posterior is N(gain a, gain STD^2), gain = 1 / (1 + STD^2)."""
+    s = torch.randn(N, dtype=torch.float64)
+    a = s + STD * torch.randn(N, dtype=torch.float64)
+    gain = 1 / (1 + STD**2)
+    log_marginal = normal(a, torch.zeros(1), math.sqrt(1 + STD**2))
+    exact = 0.5 * math.log(2 * math.pi * math.e * (1 + STD**2))
+    for shift, width in ((0.0, 1.0), (0.3, 1.0), (0.0, 2.0)):
+        std = width * STD * math.sqrt(gain)
+        draws = gain * a + shift + std * torch.randn(4, N, dtype=torch.float64)
+        terms = normal(a, draws, STD), normal(draws, torch.zeros(1), 1.0), normal(draws, gain * a + shift, std)
+        divergence = 0.5 * (width**2 - 1 + (shift / (STD * math.sqrt(gain))) ** 2) - math.log(width)
+        value, error = entropy(elbo(*terms))
+        assert value == pytest.approx(exact + divergence, abs=4 * error)
+        gap = elbo_gap(*terms, log_marginal)
+        assert float(gap.mean()) == pytest.approx(divergence, abs=4 * float(gap.std()) / math.sqrt(N) + 1e-9)
+        if divergence == 0.0:  # with the posterior itself it is exact for every draw
+            torch.testing.assert_close(elbo(*terms), log_marginal)
+
+
+def test_the_prior_as_proposal_is_the_naive_estimate() -> None:
+    log_probs = torch.randn(5, 7, dtype=torch.float64)
+    log_prior = torch.randn(4, 7, dtype=torch.float64)
+    torch.testing.assert_close(elbo(log_probs[1:], log_prior, log_prior), naive(log_probs))

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 
 from worldrl.tabular.counterexample import (
-    boltzmann,
     counterexample,
     hard_q,
     max_entropy_probability,
@@ -16,6 +15,7 @@ from worldrl.tabular.counterexample import (
     threshold,
     wrong_action,
 )
+from worldrl.tabular.solve import boltzmann
 
 PUBLISHED = [((10, 0.2, 0.99), 0.06178), ((10, 0.5, 0.99), 0.56944), ((100, 0.3, 0.9), 0.69239)]
 
@@ -31,7 +31,7 @@ def test_closed_form_soft_iteration_and_direct_search_agree(
 ) -> None:
     k, c, gamma = settings
     assert max_entropy_probability(k, c, gamma) == pytest.approx(expected, abs=1e-5)
-    policy = boltzmann(soft_q(counterexample(k), c, gamma), c)
+    policy = boltzmann(soft_q(counterexample(k, gamma), c), c)
     assert policy[0, 0] == pytest.approx(expected, abs=1e-5)
     np.testing.assert_allclose(policy[1, :k], 1 / k)
     grid = np.linspace(1e-4, 1 - 1e-4, 100_001)
@@ -57,7 +57,7 @@ def test_the_threshold_of_ten_actions() -> None:
 
 @pytest.mark.parametrize("temperature", [0.01, 0.2, 1.0, 100.0])
 def test_virels_mode_is_right_at_every_temperature(temperature: float) -> None:
-    q = hard_q(counterexample(50), 0.99)
+    q = hard_q(counterexample(50, 0.99))
     assert q[0, :2].tolist() == [0.0, 1.0]
     p = boltzmann(q, temperature)[0, 0]
     assert p == pytest.approx(1 / (1 + math.exp(1 / temperature)), rel=1e-9)
@@ -71,8 +71,8 @@ def test_boltzmann_goes_from_the_best_action_to_indifference() -> None:
 
 
 def test_soft_values_become_hard_ones_without_temperature() -> None:
-    mdp = counterexample(10)
-    np.testing.assert_allclose(soft_q(mdp, 1e-6, 0.99), hard_q(mdp, 0.99), atol=1e-4)
+    mdp = counterexample(10, 0.99)
+    np.testing.assert_allclose(soft_q(mdp, 1e-6), hard_q(mdp), atol=1e-4)
 
 
 def test_the_three_curves_of_the_study() -> None:

@@ -24,6 +24,25 @@ def naive(log_probs: Tensor) -> Tensor:
     return log_probs[1:].mean(0) if len(log_probs) > 1 else log_probs[0]
 
 
+def elbo(log_probs: Tensor, log_prior: Tensor, log_proposal: Tensor) -> Tensor:
+    """Eq. 9 with a proposal of one's own, in place of the prior of ``naive``.
+
+    Args:
+        log_probs: (K, ...) log pi(a | s_k) of draws s_k from the proposal q~(s | a, h).
+        log_prior: (K, ...) log q(s_k | h).
+        log_proposal: (K, ...) log q~(s_k | a, h).
+
+    Returns:
+        (...): a lower bound of log pi(a | h) in the mean. Entropy is over-estimated, by ``elbo_gap``.
+    """
+    return (log_probs + log_prior - log_proposal).mean(0)
+
+
+def elbo_gap(log_probs: Tensor, log_prior: Tensor, log_proposal: Tensor, log_marginal: Tensor) -> Tensor:
+    """Eq. 10, (...): KL(q~ || posterior), given log pi(a | h); what a policy that maximises eq. 9 is rewarded for."""
+    return log_marginal - elbo(log_probs, log_prior, log_proposal)
+
+
 def iwae(log_probs: Tensor) -> Tensor:
     """Importance-weighted bound on the independent draws. Entropy is over-estimated, less so as K grows."""
     return log_mean_exp(log_probs[1:]) if len(log_probs) > 1 else log_probs[0]

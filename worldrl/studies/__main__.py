@@ -1,7 +1,7 @@
 """``worldrl studies STUDY``: a picture, and its numbers as JSON.
 
 STUDY is ``bandit``, ``entropy [RUN_DIR...]``, ``variance [RUN_DIR]``, ``marginal RUN_DIR``, ``counterexample``,
-``bounds``, ``sampler`` or ``embedding RUN_DIR...``.
+``bounds``, ``sampler``, ``embedding RUN_DIR...``, ``grid``, ``theory`` or ``dimensions``.
 """
 
 from __future__ import annotations
@@ -19,10 +19,23 @@ import torch
 from worldrl.errors import Diverged, check_out
 from worldrl.policies.latent import LatentGaussian
 from worldrl.registry import known_parts
-from worldrl.studies import action_prior, bandit, bounds, during_training, embedding, entropy, plots, sampler, variance
+from worldrl.studies import (
+    action_prior,
+    bandit,
+    bounds,
+    during_training,
+    embedding,
+    entropy,
+    grid,
+    plots,
+    point_mass,
+    sampler,
+    variance,
+)
 from worldrl.studies.pools import run_actions, run_latents, run_pools
+from worldrl.studies.theory import table
 from worldrl.tabular.counterexample import threshold, wrong_action
-from worldrl.terminal import Parser, add_allow, command, positive, to_json, whole
+from worldrl.terminal import Parser, add_allow, command, number, positive, to_json, whole
 from worldrl.trust import allow
 
 LATENT = "latent"
@@ -33,6 +46,12 @@ def _discount(text: str) -> float:
     if (gamma := positive(text)) > 1:
         raise argparse.ArgumentTypeError(f"found '{text}', expected a number above 0 and at most 1")
     return gamma
+
+
+def _dimension(text: str) -> int:
+    if not text.isdecimal() or int(text) not in point_mass.TASKS:
+        raise argparse.ArgumentTypeError(f"found '{text}', expected one of {', '.join(map(str, point_mass.TASKS))}")
+    return int(text)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -71,7 +90,16 @@ def make_parser() -> argparse.ArgumentParser:
     layers.add_argument(
         "--pairs", type=whole(50), default=2_000, metavar="N", help="of state and action (default 2000)"
     )
-    for each in (modes, entropies, noises, learned, wrong, order, chains, layers):
+    cells = studies.add_parser("grid", help="MIRACLE's figure 1: soft and mutual-information values of a grid world")
+    cells.add_argument("--beta", type=positive, nargs="+", default=list(grid.BETAS), help="inverse temperatures")
+    cells.add_argument("--goal", type=number, default=9.0, help="reward of the step onto the goal, 9 or 8 (default 9)")
+    claims = studies.add_parser("theory", help="what is printed in three papers, and what holds")
+    claims.add_argument("--problems", type=whole(), default=20, metavar="N", help="random problems (default 20)")
+    points = studies.add_parser("dimensions", help="regret of SAC and VIREL on a point mass of 1 to 64 dimensions")
+    points.add_argument("--dims", type=_dimension, nargs="+", default=list(point_mass.TASKS), help="of 1 4 16 64 (all)")
+    points.add_argument("--seeds", type=whole(), default=5, metavar="N", help="default 5")
+    points.add_argument("--frames", type=whole(501), default=5_000, metavar="N", help="of each run (default 5000)")
+    for each in (modes, entropies, noises, learned, wrong, order, chains, layers, cells, claims, points):
         each.add_argument("--out", type=Path, default=Path("studies"), metavar="FOLDER", help="default studies")
     for each in (entropies, noises, learned, layers):
         add_allow(each)
@@ -203,6 +231,38 @@ def run_embedding(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
     return embedding.run(options, picture, [labels[run] for run in options.run_dirs])
 
 
+def run_grid(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
+    """Mean values at each inverse temperature: converged, and stopped where the paper stops."""
+    found, ends = grid.study(options.goal, options.beta)
+    print("limits: " + _named(ends._asdict()))
+    for i, beta in enumerate(options.beta):
+        values = {name: row[i] for name, row in found._asdict().items() if name != "prior"}
+        print(f"beta {beta:<6g} " + _named(values) + "  prior " + " ".join(f"{x:.3f}" for x in found.prior[i]))
+    grid.draw(picture, options.beta, found, ends)
+    return {"limits": ends._asdict(), "means": found._asdict()}
+
+
+def run_theory(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
+    """One line a statement: its verdict, the largest error as printed and of what holds, both in words."""
+    found = table.results(options.problems)
+    for result in found:
+        print(table.line(result))
+    print(table.summary(found))
+    table.draw(picture, found)
+    return {"statements": [table.record(result) for result in found]}
+
+
+def run_dimensions(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
+    """Trains every agent on every point mass; picture and numbers are of the runs so far after each."""
+    found: dict[str, dict[int, list[float]]] = {}
+    for agent, dimensions, values in point_mass.regrets(options.dims, options.seeds, options.frames):
+        found.setdefault(agent, {})[dimensions] = values
+        print(f"{agent}, {dimensions} dimensions, regret by seed: " + " ".join(f"{x:.3f}" for x in values))
+        point_mass.draw(picture, found)
+        write_numbers(options, {"regret": found})
+    return {"regret": found}
+
+
 def _named(values: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
 
@@ -229,6 +289,9 @@ STUDIES = {
     "bounds": bounds.run,
     "sampler": sampler.run,
     "embedding": run_embedding,
+    "grid": run_grid,
+    "theory": run_theory,
+    "dimensions": run_dimensions,
 }
 
 

@@ -9,55 +9,39 @@ is the Boltzmann distribution of the hard Q: its mode is right at every temperat
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
-
-
-class MDP(NamedTuple):
-    """Deterministic: ``allowed`` says which of the A actions a state has."""
-
-    successor: NDArray[np.int64]  # (S, A)
-    reward: Array  # (S, A)
-    allowed: NDArray[np.bool_]  # (S, A)
+from worldrl.tabular.mdp import MDP, Array, make_mdp
+from worldrl.tabular.solve import backup, boltzmann, max_entropy_value_iteration, value_iteration
 
 
-def counterexample(k: int) -> MDP:
-    """The process of figure 1: s0 to s4 are states 0 to 4, then one state per action of s1, then the tail.
+def counterexample(k: int, gamma: float) -> MDP:
+    """The process of figure 1: states s0 to s4, then s1^i, then the end.
 
-    The paper's tail continues through states in which the action does not matter; here they are one state with one
-    action, since a choice without effect would count as entropy.
+    The k states s1^i have one value, and here they are one state. The paper's tail, in which the action does not
+    matter, is the end: a choice without effect would count as entropy.
     """
-    tail = 5 + k
-    successor = np.full((tail + 1, max(2, k)), tail)
-    allowed = np.zeros_like(successor, dtype=bool)
-    allowed[:, 0] = True
-    successor[0, :2], allowed[0, :2] = (1, 2), True
-    successor[1, :k], allowed[1, :k] = range(5, tail), True
+    worthless, end = 5, 6
+    successor = np.full((end + 1, max(2, k)), end)
+    reward = np.full(successor.shape, -np.inf)
+    reward[:, 0] = 0.0
+    successor[0, :2], reward[0, :2] = (1, 2), (0.0, 1.0)
+    successor[1, :k], reward[1, :k] = worthless, 0.0
     successor[2:4, 0] = 3, 4
-    reward = np.zeros(successor.shape)
-    reward[0, 1] = 1.0
-    return MDP(successor, reward, allowed)
+    return make_mdp(np.eye(end + 1)[successor], reward, gamma, np.arange(end + 1) == end)
 
 
-def soft_q(mdp: MDP, temperature: float, gamma: float) -> Array:
-    """Q (S, A) of the best maximum-entropy policy, by soft value iteration; minus infinity where not allowed."""
-    return _iterate(mdp, gamma, lambda q: temperature * np.logaddexp.reduce(q / temperature, axis=1))
+def soft_q(mdp: MDP, temperature: float) -> Array:
+    """Q (S, A) of the best maximum-entropy policy; minus infinity where a state has no such action."""
+    return backup(mdp, max_entropy_value_iteration(mdp, temperature).value)
 
 
-def hard_q(mdp: MDP, gamma: float) -> Array:
-    """Q (S, A) of the best policy, by value iteration; minus infinity where not allowed."""
-    return _iterate(mdp, gamma, lambda q: q.max(axis=1))
-
-
-def boltzmann(q: Array, temperature: float) -> Array:
-    """softmax(q / temperature) over the last axis."""
-    p = np.exp((q - q.max(axis=-1, keepdims=True)) / temperature)
-    return p / p.sum(axis=-1, keepdims=True)
+def hard_q(mdp: MDP) -> Array:
+    """Q (S, A) of the best policy; minus infinity where a state has no such action."""
+    return backup(mdp, value_iteration(mdp).value)
 
 
 def max_entropy_probability(k: int, temperature: float, gamma: float) -> float:
@@ -71,17 +55,6 @@ def threshold(k: int, gamma: float) -> float:
     return 1.0 / (gamma * math.log(k))
 
 
-def _iterate(mdp: MDP, gamma: float, value_of: Callable[[Array], Array]) -> Array:
-    """Q after Bellman sweeps from zero, until nothing changes: as many as the longest path has steps."""
-    value = np.zeros(len(mdp.reward))
-    while True:
-        q = np.where(mdp.allowed, mdp.reward + gamma * value[mdp.successor], -np.inf)
-        found = value_of(q)
-        if np.array_equal(value, found):
-            return q
-        value = found
-
-
 class Wrong(NamedTuple):
     """p(a1 given s0), the probability of the wrong action, at each temperature."""
 
@@ -92,10 +65,10 @@ class Wrong(NamedTuple):
 
 def wrong_action(k: int, gamma: float, temperatures: Sequence[float]) -> Wrong:
     """The three curves of the study."""
-    mdp = counterexample(k)
-    hard = hard_q(mdp, gamma)[0]
+    mdp = counterexample(k, gamma)
+    hard = hard_q(mdp)[0]
     return Wrong(
         [max_entropy_probability(k, c, gamma) for c in temperatures],
-        [float(boltzmann(soft_q(mdp, c, gamma)[0], c)[0]) for c in temperatures],
+        [float(boltzmann(soft_q(mdp, c)[0], c)[0]) for c in temperatures],
         [float(boltzmann(hard, c)[0]) for c in temperatures],
     )

@@ -1,0 +1,132 @@
+"""Regret against the number of action dimensions, on a point mass whose best return is known.
+
+VIREL (section 3.3) expects maximum entropy to suffer in many dimensions, where most of what can be done is worthless.
+Here every dimension is the same small problem, and the reward is the mean over dimensions: what one dimension can gain
+falls as 1 / A, and what its entropy gains does not.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+
+from worldrl.compose import compose
+from worldrl.report.plots import COLOURS, MARKERS, picture
+from worldrl.runs.folder import METRICS
+from worldrl.training.loop import train
+
+STEP, LENGTH, GAMMA = 0.25, 20, 0.95
+BEST = -sum((1 - STEP * t) ** 2 for t in range(1, 4))  # 0.75, 0.5, 0.25, then the origin
+
+
+class PointMass(gymnasium.Env):
+    """A point in A dimensions, at first one away from the origin in each; the reward is minus its mean square."""
+
+    dimensions = 1
+
+    def __init__(self) -> None:
+        self.observation_space = spaces.Box(-1.0, 1.0, (self.dimensions,), np.float32)
+        self.action_space = spaces.Box(-1.0, 1.0, (self.dimensions,), np.float32)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.position, self.steps = self.np_random.choice([-1.0, 1.0], self.dimensions), 0
+        return self.position.astype(np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.position = np.clip(self.position + STEP * np.clip(action, -1, 1), -1, 1)
+        self.steps += 1
+        reward = -float(np.mean(self.position**2))
+        return self.position.astype(np.float32), reward, False, self.steps >= LENGTH, {}
+
+
+class PointMass4(PointMass):
+    dimensions = 4
+
+
+class PointMass16(PointMass):
+    dimensions = 16
+
+
+class PointMass64(PointMass):
+    dimensions = 64
+
+
+TASKS = {task.dimensions: task.__name__ for task in (PointMass, PointMass4, PointMass16, PointMass64)}
+AGENTS: dict[str, dict[str, Any]] = {  # constant temperatures; of virel relative to its reward scale
+    "SAC, alpha = 0.1": {"agent": "sac", "head.tune_alpha": False, "head.init_alpha": 0.1},
+    "SAC, alpha = 0.01": {"agent": "sac", "head.tune_alpha": False, "head.init_alpha": 0.01},
+    "SAC, alpha = 0.001": {"agent": "sac", "head.tune_alpha": False, "head.init_alpha": 0.001},
+    "virel, alpha = 0.01": {"agent": "virel", "head.init_alpha": 0.01},
+    "virel_beta": {"agent": "virel_beta", "head.residual_batch": 256},
+}
+COMMON: dict[str, Any] = {
+    "env.obs": "state",
+    "env.action_repeat": 1,
+    "head.units": 64,
+    "head.gamma": GAMMA,
+    "head.tau": 0.02,
+    "head.actor_lr": 1e-3,
+    "head.critic_lr": 1e-3,
+    "replay.batch": 64,
+    "schedule.prefill": 500,
+    "schedule.updates_per_1000_frames": 1000,
+    "eval.episodes": 10,
+    "eval.video": False,
+    "log.progress": False,
+    "threads": 1,
+    "device": "cpu",
+}
+
+
+def regret(agent: str, dimensions: int, seed: int, frames: int, folder: Path) -> float:
+    """The best return minus the mean return of ten episodes without exploration, after this many frames."""
+    run_dir = folder / f"{list(AGENTS).index(agent)}-{dimensions}-{seed}"
+    run_dir.mkdir()
+    task = f"{__name__}:{TASKS[dimensions]}"
+    train(
+        compose({**COMMON, **AGENTS[agent], "task": task, "seed": seed, "frames": frames, "eval.every": frames}),
+        run_dir,
+    )
+    records = map(json.loads, (run_dir / METRICS).read_text().splitlines())
+    return BEST - [float(record["eval/return"]) for record in records if "eval/return" in record][-1]
+
+
+def regrets(dims: Sequence[int], seeds: int, frames: int) -> Iterator[tuple[str, int, list[float]]]:
+    """The regret of every seed, agent by agent; the runs are deleted."""
+    for agent in AGENTS:
+        for dimensions in dims:
+            with tempfile.TemporaryDirectory() as folder:
+                yield (
+                    agent,
+                    dimensions,
+                    [regret(agent, dimensions, seed, frames, Path(folder)) for seed in range(1, seeds + 1)],
+                )
+
+
+def draw(path: Path, found: Mapping[str, Mapping[int, Sequence[float]]]) -> None:
+    """The mean regret of each agent against the number of dimensions, and every seed faintly."""
+    with picture(path, 5.0, 3.4) as figure:
+        ax = figure.subplots()
+        for i, (agent, by_dimension) in enumerate(found.items()):
+            dims = list(by_dimension)
+            look: dict[str, Any] = {"color": COLOURS[i], "marker": MARKERS[i]}
+            ax.plot(
+                dims,
+                [np.mean(x) for x in by_dimension.values()],
+                **look,
+                markersize=4,
+                label=agent.replace("alpha", "\N{GREEK SMALL LETTER ALPHA}"),
+            )
+            for each in zip(*by_dimension.values(), strict=True):
+                ax.plot(dims, each, **look, linestyle="none", markersize=3, alpha=0.3)
+        ax.set_xscale("log", base=2)
+        ax.set(xlabel="dimensions of the action", ylabel="regret of an episode")
+        ax.legend(fontsize="small")

@@ -1,0 +1,1 @@
+"""Every statement of three papers' theory as a computation: ``worldrl studies theory``."""

@@ -1,0 +1,276 @@
+"""Exact solutions of small processes: dynamic programming, soft and mutual-information value iteration.
+
+Equation numbers are those of MIRACLE (Leibfried and Grau-Moya, 2019), section 3.2. ``S`` states, ``A`` actions,
+``beta`` an inverse temperature; ``...`` stands for any leading shape. Distributions are logarithms, so that nothing
+underflows; values of terminal states are zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from worldrl.errors import UserError
+from worldrl.tabular.mdp import MDP, Array, check_distribution
+
+LIMIT = 100_000  # sweeps after which a solver gives up
+
+
+def lse(x: Array, axis: int = -1) -> Array:
+    """log sum exp over an axis; minus infinity where every entry is."""
+    top = x.max(axis, keepdims=True)
+    top = np.where(np.isneginf(top), 0.0, top)
+    with np.errstate(divide="ignore"):
+        return np.log(np.exp(x - top).sum(axis)) + top.squeeze(axis)
+
+
+def boltzmann(q: Array, temperature: float) -> Array:
+    """softmax(q / temperature) over the last axis."""
+    p = np.exp((q - q.max(axis=-1, keepdims=True)) / temperature)
+    return p / p.sum(axis=-1, keepdims=True)
+
+
+def greedy(q: Array) -> Array:
+    """(..., A): probability one for the best action, the first among equals."""
+    policy = np.zeros_like(q)
+    np.put_along_axis(policy, q.argmax(-1)[..., None], 1.0, -1)
+    return policy
+
+
+def expect(policy: Array, x: Array) -> Array:
+    """(..., A), (..., A) -> (...): the mean over actions; those of probability zero do not count, whatever x says."""
+    return np.where(policy > 0, policy * np.where(policy > 0, x, 0.0), 0.0).sum(-1)
+
+
+def backup(mdp: MDP, value: Array) -> Array:
+    """Q (S, A) = R + gamma P V."""
+    return mdp.reward + mdp.gamma * mdp.transition @ np.where(mdp.terminal, 0.0, value)
+
+
+# --- one policy -------------------------------------------------------------------------------------------------------
+
+
+def evaluate(mdp: MDP, policy: Array) -> Array:
+    """V (S,) of a policy (S, A), by a linear solve.
+
+    Raises:
+        UserError: with gamma = 1, the policy never ends.
+    """
+    live = ~mdp.terminal
+    chain = np.einsum("sa,sat->st", policy, mdp.transition)[np.ix_(live, live)]
+    value = np.zeros(len(live))
+    try:
+        value[live] = np.linalg.solve(np.eye(live.sum()) - mdp.gamma * chain, expect(policy, mdp.reward)[live])
+    except np.linalg.LinAlgError as error:
+        raise UserError("gamma", "1, with a policy that never ends", "a discount below 1") from error
+    return value
+
+
+def visits(mdp: MDP, policy: Array) -> Array:
+    """(S,): how often a policy is in each state that is no end, discounted and normalised (eq. 7)."""
+    live = ~mdp.terminal
+    chain = np.einsum("sa,sat->st", policy, mdp.transition)[np.ix_(live, live)]
+    found = np.zeros(len(live))
+    found[live] = np.linalg.solve(np.eye(live.sum()) - mdp.gamma * chain.T, mdp.start[live])
+    return found / found.sum()
+
+
+# --- hard and soft values ---------------------------------------------------------------------------------------------
+
+
+class Solution(NamedTuple):
+    """A value function, its policy, and what the solver needed."""
+
+    value: Array  # (S,)
+    policy: Array  # (S, A)
+    sweeps: int
+    prior: Array  # (A,) of the mutual-information family; elsewhere the one that was given
+    inner: int = 0  # Blahut-Arimoto rounds in all sweeps
+
+
+def value_iteration(mdp: MDP, tolerance: float = 1e-12) -> Solution:
+    """V <- max_a Q until no value changes by the tolerance."""
+    value, sweeps = _iterate(mdp, lambda q: q.max(-1), tolerance)
+    policy = greedy(backup(mdp, value))
+    return Solution(value, policy, sweeps, np.full(policy.shape[1], 1 / policy.shape[1]))
+
+
+def policy_iteration(mdp: MDP, policy: Array) -> Solution:
+    """Evaluation by a linear solve and greedy improvement, until the policy stays."""
+    for sweeps in range(1, LIMIT):
+        better = greedy(backup(mdp, evaluate(mdp, policy)))
+        if np.array_equal(better, policy):
+            return Solution(evaluate(mdp, policy), policy, sweeps, np.full(policy.shape[1], 1 / policy.shape[1]))
+        policy = better
+    raise _no_end("policy iteration")
+
+
+def soft_value(q: Array, log_prior: Array, beta: Array | float) -> Array:
+    """Eq. 16, (...): V = 1/beta log sum_a rho(a) exp(beta Q); a measure of all ones gives maximum entropy."""
+    return lse(log_prior + beta * q) / (beta[..., 0] if isinstance(beta, np.ndarray) else beta)
+
+
+def soft_policy(q: Array, log_prior: Array, beta: Array | float) -> Array:
+    """Eqs. 12 and 15, (..., A): log pi(a | s), rho(a) exp(beta Q) normalised."""
+    x = log_prior + beta * q
+    return x - lse(x)[..., None]
+
+
+def soft_value_iteration(mdp: MDP, beta: float, prior: Array | None = None, tolerance: float = 1e-12) -> Solution:
+    """Soft values under a fixed prior (A,), uniform by default (remark 2)."""
+    prior = np.full(mdp.reward.shape[1], 1 / mdp.reward.shape[1]) if prior is None else prior
+    check_distribution("prior", prior, positive=True)
+    log_prior = np.log(prior)
+    value, sweeps = _iterate(mdp, lambda q: soft_value(q, log_prior, beta), tolerance)
+    return Solution(value, np.exp(soft_policy(backup(mdp, value), log_prior, beta)), sweeps, prior)
+
+
+def max_entropy_value_iteration(mdp: MDP, temperature: float, tolerance: float = 1e-12) -> Solution:
+    """Values of the reward plus temperature times entropy: soft values under a measure of ones."""
+    actions = mdp.reward.shape[1]
+    value, sweeps = _iterate(mdp, lambda q: soft_value(q, np.zeros(actions), 1 / temperature), tolerance)
+    policy = boltzmann(backup(mdp, value), temperature)
+    return Solution(value, policy, sweeps, np.full(actions, 1 / actions))
+
+
+def evaluate_pair(q: Array, log_prior: Array, log_policy: Array, beta: Array | float) -> Array:
+    """Eq. 13, (...): E_pi [Q - 1/beta log pi / rho]."""
+    policy = np.exp(log_policy)
+    with np.errstate(invalid="ignore"):  # both logarithms are minus infinity where the policy is zero
+        return expect(policy, q - (log_policy - log_prior) / beta)
+
+
+# --- mutual information -----------------------------------------------------------------------------------------------
+
+
+class Pair(NamedTuple):
+    """What Blahut-Arimoto found: the policy is the best one for this prior (corollary 1)."""
+
+    log_prior: Array  # (..., A) log rho_m
+    log_policy: Array  # (..., S, A) log pi_{m+1}
+    rounds: int
+
+
+def marginal(log_policy: Array, p: Array) -> Array:
+    """Eqs. 11 and 14, (..., A): log sum_s p(s) pi(a | s)."""
+    with np.errstate(divide="ignore"):
+        return lse(np.log(p)[..., None] + log_policy, -2)
+
+
+def improve(log_policy: Array, q: Array, p: Array, beta: Array | float) -> tuple[Array, Array]:
+    """One round: the prior of a policy (eq. 11), and the best policy for that prior (eq. 12)."""
+    log_prior = marginal(log_policy, p)
+    return log_prior, soft_policy(q, log_prior[..., None, :], beta)
+
+
+def uniform(shape: tuple[int, ...]) -> Array:
+    """The logarithm of uniform policies (..., A)."""
+    return np.full(shape, -np.log(shape[-1]))
+
+
+def blahut_arimoto(
+    q: Array,
+    p: Array,
+    beta: Array | float,
+    log_policy: Array | None = None,
+    tolerance: float = 1e-9,
+    limit: int = LIMIT,
+) -> Pair:
+    """Theorem 1: the policy and the prior that maximise E_p of eq. 13 for given Q.
+
+    Args:
+        q: (..., S, A) values of actions.
+        p: (..., S) distribution of states.
+        beta: inverse temperature; an array is (..., 1, 1).
+        log_policy: where the rounds begin; an action of probability zero in every state is never found again.
+        tolerance: the rounds end when no probability changes by it. The prior moves at a speed proportional to beta,
+            so that a fixed tolerance stops too early for small beta.
+        limit: number of rounds at which they end in any case.
+    """
+    new, change, rounds = uniform(q.shape) if log_policy is None else log_policy, np.inf, 0
+    while change >= tolerance and rounds < limit:
+        now, rounds = new, rounds + 1
+        log_prior, new = improve(now, q, p, beta)
+        change = np.abs(np.exp(new) - np.exp(now)).max()
+    return Pair(log_prior, new, rounds)
+
+
+def mutual_information_value_iteration(
+    mdp: MDP,
+    beta: float,
+    p: Array | None = None,
+    tolerance: float = 1e-6,
+    inner_tolerance: float = 1e-7,
+    warm: bool = True,
+) -> Solution:
+    """V <- B* V (eq. 10) with Blahut-Arimoto inside. Its convergence is not proven, only observed.
+
+    Args:
+        mdp: the process.
+        beta: inverse temperature.
+        p: (S,) the fixed distribution of states; by default uniform over those that are no ends.
+        tolerance: the sweeps end when no value changes by it.
+        inner_tolerance: that of Blahut-Arimoto.
+        warm: every sweep begins its rounds at the policy of the last one; otherwise at the uniform policy, which stops
+            the rounds before the prior has moved, where beta is small.
+    """
+    p = ~mdp.terminal / (~mdp.terminal).sum() if p is None else p
+    check_distribution("p", p)
+    if not beta > 0:
+        raise UserError("beta", f"{beta:g}", "an inverse temperature above 0")
+    value, log_policy, inner = np.zeros(len(p)), uniform(mdp.reward.shape), 0
+    for sweeps in range(1, LIMIT):
+        pair = blahut_arimoto(backup(mdp, value), p, beta, log_policy if warm else None, inner_tolerance)
+        new = np.where(mdp.terminal, 0.0, soft_value(backup(mdp, value), pair.log_prior, beta))
+        log_policy, inner, change = pair.log_policy, inner + pair.rounds, np.abs(new - value).max()
+        value = new
+        if change < tolerance:
+            return Solution(value, np.exp(log_policy), sweeps, np.exp(pair.log_prior), inner)
+    raise _no_end("mutual-information value iteration")
+
+
+def mirl(mdp: MDP, beta: float, p: Array, rate: float, sweeps: int) -> Solution:
+    """Tabular MIRL in expectation: every sweep is a soft backup, and moves the prior to the marginal by ``rate``.
+
+    Grau-Moya et al. (2019) move it at every step of the environment, by the policy in the state of that step.
+    """
+    value, prior = np.zeros(len(p)), np.full(mdp.reward.shape[1], 1 / mdp.reward.shape[1])
+    for _ in range(sweeps):
+        q = backup(mdp, value)
+        policy = np.exp(soft_policy(q, np.log(prior), beta))
+        value = np.where(mdp.terminal, 0.0, soft_value(q, np.log(prior), beta))
+        prior = (1 - rate) * prior + rate * p @ policy
+    return Solution(value, policy, sweeps, prior)
+
+
+def induced(mdp: MDP, beta: float, rounds: int = 50, tolerance: float = 1e-6) -> tuple[Solution, Array]:
+    """Mutual-information values whose p is where their own policy is (eq. 9), and that p; by repeated substitution.
+
+    Raises:
+        UserError: the distribution still changes after this many rounds.
+    """
+    p = mdp.start
+    for _ in range(rounds):
+        found = mutual_information_value_iteration(mdp, beta, p)
+        new = visits(mdp, found.policy)
+        if np.abs(new - p).max() < tolerance:
+            return found, new
+        p = new
+    raise _no_end("the induced distribution")
+
+
+def _iterate(mdp: MDP, value_of: Callable[[Array], Array], tolerance: float) -> tuple[Array, int]:
+    value = np.zeros(len(mdp.terminal))
+    for sweeps in range(1, LIMIT):
+        new = np.where(mdp.terminal, 0.0, value_of(backup(mdp, value)))
+        change = np.abs(new - value).max()
+        value = new
+        if change < tolerance:
+            return value, sweeps
+    raise _no_end("value iteration")
+
+
+def _no_end(what: str) -> UserError:
+    return UserError(what, f"no convergence in {LIMIT:,} sweeps", "a discount below 1, or rewards that end episodes")
