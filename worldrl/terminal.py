@@ -112,9 +112,10 @@ def whole(least: int = 1) -> Callable[[str], int]:
     """Whole numbers from ``least``, 0 or more, on."""
 
     def parse(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
+        digits = text.replace("_", "")  # 20_000, as in settings
+        if not digits.isdecimal() or int(digits) < least:
             raise argparse.ArgumentTypeError(f"found '{text}', expected a whole number, {least} or more")
-        return int(text)
+        return int(digits)
 
     return parse
 

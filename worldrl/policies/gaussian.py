@@ -51,6 +51,9 @@ class Gaussian(Policy):
         """log density of u = ``raw`` given x, which may be a given action; leading axes broadcast."""
         return normal_log_prob(raw, self.mean(x), self.std())
 
+    def raw_of(self, action: Tensor) -> Tensor:
+        return action
+
     def mode(self, x: Tensor) -> Tensor:
         """(..., A): the mean."""
         return self.mean(x)

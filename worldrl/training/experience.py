@@ -20,7 +20,7 @@ import contextlib
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -35,6 +35,9 @@ from worldrl.errors import UserError
 from worldrl.runs.data import Rewards, Rows, load_rows
 from worldrl.training.clocks import Ratio
 from worldrl.types import Batch, EnvSpec, Extra, Needs
+
+if TYPE_CHECKING:
+    from worldrl.envs.spaces import TaskEnv
 
 
 class Experience(Protocol):
@@ -517,8 +520,11 @@ def make_experience(config: Config) -> Experience:
 
 
 def _described(config: Config) -> EnvSpec:
-    """What the environment of a run tells, which evaluates on it and does not act in it."""
-    with contextlib.closing(make_env(config.env, config.task)) as env:
+    """What the environment of a run tells that only evaluates in it; refuses a video that could not be drawn."""
+    with contextlib.closing(make_env(config.env, config.task, training=False)) as env:
+        if config.eval.video and config.eval.every:
+            env.reset(seed=0)
+            cast("TaskEnv", env.unwrapped).video_frame(*VIDEO_SIZE)
         return describe(env, config.env)
 
 

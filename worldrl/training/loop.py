@@ -356,7 +356,7 @@ class Trainer:
                 "expected 16 to 50 (and as many in replay.batch)"
             )
         yield from filter(None, (agent.precision.note, agent.model.note, agent.head.note))
-        if agent.head.needs.action_noise and not c.schedule.action_noise:
+        if c.frames and agent.head.needs.action_noise and not c.schedule.action_noise:
             yield "the agent will not explore: its policy is deterministic and schedule.action_noise=0"
 
     # --- saving and continuing ----------------------------------------------------------------------------------------
