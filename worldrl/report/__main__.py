@@ -181,12 +181,10 @@ def _unequal_starts(groups: Groups) -> Notes:
     notes = []
     for task, panel in groups.items():
         for agent, runs in panel.items():
-            updates = sorted({run.settings.get("updates", 0) for run in runs if run.phase == ACTING})
-            if len(updates) > 1:
-                made = " and ".join(f"{n:,}" for n in updates)
-                notes.append(
-                    f"{agent} on {task}: its runs act after {made} updates; tell them apart with --label updates"
-                )
+            made = sorted({str(run.settings.get("updates", 0)) for run in runs if run.phase == ACTING}, key=_natural)
+            if len(made) > 1:
+                found = f"its runs act after {' and '.join(made)} updates on data"
+                notes.append(f"{agent} on {task}: {found}; tell them apart with --label updates")
     return notes
 
 

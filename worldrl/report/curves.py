@@ -1,8 +1,9 @@
 """Learning curves as run folders hold them: find runs, read any key of ``metrics.jsonl``, put curves on one axis.
 
 A curve is piecewise linear between the times at which its key was logged: environment frames where the agent acts,
-updates where it learns from data. A run that does both has a curve of each phase. Settings are read as they are written and
-the classes behind them are not needed: runs of other versions and of a user's own parts can be read anywhere.
+updates where it learns from data. A run that does both has a curve of each phase. Settings are read as they are
+written and the classes behind them are not needed: runs of other versions and of a user's own parts can be read
+anywhere.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class Run(NamedTuple):
     def task(self) -> str:
         """Where no environment is known it is the name of the data, without its folder and suffix."""
         task = self.settings["task"]
-        return task_name(task) if task else Path(self.settings.get("data", "")).stem
+        return task_name(task) if task else Path(str(self.settings.get("data", ""))).stem
 
     @property
     def unit(self) -> str:
@@ -224,8 +225,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 def _number(path: Path, line: int, record: Record, key: str) -> float:
     value = record.get(key)
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if not is_number or (key in COUNTERS and not math.isfinite(value)):
+    if isinstance(value, bool) or not isinstance(value, int | float) or (key in COUNTERS and not math.isfinite(value)):
         raise wrong(f"{path}, line {line}: {key}", value, "a number")
     return float(value)
 
