@@ -47,7 +47,7 @@ OTHER_OUT = "--out takes a folder, or a picture such as x.png"
 AXES = {
     METRIC: "evaluation return\n(sum of rewards)",
     "episode/return": "training return\n(sum of rewards)",
-    "eval/score": "normalised score\n(0 and 100: reference returns)",
+    "eval/score": "normalised score\n(reference: 0, 100)",
 }
 XLABELS = {ACTING: XLABEL, DATA: "updates on data"}
 FILES = {  # the page and the tables of each kind of report; tables without a row are left out
