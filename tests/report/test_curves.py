@@ -7,13 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.report.toy_runs import make_run, write_run
+from tests.report.toy_runs import make_phases, make_run, write_run
 from worldrl.errors import UserError
 from worldrl.report.curves import (
     Curve,
     align,
     check_overlap,
     find_runs,
+    read_phases,
     read_run,
     read_runs,
     task_name,
@@ -166,6 +167,59 @@ def test_a_run_that_has_only_begun_is_left_out_and_told(tmp_path: Path) -> None:
     assert notes == [f"left out {tmp_path / 'new'}: it has no eval/return"]
 
 
+def test_a_run_with_two_phases_has_a_curve_of_each(tmp_path: Path) -> None:
+    data, acting = read_phases(make_phases(tmp_path / "x", [0, 4, 6], [7, 9]), "eval/return")
+    assert (data.phase, data.unit, data.curve.frames.tolist(), data.end) == ("data", "updates", [0, 100, 200], 200)
+    assert data.curve.values.tolist() == [0, 4, 6]
+    assert (acting.phase, acting.unit, acting.curve.frames.tolist(), acting.end) == (
+        "acting",
+        "frames",
+        [1e3, 2e3],
+        2e3,
+    )
+    assert acting.curve.values.tolist() == [7, 9]
+    assert data.name != acting.name
+
+
+def test_records_without_a_phase_are_of_acting(tmp_path: Path) -> None:
+    assert [run.phase for run in read_phases(make_run(tmp_path / "x", [1]), "eval/return")] == ["acting"]
+    assert [run.phase for run in read_phases(make_run(tmp_path / "y", []), "eval/return")] == ["acting"]
+
+
+def test_data_without_an_environment_give_the_task_its_name(tmp_path: Path) -> None:
+    run = read_run(make_phases(tmp_path / "x", [1], task="", frames=0, updates=9, **{"eval.every": 0}), "eval/score")
+    assert (run.task, run.phase) == ("walks", "data")
+
+
+def test_a_phase_without_the_metric_is_no_reason_for_a_note(tmp_path: Path) -> None:
+    path = make_phases(tmp_path / "x", [1], [2]) / "metrics.jsonl"
+    with path.open("a") as file:
+        file.write('{"frames": 2000, "updates": 30, "phase": "acting", "episode/return": 5.0}\n{"frames": 20')
+    runs, notes = read_runs([tmp_path], "episode/return")
+    assert [(run.phase, run.curve.values.tolist()) for run in runs] == [("acting", [5])]
+    assert len(notes) == 1  # of the half line
+    assert "half a line" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        ('{"frames": 0, "updates": 200, "phase": "asleep"}', "line 3: phase: found 'asleep', expected data or acting"),
+        ('{"frames": 0, "updates": 100, "phase": ["data"]}', "line 3: phase: found ['data']"),
+        ('{"frames": 0, "updates": null, "phase": "data", "eval/return": 1}', "line 3: updates: found None"),
+        (
+            '{"frames": 0, "updates": -1, "phase": "data", "eval/return": 1}',
+            "line 3: updates: found -1, expected 100",
+        ),
+        ('{"frames": 0, "updates": 1e999, "phase": "data", "eval/return": 1}', "line 3: updates: found inf"),
+    ],
+)
+def test_a_damaged_phase_is_named(tmp_path: Path, record: str, expected: str) -> None:
+    path = make_phases(tmp_path / "x", [1, 2]) / "metrics.jsonl"
+    path.write_text(f"{path.read_text()}{record}\n")
+    assert expected in message(read_phases, path.parent, "eval/return")
+
+
 def test_no_evaluation_at_all(tmp_path: Path) -> None:
     write_run(tmp_path / "x", [{"frames": 0, "loss/kl": 1.0}])
     assert f"{tmp_path / 'x'}: found no eval/return yet" in message(read_runs, [tmp_path], "eval/return")
@@ -199,3 +253,11 @@ def test_differences_that_matter(tmp_path: Path) -> None:
     runs = [read_run(make_run(tmp_path / str(i), [1], **s), "eval/return") for i, s in enumerate(settings)]
     assert unlabelled_differences(runs) == ["head.num_particles"]
     assert unlabelled_differences(runs[:1]) == []
+
+
+def test_other_data_are_a_difference_and_more_updates_are_not(tmp_path: Path) -> None:
+    settings = [{}, {"data.checksum": "other", "data.top": 0.5}, {"updates": 900}]
+    runs = [read_run(make_phases(tmp_path / str(i), [1, 2], **s), "eval/return") for i, s in enumerate(settings)]
+    assert unlabelled_differences(runs) == ["data.checksum", "data.top"]
+    assert unlabelled_differences([runs[0], runs[2]]) == []
+    assert runs[2].label(["updates", "data.top"]) == "smac updates=900 top=1.0"

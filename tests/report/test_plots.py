@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from PIL import Image
 
 from worldrl.report.curves import Curve
@@ -41,6 +42,17 @@ def test_negative_returns_one_point_and_an_aggregate(tmp_path: Path) -> None:
     aggregate = {"a": Estimate(0.5, 0.4, 0.6), "agent1": Estimate(0.5, np.nan, np.nan)}
     draw(tmp_path / "x.svg", {"t": point, "u": panel(2, low=-500)}, "return", [Line("u", "best", -9)], aggregate)
     assert "<svg" in (tmp_path / "x.svg").read_text()
+
+
+def test_the_phases_of_a_task_are_side_by_side(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_: drawn.extend(figure.axes))
+    names = [f"{task} ({phase})" for task in "tuv" for phase in ("data", "acting")]
+    xlabels = {name: "updates" if "data" in name else "environment frames" for name in names}
+    draw(tmp_path / "x.png", {name: panel(1) for name in names}, "return", xlabels=xlabels)
+    assert {axes.get_title(): axes.get_xlabel() for axes in drawn} == xlabels
+    row = {axes.get_title(): axes.get_subplotspec().rowspan.start for axes in drawn}
+    assert all(row[data] == row[acting] for data, acting in zip(names[::2], names[1::2], strict=True))
 
 
 def test_formats() -> None:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from tests.report.toy_runs import make_run, write_run
+from tests.report.toy_runs import make_phases, make_run, write_run
 from worldrl.report.__main__ import main
 
 
@@ -92,6 +92,77 @@ def test_tables_of_an_earlier_report_do_not_stay(runs: Path, capsys: pytest.Capt
 def test_the_same_runs_give_the_same_report(runs: Path, capsys: pytest.CaptureFixture) -> None:
     first = run_report(capsys, runs, "--out", runs.parent / "x")
     assert run_report(capsys, runs, runs / "walker_walk", "--out", runs.parent / "x") == first
+
+
+# --- phases -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def phases(tmp_path: Path) -> Path:
+    """Two agents and three seeds, on data and then acting; "b" is 10 above "a"."""
+    for agent, level in (("a", 0.0), ("b", 10.0)):
+        for seed in (1, 2, 3):
+            data, acting = [level, level + 10, level + 20 + seed], [level + 5 * seed, level + 100 + seed]
+            make_phases(tmp_path / "phases" / f"{agent}{seed}", data, acting, agent=agent, seed=seed)
+    return tmp_path / "phases"
+
+
+def test_each_phase_has_rows_and_a_time_of_its_own(phases: Path, capsys: pytest.CaptureFixture) -> None:
+    text = run_report(capsys, phases, "--out", phases.parent / "out", "--normalise", 100, "--random", "walker-walk=3")
+    assert "Notes" not in text
+    table = [[row[key] for key in ("task", "agent", "frames", "updates", "last", "best")] for row in agents(phases)]
+    assert table == [
+        ["walker_walk (data)", "a", "", "200.0", "22.0", "22.0"],
+        ["walker_walk (data)", "b", "", "200.0", "32.0", "32.0"],
+        ["walker_walk (acting)", "a", "2000.0", "", "102.0", "102.0"],
+        ["walker_walk (acting)", "b", "2000.0", "", "112.0", "112.0"],
+    ]
+    pairs = [(row["task"], row["probability"]) for row in rows(phases.parent / "out/pairs.csv")]
+    assert pairs == [("walker_walk (data)", "0.0"), ("walker_walk (acting)", "0.0"), ("all tasks", "0.0")]
+    aggregate = rows(phases.parent / "out/aggregate.csv")
+    assert float(aggregate[0]["iqm"]) == pytest.approx(stats.trim_mean([0.21, 0.22, 0.23, 1.01, 1.02, 1.03], 0.25))
+    assert len(rows(phases.parent / "out/runs.csv")) == 12
+
+
+def agents(runs: Path) -> list[dict[str, str]]:
+    return rows(runs.parent / "out" / "agents.csv")
+
+
+def test_a_score_is_a_metric(phases: Path, capsys: pytest.CaptureFixture) -> None:
+    run_report(capsys, phases, "--out", phases.parent / "out", "--metric", "eval/score")
+    assert [float(row["last"]) for row in agents(phases)] == pytest.approx([2.2, 3.2, 10.2, 11.2])
+
+
+def test_frames_and_updates_are_of_their_phases(phases: Path, capsys: pytest.CaptureFixture) -> None:
+    short = make_phases(phases / "short", [0, 1], agent="a", seed=4)
+    text = run_report(capsys, phases, "--out", phases.parent / "out")
+    assert f"walker_walk (data) is compared at 100 updates, where {short} ends; others go on to 200 (--updates" in text
+    text = run_report(capsys, phases, "--out", phases.parent / "out", "--updates", 150, "--frames", 1000)
+    assert f"left out {short} (data): it spans 0 to 100 updates" in text
+    assert [float(row["last"]) for row in agents(phases)] == [16, 26, 10, 20]
+    assert "--frames: found 1,000, expected runs whose time is frames" in fails(capsys, short, "--frames", 1000)
+    assert "--updates: found 900, expected at most 200, the end of" in fails(capsys, phases, "--updates", 900)
+
+
+def test_runs_that_only_act_meet_those_that_had_data(phases: Path, capsys: pytest.CaptureFixture) -> None:
+    for seed in (1, 2, 3):
+        make_run(phases / f"c{seed}", [0, 1, 2], agent="sac", seed=seed)
+    text = run_report(capsys, phases, "--out", phases.parent / "out")
+    assert "left out" in text  # it is still in its prefill; what comes after data is not
+    assert {row["agent"] for row in agents(phases)} == {"a", "b"}
+    for seed in (1, 2, 3):
+        make_run(phases / f"d{seed}", [0, 1, 2], seed=seed, **{"schedule.prefill": 0})
+    run_report(capsys, phases, "--out", phases.parent / "out")
+    assert [row["agent"] for row in agents(phases)] == ["a", "b", "a", "b", "smac"]
+
+
+def test_acting_after_other_numbers_of_updates_is_told(phases: Path, capsys: pytest.CaptureFixture) -> None:
+    make_phases(phases / "more", [0, 1, 2, 3], [4, 5], agent="a", seed=4)
+    text = run_report(capsys, phases, "--out", phases.parent / "out")
+    assert "a on walker_walk (acting): its runs act after 200 and 300 updates on data; tell them apart with" in text
+    text = run_report(capsys, phases, "--out", phases.parent / "out", "--label", "updates")
+    assert "tell them apart" not in text
+    assert [row["agent"] for row in agents(phases)][:3] == ["a updates=200", "a updates=300", "b updates=200"]
 
 
 # --- options ----------------------------------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """Learning curves and statistics of any set of runs: ``worldrl report RUN_DIR... --out FOLDER``.
 
-A picture with one panel per task, and tables of what the seeds say. ``docs/report.md`` defines every number.
+A picture with one panel per task and phase, and tables of what the seeds say. ``docs/report.md`` defines every number.
 """
 
 from __future__ import annotations
@@ -14,9 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from worldrl.errors import UserError, unknown, writing, wrong
-from worldrl.report.curves import Run, Seeded, check_overlap, read_runs, task_name, unlabelled_differences
+from worldrl.report.curves import (
+    ACTING,
+    DATA,
+    UNITS,
+    Run,
+    Seeded,
+    check_overlap,
+    read_runs,
+    task_name,
+    unlabelled_differences,
+)
 from worldrl.report.grids import by_agent, draw_grids, grid_rows, read_grids
-from worldrl.report.plots import Line, Panels, draw, picture_formats
+from worldrl.report.plots import XLABEL, Line, Panels, draw, picture_formats
 from worldrl.report.tables import (
     ALL,
     Row,
@@ -25,6 +35,7 @@ from worldrl.report.tables import (
     aggregate_rows,
     common_tasks,
     pair_rows,
+    run_rows,
     to_csv,
     to_markdown,
 )
@@ -33,14 +44,20 @@ from worldrl.terminal import Parser, command, number, positive, whole
 
 METRIC = "eval/return"
 OTHER_OUT = "--out takes a folder, or a picture such as x.png"
-AXES = {METRIC: "evaluation return\n(sum of rewards)", "episode/return": "training return\n(sum of rewards)"}
+AXES = {
+    METRIC: "evaluation return\n(sum of rewards)",
+    "episode/return": "training return\n(sum of rewards)",
+    "eval/score": "normalised score\n(reference: 0, 100)",
+}
+XLABELS = {ACTING: XLABEL, DATA: "updates on data"}
 FILES = {  # the page and the tables of each kind of report; tables without a row are left out
     "curves": ("report.md", "agents.csv", "aggregate.csv", "pairs.csv", "runs.csv"),
     "robustness": ("robustness.md", "robustness.csv"),
 }
 SHORT = 0.9  # a run that ends before this share of the longest one is named
 
-Groups = dict[str, dict[str, list[Run]]]  # task -> agent -> its runs
+Groups = dict[str, dict[str, list[Run]]]  # task, with the phase if it has data -> agent -> its runs
+Ends = Mapping[str, float]  # unit of time -> where runs are compared, if that was asked for
 Notes = list[str]
 
 
@@ -49,35 +66,40 @@ Notes = list[str]
 
 def learnt(runs: Sequence[Run]) -> tuple[list[Run], Notes]:
     """The runs that have learnt, where another one of their task has; notes name those that were stopped before."""
-    able = {run.task for run in runs if _has_learnt(run)}
-    kept = [run for run in runs if _has_learnt(run) or run.task not in able]
+    able = {(run.task, run.phase) for run in runs if _has_learnt(run)}
+    kept = [run for run in runs if _has_learnt(run) or (run.task, run.phase) not in able]
     return kept, [
-        f"left out {r.path}: it was stopped at {r.end:,.0f} frames, before it learnt" for r in _without(runs, kept)
+        f"left out {r.name}: it was stopped at {r.end:,.0f} {r.unit}, before it learnt" for r in _without(runs, kept)
     ]
 
 
 def _has_learnt(run: Run) -> bool:
-    """Whether its curve goes beyond the random actions at its beginning."""
-    return bool(run.curve.frames[-1] > run.settings.get("schedule.prefill", 0))
+    """Whether its curve goes beyond the random actions at its beginning, of which there are none after data."""
+    start = 0 if run.settings.get("updates", 0) else run.settings.get("schedule.prefill", 0)
+    return bool(run.curve.frames[-1] > start)
 
 
 def _without(runs: Sequence[Run], kept: Sequence[Run]) -> list[Run]:
-    places = {run.path for run in kept}
-    return [run for run in runs if run.path not in places]
+    names = {run.name for run in kept}
+    return [run for run in runs if run.name not in names]
 
 
-def reaching(runs: Sequence[Run], frames: float) -> tuple[list[Run], Notes]:
-    """The runs that continue to ``frames``; notes name those left out.
+def reaching(runs: Sequence[Run], unit: str, end: float) -> tuple[list[Run], Notes]:
+    """Of the runs whose time is ``unit``, those that continue to ``end``, and all others; notes name those left out.
 
     Raises:
         UserError: no run gets that far.
     """
-    kept = [run for run in runs if run.curve.frames[0] <= frames <= run.end]
-    if not kept:
-        longest = max(runs, key=lambda run: run.end)
-        raise UserError("--frames", f"{frames:,.0f}", f"at most {longest.end:,.0f}, the end of {longest.path}")
-    short = _without(runs, kept)
-    return kept, [f"left out {r.path}: it spans {r.curve.frames[0]:,.0f} to {r.end:,.0f} frames" for r in short]
+    timed = [run for run in runs if run.unit == unit]
+    if not timed:
+        raise UserError(f"--{unit}", f"{end:,.0f}", f"runs whose time is {unit}", "leave it out")
+    short = [run for run in timed if not run.curve.frames[0] <= end <= run.end]
+    if short == timed:
+        longest = max(timed, key=lambda run: run.end)
+        raise UserError(f"--{unit}", f"{end:,.0f}", f"at most {longest.end:,.0f}, the end of {longest.path}")
+    notes = [f"left out {r.name}: it spans {r.curve.frames[0]:,.0f} to {r.end:,.0f} {unit}" for r in short]
+    names = {run.name for run in short}
+    return [run for run in runs if run.name not in names], notes
 
 
 def average(runs: Sequence[Run], n: int, metric: str) -> tuple[list[Run], Notes]:
@@ -89,23 +111,35 @@ def average(runs: Sequence[Run], n: int, metric: str) -> tuple[list[Run], Notes]
     counts = [len(run.curve.values) for run in runs]
     if max(counts) < n:
         raise wrong("--last", n, f"at most {max(counts)}, the values of {metric} in the longest run")
-    notes = [f"left out {r.path}: it has {c} values of {metric}" for r, c in zip(runs, counts, strict=True) if c < n]
+    notes = [f"left out {r.name}: it has {c} values of {metric}" for r, c in zip(runs, counts, strict=True) if c < n]
     return [r._replace(curve=r.curve.averaged(n)) for r, c in zip(runs, counts, strict=True) if c >= n], notes
 
 
 def group(runs: Sequence[Run], labels: Sequence[str] = ()) -> tuple[Groups, Notes]:
     """Runs by task and agent, in natural order; notes say where a name covers several settings, or a seed twice.
 
+    Where runs of a task have learned from data, each phase of it counts as a task of its own.
+
     Raises:
         UserError: a setting in ``labels`` that no run has, or runs of a task without frames in common.
     """
     _check_labels(labels, runs)
+    with_data = {run.task for run in runs if run.phase == DATA}
     groups: Groups = {}
-    for run in sorted(runs, key=lambda run: (_natural(run.task), _natural(run.label(labels)), run.seed)):
-        groups.setdefault(run.task, {}).setdefault(run.label(labels), []).append(run)
+    for run in sorted(runs, key=lambda run: _order(run, labels)):
+        name = f"{run.task} ({run.phase})" if run.task in with_data else run.task
+        groups.setdefault(name, {}).setdefault(run.label(labels), []).append(run)
     for panel in groups.values():
-        check_overlap([run for same in panel.values() for run in same])
-    return groups, _doubts(groups)
+        check_overlap(_all(panel))
+    return groups, _doubts(groups) + _unequal_starts(groups)
+
+
+def _order(run: Run, labels: Sequence[str]) -> tuple[Any, ...]:
+    return _natural(run.task), run.phase == ACTING, _natural(run.label(labels)), run.seed
+
+
+def _all(panel: Mapping[str, Sequence[Run]]) -> list[Run]:
+    return [run for same in panel.values() for run in same]
 
 
 def _check_labels(labels: Sequence[str], runs: Sequence[Seeded]) -> None:
@@ -142,35 +176,49 @@ def _doubt(runs: Sequence[Seeded]) -> str:
     return f"several runs of seed {', '.join(map(str, twice))}; each of them counts" if twice else ""
 
 
-def score(groups: Groups, frames: float | None = None) -> tuple[list[Score], Notes]:
-    """What each run reached at ``frames``, by default those that all runs of its task reach; notes name short runs."""
+def _unequal_starts(groups: Groups) -> Notes:
+    """Where runs under one name act after different numbers of updates on data."""
+    notes = []
+    for task, panel in groups.items():
+        for agent, runs in panel.items():
+            made = sorted({str(run.settings.get("updates", 0)) for run in runs if run.phase == ACTING}, key=_natural)
+            if len(made) > 1:
+                found = f"its runs act after {' and '.join(made)} updates on data"
+                notes.append(f"{agent} on {task}: {found}; tell them apart with --label updates")
+    return notes
+
+
+def score(groups: Groups, ends: Ends) -> tuple[list[Score], Notes]:
+    """What each run reached at ``ends``, by default where all runs of its task get; notes name short runs."""
     scores, notes = [], []
     for task, panel in groups.items():
-        runs = [run for same in panel.values() for run in same]
+        runs = _all(panel)
+        unit = runs[0].unit
         shortest = min(runs, key=lambda run: run.curve.frames[-1])
         end, longest = shortest.curve.frames[-1], max(run.curve.frames[-1] for run in runs)
-        if frames is None and end < SHORT * longest:
+        if unit not in ends and end < SHORT * longest:
             notes.append(
-                f"{task} is compared at {end:,.0f} frames, where {shortest.path} ends; others go on to {longest:,.0f} "
-                "(--frames N leaves out runs that end before N)"
+                f"{task} is compared at {end:,.0f} {unit}, where {shortest.path} ends; others go on to {longest:,.0f} "
+                f"(--{unit} N leaves out runs that end before N)"
             )
         for agent, same in panel.items():
-            scores += _scores(agent, same, end if frames is None else frames)
+            scores += _scores(task, agent, same, ends.get(unit, end))
     return scores, notes
 
 
-def _scores(agent: str, runs: Sequence[Run], frames: float) -> list[Score]:
+def _scores(task: str, agent: str, runs: Sequence[Run], time: float) -> list[Score]:
     seeds = [run.seed for run in runs]
     return [
         Score(
-            task=run.task,
+            task=task,
             agent=agent,
             seed=run.seed,
             repeat=seeds[:i].count(run.seed),
-            frames=float(frames),
-            last=float(run.curve.at(frames)),
-            best=float(run.curve.values[run.curve.frames <= frames].max()),
+            time=float(time),
+            last=float(run.curve.at(time)),
+            best=float(run.curve.values[run.curve.frames <= time].max()),
             run=str(run.path),
+            unit=run.unit,
         )
         for i, run in enumerate(runs)
     ]
@@ -191,7 +239,7 @@ def make_tables(scores: Sequence[Score], units: Mapping[str | None, float]) -> t
         "agents": agent_rows(scores),
         "aggregate": aggregate_rows(scores, _units(tasks, units)) if units else [],
         "pairs": pair_rows(scores),
-        "runs": [entry._asdict() for entry in scores],
+        "runs": run_rows(scores),
     }
     return {name: rows for name, rows in tables.items() if rows}, notes
 
@@ -200,7 +248,7 @@ def _units(tasks: Sequence[str], units: Mapping[str | None, float]) -> dict[str,
     found = {task: units.get(task, units.get(None)) for task in tasks}
     for task, unit in found.items():
         if unit is None:
-            raise UserError("--normalise", f"no value for {task}", fix=f"add --normalise {task}=VALUE")
+            raise UserError("--normalise", f"no value for {task}", fix="add --normalise VALUE, for all that have none")
     return {task: unit for task, unit in found.items() if unit is not None}
 
 
@@ -247,7 +295,7 @@ def write(out: Path, text: str, tables: Mapping[str, Sequence[Row]], kind: str =
 def _of_task(text: str) -> tuple[str | None, str]:
     """``[TASK=]X`` as the task, or ``None`` for all of them, and the text of X."""
     task, _, value = text.rpartition("=")
-    return task_name(task) or None, value
+    return task or None, value
 
 
 def _unit(text: str) -> tuple[str | None, float]:
@@ -265,7 +313,7 @@ def _baseline(text: str) -> Line:
     task, _, name = place.rpartition(":")
     if not equals or not name:
         raise argparse.ArgumentTypeError(f"found '{text}', expected NAME=VALUE or TASK:NAME=VALUE")
-    return Line(task_name(task) or None, name, number(value))
+    return Line(task or None, name, number(value))
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -283,8 +331,9 @@ def make_parser() -> argparse.ArgumentParser:
     add("--robustness", action="store_true", help="compare robustness grids (eval.py --corruption) in place of curves")
     add("--metric", default=METRIC, metavar="KEY", help=f"any key of metrics.jsonl (default {METRIC})")
     add("--frames", type=positive, metavar="N", help="compare at N frames; shorter runs are left out")
+    add("--updates", type=positive, metavar="N", help="the same for runs that learn from data")
     means = parser.add_mutually_exclusive_group()
-    means.add_argument("--smooth", type=positive, metavar="N", help="mean over the last N frames, for training returns")
+    means.add_argument("--smooth", type=positive, metavar="N", help="mean over the last N frames or updates")
     means.add_argument("--last", type=whole(), metavar="N", help="mean over the last N values, such as 100 episodes")
     add("--label", action="append", default=[], metavar="KEY", help="a setting that tells agents apart; repeatable")
     add("--random", type=_random, action="append", default=[], metavar="[TASK=]X", help="the random policy's return")
@@ -302,7 +351,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 def robustness_report(options: argparse.Namespace) -> str:
     """The same for robustness grids in place of learning curves."""
-    for name in ("frames", "smooth", "last", "random", "baseline", "normalise"):
+    for name in ("frames", "updates", "smooth", "last", "random", "baseline", "normalise"):
         if getattr(options, name):
             raise UserError(f"--{name}", "an option for learning curves", "only --out and --label with --robustness")
     grids = read_grids(options.run_dirs, options.label)
@@ -327,40 +376,50 @@ def report(options: argparse.Namespace) -> str:
         runs = [run._replace(curve=run.curve.smoothed(options.smooth)) for run in runs]
     runs, left_out = learnt(runs)
     notes += left_out
-    if options.frames:
-        runs, left_out = reaching(runs, options.frames)
+    ends = {unit: end for unit in UNITS.values() if (end := vars(options)[unit])}
+    for unit, end in ends.items():
+        runs, left_out = reaching(runs, unit, end)
         notes += left_out
     groups, doubts = group(runs, options.label)
-    lines = [*options.random, *options.baseline]
-    _check_tasks([*(line.task for line in lines), *(task for task, _ in options.normalise)], groups)
-    scores, short = score(groups, options.frames)
-    tables, missing = make_tables(scores, dict(options.normalise))
+    lines = [
+        line._replace(task=name) for line in [*options.random, *options.baseline] for name in _named(line.task, groups)
+    ]
+    units = {name: unit for task, unit in options.normalise for name in _named(task, groups)}
+    scores, short = score(groups, ends)
+    tables, missing = make_tables(scores, units)
     text = to_text(options.metric, tables, [*notes, *doubts, *short, *missing])
     with writing(options.out, OTHER_OUT):
         picture, paths = write(options.out, text, tables)
-        draw(picture, _panels(groups, options.frames or math.inf), _axis(options), lines, _estimates(tables))
+        xlabels = {name: XLABELS[_all(panel)[0].phase] for name, panel in groups.items()}
+        draw(picture, _panels(groups, ends), _axis(options, scores), lines, _estimates(tables), xlabels)
     return f"{text}\nwritten: {', '.join(map(str, [picture, *paths]))}"
 
 
-def _check_tasks(named: Sequence[str | None], groups: Groups) -> None:
-    for task in named:
-        if task is not None and task not in groups:
-            raise unknown("task", task, groups)
+def _named(task: str | None, groups: Groups) -> Sequence[str | None]:
+    """The groups of a task, one for each phase; ``None`` stands for all tasks."""
+    if task is None:
+        return [None]
+    tasks = {name: _all(panel)[0].task for name, panel in groups.items()}
+    found = [name for name, known in tasks.items() if known in (task, task_name(task))]
+    if not found:
+        raise unknown("task", task, tasks.values())
+    return found
 
 
-def _panels(groups: Groups, frames: float) -> Panels:
-    """The curves up to ``frames``."""
+def _panels(groups: Groups, ends: Ends) -> Panels:
+    """The curves up to ``ends``."""
     return {
-        task: {agent: [run.curve.until(frames) for run in runs] for agent, runs in panel.items()}
+        task: {agent: [r.curve.until(ends.get(r.unit, math.inf)) for r in runs] for agent, runs in panel.items()}
         for task, panel in groups.items()
     }
 
 
-def _axis(options: argparse.Namespace) -> str:
+def _axis(options: argparse.Namespace, scores: Sequence[Score]) -> str:
     name = AXES.get(options.metric, options.metric)
     if options.last:
         return f"{name}\n(mean of the last {options.last})"
-    return f"{name}\n(mean of {options.smooth:,.0f} frames)" if options.smooth else name
+    units = " or ".join(sorted({score.unit for score in scores}))
+    return f"{name}\n(mean of {options.smooth:,.0f} {units})" if options.smooth else name
 
 
 def _estimates(tables: Mapping[str, Sequence[Row]]) -> dict[str, Estimate]:

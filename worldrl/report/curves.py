@@ -1,7 +1,9 @@
 """Learning curves as run folders hold them: find runs, read any key of ``metrics.jsonl``, put curves on one axis.
 
-A curve is piecewise linear between the frames at which its key was logged. Settings are read as they are written and
-the classes behind them are not needed: runs of other versions and of a user's own parts can be read anywhere.
+A curve is piecewise linear between the times at which its key was logged: environment frames where the agent acts,
+updates where it learns from data. A run that does both has a curve of each phase. Settings are read as they are
+written and the classes behind them are not needed: runs of other versions and of a user's own parts can be read
+anywhere.
 """
 
 from __future__ import annotations
@@ -22,7 +24,10 @@ from worldrl.runs.folder import METRICS
 from worldrl.runs.metrics import COUNTERS, Record, read_records
 
 Array = NDArray[np.float64]
+Lines = dict[int, Record]  # of a file, by their numbers
 
+DATA, ACTING = "data", "acting"
+UNITS = {DATA: "updates", ACTING: "frames"}  # phase -> the counter of a record that is its time
 PLACE = ("device", "replay.device", "threads")  # settings that say where a run ran, not what it learned
 
 
@@ -56,17 +61,30 @@ class Curve(NamedTuple):
 
 
 class Run(NamedTuple):
-    """One run folder: its settings by dotted key, its curve of one metric, and the frames of its last record."""
+    """One phase of a run folder: the settings by dotted key, the curve of one metric, the time of the last record."""
 
     path: Path
     settings: Mapping[str, Any]
     curve: Curve
     end: float
     notes: tuple[str, ...] = ()
+    phase: str = ACTING
 
     @property
     def task(self) -> str:
-        return task_name(self.settings["task"])
+        """Where no environment is known it is the name of the data, without its folder and suffix."""
+        task = self.settings["task"]
+        return task_name(task) if task else Path(str(self.settings.get("data", ""))).stem
+
+    @property
+    def unit(self) -> str:
+        """Of the curve's time: ``"frames"`` or ``"updates"``."""
+        return UNITS[self.phase]
+
+    @property
+    def name(self) -> str:
+        """For notes: the folder, and the phase unless it is the usual one."""
+        return f"{self.path}" if self.phase == ACTING else f"{self.path} ({self.phase})"
 
     @property
     def agent(self) -> str:
@@ -132,29 +150,38 @@ def _runs_below(path: Path) -> Iterator[Path]:
 
 
 def read_runs(paths: Sequence[Path], metric: str) -> tuple[list[Run], list[str]]:
-    """Every run at or below ``paths`` that has logged ``metric``, and notes on what was left out.
+    """Every phase of the runs at or below ``paths`` that has logged ``metric``, and notes on what was left out.
 
     Raises:
         UserError: nothing found, a damaged file, or a metric that no run has (with the nearest names).
     """
-    runs = [read_run(run_dir, metric) for run_dir in find_runs(paths)]
-    begun = [run for run in runs if len(run.curve.frames)]
+    runs = {run_dir: read_phases(run_dir, metric) for run_dir in find_runs(paths)}
+    every = [run for phases in runs.values() for run in phases]
+    begun = [run for run in every if len(run.curve.frames)]
     if not begun:
-        raise _nothing_read(runs, metric)
-    notes = [note for run in runs for note in run.notes]
-    return begun, notes + [f"left out {run.path}: it has no {metric}" for run in runs if not len(run.curve.frames)]
+        raise _nothing_read(list(runs), metric)
+    without = runs.keys() - {run.path for run in begun}
+    notes = [note for run in every for note in run.notes]
+    return begun, notes + [f"left out {run_dir}: it has no {metric}" for run_dir in runs if run_dir in without]
 
 
-def _nothing_read(runs: Sequence[Run], metric: str) -> UserError:
-    logged = {key for run in runs for record in read_records(run.path / METRICS)[0] for key in record} - COUNTERS
+def _nothing_read(runs: Sequence[Path], metric: str) -> UserError:
+    logged = {key for run_dir in runs for record in read_records(run_dir / METRICS)[0] for key in record} - COUNTERS
     if metric == "eval/return" or metric in logged or not logged:
-        where = f"{runs[0].path}" + (f" and {len(runs) - 1} more" if len(runs) > 1 else "")
+        where = f"{runs[0]}" + (f" and {len(runs) - 1} more" if len(runs) > 1 else "")
         return UserError(where, f"no {metric} yet", "a record with it (evaluations need eval.every above 0)")
     return unknown("metric", metric, logged)
 
 
 def read_run(run_dir: Path, metric: str) -> Run:
-    """One run's settings and its curve of ``metric``, which is empty where nothing was logged.
+    """The last phase of ``read_phases``."""
+    return read_phases(run_dir, metric)[-1]
+
+
+def read_phases(run_dir: Path, metric: str) -> list[Run]:
+    """A run's settings and its curve of ``metric`` in each phase that it has begun, in their order; one at least.
+
+    A curve is empty where nothing was logged. Records of earlier versions name no phase: they are of acting.
 
     Raises:
         UserError: a file that is damaged or not a run's (file and line named).
@@ -162,14 +189,30 @@ def read_run(run_dir: Path, metric: str) -> Run:
     path = run_dir / METRICS
     settings = _read_settings(run_dir / CONFIG_FILE)
     records, half_line = read_records(path)
-    curve, not_finite = _curve(path, records, metric)
-    notes = []
+    phases: dict[str, Lines] = {}
+    for line, record in enumerate(records, 1):
+        if record:
+            phases.setdefault(_phase(path, line, record), {})[line] = record
+    runs = [_read_phase(run_dir, settings, phase, found, metric) for phase, found in (phases or {ACTING: {}}).items()]
     if half_line:
-        notes.append(f"{path}: ignored half a line at its end, where the run writes or was killed")
-    if not_finite:
-        notes.append(f"{path}: left out {not_finite} values of {metric} that were not finite")
-    end = max((_number(path, i, record, "frames") for i, record in enumerate(records, 1) if record), default=0.0)
-    return Run(run_dir, settings, curve, end, tuple(notes))
+        told = f"{path}: ignored half a line at its end, where the run writes or was killed"
+        runs[-1] = runs[-1]._replace(notes=(told, *runs[-1].notes))
+    return runs
+
+
+def _phase(path: Path, line: int, record: Record) -> str:
+    phase = record.get("phase", ACTING)
+    if phase not in list(UNITS):  # which may be of any type
+        raise wrong(f"{path}, line {line}: phase", phase, " or ".join(UNITS))
+    return str(phase)
+
+
+def _read_phase(run_dir: Path, settings: Mapping[str, Any], phase: str, records: Lines, metric: str) -> Run:
+    path = run_dir / METRICS
+    curve, not_finite = _curve(path, records, metric, UNITS[phase])
+    notes = (f"{path}: left out {not_finite} values of {metric} that were not finite",) if not_finite else ()
+    end = max((_number(path, line, record, UNITS[phase]) for line, record in records.items()), default=0.0)
+    return Run(run_dir, settings, curve, end, notes, phase)
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
@@ -182,26 +225,26 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 def _number(path: Path, line: int, record: Record, key: str) -> float:
     value = record.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or (key == "frames" and not math.isfinite(value)):
+    if isinstance(value, bool) or not isinstance(value, int | float) or (key in COUNTERS and not math.isfinite(value)):
         raise wrong(f"{path}, line {line}: {key}", value, "a number")
     return float(value)
 
 
-def _curve(path: Path, records: Sequence[Record], metric: str) -> tuple[Curve, int]:
-    """The curve of ``metric``, and how many values were not finite (null). Values of the same frame are averaged."""
+def _curve(path: Path, records: Lines, metric: str, unit: str) -> tuple[Curve, int]:
+    """The curve of ``metric``, and how many values were not finite (null). Values of the same time are averaged."""
     frames, values, not_finite = [], [], 0
-    for line, record in enumerate(records, 1):
+    for line, record in records.items():
         if metric not in record:
             continue
         value = math.nan if record[metric] is None else _number(path, line, record, metric)
         if not math.isfinite(value):
             not_finite += 1
             continue
-        frames.append(_number(path, line, record, "frames"))
+        frames.append(_number(path, line, record, unit))
         values.append(value)
         if len(frames) > 1 and frames[-1] < frames[-2]:
             expected = f"{frames[-2]:,.0f} or more"
-            raise UserError(f"{path}, line {line}: frames", f"{frames[-1]:,.0f}", expected)
+            raise UserError(f"{path}, line {line}: {unit}", f"{frames[-1]:,.0f}", expected)
     at, index = np.unique(frames, return_inverse=True)
     return Curve(at, np.bincount(index, values) / np.bincount(index)), not_finite
 
@@ -224,8 +267,8 @@ def check_overlap(runs: Sequence[Run]) -> None:
     early = min(runs, key=lambda run: run.curve.frames[-1])
     begin, end = late.curve.frames[0], early.curve.frames[-1]
     if begin > end:
-        found = f"its first value at {begin:,.0f} frames, where {early.path} has ended ({end:,.0f})"
-        raise UserError(f"{late.path}", found, f"runs of {late.task} that overlap", "leave one of them out")
+        found = f"its first value at {begin:,.0f} {late.unit}, where {early.path} has ended ({end:,.0f})"
+        raise UserError(late.name, found, f"runs of {late.task} that overlap", "leave one of them out")
 
 
 def unlabelled_differences(runs: Sequence[Seeded]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Pictures of learning curves: one panel per task, one colour and marker per agent."""
+"""Pictures of learning curves: one panel per task and phase, one colour and marker per agent."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ PREFIX = "33"  # with it the agents that are compared most have colours of their
 INK, PALE = "#333333", "#888888"
 PANEL = (3.5, 2.6)  # inches
 SINGLE = (6.4, 3.8)
-COLUMNS = 4
+COLUMNS = 4  # even: the two phases of a task stay in one row
+XLABEL = "environment frames"
 
 STYLE: dict[Any, Any] = {
     "font.size": 9,
@@ -85,6 +86,7 @@ def draw(
     ylabel: str,
     lines: Sequence[Line] = (),
     aggregate: Mapping[str, Estimate] | None = None,
+    xlabels: Mapping[str, str] | None = None,
 ) -> None:
     """Write the picture; its suffix says the format.
 
@@ -93,6 +95,7 @@ def draw(
             seed faintly. An agent looks the same in all of them.
         lines: Baselines.
         aggregate: Per agent a value over all tasks, for one more panel.
+        xlabels: Per panel what its x axis is, by default environment frames.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -102,6 +105,10 @@ def draw(
     number = len(panels) + bool(aggregate)
     rows = math.ceil(number / COLUMNS)
     columns = math.ceil(number / rows)
+    xlabels = dict.fromkeys(panels, XLABEL) | dict(xlabels or {})
+    differ = len(set(xlabels.values())) > 1
+    if differ and rows > 1:
+        columns += columns % 2
     names = {agent: f"{agent} ({_with_word(seeds)})" for agent, seeds in _seeds(panels).items()}
     size = (PANEL[0] * columns, PANEL[1] * rows) if number > 1 else (SINGLE[0] + _width(names.values()), SINGLE[1])
     with rc_context(STYLE):
@@ -112,7 +119,7 @@ def draw(
         for i, (axes, (task, panel)) in enumerate(zip(cells.flat, panels.items(), strict=False)):
             _draw_panel(axes, panel, looks, [line for line in lines if line.task in (None, task)])
             axes.set_title(task)
-            axes.set_xlabel("environment frames" if i + columns >= number else "")
+            axes.set_xlabel(xlabels[task] if differ or i + columns >= number else "")
             axes.set_ylabel(ylabel if i % columns == 0 else "")
         if aggregate:
             _draw_estimates(cells.flat[number - 1], aggregate, looks)

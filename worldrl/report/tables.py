@@ -30,38 +30,67 @@ ALL = "all tasks"
 
 
 class Score(NamedTuple):
-    """What one run reached at the frames of comparison; ``best`` is its highest value until there."""
+    """What one run reached at the time of comparison; ``best`` is its highest value until there."""
 
     task: str
     agent: str
     seed: int
     repeat: int  # how many runs of this task, agent and seed came before
-    frames: float
+    time: float
     last: float
     best: float
     run: str
+    unit: str = "frames"  # of the time
 
 
 def agent_rows(scores: Sequence[Score]) -> list[Row]:
     """One row per task and agent: its last scores, their interquartile mean, its best scores."""
-    tasks = _by("task", scores).values()
-    return [_agent_row(runs) for of_task in tasks for runs in _by("agent", of_task).values()]
+    tasks, units = _by("task", scores).values(), _units(scores)
+    return [_agent_row(runs, units) for of_task in tasks for runs in _by("agent", of_task).values()]
 
 
-def _agent_row(runs: Sequence[Score]) -> Row:
+def _agent_row(runs: Sequence[Score], units: Sequence[str]) -> Row:
     last, last_std = mean_and_deviation([score.last for score in runs])
     best, best_std = mean_and_deviation([score.best for score in runs])
     return {
         "task": runs[0].task,
         "agent": runs[0].agent,
         "seeds": len(runs),
-        "frames": runs[0].frames,
+        **_time(runs[0], units),
         "last": last,
         "last_std": last_std,
         "iqm": interquartile_mean_interval([score.last for score in runs], np.random.default_rng(SEED)),
         "best": best,
         "best_std": best_std,
     }
+
+
+def run_rows(scores: Sequence[Score]) -> list[Row]:
+    """One row per run."""
+    units = _units(scores)
+    return [_run_row(score, units) for score in scores]
+
+
+def _run_row(score: Score, units: Sequence[str]) -> Row:
+    return {
+        "task": score.task,
+        "agent": score.agent,
+        "seed": score.seed,
+        "repeat": score.repeat,
+        **_time(score, units),
+        "last": score.last,
+        "best": score.best,
+        "run": score.run,
+    }
+
+
+def _units(scores: Sequence[Score]) -> list[str]:
+    return sorted({score.unit for score in scores})
+
+
+def _time(score: Score, units: Sequence[str]) -> Row:
+    """A column for each unit of time that the table has; NaN in those of others."""
+    return {unit: score.time if unit == score.unit else math.nan for unit in units}
 
 
 def pair_rows(scores: Sequence[Score]) -> list[Row]:
@@ -184,8 +213,12 @@ def _shown(row: Row) -> dict[str, str]:
             middle, *interval = _alike(*value)
             shown[f"{column} [95 %]"] = f"{middle} [{', '.join(interval)}]" if interval else f"{middle}, no interval"
         elif not column.endswith("_std"):
-            shown[column] = f"{value:,.0f}" if isinstance(value, float) else str(value)
+            shown[column] = _whole(value) if isinstance(value, float) else str(value)
     return shown
+
+
+def _whole(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:,.0f}"
 
 
 def _alike(*values: float) -> list[str]:
