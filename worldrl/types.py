@@ -103,7 +103,8 @@ class EnvSpec(NamedTuple):
     """What an environment tells an agent before the first step.
 
     ``groups[key][name] = (start, stop)`` names the sensors inside a state vector. ``terminates`` says whether episodes
-    can end by true termination. ``max_frames`` is the time limit in frames (0: none known).
+    can end by true termination. ``max_frames`` is the time limit in frames (0: none known). ``protocol`` is what else
+    fixes the task, in words; it is said when training begins, and is in every checkpoint.
     """
 
     task: str
@@ -113,6 +114,7 @@ class EnvSpec(NamedTuple):
     terminates: bool = False
     max_frames: int = 0
     groups: Mapping[str, dict[str, tuple[int, int]]] = MappingProxyType({})
+    protocol: str = ""
 
     @property
     def action_dim(self) -> int:
