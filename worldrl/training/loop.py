@@ -334,9 +334,11 @@ class Trainer:
                 f"the belief cannot learn to remember: found windows of replay.length={c.replay.length} rows, "
                 "expected 16 to 50 (and as many in replay.batch)"
             )
-        yield from filter(None, (agent.model.note, agent.head.note))
+        yield from filter(None, (self.experience.spec.protocol, agent.model.note, agent.head.note))
         if agent.head.needs.action_noise and not c.schedule.action_noise:
             yield "the agent will not explore: its policy is deterministic and schedule.action_noise=0"
+        if agent.head.needs.epsilon and not (c.schedule.epsilon.start or c.schedule.epsilon.end):
+            yield "the agent will not explore: its policy is deterministic and schedule.epsilon is 0"
 
     # --- saving and continuing ----------------------------------------------------------------------------------------
 
@@ -451,7 +453,7 @@ def _pointing_to_checks(config: Config) -> Iterator[None]:
 
 def _check_fits(config: Config, agent: Agent) -> None:
     """Refuse settings that only the finished agent can judge."""
-    check_length(config, agent.model)
+    check_length(config, agent.model, agent.head)
     if config.schedule.pretrain and "model" not in agent.optimizers:
         raise wrong("schedule.pretrain", config.schedule.pretrain, "0: this belief has nothing to learn")
     every = config.schedule.model_every
