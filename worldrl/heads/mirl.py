@@ -84,6 +84,7 @@ class MIRL(SoftQ):
         recent, _, _ = model.observe(extra["recent"], 0, learn=False)
         return recent.feat
 
+    @torch.no_grad()
     def moved_prior(self, feat: Tensor) -> Tensor:
         """(A,): the prior, a step closer to the marginal of pi over these rows (B, T, F)."""
         marginal = self.log_pi(self.q(feat)).exp().flatten(0, -2).mean(0)

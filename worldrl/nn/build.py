@@ -5,9 +5,9 @@ A grid's features are stored flat, (..., h w c). Whoever owns or copies a networ
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -25,6 +25,10 @@ class Conv(NamedTuple):
     stride: int = 1
     padding: int = 0
 
+    def size(self, n: int) -> int:
+        """Of a side of ``n`` cells."""
+        return (n + 2 * self.padding - self.kernel) // self.stride + 1
+
 
 BOARD = (Conv(16, 3, padding=1),)  # of MinAtar's networks (Young and Tian 2019, arXiv 1903.03176)
 SCREEN = (Conv(32, 8, 4), Conv(64, 4, 2), Conv(64, 3))  # of Atari's (Mnih et al. 2015, doi 10.1038/nature14236)
@@ -40,17 +44,14 @@ class Torso(nn.Module):
         self.convs = nn.ModuleList()
         for layer in SCREEN if min(sides) >= SCREEN_SIDE else BOARD:
             self.convs.append(nn.Conv2d(channels, *layer))
-            channels, sides = (
-                layer.channels,
-                [(n + 2 * layer.padding - layer.kernel) // layer.stride + 1 for n in sides],
-            )
+            channels, sides = layer.channels, [layer.size(n) for n in sides]
         self.outputs = channels * prod(sides)
 
     def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
         """``frozen`` takes the parameters for constants."""
         images = x.reshape(-1, *self.grid).permute(0, 3, 1, 2)
-        for conv in self.convs:
-            weight, bias = (p.detach() if frozen else p for p in (conv.weight, conv.bias))
+        for conv in cast("Iterable[nn.Conv2d]", self.convs):
+            weight, bias = (p.detach() if frozen else p for p in conv.parameters())
             images = F.relu_(F.conv2d(images, weight, bias, conv.stride, conv.padding))
         return images.reshape(*x.shape[:-1], self.outputs)
 
@@ -72,8 +73,9 @@ class GridQ(nn.Module):
 
     def __init__(self, grid: tuple[int, ...], make: Callable[[int], nn.Module], n: int) -> None:
         super().__init__()
-        self.torsos = nn.ModuleList(Torso(grid) for _ in range(n))
-        self.critics = nn.ModuleList(make(torso.outputs) for torso in self.torsos)
+        torsos = [Torso(grid) for _ in range(n)]
+        self.torsos = nn.ModuleList(torsos)
+        self.critics = nn.ModuleList(make(torso.outputs) for torso in torsos)
 
     def forward(self, feat: Tensor, action: Tensor, frozen: bool = False, first: int | None = None) -> Tensor:
         pairs = list(zip(self.torsos, self.critics, strict=True))[:first]
@@ -81,7 +83,7 @@ class GridQ(nn.Module):
 
     def values(self, feat: Tensor) -> Tensor:
         """feat (..., F) -> Q of every action (n, ..., A) float32."""
-        pairs = zip(self.torsos, self.critics, strict=True)
+        pairs: Iterable[tuple[Any, Any]] = zip(self.torsos, self.critics, strict=True)
         return torch.cat([critic.values(torso(feat)) for torso, critic in pairs])
 
 
