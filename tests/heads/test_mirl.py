@@ -202,7 +202,7 @@ def test_the_prior_of_fixed_states_is_that_of_blahut_and_arimoto(beta: float) ->
     head, counts = head_on_tables(MIRL, beta=beta, prior_rate=0.3), [4, 3, 2, 1]
     q = np.random.default_rng(1).normal(size=(S, A))
     head.critic.q.data.copy_(torch.from_numpy(q))
-    for _ in range(20_000):
+    for _ in range(3_000):
         head.prior.copy_(head.moved_prior(states_by_counts(counts)))
         head.started.fill_(1.0)
     expected = oracle.blahut_arimoto(q, np.array(counts) / 10, beta)

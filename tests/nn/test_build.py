@@ -25,6 +25,16 @@ def test_a_vector_gets_the_plain_networks() -> None:
     assert type(critic((7,), choice(2), 8, 1)) is ChoiceQ
 
 
+def test_the_torso_of_a_screen_is_that_of_dqn() -> None:
+    torso, images = Torso((84, 84, 4)), torch.randn(3, 84, 84, 4)
+    x = images.permute(0, 3, 1, 2)
+    for conv, stride in zip(torso.convs, (4, 2, 1), strict=True):
+        x = F.conv2d(x, conv.weight, conv.bias, stride).relu()
+    assert x.shape == (3, 64, 7, 7)
+    torch.testing.assert_close(torso(images.flatten(-3)), x.flatten(1))
+    assert torso.outputs == 3136
+
+
 def test_a_torso_is_the_convolution_of_the_unfolded_grid() -> None:
     torso, images = Torso(GRID), torch.randn(2, 6, *GRID)
     expected = F.conv2d(

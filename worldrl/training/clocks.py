@@ -78,8 +78,8 @@ class Linear:
         self.start, self.end, self.frames = start, end, frames
 
     def __call__(self, now: int) -> float:
-        share = min(1.0, now / self.frames) if self.frames else 1.0
-        return self.start + share * (self.end - self.start)
+        left = max(0.0, 1.0 - now / self.frames) if self.frames else 0.0
+        return self.end + left * (self.start - self.end)
 
 
 class Seconds:
