@@ -47,12 +47,12 @@ class DQN(Head):
         units: Width = 128
         layers: SomeLayers = 2
         activation: Literal["elu", "relu", "silu", "tanh"] = "relu"
-        critic_lr: Rate = 5e-4
+        critic_lr: Rate = 1e-3
         adam_eps: Positive = 1e-8
         grad_clip: NotNegative = 0.0
         gamma: Share = 0.99
         steps: Annotated[int, Range(1, 1_000)] = 1  # n of the returns; replay.length must be n + 1 or more
-        target_period: Samples = 200  # updates between two copies of Q
+        target_period: Samples = 100  # updates between two copies of Q
         double: bool = False  # the online Q chooses, the target values
         huber: bool = False  # Huber's loss in place of the square
 
