@@ -85,7 +85,10 @@ def trained(head: str, **settings: Any) -> tuple[list[Tensor], Tensor]:
 @pytest.mark.parametrize("head", ["soft_q", "mirl"])
 def test_at_a_large_beta_they_are_dqn_bit_for_bit(head: str, double: bool) -> None:
     fixed = {"prior_rate": 0.0, "beta_rate": 0.0} if head == "mirl" else {}
-    (weights, actions), (expected, best) = trained(head, beta=1e9, double=double, **fixed), trained("dqn", double=double)
+    (weights, actions), (expected, best) = (
+        trained(head, beta=1e9, double=double, **fixed),
+        trained("dqn", double=double),
+    )
     assert all(map(torch.equal, weights, expected))
     assert torch.equal(actions, best)
 
