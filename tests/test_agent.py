@@ -21,7 +21,7 @@ from worldrl.envs.make import EnvConfig
 from worldrl.errors import UserError
 from worldrl.heads.transitions import transitions
 from worldrl.registry import HEADS, load_class, takes_policy
-from worldrl.types import Batch, EnvSpec, Extra
+from worldrl.types import Batch, EnvSpec, Extra, Sizes, box, choice
 
 TINY = {
     "rssm": {"belief.stoch": 4, "belief.deter": 16, "belief.hidden": 16, "belief.depth": 2, "belief.vector_units": 16},
@@ -295,7 +295,9 @@ def test_every_optimiser_has_its_own_settings_and_all_of_its_part(name: str) -> 
     eps = {"head.adam_eps": 1e-5} if "adam_eps" in keys else {}
     belief = {"belief.lr": 0.5, "belief.grad_clip": 3.0, "belief.adam_eps": 1e-6}
     given = {f"head.{key}": rate for key, rate in rates.items()} | {"head.grad_clip": 7.0, **eps, **belief}
-    agent = build("rssm", name, STATE_SPEC, **given)
+    kinds = load_class("head", name)(config(), Sizes((5,), (5,), box(2))).needs.actions
+    spec = STATE_SPEC if "box" in kinds else STATE_SPEC._replace(actions=choice(3))
+    agent = build("rssm", name, spec, **given)
     parts = {"actor": "policy", "model": None}
     for key, optimizer in agent.optimizers.items():
         model = key == "model"
