@@ -14,7 +14,7 @@ from worldrl.agent import Agent
 from worldrl.config import config_from_dict
 from worldrl.errors import UserError
 from worldrl.registry import BELIEFS, HEADS, OWN_POLICY, POLICIES, load_class, takes_policy, tiny_settings
-from worldrl.types import Actions, EnvSpec, Extra, Imagines, Needs, Sizes, box, choice
+from worldrl.types import Actions, Decodes, EnvSpec, Extra, Imagines, Needs, ObsSpec, Sizes, box, choice
 
 PAIRS = list(product(BELIEFS, HEADS))
 KINDS = (box(2), choice(3))
@@ -114,3 +114,21 @@ def test_exact_expectations_run_on_every_belief(belief: str, head: str) -> None:
     agent = build(belief, head, "categorical", spec)
     assert isinstance(agent, Agent)
     assert agent.head.needs.actions == ("choice",)
+
+
+@pytest.mark.parametrize("head", ["sac", "mirl"])
+@pytest.mark.parametrize("belief", list(BELIEFS))
+def test_every_belief_takes_a_small_grid(belief: str, head: str) -> None:
+    spec = EnvSpec("toy", {"state": ObsSpec((4, 3, 2), "float32")}, choice(3))
+    agent = build(belief, head, OWN_POLICY, spec)
+    assert isinstance(agent, Agent)
+    run(agent, spec)
+    if isinstance(agent.model, Decodes):
+        assert agent.model.decode(torch.zeros(5, agent.model.feat_dim))["state"].shape == (5, 4, 3, 2)
+
+
+@pytest.mark.parametrize("belief", list(BELIEFS))
+def test_a_screen_in_grey_is_for_the_stack(belief: str) -> None:
+    agent = build(belief, "dqn", OWN_POLICY, EnvSpec("toy", {"state": ObsSpec((84, 84, 1), "uint8")}, choice(3)))
+    assert isinstance(agent, Agent) == (belief == "stack")
+    assert belief == "stack" or "belief=stack" in str(agent)

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.oracles import mirl as oracle
 from worldrl.agent import Agent
 from worldrl.beliefs.stack import Stack
 from worldrl.config import config_from_dict
@@ -45,6 +46,14 @@ def test_learning_sees_the_last_frames_of_the_episode(name: str) -> None:
     assert model.lost_rows == 2
     assert found[0].tolist() == [[0, 1, 2], [1, 2, 3], [4, 4, 4], [4, 4, 5], [4, 5, 6]]
     assert found[1].tolist() == [[10, 11, 12], [11, 12, 13], [12, 13, 14], [13, 14, 15], [14, 15, 16]]
+
+
+def test_frames_are_the_oracles() -> None:
+    batch = rows("grid", [0, 3, 4], t=12)
+    batch.obs["state"].normal_()
+    found = Stack(Stack.Config(frames=4), spec("grid")).observe(batch, 0)[0].feat.unflatten(-1, (4, 5, 8))
+    for b in range(2):
+        assert torch.equal(found[b], oracle.stacked(batch.obs["state"][b], batch.is_first[b], 4)[3:])
 
 
 @pytest.mark.parametrize("name", SHAPES)

@@ -105,6 +105,15 @@ class MIRL(SoftQ):
         self.w["started"].fill_(1.0)
 
 
+def stacked(frames: Tensor, firsts: Tensor, n: int) -> Tensor:
+    """The last n frames (T, h, w, c) of each row's episode, oldest first, its first one repeated: (T, h, w, n c)."""
+    found, begin = [], 0
+    for t in range(len(frames)):
+        begin = t if firsts[t] else begin
+        found.append(torch.cat([frames[max(begin, t - back)] for back in range(n - 1, -1, -1)], -1))
+    return torch.stack(found)
+
+
 # --- tables, in NumPy -------------------------------------------------------------------------------------------------
 
 

@@ -27,7 +27,7 @@ class Identity(BeliefModel):
         self.config = config
         self.keys = [key for key, obs in spec.obs.items() if obs.dtype == "float32"]
         if not self.keys or len(self.keys) < len(spec.obs):
-            fix = "use env.obs=state, or belief=rssm for pixels"
+            fix = "use env.obs=state, belief=rssm for pixels, or belief=stack"
             raise UserError("belief=identity", f"observations {', '.join(sorted(spec.obs))}", "state vectors only", fix)
         shapes = self.shapes = [spec.obs[key].shape for key in self.keys]
         self.feat_dim = self.context_dim = sum(map(prod, shapes))
