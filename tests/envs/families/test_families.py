@@ -66,6 +66,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("pkg.mod:Class", "gym"),
         ("ALE/Pong-v5", "atari"),
         ("MinAtar/Breakout-v1", "minatar"),
+        ("CartPole-v1+16dominated", "useless"),
     ],
 )
 def test_a_name_belongs_to_one_family(task: str, home: str) -> None:
