@@ -42,7 +42,7 @@ from worldrl.report.tables import to_markdown
 from worldrl.terminal import Parser, command, whole
 from worldrl.testing import random_batch, random_extra
 from worldrl.training.speed import Update, make_update
-from worldrl.types import Batch, EnvSpec, ObsSpec, box
+from worldrl.types import Batch, EnvSpec, ObsSpec, box, choice
 
 if TYPE_CHECKING:
     from worldrl.training.loop import Trainer
@@ -83,6 +83,8 @@ def make_case(name: str) -> Case:
     """The agent of a preset, or of ``VARIANTS``."""
     config = compose(VARIANTS.get(name, {"agent": name}))
     spec = STATE_SPEC if config.env.obs == "state" else PIXEL_SPEC
+    if config.schedule.epsilon.start:  # it acts by choices
+        spec = spec._replace(actions=choice(spec.action_dim))
     shape, usual = ((replay.batch, replay.length) for replay in (config.replay, ReplayConfig()))
     head = Agent(dataclasses.replace(config, device="cpu"), spec).head
     return Case(config, spec, None if shape == usual else shape, len({head.phase(n) for n in range(8)}))
