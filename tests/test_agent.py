@@ -13,7 +13,7 @@ import torch
 
 from tests.conftest import BOTH_SPEC, PIXEL_SPEC, STATE_SPEC
 from worldrl.acting.episodes import AgentActs, run_episodes
-from worldrl.agent import MODEL_ONLY, Agent
+from worldrl.agent import MODEL_ONLY, Agent, check_parts
 from worldrl.config import config_from_dict
 from worldrl.data.replay import Replay
 from worldrl.envs import make_envs
@@ -21,7 +21,7 @@ from worldrl.envs.make import EnvConfig
 from worldrl.errors import UserError
 from worldrl.heads.transitions import transitions
 from worldrl.registry import HEADS, load_class, takes_policy
-from worldrl.types import Batch, EnvSpec, Extra
+from worldrl.types import Actions, Batch, EnvSpec, Extra, Sizes, box, choice
 
 TINY = {
     "rssm": {"belief.stoch": 4, "belief.deter": 16, "belief.hidden": 16, "belief.depth": 2, "belief.vector_units": 16},
@@ -297,7 +297,9 @@ def test_every_optimiser_has_its_own_settings_and_all_of_its_part(name: str) -> 
     eps = {"head.adam_eps": 1e-5} if "adam_eps" in keys else {}
     belief = {"belief.lr": 0.5, "belief.grad_clip": 3.0, "belief.adam_eps": 1e-6}
     given = {f"head.{key}": rate for key, rate in rates.items()} | {"head.grad_clip": 7.0, **eps, **belief}
-    agent = build("rssm", name, STATE_SPEC, **given)
+    kinds = load_class("head", name)(config(), Sizes((5,), (5,), box(2))).needs.actions
+    spec = STATE_SPEC if "box" in kinds else STATE_SPEC._replace(actions=choice(3))
+    agent = build("rssm", name, spec, **given)
     parts = {"actor": "policy", "model": None}
     for key, optimizer in agent.optimizers.items():
         model = key == "model"
@@ -355,3 +357,31 @@ def test_the_reward_scale_multiplies_the_reward_and_nothing_else(head: str, make
         torch.manual_seed(1)
         targets.append(agent.head.td_target(tr, belief, torch.tensor(0.3)))
     torch.testing.assert_close(targets[1] - targets[0], (2.0 * tr.reward).expand_as(targets[0]), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("actions", "settings", "where"),
+    [
+        (choice(3), {"schedule.action_noise": 0.3}, "schedule.action_noise"),
+        (box(2), {"schedule.epsilon.start": 0.3}, "schedule.epsilon"),
+        (box(2), {"schedule.epsilon.end": 0.3}, "schedule.epsilon"),
+    ],
+)
+def test_the_exploration_of_another_kind_of_action_is_refused(actions: Actions, settings: dict, where: str) -> None:
+    with pytest.raises(UserError) as refused:
+        build("identity", "sac", STATE_SPEC._replace(actions=actions), **settings)
+    assert refused.value.where == where
+    assert "schedule." in refused.value.fix
+
+
+def test_a_window_must_hold_the_steps_of_a_return() -> None:
+    settings = {"belief": "stack", "head": "dqn", "head.steps": 3, "env.obs": "state"}
+    check_parts(config_from_dict({**settings, "replay.length": 7}))  # three rows of the stack, four of the return
+    with pytest.raises(UserError) as refused:
+        check_parts(config_from_dict({**settings, "replay.length": 6}))
+    assert refused.value.expected.startswith("7 or more")
+
+
+@pytest.mark.parametrize("head", ["dqn", "td3"])
+def test_parts_of_either_kind_of_action_pass_before_the_task_is_known(head: str) -> None:
+    check_parts(config_from_dict({"belief": "identity", "head": head, "env.obs": "state"}))

@@ -18,7 +18,7 @@ from worldrl.compose import compose
 from worldrl.data.replay import Replay
 from worldrl.presets import preset_names
 from worldrl.training.speed import WARMUP_RUNS, Graphs, _written_tensors, capture_acting, captured_update, make_update
-from worldrl.types import Batch, EnvSpec, Extra
+from worldrl.types import Batch, EnvSpec, Extra, choice
 
 AGENTS = preset_names("agent")
 
@@ -26,7 +26,8 @@ AGENTS = preset_names("agent")
 def build(agent: str, precision: str = "fp32") -> Agent:
     """At full size: fake tensors have no memory, so that only the number of operators costs time."""
     config = compose({"agent": agent, "precision": precision})
-    return Agent(config, PIXEL_SPEC if config.env.obs == "pixels" else STATE_SPEC)
+    spec = PIXEL_SPEC if config.env.obs == "pixels" else STATE_SPEC
+    return Agent(config, spec._replace(actions=choice(2)) if config.schedule.epsilon.start else spec)
 
 
 def rows(spec: EnvSpec, windows: int, length: int, obs: bool = True) -> Batch:
@@ -46,7 +47,8 @@ def inputs(agent: Agent, windows: int = 40) -> tuple[Batch, Extra]:
     if needs.td_batch:
         extra["td"] = rows(agent.spec, needs.td_windows(4), length)
     if needs.recent_batch:
-        extra["recent"] = rows(agent.spec, needs.recent_batch, 1, obs=False)
+        recent = length if needs.recent_obs else 1
+        extra["recent"] = rows(agent.spec, needs.recent_batch, recent, obs=needs.recent_obs)
     return rows(agent.spec, windows, length), extra
 
 

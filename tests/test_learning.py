@@ -52,6 +52,13 @@ def test_agents_on_states_learn_cartpole_swingup(agent: str, tmp_path: Path) -> 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("agent", ["dqn", "soft_q", "mirl", "sac"])
+def test_agents_of_choices_learn_cartpole(agent: str, tmp_path: Path) -> None:
+    """A random agent balances the pole for about 22 steps of 500."""
+    assert max(evaluations(tmp_path / "run", "experiment=cartpole", f"agent={agent}")) > 400
+
+
+@pytest.mark.slow
 def test_ddpg_learns_pendulum(tmp_path: Path) -> None:
     """On cartpole_swingup its actor saturates for some seeds, this one among them; docs/results.md has more."""
     steps = ["frames=20_000", "schedule.prefill=1_000", "eval.every=2_000", "eval.episodes=10"]

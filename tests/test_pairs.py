@@ -14,10 +14,11 @@ from worldrl.agent import Agent
 from worldrl.config import config_from_dict
 from worldrl.errors import UserError
 from worldrl.registry import BELIEFS, HEADS, OWN_POLICY, POLICIES, load_class, takes_policy, tiny_settings
-from worldrl.types import Actions, EnvSpec, Extra, Imagines, Needs, Sizes, box, choice
+from worldrl.types import Actions, Decodes, EnvSpec, Extra, Imagines, Needs, ObsSpec, Sizes, box, choice
 
 PAIRS = list(product(BELIEFS, HEADS))
 KINDS = (box(2), choice(3))
+POINTS = ("identity", "stack")  # beliefs that take vectors only, or one observation only
 
 
 def build(belief: str, head: str, policy: str, spec: EnvSpec) -> Agent | UserError:
@@ -32,15 +33,16 @@ def build(belief: str, head: str, policy: str, spec: EnvSpec) -> Agent | UserErr
         return error
 
 
-def beside(spec: EnvSpec) -> Extra:
+def beside(agent: Agent, spec: EnvSpec) -> Extra:
     """Rows for what a head needs in addition to its slice."""
-    return {"td": random_rows(spec, 1, b=3), "recent": random_rows(spec._replace(obs={}), 2, b=8, t=1)}
+    recent = (spec, 6) if agent.head.needs.recent_obs else (spec._replace(obs={}), 1)
+    return {"td": random_rows(spec, 1, b=3), "recent": random_rows(recent[0], 2, b=8, t=recent[1])}
 
 
 def run(agent: Agent, spec: EnvSpec) -> None:
     """One update of every kind that the first eight may be, then an action."""
     for phase in sorted({agent.head.phase(n) for n in range(8)}):
-        metrics = agent.update(phase, random_rows(spec, 0, b=3), beside(spec))
+        metrics = agent.update(phase, random_rows(spec, 0, b=3), beside(agent, spec))
         assert all(value.dim() == 0 and torch.isfinite(value) for value in metrics.values())
     rows = random_rows(spec, 3, b=3, t=1)
     now = {key: value[:, 0].numpy() for key, value in rows.obs.items()}
@@ -59,8 +61,8 @@ def resume(agent: Agent, other: Agent, spec: EnvSpec) -> None:
     ends = []
     for one in (agent, other):
         torch.manual_seed(4)
-        metrics = one.update(one.next_phase(), random_rows(spec, 5, b=3), beside(spec))
-        ends.append([*metrics.values(), *one.head.parameters(), *one.model.parameters()])
+        metrics = one.update(one.next_phase(), random_rows(spec, 5, b=3), beside(one, spec))
+        ends.append([*metrics.values(), *one.head.state_dict().values(), *one.model.parameters()])
     assert all(map(torch.equal, *ends))
 
 
@@ -69,7 +71,7 @@ def resume(agent: Agent, other: Agent, spec: EnvSpec) -> None:
 @pytest.mark.parametrize(("belief", "head"), PAIRS)
 def test_a_pair_runs_or_is_refused_in_one_line(belief: str, head: str, policy: str, actions: Actions) -> None:
     """What is refused says what it found and what it expected; what runs draws actions of the task's kind."""
-    spec = (STATE_SPEC if belief == "identity" else BOTH_SPEC)._replace(actions=actions)
+    spec = (STATE_SPEC if belief in POINTS else BOTH_SPEC)._replace(actions=actions)
     agent = build(belief, head, policy, spec)
     if isinstance(agent, UserError):
         assert "\n" not in str(agent)
@@ -108,7 +110,25 @@ def needs_alone(head: str, actions: Actions) -> Needs:
 @pytest.mark.parametrize("belief", list(BELIEFS))
 @pytest.mark.parametrize("head", ["sac", "smac"])
 def test_exact_expectations_run_on_every_belief(belief: str, head: str) -> None:
-    spec = (STATE_SPEC if belief == "identity" else BOTH_SPEC)._replace(actions=choice(3))
+    spec = (STATE_SPEC if belief in POINTS else BOTH_SPEC)._replace(actions=choice(3))
     agent = build(belief, head, "categorical", spec)
     assert isinstance(agent, Agent)
     assert agent.head.needs.actions == ("choice",)
+
+
+@pytest.mark.parametrize("head", ["sac", "mirl"])
+@pytest.mark.parametrize("belief", list(BELIEFS))
+def test_every_belief_takes_a_small_grid(belief: str, head: str) -> None:
+    spec = EnvSpec("toy", {"state": ObsSpec((4, 3, 2), "float32")}, choice(3))
+    agent = build(belief, head, OWN_POLICY, spec)
+    assert isinstance(agent, Agent)
+    run(agent, spec)
+    if isinstance(agent.model, Decodes):
+        assert agent.model.decode(torch.zeros(5, agent.model.feat_dim))["state"].shape == (5, 4, 3, 2)
+
+
+@pytest.mark.parametrize("belief", list(BELIEFS))
+def test_a_screen_in_grey_is_for_the_stack(belief: str) -> None:
+    agent = build(belief, "dqn", OWN_POLICY, EnvSpec("toy", {"state": ObsSpec((84, 84, 1), "uint8")}, choice(3)))
+    assert isinstance(agent, Agent) == (belief == "stack")
+    assert belief == "stack" or "belief=stack" in str(agent)

@@ -14,13 +14,15 @@ from worldrl.config import Config
 from worldrl.errors import UserError
 from worldrl.presets import preset_names
 from worldrl.size import check_size, part_bytes
-from worldrl.types import EnvSpec
+from worldrl.types import EnvSpec, choice
 
 CPU = torch.device("cpu")
 
 
 def spec(config: Config) -> EnvSpec:
-    return PIXEL_SPEC if config.env.obs == "pixels" else STATE_SPEC
+    """What the agent can act in."""
+    found = PIXEL_SPEC if config.env.obs == "pixels" else STATE_SPEC
+    return found._replace(actions=choice(2)) if config.schedule.epsilon.start else found
 
 
 @pytest.mark.parametrize("agent", preset_names("agent"))

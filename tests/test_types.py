@@ -46,6 +46,10 @@ def test_noise_on_a_choice_replaces_it_with_a_random_one() -> None:
     assert torch.equal(found, hardened(found))
     torch.testing.assert_close(found.mean(0), torch.tensor([0.05, 0.85, 0.05, 0.05]), atol=0.01, rtol=0)
     assert torch.equal(choice(4).perturb(action, 0.0), action)
+    prior = torch.tensor([0.1, 0.2, 0.7, 0.0])
+    drawn = choice(4).perturb(action, 1.0, prior=prior).mean(0)
+    torch.testing.assert_close(drawn, prior, atol=0.02, rtol=0)
+    assert drawn[3] == 0
 
 
 def test_noise_of_rows_is_their_own() -> None:

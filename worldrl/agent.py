@@ -32,6 +32,7 @@ from worldrl.types import (
     ObsSpec,
     State,
     box,
+    choice,
 )
 
 MODEL_ONLY = "model"  # the phase that trains only the belief model
@@ -62,6 +63,7 @@ class Agent:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)  # streams, graphs and generators below mean this one
         self.precision = choose_precision(config.precision, self.device, "pixels" in spec.obs)
+        _check_exploration(config, spec.actions)
         self.action_noise = config.schedule.action_noise
         self.model_every = config.schedule.model_every
         self.updates = 0
@@ -87,6 +89,7 @@ class Agent:
         deterministic: bool = False,
         perturb: bool = True,
         noise: Noise = NOISE,
+        epsilon: float = 0.0,
     ) -> tuple[State, np.ndarray, Belief]:
         """Choose actions for ``N`` rows as they come from the environments.
 
@@ -97,15 +100,18 @@ class Agent:
             deterministic: use the posterior mean instead of a posterior draw.
             perturb: when exploring, add the training's action noise.
             noise: where random numbers come from.
+            epsilon: the probability of a random choice in place of the head's, drawn by ``Head.exploration``.
 
         Returns:
-            the next state, actions (N, A) float32 in [-1, 1], the belief.
+            the next state, actions (N, A) float32 in [-1, 1] or one-hot, the belief.
         """
         obs: Obs = {key: self._upload(rows[key]) for key in self.spec.obs}
         led_here, is_first = self._upload(rows["action"]), self._upload(rows["is_first"])
         state, action, belief = self.choose(
             state, obs, led_here, is_first, Acting(explore, deterministic, explore and perturb), noise
         )
+        if epsilon > 0:
+            action = self.spec.actions.perturb(action, epsilon, noise, self.head.exploration())
         return state, action.cpu().numpy(), belief
 
     def choose(
@@ -235,8 +241,17 @@ def build_parts(config: Config, spec: EnvSpec) -> tuple[BeliefModel, Head]:
 def check_parts(config: Config) -> None:
     """Refuse parts that do not go together before there is an environment: they are built once, for any task."""
     obs = {key: ANY_OBS[key] for key in ANY_OBS if config.env.obs in (key, "both")}
-    if parts := sketch_parts(config, EnvSpec(config.task, obs, box(2))):
-        check_length(config, *parts)
+    refusals = []
+    for actions in (box(2), choice(2)):
+        try:
+            parts = sketch_parts(config, EnvSpec(config.task, obs, actions))
+        except UserError as error:
+            refusals.append(error)
+            continue
+        if parts:
+            check_length(config, *parts)
+        return
+    raise refusals[0]
 
 
 def sketch_parts(config: Config, spec: EnvSpec) -> tuple[BeliefModel, Head] | None:
@@ -274,6 +289,19 @@ def check_pair(model: BeliefModel, head: Head, actions: Actions) -> None:
             "actor_input=context",
             "actor_input=feat",
             "the context goes with neither particles nor imagination",
+        )
+
+
+def _check_exploration(config: Config, actions: Actions) -> None:
+    """Refuse the exploration of another kind of action."""
+    epsilon, noise = config.schedule.epsilon, config.schedule.action_noise
+    if actions.kind == "choice" and noise:
+        fix = "explore by schedule.epsilon.start, schedule.epsilon.end and schedule.epsilon.frames"
+        raise wrong("schedule.action_noise", noise, f"0: {config.task} has a choice of {actions.size} actions", fix)
+    if actions.kind == "box" and (epsilon.start or epsilon.end):
+        found = f"{epsilon.start} to {epsilon.end}"
+        raise UserError(
+            "schedule.epsilon", found, f"0: {config.task} has a box of actions", "use schedule.action_noise"
         )
 
 

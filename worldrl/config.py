@@ -23,10 +23,19 @@ from yaml import AliasEvent, YAMLError
 from worldrl.data.settings import DataConfig, ReplayConfig
 from worldrl.envs.make import EnvConfig
 from worldrl.errors import UserError, given_twice, unknown, wrong
-from worldrl.fields import Device, Every, Frames, Label, NotNegative, OneOf, Range, SomeFrames, rules
+from worldrl.fields import Device, Every, Frames, Label, NotNegative, OneOf, Range, Share, SomeFrames, rules
 from worldrl.files import damaged, read_text
 from worldrl.registry import DEFAULTS, OWN_POLICY, PARTS, agent_label, canonical, load_class
 from worldrl.trust import check_allowed
+
+
+@dataclass(frozen=True)
+class EpsilonConfig:
+    """The probability of a random choice in training, falling linearly; for tasks of choices."""
+
+    start: Share = 0.0
+    end: Share = 0.0
+    frames: Frames = 0  # from the first frame of the run on; then it stays at its end
 
 
 @dataclass(frozen=True)
@@ -37,7 +46,8 @@ class ScheduleConfig:
     pretrain: Annotated[int, Range(0, 1e9)] = 0  # model-only updates right after the prefill
     updates_per_1000_frames: Annotated[float, Range(0, 100_000)] = 100.0
     model_every: Every = 1  # the belief model learns at every n-th update, the head at each; 0: never (with init_from)
-    action_noise: NotNegative = 0.3  # std of Gaussian noise added to training actions, 0 is off
+    action_noise: NotNegative = 0.0  # std of Gaussian noise added to training actions in a box
+    epsilon: EpsilonConfig = field(default_factory=EpsilonConfig)
 
 
 @dataclass(frozen=True)

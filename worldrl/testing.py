@@ -137,7 +137,8 @@ def random_extra(needs: Needs, spec: EnvSpec, rows: int, device: torch.device = 
     if needs.td_batch:
         extra["td"] = random_batch(spec, needs.td_windows(rows - lost_rows), rows, device)
     if needs.recent_batch:
-        extra["recent"] = random_batch(spec._replace(obs={}), needs.recent_batch, 1, device)
+        of, length = (spec, rows) if needs.recent_obs else (spec._replace(obs={}), 1)
+        extra["recent"] = random_batch(of, needs.recent_batch, length, device)
     return extra
 
 

@@ -74,12 +74,16 @@ class Actions(NamedTuple):
             return rng.uniform(-1.0, 1.0, (n, self.size)).astype(np.float32)
         return np.eye(self.size, dtype=np.float32)[rng.integers(self.size, size=n)]
 
-    def perturb(self, action: Tensor, scale: float, noise: Noise = NOISE) -> Tensor:
-        """(B, A): Gaussian noise of this standard deviation; of a choice, with this probability a random one."""
+    def perturb(self, action: Tensor, scale: float, noise: Noise = NOISE, prior: Tensor | None = None) -> Tensor:
+        """(B, A): Gaussian noise of this standard deviation; of a choice, with this probability a random one.
+
+        That is drawn by the probabilities ``prior`` (A,), uniformly without them.
+        """
         if self.kind == "box":
             return (action + scale * noise.normal(action.shape, -2, action)).clamp(-1.0, 1.0)
         priority, change = noise.uniform((2, *action.shape), -2, action)
-        return hardened(priority).where(change[..., :1] < scale, action)
+        race = priority if prior is None else priority.log() / prior  # the largest is i with probability prior[i]
+        return hardened(race).where(change[..., :1] < scale, action)
 
     def average(self, actions: Tensor) -> Tensor:
         """(P, ..., A) -> (..., A): the mean; of choices the most frequent one, the first among equals."""
@@ -105,7 +109,8 @@ class EnvSpec(NamedTuple):
     """What an environment tells an agent before the first step.
 
     ``groups[key][name] = (start, stop)`` names the sensors inside a state vector. ``terminates`` says whether episodes
-    can end by true termination. ``max_frames`` is the time limit in frames (0: none known).
+    can end by true termination. ``max_frames`` is the time limit in frames (0: none known). ``protocol`` is what else
+    fixes the task, in words; it is said when training begins, and is in every checkpoint.
     """
 
     task: str
@@ -115,6 +120,7 @@ class EnvSpec(NamedTuple):
     terminates: bool = False
     max_frames: int = 0
     groups: Mapping[str, dict[str, tuple[int, int]]] = MappingProxyType({})
+    protocol: str = ""
 
     @property
     def action_dim(self) -> int:
@@ -142,7 +148,7 @@ class Batch(NamedTuple):
         return Batch({k: v[which] for k, v in self.obs.items()}, *(x[which] for x in self[1:]))
 
 
-Extra = dict[str, Batch]  # what a head needs besides its slice: "td" (N, T) windows, "recent" (N, 1) rows without obs
+Extra = dict[str, Batch]  # what a head needs besides its slice: "td" (N, T) windows, "recent" (N, 1) rows or windows
 
 
 class Belief(NamedTuple):
@@ -201,8 +207,10 @@ class Needs(NamedTuple):
     td_batch: int = 0  # transitions besides the slice, redrawn for every update: Extra["td"]
     recent_batch: int = 0  # rows drawn for every update from the newest recent_actions ones: Extra["recent"]
     recent_actions: int = 0
+    recent_obs: bool = False  # the newest rows as whole windows with observations, in place of (N, 1) rows without
     rows: int = 2  # of a window that the belief serves, at least
     action_noise: bool = False  # it explores only by schedule.action_noise
+    epsilon: bool = False  # it explores only by schedule.epsilon
     actions: tuple[str, ...] = ("box",)  # the kinds of action that it takes: "box", "choice"
 
     def td_windows(self, rows: int) -> int:
@@ -348,6 +356,10 @@ class Head(Part):
     def act(self, belief: Belief, explore: bool, noise: Noise = NOISE) -> Tensor:
         """(B, A): a draw of the policy, or what it thinks best."""
         raise NotImplementedError
+
+    def exploration(self) -> Tensor | None:
+        """(A,): the probabilities of the choices that schedule.epsilon draws from; None: they are equal."""
+        return None
 
     def phase(self, n: int) -> str:
         """Host-side name of update number ``n`` (0-based): one captured graph per name."""

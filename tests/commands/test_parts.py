@@ -58,7 +58,10 @@ def test_a_class_of_ones_own_has_the_settings_that_it_inherits(capsys: pytest.Ca
 def test_pairs_say_what_a_refused_one_would_need(capsys: pytest.CaptureFixture[str]) -> None:
     found = rows(capsys, "pairs", "head=dreamer", "policy=own")
     box = found[: len(found) // 2]
-    assert box[2:] == [["dreamer", "identity", "needs a belief that can imagine"], ["dreamer", "rssm, slac", "yes"]]
+    assert box[2:] == [
+        ["dreamer", "identity, stack", "needs a belief that can imagine"],
+        ["dreamer", "rssm, slac", "yes"],
+    ]
     sac = rows(capsys, "pairs", "head=sac", "policy=categorical")
     assert [row[-1] for row in (sac[2], sac[5])] == ["needs actions of the kind choice", "yes"]
 

@@ -153,7 +153,7 @@ def test_help_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
     ("arguments", "says"),
     [
         ("agent=smac belief=identity head=dreamer env.obs=state --cfg job", "beliefs that can: rssm, slac"),
-        ("agent=smac belief=identity --cfg job", "expected state vectors only"),
+        ("agent=smac belief=identity --cfg job", "expected vectors of float32 only"),
         ("agent=sac belief=slac --cfg job", "replay.length: found 2, expected 9 or more: the belief keeps 7 rows"),
         ("-m agent=td3 policy=own,flow", "head=td3: found policy=flow, expected policy=own"),
     ],

@@ -143,6 +143,23 @@ def test_recent_rows_are_the_newest_and_bring_no_observations(ticks: int) -> Non
     assert everything.reward.min() // 100 == max(0, ticks - 20)
 
 
+@pytest.mark.parametrize("ticks", [9, 30])
+def test_recent_windows_are_the_newest_and_whole(ticks: int) -> None:
+    replay = Replay(SPEC, 60, num_envs=3)
+    history = [make_rows(tick, 3) for tick in range(ticks)]
+    for rows in history:
+        replay.add(rows)
+    batch = replay.sample_extra(Needs(recent_batch=200, recent_actions=20, recent_obs=True), 6)["recent"]
+    assert batch.reward.shape == (200, 6)
+    first, env = np.divmod(batch.reward[:, 0].numpy().astype(int), 100)
+    assert set(first) == {ticks - 7, ticks - 6}  # twenty rows are seven ticks of three, which hold two windows of six
+    for key in SPEC.obs:
+        expected = np.stack([[history[t + i][key][e] for i in range(6)] for t, e in zip(first, env, strict=True)])
+        np.testing.assert_array_equal(batch.obs[key].numpy(), expected)
+    one = replay.sample_extra(Needs(recent_batch=9, recent_actions=1, recent_obs=True), 6)["recent"]
+    assert set(one.reward[:, 0].numpy().astype(int) // 100) == {ticks - 6}  # fewer rows than a window: the newest one
+
+
 def test_transitions_beside_the_slice_wait_until_there_are_enough() -> None:
     replay, needs = Replay(SPEC, 100), Needs(td_batch=40)
     fill(replay, 0, 40)

@@ -8,7 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 from gymnasium import spaces
-from toy_envs import Count
+from toy_envs import Count, Several
 
 from worldrl.envs.checks import check_spaces
 from worldrl.errors import UserError
@@ -52,6 +52,33 @@ def refused(env: gymnasium.Env, obs: str = "both") -> UserError:
         check_spaces(env, "Task", obs)
     assert "\n" not in str(caught.value)
     return caught.value
+
+
+def test_the_cure_of_several_choices_takes_every_combination_once() -> None:
+    env = Several()
+    better = cured(env, refused(env).fix)
+    assert better.action_space == spaces.Discrete(6)
+    better.reset(seed=0)
+    taken = []
+    for action in range(6):
+        better.step(action)
+        taken.append(env.taken)
+    assert sorted(taken) == [(a, b) for a in (2, 3) for b in (0, 1, 2)]
+
+
+def test_what_is_no_box_and_no_choice() -> None:
+    env = Count()
+    env.action_space = spaces.Tuple([spaces.Discrete(2), spaces.Box(-1, 1, (2,))])
+    assert refused(env).expected == "a Box of floats, or Discrete"
+
+
+@pytest.mark.parametrize(("shape", "right"), [((10, 10, 4), True), ((32, 3, 99), True), ((33, 10, 4), False)])
+def test_a_grid_is_small(shape: tuple[int, ...], right: bool) -> None:
+    env = Shows(np.zeros(shape, bool), spaces.Box(0, 1, shape, bool))
+    if right:
+        assert check_spaces(env, "Task").grid == shape
+    else:
+        assert "32 x 32" in refused(env).expected
 
 
 GREY = SCENE[..., 0]
@@ -134,7 +161,7 @@ def test_the_cure_of_two_images_works() -> None:
     env = Shows(space.sample(), space)
     error = refused(env)
     assert (error.found, error.expected) == ("the images left, right", "one")
-    assert check_spaces(cured(env, error.fix), "Task") == ({"joints": 2}, "left")
+    assert check_spaces(cured(env, error.fix), "Task")[:2] == ({"joints": 2}, "left")
 
 
 # --- parts that are not shown -----------------------------------------------------------------------------------------
@@ -142,21 +169,21 @@ def test_the_cure_of_two_images_works() -> None:
 
 @pytest.mark.parametrize("value", [SCENE[2], SCENE[2, :64, :64, 0], SCENE], ids=["large", "grey", "stacked"])
 def test_an_image_that_is_not_shown_may_be_anything(value: np.ndarray) -> None:
-    assert check_spaces(in_a_dict(image(value)), "Task", "state") == ({"joints": 2}, None)
+    assert check_spaces(in_a_dict(image(value)), "Task", "state")[:2] == ({"joints": 2}, None)
     refused(in_a_dict(image(value)), "pixels")
 
 
 def test_two_images_that_are_not_shown() -> None:
     box = spaces.Box(0, 255, (64, 64, 3), np.uint8)
     space = spaces.Dict(left=box, right=box, joints=spaces.Box(-1, 1, (2,), np.float32))
-    assert check_spaces(Shows(None, space), "Task", "state") == ({"joints": 2}, None)
+    assert check_spaces(Shows(None, space), "Task", "state")[:2] == ({"joints": 2}, None)
 
 
 def test_vectors_that_are_not_shown_may_be_anything() -> None:
     space = spaces.Dict(
         camera=spaces.Box(0, 255, (64, 64, 3), np.uint8), words=spaces.Text(9), grid=spaces.Box(-1, 1, (2, 2))
     )
-    assert check_spaces(Shows(None, space), "Task", "pixels") == ({}, "camera")
+    assert check_spaces(Shows(None, space), "Task", "pixels")[:2] == ({}, "camera")
     refused(Shows(None, space), "state")
 
 

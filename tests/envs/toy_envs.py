@@ -189,8 +189,32 @@ class Draws(Count):
         return np.broadcast_to(np.array([200, 0, self.now], np.uint8), (96, 128, 3)).copy()
 
 
-class Discrete(Count):
-    action_space = spaces.Discrete(4)
+class Choice(Count):
+    """One of -1, 0, 1, 2."""
+
+    action_space = spaces.Discrete(4, start=-1)
+
+
+class Several(Count):
+    """Two choices at once: the first of 2, 3, the second of 0, 1, 2."""
+
+    action_space = spaces.MultiDiscrete([2, 3], start=[2, 0])
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        assert self.action_space.contains(np.asarray(action))
+        self.taken = tuple(action)
+        return super().step(action)
+
+
+class Board(Count):
+    """A grid of 3 x 2 with four channels, the same array at every step."""
+
+    observation_space = spaces.Box(0, 1, (3, 2, 4), np.float32)
+    board = np.zeros((3, 2, 4), np.float32)
+
+    def observation(self) -> Any:
+        self.board[self.now % 3, 1, 2] = self.now
+        return self.board
 
 
 class Unbounded(Count):

@@ -16,12 +16,14 @@ from tests.oracles.rssm import RSSM as RSSMOracle
 from tests.oracles.side_by_side import compare, plain_agent, random_rows
 from tests.test_agent import build as build_agent
 from worldrl.beliefs.rssm import RSSM
+from worldrl.errors import UserError
 from worldrl.heads.dreamer import Dreamer, arrival_weights, lambda_return, return_terms
-from worldrl.types import Batch, Belief, Rollout, Sizes, box
+from worldrl.types import Batch, Belief, Rollout, Sizes, box, choice
 
 BELIEF = RSSM.Config(stoch=4, deter=8, hidden=8, reward_units=8, vector_units=8)
 SIZES = {"units": 16, "actor_layers": 2, "value_layers": 2, "horizon": 4, "mode_samples": 0}
 FORMS = ("tf2", "tf1", "pytorch")
+CHOICES = Sizes((4,), (4,), choice(3))
 
 
 def build(terminates: bool = False, **settings) -> tuple[RSSM, Dreamer]:
@@ -287,3 +289,35 @@ def test_updates_are_the_oracles(form: str, settings: dict) -> None:
     spec = STATE_SPEC._replace(terminates=True)
     agent = build_agent("rssm", "dreamer", spec, **{"head.returns": form, "schedule.model_every": 2, **settings})
     compare(agent, plain_agent(agent, oracle.Dreamer, RSSMOracle), [random_rows(spec, n) for n in range(4)])
+
+
+@pytest.mark.parametrize("gradient", ["dynamics", "score"])
+@pytest.mark.parametrize("form", ["tf2", "pytorch"])
+def test_updates_on_choices_are_the_oracles(form: str, gradient: str) -> None:
+    """Straight-through and score function, on the world model."""
+    spec = STATE_SPEC._replace(actions=choice(3), terminates=True)
+    changes = {"head.returns": form, "head.actor_gradient": gradient, "head.entropy_scale": 0.01}
+    agent = build_agent("rssm", "dreamer", spec, **changes)
+    other = plain_agent(agent, oracle.DiscreteDreamer, RSSMOracle)
+    compare(agent, other, [random_rows(spec, n) for n in range(3)])
+
+
+def test_the_score_function_is_the_gradient_of_the_expected_return() -> None:
+    """One state, one step, a known return of each action: over all actions the loss has the exact gradient."""
+    head = Dreamer(Dreamer.Config(**{**Dreamer.tiny, "returns": "pytorch", "actor_gradient": "score"}), CHOICES)
+    feat, returns = torch.randn(1, 4).expand(2, 3, 4), torch.tensor([[1.0, -2.0, 5.0]])
+    action = torch.eye(3)[None]
+    pi = head.policy.log_probs(feat[0, :1])[0].exp()
+    rollout = Rollout(feat, action, torch.zeros(2, 3), torch.ones(2, 3))
+    loss = head.score_loss(rollout, returns, 3 * pi.detach()[None])  # each action as often as it is drawn
+    params = list(head.policy.parameters())
+    found = torch.autograd.grad(loss, params, retain_graph=True)
+    expected = torch.autograd.grad(-(pi * returns[0]).sum(), params)
+    for one, two in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, two)
+
+
+def test_the_score_function_is_for_choices() -> None:
+    with pytest.raises(UserError) as refused:
+        Dreamer(Dreamer.Config(actor_gradient="score"), Sizes((4,), (4,), box(2)))
+    assert refused.value.expected.startswith("dynamics")

@@ -25,9 +25,21 @@ def test_a_vector_gets_the_plain_networks() -> None:
     assert type(critic((7,), choice(2), 8, 1)) is ChoiceQ
 
 
+def test_the_torso_of_a_screen_is_that_of_dqn() -> None:
+    torso, images = Torso((84, 84, 4)), torch.randn(3, 84, 84, 4)
+    x = images.permute(0, 3, 1, 2)
+    for conv, stride in zip(torso.convs, (4, 2, 1), strict=True):
+        x = F.conv2d(x, conv.weight, conv.bias, stride).relu()
+    assert x.shape == (3, 64, 7, 7)
+    torch.testing.assert_close(torso(images.flatten(-3)), x.flatten(1))
+    assert torso.outputs == 3136
+
+
 def test_a_torso_is_the_convolution_of_the_unfolded_grid() -> None:
     torso, images = Torso(GRID), torch.randn(2, 6, *GRID)
-    expected = F.conv2d(images.flatten(0, 1).permute(0, 3, 1, 2), torso.conv.weight, torso.conv.bias, padding=1).relu()
+    expected = F.conv2d(
+        images.flatten(0, 1).permute(0, 3, 1, 2), torso.convs[0].weight, torso.convs[0].bias, padding=1
+    ).relu()
     torch.testing.assert_close(torso(images.flatten(-3)), expected.flatten(1).unflatten(0, (2, 6)))
 
 
@@ -59,8 +71,8 @@ def test_a_copy_has_its_own_convolution() -> None:
     net = critic(GRID, choice(3), 8, 1)
     other = deepcopy(net)
     with torch.no_grad():
-        other.torsos[0].conv.weight.zero_()
-    assert net.torsos[0].conv.weight.abs().sum() > 0
+        other.torsos[0].convs[0].weight.zero_()
+    assert net.torsos[0].convs[0].weight.abs().sum() > 0
 
 
 @pytest.mark.parametrize("actions", [box(2), choice(3)])

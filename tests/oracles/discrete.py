@@ -30,9 +30,9 @@ class DiscreteSAC(Learner):
         return torch.log_softmax(mlp(self.w, "policy.net", feat, self.c.activation), -1)
 
     def q(self, name: str, feat: Tensor) -> Tensor:
-        """Q_j(s, .) of both critics, (2, ..., A)."""
+        """Q_j(s, .) of all critics, (n, ..., A)."""
         layers, found = count(self.w, f"{name}.weights."), []
-        for j in range(2):
+        for j in range(len(self.w[f"{name}.weights.0"])):
             x = feat
             for i in range(layers):
                 x = x @ self.w[f"{name}.weights.{i}"][j] + self.w[f"{name}.biases.{i}"][j, 0]
@@ -80,3 +80,71 @@ class DiscreteSMAC(DiscreteSAC):
 
     def states(self, tr: Any) -> Tensor:
         return torch.cat([tr.feat[None], tr.particles])
+
+
+class DiscreteValueSAC(DiscreteSAC):
+    """The first SAC (arXiv 1801.01290) with sums over the actions: a value network is between policy and critics."""
+
+    def __init__(self, state: Mapping[str, Tensor], config: Any, size: int, policy: Any = None) -> None:
+        Learner.__init__(self, state)
+        self.c, self.size = config, size
+        self.part("actor", "policy", config.actor_lr, config.grad_clip)
+        self.part("critic", "critic", config.critic_lr, config.grad_clip)
+        self.part("value", "value", config.critic_lr, config.grad_clip)
+
+    def value(self, name: str, feat: Tensor) -> Tensor:
+        return mlp(self.w, f"{name}.nets.0", feat, self.c.activation)[..., 0]
+
+    def update(self, rows: Any, belief: Any, n: int = 0, beside: Any = None) -> dict[str, Tensor]:
+        """Critics, then value network and actor from the same critics, then the target follows."""
+        self.found, c = {}, self.c
+        tr, alpha = pairs(rows, belief), self.w["log_alpha"].detach().exp()
+        y = (c.reward_scale * tr.reward + c.gamma * (1.0 - tr.terminal) * self.value("target", tr.next_feat)).detach()
+        taken = tr.action.argmax(-1, keepdim=True)
+        self.learn(
+            "critic", sum(tr.mean((q.gather(-1, taken)[..., 0] - y).square()) for q in self.q("critic", tr.feat))
+        )
+        log_pi, q = self.log_pi(tr.feat), self.q("critic", tr.feat).min(0).values.detach()
+        pi, excess = log_pi.exp(), log_pi - self.against()
+        goal = (pi * (q - self.softness(alpha) * excess)).sum(-1).detach()
+        actor = tr.mean((pi * (alpha * excess - q)).sum(-1))
+        self.found["policy/entropy"] = -tr.mean((pi * log_pi).sum(-1)).detach()
+        self.learn("value", tr.mean((self.value("value", tr.feat) - goal).square()))
+        self.learn("actor", actor)
+        follow(self.w, "target", "value", c.tau)
+        self.afterwards(beside)
+        return self.found
+
+    def softness(self, alpha: Tensor) -> Tensor:
+        """Of the value network's target."""
+        return alpha
+
+    def against(self) -> Tensor | float:
+        """What log pi is measured against, (A,)."""
+        return 0.0
+
+    def afterwards(self, beside: Any) -> None: ...
+
+
+class DiscreteVIREL(DiscreteValueSAC):
+    """VIREL (arXiv 1811.01132): the value network is hard."""
+
+    def softness(self, alpha: Tensor) -> Tensor:
+        return 0.0 * alpha
+
+
+class DiscreteMIRACLE(DiscreteValueSAC):
+    """MIRACLE (arXiv 1909.05950): against a marginal policy with one probability for each action."""
+
+    def __init__(self, state: Mapping[str, Tensor], config: Any, size: int, policy: Any = None) -> None:
+        super().__init__(state, config, size, policy)
+        self.part("marginal", "marginal", config.marginal_lr, config.grad_clip)
+
+    def against(self) -> Tensor:
+        return torch.log_softmax(self.w["marginal.logits"], -1).detach()
+
+    def afterwards(self, beside: Any) -> None:
+        recent = beside["recent"]
+        counts = 1.0 - recent.is_first.double()
+        log_m = (recent.action.double() * torch.log_softmax(self.w["marginal.logits"], -1)).sum(-1)
+        self.learn("marginal", -(log_m * counts).sum() / counts.sum())

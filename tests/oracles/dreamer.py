@@ -62,17 +62,29 @@ class Dreamer(Learner):
         log_pi = []
 
         def actor(feat: Tensor) -> Tensor:
-            draw = self.policy.sample(feat.detach())
-            log_pi.append(draw.log_pi[0])
-            return draw.action[0]
+            action, log = self.acts(feat.detach())
+            log_pi.append(log)
+            taken.append((feat.detach(), action.detach()))
+            return action
 
+        taken: list[tuple[Tensor, Tensor]] = []
         start = belief.feat.detach().to(WIDE).flatten(0, -2)
         feat, reward, goes_on = beside["world"].imagine(start, actor, self.c.horizon)
         alive = 1.0 - rows.is_terminal.to(WIDE).flatten()
+        self.taken = taken
         actor_loss, value_loss, entropy = self.losses(feat, reward, self.c.gamma * goes_on, alive, torch.stack(log_pi))
         self.learn("actor", actor_loss - self.c.entropy_scale * entropy, keep=True)
         self.learn("value", value_loss)
         return self.found
+
+    def acts(self, feat: Tensor) -> tuple[Tensor, Tensor]:
+        """An action, and log pi of it."""
+        draw = self.policy.sample(feat)
+        return draw.action[0], draw.log_pi[0]
+
+    def actor_terms(self, returns: Tensor, own: Tensor, first: int) -> Tensor:
+        """What the weighted mean of the actor's loss is of."""
+        return returns
 
     def losses(
         self, feat: Tensor, reward: Tensor, discount: Tensor, alive: Tensor, log_pi: Tensor
@@ -86,7 +98,7 @@ class Dreamer(Learner):
         returns = torch.stack([mixed_return(rewards, discounts, after, self.c.lam, i) for i in range(len(states))])
         weight = self.weights(discounts, alive)
         own = self.value(feat.detach())[f.first : f.last + 1]
-        actor = -(weight * returns).mean()
+        actor = -(weight * self.actor_terms(returns, own, f.first)).mean()
         critic = 0.5 * (weight * (own - returns.detach()).square()).mean()
         return actor, critic, -(self.weights(discount[1:], alive) * log_pi).mean()
 
@@ -97,3 +109,25 @@ class Dreamer(Learner):
         for one in discount[:-1]:
             found.append(found[-1] * one)
         return torch.stack(found).detach()
+
+
+class DiscreteDreamer(Dreamer):
+    """For choices: straight-through as if the mean action had been taken, or the score function (arXiv 2010.02193)."""
+
+    def log_probs(self, feat: Tensor) -> Tensor:
+        return torch.log_softmax(mlp(self.w, "policy.net", feat, self.c.activation), -1)
+
+    def acts(self, feat: Tensor) -> tuple[Tensor, Tensor]:
+        """The first action whose cumulated probability is above a uniform number, and -H(pi)."""
+        log_pi = self.log_probs(feat)
+        pi = log_pi.exp()
+        u = torch.rand(feat.shape[:-1]).to(WIDE)
+        index = (pi.cumsum(-1) <= u[..., None]).sum(-1).clamp(max=pi.shape[-1] - 1)
+        drawn = torch.eye(pi.shape[-1], dtype=WIDE)[index]
+        return drawn + pi - pi.detach(), (pi * log_pi).sum(-1)
+
+    def actor_terms(self, returns: Tensor, own: Tensor, first: int) -> Tensor:
+        if self.c.actor_gradient == "dynamics":
+            return returns
+        scores = [(self.log_probs(feat) * action).sum(-1) for feat, action in self.taken[first : first + len(returns)]]
+        return torch.stack(scores) * (returns - own).detach()

@@ -18,6 +18,8 @@ from worldrl.config import config_from_dict
 from worldrl.data.replay import Replay
 from worldrl.errors import UserError
 from worldrl.heads.transitions import transitions
+from worldrl.nn.optim import Optimizer
+from worldrl.policies.action_prior import MarginalChoice
 from worldrl.policies.categorical import Categorical
 from worldrl.registry import tiny_settings
 from worldrl.types import Batch, Draw, choice, hardened
@@ -159,6 +161,32 @@ def test_updates_are_the_oracles(head: str, belief: str, plain: type) -> None:
     compare(whole, other, [random_rows(SPEC, n) for n in range(4)])
 
 
+@pytest.mark.parametrize(
+    ("head", "plain"),
+    [
+        ("value_sac", discrete.DiscreteValueSAC),
+        ("virel", discrete.DiscreteVIREL),
+        ("miracle", discrete.DiscreteMIRACLE),
+    ],
+)
+def test_updates_of_heads_with_a_value_network_are_the_oracles(head: str, plain: type) -> None:
+    whole = agent(head, **({"head.reward_scale": 3.0, "head.marginal_lr": 0.1} if head == "miracle" else {}))
+    recent = {"recent": random_rows(SPEC._replace(obs={}), 9, b=8, t=1)}
+    compare(whole, plain_agent(whole, plain), [random_rows(SPEC, n) for n in range(4)], recent)
+
+
+def test_the_marginal_of_a_choice_becomes_the_frequency_of_actions() -> None:
+    marginal = MarginalChoice(A)
+    taken = torch.eye(A)[torch.tensor([0, 0, 0, 1, 1, 2])]
+    optimizer = Optimizer(marginal.parameters(), 0.1)
+    for _ in range(400):
+        optimizer.step(marginal.loss(taken).mean())
+    expected = torch.tensor([3.0, 2.0, 1.0]) / 6
+    torch.testing.assert_close(marginal.log_prob(torch.eye(A)).exp(), expected, atol=1e-4, rtol=0)
+    assert not marginal.log_prob(torch.eye(A)).requires_grad
+    torch.testing.assert_close(marginal.sample(40_000).mean(0), expected, atol=0.01, rtol=0)
+
+
 @pytest.mark.parametrize(("belief", "head"), [("identity", "sac"), ("rssm", "smac"), ("identity", "virel")])
 def test_a_critic_runs_once_a_state(belief: str, head: str) -> None:
     """Rows of its forward passes do not grow with the number of actions, and not with actions times particles."""
@@ -177,11 +205,11 @@ def test_a_critic_runs_once_a_state(belief: str, head: str) -> None:
     assert max(counted) <= states * (1 + particles)
 
 
-@pytest.mark.parametrize("head", ["sac", "slac", "smac", "value_sac", "virel", "dreamer"])
+@pytest.mark.parametrize("head", ["sac", "slac", "smac", "value_sac", "miracle", "virel", "dreamer"])
 def test_heads_learn_from_choices_and_make_them(head: str) -> None:
     whole, batch = agent(head, "rssm"), rows()
     before = [p.clone() for p in whole.head.policy.parameters()]
-    metrics = whole.update("update", batch, {"td": batch})
+    metrics = whole.update("update", batch, {"td": batch, "recent": batch})
     assert all(torch.isfinite(x) for x in metrics.values())
     assert not all(map(torch.equal, before, whole.head.policy.parameters()))
     seen = {"state": batch.obs["state"][:, 0].numpy(), "action": batch.action[:, 0].numpy()}
@@ -198,7 +226,7 @@ class Refused:
     policy: str = "own"
 
 
-@pytest.mark.parametrize("case", [Refused("td3"), Refused("miracle"), Refused("pmoe"), Refused("sac", "flow")], ids=str)
+@pytest.mark.parametrize("case", [Refused("td3"), Refused("mpo"), Refused("pmoe"), Refused("sac", "flow")], ids=str)
 def test_who_takes_no_choice_is_refused_in_one_line(case: Refused) -> None:
     with pytest.raises(UserError) as refused:
         agent(case.head, policy=case.policy)

@@ -5,7 +5,7 @@ import time
 import numpy as np
 import pytest
 
-from worldrl.training.clocks import Every, Ratio, Seconds, Timer
+from worldrl.training.clocks import Every, Linear, Ratio, Seconds, Timer
 
 
 class FakeClock:
@@ -135,3 +135,10 @@ def test_timer_costs_little() -> None:
                 pass
         times.append((time.perf_counter() - began) / 1000)
     assert np.min(times) < 5e-6
+
+
+def test_a_number_falls_in_a_line_and_stays() -> None:
+    epsilon = Linear(1.0, 0.05, 100)
+    assert [epsilon(now) for now in (0, 50, 100, 10_000)] == pytest.approx([1.0, 0.525, 0.05, 0.05])
+    assert Linear(0.3, 0.3, 0)(0) == 0.3
+    assert Linear(1.0, 0.2, 0)(0) == 0.2

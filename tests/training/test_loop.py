@@ -57,6 +57,7 @@ SMALL = {
     "log.tensorboard": False,
     "device": "cpu",
     "threads": 1,
+    "schedule.action_noise": 0.3,  # as the preset has it, for settings that are made without one
     "belief": "rssm",
     "belief.stoch": 4,
     "belief.deter": 16,

@@ -27,8 +27,9 @@ class Identity(BeliefModel):
         self.config = config
         self.keys = [key for key, obs in spec.obs.items() if obs.dtype == "float32"]
         if not self.keys or len(self.keys) < len(spec.obs):
-            fix = "use env.obs=state, or belief=rssm for pixels"
-            raise UserError("belief=identity", f"observations {', '.join(sorted(spec.obs))}", "state vectors only", fix)
+            fix = "use env.obs=state, belief=rssm for pixels, or belief=stack"
+            found = ", ".join(f"{key} of {obs.dtype}" for key, obs in sorted(spec.obs.items()))
+            raise UserError("belief=identity", f"observations {found}", "vectors of float32 only", fix)
         shapes = self.shapes = [spec.obs[key].shape for key in self.keys]
         self.feat_dim = self.context_dim = sum(map(prod, shapes))
         self.grid = shapes[0] if len(shapes) == 1 and len(shapes[0]) == 3 else ()

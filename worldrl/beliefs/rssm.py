@@ -12,6 +12,7 @@ embedding and action into their first layers, the noise, and (after the loop) th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple
@@ -22,7 +23,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from worldrl.fields import AnySamples, Layers, NotNegative, Positive, Rate, Width
-from worldrl.nn.conv import ImageDecoder, ImageEncoder, to_blocks, to_pixels
+from worldrl.nn.conv import ImageDecoder, ImageEncoder, check_images, to_blocks, to_pixels
 from worldrl.nn.functional import elu_, normal_entropy, normal_kl
 from worldrl.nn.mlp import MLP, ScalarMLP, xavier
 from worldrl.nn.products import gru, layer, linear
@@ -84,6 +85,8 @@ class RSSM(BeliefModel):
         self.feat_dim = c.stoch + c.deter
         self.vector_keys = [key for key, obs in spec.obs.items() if obs.dtype == "float32"]
         self.pixel_keys = [key for key, obs in spec.obs.items() if obs.dtype == "uint8"]
+        self.shapes = {key: obs.shape for key, obs in spec.obs.items()}
+        check_images(spec)
         self._build_observation_nets(spec)
         self.context_dim = c.deter + self.embed_dim
         self.state_in = nn.Linear(c.stoch + spec.action_dim, c.hidden)
@@ -106,7 +109,7 @@ class RSSM(BeliefModel):
             self.decoders[key] = ImageDecoder(self.feat_dim, c.depth, c.background)
             self.embed_dim += 32 * c.depth
         for key in self.vector_keys:
-            size = spec.obs[key].shape[0]
+            size = math.prod(spec.obs[key].shape)
             self.encoders[key] = MLP(size, c.vector_units, c.vector_layers, c.vector_units)
             self.decoders[key] = MLP(self.feat_dim, c.vector_units, c.vector_layers, size)
             self.embed_dim += c.vector_units
@@ -165,7 +168,9 @@ class RSSM(BeliefModel):
         lead = feat.shape[:-1]
         flat = feat.reshape(-1, self.feat_dim)
         obs: Obs = {key: to_pixels(self.decoders[key](flat), lead) for key in self.pixel_keys}
-        obs.update({key: self.decoders[key](flat).float().reshape(*lead, -1) for key in self.vector_keys})
+        obs.update(
+            {key: self.decoders[key](flat).float().reshape(*lead, *self.shapes[key]) for key in self.vector_keys}
+        )
         return obs
 
     @torch.no_grad()
@@ -193,7 +198,7 @@ class RSSM(BeliefModel):
     def _targets(self, obs: Obs) -> Obs:
         """What is encoded and what is decoded: pixels as (N, 12, 32, 32) blocks, vectors as (N, D)."""
         targets: Obs = {key: to_blocks(obs[key]) for key in self.pixel_keys}
-        targets.update({key: obs[key].reshape(-1, obs[key].shape[-1]) for key in self.vector_keys})
+        targets.update({key: obs[key].reshape(-1, math.prod(self.shapes[key])) for key in self.vector_keys})
         return targets
 
     def _encode(self, targets: Obs) -> Tensor:

@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldrl.fields import AnySamples, Layers, NotNegative, Positive, Range, Rate, Width
-from worldrl.nn.conv import SameDecoder, SameEncoder, to_blocks, to_images, to_pixels
+from worldrl.nn.conv import SameDecoder, SameEncoder, check_images, to_blocks, to_images, to_pixels
 from worldrl.nn.functional import inverse_softplus, normal_entropy, normal_kl, normal_log_prob
 from worldrl.nn.mlp import MLP, ScalarMLP, xavier
 from worldrl.types import NOISE, Batch, Belief, BeliefModel, EnvSpec, Metrics, Noise, Obs, Rollout, State
@@ -130,6 +130,8 @@ class SLAC(BeliefModel):
         self.action_dim, self.feat_dim = a, c.z1 + c.z2
         self.vector_keys = [key for key, obs in spec.obs.items() if obs.dtype == "float32"]
         self.pixel_keys = [key for key, obs in spec.obs.items() if obs.dtype == "uint8"]
+        self.shapes = {key: obs.shape for key, obs in spec.obs.items()}
+        check_images(spec)
         self._build_observation_nets(spec)
         self.context_dim = c.history * self.embed_dim + (c.history - 1) * a
         self.z1_prior = GaussianMLP(c.z2 + a, c.units, c.z1, c.init_std)
@@ -151,7 +153,7 @@ class SLAC(BeliefModel):
             self.decoders[key] = SameDecoder(self.feat_dim, c.depth, c.background)
             self.embed_dim += 8 * c.depth
         for key in self.vector_keys:
-            size = spec.obs[key].shape[0]
+            size = math.prod(spec.obs[key].shape)
             self.encoders[key] = MLP(size, c.vector_units, c.vector_layers, c.vector_units, "leaky_relu")
             self.decoders[key] = MLP(self.feat_dim, c.vector_units, c.vector_layers, size, "leaky_relu")
             self.embed_dim += c.vector_units
@@ -219,7 +221,9 @@ class SLAC(BeliefModel):
         lead = feat.shape[:-1]
         flat = feat.reshape(-1, self.feat_dim)
         obs: Obs = {key: to_pixels(self.decoders[key](flat).float() - 0.5, lead) for key in self.pixel_keys}
-        obs.update({key: self.decoders[key](flat).float().reshape(*lead, -1) for key in self.vector_keys})
+        obs.update(
+            {key: self.decoders[key](flat).float().reshape(*lead, *self.shapes[key]) for key in self.vector_keys}
+        )
         return obs
 
     @torch.no_grad()
@@ -247,7 +251,7 @@ class SLAC(BeliefModel):
     def _encode(self, obs: Obs, lead: tuple[int, ...]) -> Tensor:
         """Observations with ``lead`` axes -> (*lead, E) float32."""
         parts = [self.encoders[key](to_images(obs[key])) for key in self.pixel_keys]
-        parts += [self.encoders[key](obs[key].reshape(-1, obs[key].shape[-1])) for key in self.vector_keys]
+        parts += [self.encoders[key](obs[key].reshape(-1, math.prod(self.shapes[key]))) for key in self.vector_keys]
         return torch.cat([part.float() for part in parts], -1).reshape(*lead, self.embed_dim)
 
     # --- filtering ----------------------------------------------------------------------------------------------------
@@ -316,7 +320,7 @@ class SLAC(BeliefModel):
 
     def _reconstruction(self, feat: Tensor, key: str, obs: Tensor) -> Tensor:
         """-log N(obs; decoded mean, decoder_std^2) summed over rows and values, averaged over windows."""
-        target = to_blocks(obs).add_(0.5) if key in self.pixel_keys else obs.flatten(0, 1)
+        target = to_blocks(obs).add_(0.5) if key in self.pixel_keys else obs.flatten(2).flatten(0, 1)
         error = self.decoders[key](feat.flatten(0, 1)).float() - target
         return error.square().sum() / (2.0 * self.config.decoder_std**2 * len(feat))
 

@@ -143,7 +143,8 @@ class Replay:
         Args:
             needs: ``td_batch`` asks for ``"td"``: windows with so many transitions, or as few more as whole windows
                 allow; left out until the replay holds more rows than that. ``recent_batch`` asks for ``"recent"``: so
-                many rows (N, 1) of the ``recent_actions`` newest ones, without observations.
+                many rows (N, 1) of the ``recent_actions`` newest ones, without observations; with ``recent_obs`` for as
+                many whole windows of them.
             length: ``T`` of the windows.
             lost_rows: leading rows of a window that the belief does not serve.
             to: Device of the result, as in ``sample``.
@@ -153,9 +154,10 @@ class Replay:
             windows = self._draw(needs.td_windows(length - lost_rows), length, self._first)
             extra["td"] = self._gather(windows, to)
         if needs.recent_batch:
-            newest = self._next - -(-needs.recent_actions // self.num_envs)
-            windows = self._draw(needs.recent_batch, 1, max(self._first, newest))
-            extra["recent"] = self._gather(windows, to, obs=False)
+            rows = length if needs.recent_obs else 1
+            newest = self._next - max(rows, -(-needs.recent_actions // self.num_envs))
+            windows = self._draw(needs.recent_batch, rows, max(self._first, newest))
+            extra["recent"] = self._gather(windows, to, obs=needs.recent_obs)
         return extra
 
     def window(

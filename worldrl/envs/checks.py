@@ -17,13 +17,18 @@ from worldrl.errors import UserError
 
 WHOLE = ""  # the only part of an observation that is not a dict
 WRAPPERS = "gymnasium.wrappers"
+GRID_SIDE = 32  # an array (H, W, C) that is no larger is a grid: networks take its shape
 
 
 class Layout(NamedTuple):
-    """Which parts of an environment's observation are vectors (name -> size) and which one is the image."""
+    """Which parts of an environment's observation are vectors (name -> size) and which one is the image.
+
+    A grid is the only part, and a vector whose shape (H, W, C) is ``grid``.
+    """
 
     vectors: dict[str, int]
     image: str | None
+    grid: tuple[int, ...] = ()
 
 
 def check_spaces(env: gymnasium.Env[Any, Any], task: str, obs: str = "both") -> Layout:
@@ -35,11 +40,14 @@ def check_spaces(env: gymnasium.Env[Any, Any], task: str, obs: str = "both") -> 
         obs: ``pixels``, ``state`` or ``both``; parts of a dict that the agent is not shown may be anything.
 
     Raises:
-        UserError: for other than a bounded float box of actions; for observations other than vectors, 64 x 64 x 3
-            uint8 images or a flat dict of those; for wrappers that learn from what they see.
+        UserError: for other than a bounded float box of actions or a choice; for observations other than a grid,
+            vectors, 64 x 64 x 3 uint8 images or a flat dict of those; for wrappers that learn from what they see.
     """
     _check_actions(env, task)
     _check_statistics(env, task)
+    if is_grid(whole := env.observation_space):
+        shape = whole.shape or ()
+        return Layout({WHOLE: int(np.prod(shape))}, None, shape)
     vectors: dict[str, int] = {}
     images: list[str] = []
     for name, space in _parts(env.observation_space).items():
@@ -63,13 +71,25 @@ def check_spaces(env: gymnasium.Env[Any, Any], task: str, obs: str = "both") -> 
 
 def _check_actions(env: gymnasium.Env[Any, Any], task: str) -> None:
     space, where = env.action_space, f"{task}: action space"
+    if isinstance(space, spaces.Discrete):
+        return
     if not isinstance(space, spaces.Box) or not np.issubdtype(space.dtype, np.floating):
-        fix = "choose a continuous version of the task, or map its actions in a wrapper"
-        raise UserError(where, str(space), "a Box of floats", fix)
+        raise UserError(where, str(space), "a Box of floats, or Discrete", _choice_fix(space))
     if not _is_bounded(space):
         raise UserError(where, f"{space} without finite bounds", "low and high to be finite", _bounds_fix(env, space))
     if (space.low > space.high).any():
         raise UserError(where, str(space), "low to be at most high")
+
+
+def _choice_fix(space: spaces.Space[Any]) -> str:
+    """Number all combinations of several choices; other spaces are left to the person."""
+    if not isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
+        return "map its actions in a wrapper"
+    sizes = space.nvec.ravel().tolist() if isinstance(space, spaces.MultiDiscrete) else [2] * int(np.prod(space.shape))
+    start = space.start.tolist() if isinstance(space, spaces.MultiDiscrete) else 0
+    value = f"np.reshape(np.unravel_index(action, {tuple(sizes)}), {space.shape}) + {start}"
+    numbers = f"gymnasium.spaces.Discrete({int(np.prod(sizes))})"
+    return f"number its combinations: {WRAPPERS}.TransformAction(env, lambda action: {value}, {numbers})"
 
 
 def _is_bounded(space: spaces.Space[Any]) -> bool:
@@ -130,6 +150,11 @@ def _label(task: str, name: str) -> str:
     return f"{task}: observation '{name}'" if name else f"{task}: observation"
 
 
+def is_grid(space: spaces.Space[Any]) -> bool:
+    """Whether it is an array (H, W, C) whose sides are at most ``GRID_SIDE``."""
+    return isinstance(space, spaces.Box) and len(space.shape) == 3 and max(space.shape[:2]) <= GRID_SIDE
+
+
 def _is_vector(space: spaces.Space[Any]) -> bool:
     return isinstance(space, spaces.Box) and len(space.shape) <= 1
 
@@ -160,7 +185,8 @@ def _check_image(whole: spaces.Space[Any], name: str, label: str) -> None:
     if space.dtype == np.uint8 and space.shape == IMAGE_SHAPE:
         return
     found = f"an image of shape {space.shape} and {space.dtype}"
-    raise UserError(label, found, f"{IMAGE_SHAPE} of uint8 from 0 to 255", _image_fix(space, name))
+    expected = f"{IMAGE_SHAPE} of uint8 from 0 to 255, or a grid of at most {GRID_SIDE} x {GRID_SIDE}"
+    raise UserError(label, found, expected, _image_fix(space, name))
 
 
 def _image_fix(space: spaces.Box, name: str) -> str:

@@ -43,18 +43,19 @@ def make_env(config: EnvConfig, task: str, training: bool = True) -> gymnasium.E
 
 def describe(env: gymnasium.Env[Any, Any], config: EnvConfig) -> EnvSpec:
     """The EnvSpec of an environment made by ``make_env``."""
-    from worldrl.types import EnvSpec, ObsSpec, box
+    from worldrl.types import EnvSpec, ObsSpec, box, choice
 
     inner = cast("TaskEnv", env.unwrapped)
-    obs, action = cast("spaces.Dict", env.observation_space), cast("spaces.Box", env.action_space)
+    obs, size = cast("spaces.Dict", env.observation_space), cast("spaces.Box", env.action_space).shape[0]
     return EnvSpec(
         task=inner.task,
         obs={k: ObsSpec(tuple(v.shape or ()), str(v.dtype)) for k, v in obs.spaces.items()},
-        actions=box(action.shape[0], *(end.tolist() for end in inner.bounds or ())),
+        actions=choice(inner.choices) if inner.choices else box(size, *(end.tolist() for end in inner.bounds or ())),
         action_repeat=config.action_repeat,
         terminates=inner.terminates,
         max_frames=inner.max_frames,
         groups={"state": groups} if (groups := env.get_wrapper_attr("groups")) else {},
+        protocol=inner.protocol,
     )
 
 

@@ -27,9 +27,10 @@ class BrokenContractError(UserError):
 
 
 class TaskEnv(gymnasium.Env[Any, Any]):
-    """A continuous-control task with action repeat and actions in [-1, 1].
+    """A task with action repeat, whose actions are in [-1, 1] or one-hot rows.
 
-    Observations are a dict with ``"pixels"`` (64, 64, 3) uint8 and/or ``"state"`` (D,) float32. One step repeats the
+    Observations are a dict with ``"pixels"`` (64, 64, 3) uint8 and/or ``"state"``: (D,) float32, or a grid (H, W, C) of
+    float32, of uint8 where it is a screen. One step repeats the
     action over ``action_repeat`` frames, sums their rewards, stops where the episode ends, and draws only the last
     frame; ``info["frames"]`` counts the frames simulated. ``reset(seed=s)`` makes the episode a pure function of ``s``
     and the actions.
@@ -44,6 +45,8 @@ class TaskEnv(gymnasium.Env[Any, Any]):
     terminates: bool
     max_frames: int
     bounds: tuple[Array, Array] | None = None  # the ends of its actions in its own units, each (A,); None: none known
+    choices: int = 0  # an action is one of so many, as a one-hot row; 0: it is a box
+    protocol: str = ""  # what else fixes the task, in words: versions, sticky actions, where episodes end
     render_pixels: bool = True
 
     def __init__(
@@ -86,13 +89,13 @@ def check_repeat(action_repeat: int) -> None:
         raise wrong("env.action_repeat", action_repeat, "1 or more frames per action")
 
 
-def observation_space(obs: str, state_dim: int) -> spaces.Dict:
-    """The space of an observation dict with the keys that ``obs`` asks for."""
+def observation_space(obs: str, state: int | spaces.Box) -> spaces.Dict:
+    """The space of an observation dict with the keys that ``obs`` asks for; ``state`` is a vector's size, or a box."""
     keys: dict[str, spaces.Space[Any]] = {}
     if obs != "state":
         keys["pixels"] = spaces.Box(0, 255, IMAGE_SHAPE, np.uint8)
     if obs != "pixels":
-        keys["state"] = spaces.Box(-np.inf, np.inf, (state_dim,), np.float32)
+        keys["state"] = spaces.Box(-np.inf, np.inf, (state,), np.float32) if isinstance(state, int) else state
     return spaces.Dict(keys)
 
 

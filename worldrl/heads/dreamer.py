@@ -9,6 +9,11 @@ d_t = gamma c_t (eqs. 6 to 8 of the paper, weighted as in the published programs
     L_actor = -mean w_t G_t                                            through values, rewards and dynamics
     L_value = mean w_t (v(s_t) - G_t)^2 / 2                            G_t is a constant
 
+A choice is drawn by its probability and has a straight-through gradient. Dreamer's second version (arXiv 2010.02193)
+takes the score function for choices instead, ``actor_gradient=score``:
+
+    L_actor = -mean w_t log pi(a_t | s_t) (G_t - v(s_t))               G_t, v and a_t are constants
+
 The published programs differ in which reward is G_t's first and in which state it bootstraps from: ``return_terms``.
 """
 
@@ -20,6 +25,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from worldrl.errors import wrong
 from worldrl.fields import Layers, NotNegative, Particles, Positive, Range, Rate, Share, Width
 from worldrl.heads.sac import usual_policy
 from worldrl.nn.build import scalar_network
@@ -111,6 +117,7 @@ class Dreamer(Head):
         gamma: Share = 0.99
         lam: Share = 0.95  # lambda of the return
         returns: ReturnForm = "tf2"
+        actor_gradient: Literal["dynamics", "score"] = "dynamics"  # score: for choices only
         entropy_scale: NotNegative = 0.0  # of a bonus for the policy's entropy along the dream
         actor_lr: Rate = 8e-5
         value_lr: Rate = 8e-5
@@ -125,12 +132,14 @@ class Dreamer(Head):
         "horizon": 3,
         "mode_samples": 2,
     }
-    compiled: ClassVar[tuple[str, ...]] = ("actor_loss", "value_loss")
+    compiled: ClassVar[tuple[str, ...]] = ("actor_loss", "score_loss", "value_loss")
 
     def __init__(self, config: Dreamer.Config, sizes: Sizes) -> None:
         super().__init__()
         c = self.config = config
         self.actions = sizes.actions
+        if c.actor_gradient == "score" and sizes.actions.kind == "box":
+            raise wrong("head.actor_gradient", c.actor_gradient, "dynamics, where actions are a box")
         policy = usual_policy(sizes.actions, "softplus", c.init_std)
         self.policy = policy(sizes.feat, sizes.actions, c.units, c.actor_layers, c.activation)
         self.needs = Needs(imagine=True, actions=self.policy.actions)
@@ -166,7 +175,10 @@ class Dreamer(Head):
         returns = lambda_return(terms.reward, terms.discount, terms.next_value, c.lam)
         alive = 1.0 - batch.is_terminal.flatten()
         weight = arrival_weights(alive, terms.discount)
-        actor_loss = self.actor_loss(returns, weight)
+        if c.actor_gradient == "score":
+            actor_loss = self.score_loss(rollout, returns - terms.value, weight)
+        else:
+            actor_loss = self.actor_loss(returns, weight)
         if c.entropy_scale > 0:
             actor_loss = actor_loss - c.entropy_scale * self.entropy(log_pi, rollout, alive)
         value_loss = self.value_loss(terms.value, returns, weight)
@@ -203,6 +215,12 @@ class Dreamer(Head):
     def actor_loss(self, returns: Tensor, weight: Tensor) -> Tensor:
         """-mean w G."""
         return -(weight * returns).mean()
+
+    def score_loss(self, rollout: Rollout, advantage: Tensor, weight: Tensor) -> Tensor:
+        """-mean w log pi(a) (G - v), in the states that the returns (R, N) belong to."""
+        own = slice(first := first_state(self.config.returns), first + len(weight))
+        log_pi = self.policy.log_prob(rollout.action[own].detach(), rollout.feat[own].detach())
+        return -(weight * log_pi * advantage.detach()).mean()
 
     def value_loss(self, value: Tensor, returns: Tensor, weight: Tensor) -> Tensor:
         """-mean w log N(G; v, 1), without its constant."""

@@ -8,7 +8,8 @@ so maximises reward under a cost for the mutual information of states and action
     L_pi  = E [log pi(a | s) - log m(a) - min_j Q_j(s, a)]                        m constant          (eq. 20)
     L_m   = -E log m(a)                                                           a of recent rows
 
-The marginal policy m is ``policies.marginal``. With a constant m this is ``value_sac``, the paper's SAC baseline.
+The marginal policy m is ``policies.action_prior``; of a choice it is one probability for each action, so that the
+expectations of L_V and L_pi are exact sums. With a constant m this is ``value_sac``, the paper's SAC baseline.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from worldrl.fields import Positive, PositiveShare, Range, Rate, Samples
 from worldrl.heads.value_sac import Judged, ValueSAC
 from worldrl.nn.functional import masked_mean
 from worldrl.nn.optim import Optimizer
-from worldrl.policies.action_prior import Fit, MarginalPolicy
-from worldrl.types import Batch, Belief, BeliefModel, Draw, Extra, MakePolicy, Metrics, Sizes
+from worldrl.policies.action_prior import Fit, MarginalChoice, MarginalPolicy
+from worldrl.types import Actions, Batch, Belief, BeliefModel, Draw, Extra, MakePolicy, Metrics, Sizes
 
 
 class MIRACLE(ValueSAC):
@@ -57,11 +58,17 @@ class MIRACLE(ValueSAC):
     ) -> None:
         super().__init__(config, sizes, policy)
         c = config
-        self.needs = self.needs._replace(actions=("box",))
         if c.marginal_actions:
             self.needs = self.needs._replace(recent_batch=c.marginal_batch, recent_actions=c.marginal_actions)
-        self.marginal = MarginalPolicy(
-            sizes.actions.size,
+        self.marginal = self.make_marginal(sizes.actions)
+        self.optimizers["marginal"] = Optimizer(self.marginal.parameters(), c.marginal_lr, c.grad_clip)
+
+    def make_marginal(self, actions: Actions) -> MarginalPolicy | MarginalChoice:
+        if actions.kind == "choice":
+            return MarginalChoice(actions.size)
+        c = self.config
+        return MarginalPolicy(
+            actions.size,
             c.units,
             c.actor_layers,
             c.marginal_samples,
@@ -69,7 +76,6 @@ class MIRACLE(ValueSAC):
             c.marginal_log_var,
             c.marginal_shared,
         )
-        self.optimizers["marginal"] = Optimizer(self.marginal.parameters(), c.marginal_lr, c.grad_clip)
 
     def update(
         self, phase: str, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from worldrl.types import Batch
@@ -26,6 +27,41 @@ class ActorStates(NamedTuple):
     inputs: Tensor  # (B, S, F or C) of the policy
     feat: Tensor  # (B, S, F)
     particles: Tensor  # (K, B, S, F)
+
+
+class Steps(NamedTuple):
+    """Transitions of up to n steps: what the returns of all heads on n steps are made of."""
+
+    pairs: Transition  # reward: the discounted sum; next_feat and terminal: of the row where the steps end
+    discount: Tensor  # (B, S) gamma to the number of steps, of the value of next_feat
+
+
+def n_steps(batch: Batch, feat: Tensor, n: int, gamma: float) -> Steps:
+    """Transitions of ``n`` steps between the rows of ``feat`` (P, B, T, F), S = T - n; fewer where the episode ends.
+
+        R_t = r_{t+1} + gamma r_{t+2} + ... + gamma^(k-1) r_{t+k},   k = min(n, steps to the episode's last row)
+
+    Only the pair whose second row begins an episode (k = 0) is masked. A time limit ends the steps and leaves the
+    value of the row there; after a termination nothing is left.
+    """
+    if n == 1:
+        return Steps(transitions(batch, feat), torch.full_like(batch.reward[:, 1:], gamma))
+    width = batch.reward.shape[1] - n  # S
+    alive = torch.ones_like(batch.reward[:, :width])
+    reward, discount, terminal = torch.zeros_like(alive), alive, torch.zeros_like(alive)
+    end = torch.arange(width, device=alive.device).expand(alive.shape)  # (B, S) the row where the steps end
+    for i in range(1, n + 1):
+        row = slice(i, i + width)
+        alive = alive * (1.0 - batch.is_first[:, row])
+        reward = reward + discount * alive * batch.reward[:, row]
+        terminal = terminal.where(alive == 0, batch.is_terminal[:, row])
+        discount = discount.where(alive == 0, gamma * discount)
+        end = end + alive.long()
+    at = end[None, ..., None].expand(len(feat), -1, -1, feat.shape[-1])
+    now = slice(1, 1 + width)
+    mask = 1.0 - batch.is_first[:, now]
+    pairs = Transition(feat[:, :, :width], batch.action[:, now], reward, feat.gather(2, at), terminal, mask)
+    return Steps(pairs, discount)
 
 
 def transitions(batch: Batch, feat: Tensor) -> Transition:

@@ -1,12 +1,13 @@
-"""Networks from shapes: a vector gets a plain one, a small grid (h, w, c) one behind a convolution of its own.
+"""Networks from shapes: a vector gets a plain one, a grid (h, w, c) one behind convolutions of its own.
 
 A grid's features are stored flat, (..., h w c). Whoever owns or copies a network owns or copies its convolution too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from math import prod
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -15,25 +16,44 @@ from torch import Tensor, nn
 from worldrl.nn.mlp import MLP, ChoiceQ, ScalarMLP, TwinQ
 from worldrl.types import Actions
 
-CHANNELS, KERNEL = 16, 3  # of the convolution: those of MinAtar's networks (Young and Tian 2019, arXiv 1903.03176)
+
+class Conv(NamedTuple):
+    """A layer of a torso."""
+
+    channels: int
+    kernel: int
+    stride: int = 1
+    padding: int = 0
+
+    def size(self, n: int) -> int:
+        """Of a side of ``n`` cells."""
+        return (n + 2 * self.padding - self.kernel) // self.stride + 1
+
+
+BOARD = (Conv(16, 3, padding=1),)  # of MinAtar's networks (Young and Tian 2019, arXiv 1903.03176)
+SCREEN = (Conv(32, 8, 4), Conv(64, 4, 2), Conv(64, 3))  # of Atari's (Mnih et al. 2015, doi 10.1038/nature14236)
+SCREEN_SIDE = 36  # a grid whose sides are as long is a screen; a smaller one would leave nothing of it
 
 
 class Torso(nn.Module):
-    """One convolution over a small grid, with ReLU: (..., h w c) -> (..., ``outputs``)."""
+    """Convolutions over a grid, each with ReLU: (..., h w c) -> (..., ``outputs``)."""
 
     def __init__(self, grid: tuple[int, ...]) -> None:
         super().__init__()
-        height, width, channels = self.grid = grid
-        self.conv = nn.Conv2d(channels, CHANNELS, KERNEL, padding=KERNEL // 2)
-        self.outputs = CHANNELS * height * width
+        *sides, channels = self.grid = grid
+        self.convs = nn.ModuleList()
+        for layer in SCREEN if min(sides) >= SCREEN_SIDE else BOARD:
+            self.convs.append(nn.Conv2d(channels, *layer))
+            channels, sides = layer.channels, [layer.size(n) for n in sides]
+        self.outputs = channels * prod(sides)
 
     def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
         """``frozen`` takes the parameters for constants."""
-        weight, bias = self.conv.weight, self.conv.bias
-        if frozen and bias is not None:
-            weight, bias = weight.detach(), bias.detach()
         images = x.reshape(-1, *self.grid).permute(0, 3, 1, 2)
-        return F.relu_(F.conv2d(images, weight, bias, padding=KERNEL // 2)).reshape(*x.shape[:-1], self.outputs)
+        for conv in cast("Iterable[nn.Conv2d]", self.convs):
+            weight, bias = (p.detach() if frozen else p for p in conv.parameters())
+            images = F.relu_(F.conv2d(images, weight, bias, conv.stride, conv.padding))
+        return images.reshape(*x.shape[:-1], self.outputs)
 
 
 class GridNet(nn.Module):
@@ -49,16 +69,22 @@ class GridNet(nn.Module):
 
 
 class GridQ(nn.Module):
-    """``n`` critics of a grid, each behind a torso of its own; called as ``TwinQ``."""
+    """``n`` critics of a grid, each behind a torso of its own; called as ``TwinQ``, of a choice as ``ChoiceQ``."""
 
     def __init__(self, grid: tuple[int, ...], make: Callable[[int], nn.Module], n: int) -> None:
         super().__init__()
-        self.torsos = nn.ModuleList(Torso(grid) for _ in range(n))
-        self.critics = nn.ModuleList(make(CHANNELS * grid[0] * grid[1]) for _ in range(n))
+        torsos = [Torso(grid) for _ in range(n)]
+        self.torsos = nn.ModuleList(torsos)
+        self.critics = nn.ModuleList(make(torso.outputs) for torso in torsos)
 
     def forward(self, feat: Tensor, action: Tensor, frozen: bool = False, first: int | None = None) -> Tensor:
         pairs = list(zip(self.torsos, self.critics, strict=True))[:first]
         return torch.cat([critic(torso(feat, frozen), action, frozen) for torso, critic in pairs])
+
+    def values(self, feat: Tensor) -> Tensor:
+        """feat (..., F) -> Q of every action (n, ..., A) float32."""
+        pairs: Iterable[tuple[Any, Any]] = zip(self.torsos, self.critics, strict=True)
+        return torch.cat([critic.values(torso(feat)) for torso, critic in pairs])
 
 
 def network(
@@ -93,8 +119,8 @@ def critic(
 ) -> nn.Module:
     """``n`` critics, called as ``TwinQ.forward``: feat (..., F), action (..., A), ``frozen``, ``first`` -> (n, ...).
 
-    For a choice they run once a state, whatever the number of actions, and the one-hot rows select. ``norm``: with
-    layer norms, of a box only.
+    For a choice they run once a state, whatever the number of actions, and the one-hot rows select; ``values`` gives
+    all of them. ``norm``: with layer norms, of a box only.
     """
 
     def make(inputs: int, copies: int = 1) -> nn.Module:

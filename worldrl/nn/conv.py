@@ -20,10 +20,23 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from worldrl.errors import UserError
 from worldrl.nn.functional import leaky_relu
 from worldrl.nn.products import layer, linear
+from worldrl.types import EnvSpec
 
+IMAGE = (64, 64, 3)
 BLOCK_CHANNELS = 12  # 2 x 2 pixels x RGB
+
+
+def check_images(spec: EnvSpec) -> None:
+    """Raise UserError for bytes that are no image of this size, such as a screen of 84 x 84 in grey."""
+    for key, obs in spec.obs.items():
+        if obs.dtype == "uint8" and obs.shape != IMAGE:
+            found = f"'{key}' of shape {obs.shape} and uint8"
+            raise UserError(
+                "the belief's observations", found, f"images {IMAGE}", "use env.obs=pixels, or belief=stack"
+            )
 
 
 def to_blocks(pixels: Tensor) -> Tensor:

@@ -1,7 +1,8 @@
 """A learned density over only actions: the marginal policy of MIRACLE (arXiv 1909.05950, section 4 and appendix F).
 
-pi(a) = E_{u ~ N(0, I)} pi(a | u), where pi(a | u) is a tanh-Gaussian whose mean and log-variance a network gives. It is
-estimated as log-mean-exp over N draws of u: a lower bound of log pi(a) in expectation.
+In a box, pi(a) = E_{u ~ N(0, I)} pi(a | u), where pi(a | u) is a tanh-Gaussian whose mean and log-variance a network
+gives. It is estimated as log-mean-exp over N draws of u: a lower bound of log pi(a) in expectation. Of a choice, pi(a)
+is one probability for each action, and exact.
 """
 
 from __future__ import annotations
@@ -104,6 +105,26 @@ class MarginalPolicy(nn.Module):
         """Mean and std, float32."""
         mean, raw = net(x).float().chunk(2, -1)
         return mean, torch.exp(0.5 * bounded(raw, *self.log_var))
+
+
+class MarginalChoice(nn.Module):
+    """pi(a) of a choice of A actions; called as ``MarginalPolicy``, with one-hot rows for values before tanh."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(size))
+
+    def sample(self, n: int) -> Tensor:
+        """``n`` one-hot rows (n, A)."""
+        return F.one_hot(torch.multinomial(self.logits.softmax(-1), n, True), len(self.logits)).float()
+
+    def log_prob(self, raw: Tensor) -> Tensor:
+        """log pi(a), (..., A) -> (...), a constant."""
+        return (raw * self.logits.detach().log_softmax(-1)).sum(-1)
+
+    def loss(self, action: Tensor) -> Tensor:
+        """-log pi(a), (..., A) -> (...)."""
+        return -(action * self.logits.log_softmax(-1)).sum(-1)
 
 
 def bounded(x: Tensor, low: float, high: float) -> Tensor:

@@ -71,6 +71,17 @@ class Ratio:
             self._start, self._done = state["last"], 0
 
 
+class Linear:
+    """A number that goes from ``start`` to ``end`` in ``frames`` frames, and stays there."""
+
+    def __init__(self, start: float, end: float, frames: int) -> None:
+        self.start, self.end, self.frames = start, end, frames
+
+    def __call__(self, now: int) -> float:
+        left = max(0.0, 1.0 - now / self.frames) if self.frames else 0.0
+        return self.end + left * (self.start - self.end)
+
+
 class Seconds:
     """True when ``seconds`` of wall time have gone by since it was last true (or made); 0 is never."""
 

@@ -33,7 +33,7 @@ from worldrl.envs import describe_backend, gl_string, make_envs
 from worldrl.envs.make import describe, make_env
 from worldrl.errors import UserError
 from worldrl.runs.data import Rewards, Rows, load_rows
-from worldrl.training.clocks import Ratio
+from worldrl.training.clocks import Linear, Ratio
 from worldrl.types import Batch, EnvSpec, Extra, Needs
 
 if TYPE_CHECKING:
@@ -149,6 +149,8 @@ class Stream:
         self.total, self.steps = np.zeros(self.envs.num_envs), np.zeros(self.envs.num_envs, np.int64)
         self.schedule = Ratio(config.schedule.updates_per_1000_frames, per=1000, start=config.schedule.prefill)
         self.owed = 0  # updates of the tick in progress
+        epsilon = config.schedule.epsilon
+        self.epsilon = Linear(epsilon.start, epsilon.end, epsilon.frames)
         self.action: np.ndarray | None = None  # (N, A) under way: sent, and its rows not yet received
         self.random = np.random.default_rng([config.seed, 0x414354])  # the prefill's random actions
         self.told = False  # whether an episode that was cut has been spoken of
@@ -237,7 +239,8 @@ class Stream:
         return self._act()
 
     def _act(self) -> np.ndarray:
-        self.acting, action, _ = self.agent.act(self.acting, self.rows, explore=True)
+        epsilon = self.epsilon(self.frames)
+        self.acting, action, _ = self.agent.act(self.acting, self.rows, explore=True, epsilon=epsilon)
         return action
 
     def due(self) -> bool:

@@ -355,9 +355,12 @@ class Trainer:
                 f"the belief cannot learn to remember: found windows of replay.length={c.replay.length} rows, "
                 "expected 16 to 50 (and as many in replay.batch)"
             )
-        yield from filter(None, (agent.precision.note, agent.model.note, agent.head.note))
+        notes = (self.experience.spec.protocol, agent.precision.note, agent.model.note, agent.head.note)
+        yield from filter(None, notes)
         if c.frames and agent.head.needs.action_noise and not c.schedule.action_noise:
             yield "the agent will not explore: its policy is deterministic and schedule.action_noise=0"
+        if c.frames and agent.head.needs.epsilon and not (c.schedule.epsilon.start or c.schedule.epsilon.end):
+            yield "the agent will not explore: its policy is deterministic and schedule.epsilon is 0"
 
     # --- saving and continuing ----------------------------------------------------------------------------------------
 

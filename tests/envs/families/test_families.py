@@ -64,6 +64,9 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("Pendulum-v1", "gym"),
         ("a_b-v1", "gym"),
         ("pkg.mod:Class", "gym"),
+        ("ALE/Pong-v5", "atari"),
+        ("MinAtar/Breakout-v1", "minatar"),
+        ("CartPole-v1+16dominated", "useless"),
     ],
 )
 def test_a_name_belongs_to_one_family(task: str, home: str) -> None:

@@ -14,10 +14,11 @@ import numpy as np
 import pytest
 import torch
 
-from worldrl.envs import rendering
+from worldrl.envs import EnvConfig, make_envs, rendering
 from worldrl.envs.families.gym import GymEnv, canonical_name, claims
 from worldrl.envs.images import resize
 from worldrl.errors import UserError
+from worldrl.types import choice
 
 PACKAGE = """
 import gymnasium
@@ -104,6 +105,35 @@ def test_actions_are_scaled_and_rewards_summed() -> None:
     assert env.step(np.zeros(1, np.float32))[1:] == (5.0, False, True, {"frames": 1})
 
 
+def test_a_choice_is_a_one_hot_row() -> None:
+    envs = make_envs(EnvConfig(obs="state", action_repeat=1), "toy_envs:Choice", seed=1)
+    assert envs.spec.actions == choice(4)
+    envs.reset()
+    seen = [envs.step(np.eye(4, dtype=np.float32)[[number]])["state"][0, 1] for number in range(4)]
+    assert seen == [-1, 0, 1, 2]
+    assert envs.spec.actions.random(np.random.default_rng(0), 5).shape == (5, 4)
+
+
+def test_a_task_of_choices_that_ends_by_time() -> None:
+    env = GymEnv("CartPole-v1", "state", 1)
+    env.reset(seed=0)
+    ends: list[bool] = [False, False]
+    while not any(ends):
+        _, _, *ends, _ = env.step(np.array([1, 0], np.float32))
+    assert (ends, env.max_frames, env.bounds) == ([True, False], 500, None)
+
+
+def test_a_grid_keeps_its_shape_and_is_copied() -> None:
+    env = GymEnv("toy_envs:Board", "state", 1)
+    assert env.observation_space["state"].shape == (3, 2, 4)
+    assert env.groups == {}
+    first = env.reset(seed=0)[0]["state"]
+    env.step(np.zeros(1, np.float32))
+    second = env.step(np.zeros(1, np.float32))[0]["state"]
+    assert (first.shape, first.dtype, first.any()) == ((3, 2, 4), np.float32, False)
+    assert second[2, 1, 2] == 2
+
+
 def test_an_environment_may_write_into_its_action(monkeypatch: pytest.MonkeyPatch) -> None:
     env = GymEnv("toy_envs:Count", "state", 3)
     seen = []
@@ -157,7 +187,7 @@ def test_pixels_from_rendering_and_none_when_skipped() -> None:
 @pytest.mark.parametrize(
     ("name", "where", "found"),
     [
-        ("Discrete", "toy_envs:Discrete: action space", "Discrete(4)"),
+        ("Several", "toy_envs:Several: action space", "MultiDiscrete([2 3], start=[2 0])"),
         ("Matrix", "toy_envs:Matrix: observation", "an array of shape (3, 3)"),
         ("Nested", "toy_envs:Nested: observation 'robot'", "Dict('arm': Box(-1.0, 1.0, (3,), float32))"),
         ("NotAnEnv", "toy_envs:NotAnEnv", "an object of type NotAnEnv"),
@@ -370,7 +400,7 @@ def test_truth_is_what_the_environment_itself_observes() -> None:
 
 DRAW = """
 import os, sys
-from worldrl.envs import rendering
+from worldrl.envs import EnvConfig, make_envs, rendering
 from worldrl.envs.families.gym import GymEnv
 env = GymEnv(sys.argv[1], "pixels")
 env.reset(seed=0)

@@ -18,7 +18,7 @@ from worldrl.data.settings import ReplayConfig
 from worldrl.presets import preset_names
 from worldrl.testing import random_batch, random_extra
 from worldrl.training.speed import Update, make_update
-from worldrl.types import Batch, EnvSpec, ObsSpec, box
+from worldrl.types import Batch, EnvSpec, ObsSpec, box, choice
 
 STATE_SPEC = EnvSpec("bench", {"state": ObsSpec((17,), "float32")}, box(6))
 PIXEL_SPEC = EnvSpec("bench", {"pixels": ObsSpec((64, 64, 3), "uint8")}, box(6))
@@ -48,6 +48,8 @@ def make_case(name: str, **settings: Any) -> Case:
     """The agent of a preset, or of ``VARIANTS``; with other settings, by their dotted keys, where some are given."""
     config = compose({**VARIANTS.get(name, {"agent": name}), **settings})
     spec = STATE_SPEC if config.env.obs == "state" else PIXEL_SPEC
+    if config.schedule.epsilon.start:  # it acts by choices
+        spec = spec._replace(actions=choice(spec.action_dim))
     shape, usual = ((replay.batch, replay.length) for replay in (config.replay, ReplayConfig()))
     head = Agent(dataclasses.replace(config, device="cpu"), spec).head
     return Case(config, spec, None if shape == usual else shape, len({head.phase(n) for n in range(8)}))

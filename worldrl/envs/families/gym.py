@@ -1,4 +1,4 @@
-"""Gymnasium environments with continuous actions, by id, by package and id, or by class."""
+"""Gymnasium environments, by id, by package and id, or by class."""
 
 from __future__ import annotations
 
@@ -35,16 +35,17 @@ from worldrl.envs.spaces import (
 from worldrl.errors import UserError, unknown
 
 SPELLING = "a Gymnasium id (Pendulum-v1, or package:Name-v0), or module:Class"
-ID = r"([\w.-]+/)?[\w.-]+-v\d+"
+ID = r"(?!(ALE|MinAtar)/)([\w.-]+/)?[\w.-]+-v\d+"  # without the namespaces that have families of their own
 NO_PIXELS = "use env.obs=state and eval.video=false"
 NO_VIDEO = "use eval.video=false (eval.py: leave out --video)"
 
 
 class GymEnv(TaskEnv):
-    """Any Gymnasium environment with a box of actions: ``Pendulum-v1``, or ``module:Class`` (called without arguments).
+    """Any Gymnasium environment: ``Pendulum-v1``, or ``module:Class`` (called without arguments).
 
-    Vectors are concatenated into ``"state"``, their names kept in ``groups``; an image (64, 64, 3) uint8 becomes
-    ``"pixels"``. Without one, pixels are the environment's own ``rgb_array`` rendering, resized to 64 x 64. Gymnasium
+    Actions are a box, which is rescaled, or ``Discrete``. Vectors are concatenated into ``"state"``, their names kept
+    in ``groups``; a small grid is ``"state"`` with its own shape; an image (64, 64, 3) uint8 becomes ``"pixels"``.
+    Without one, pixels are the environment's own ``rgb_array`` rendering, resized to 64 x 64. Gymnasium
     does not say whether a task can terminate, so ``terminates`` is True.
 
     Raises:
@@ -55,10 +56,14 @@ class GymEnv(TaskEnv):
     terminates = True
 
     def _open(self) -> None:
-        self._env = make_unwrapped(self.task, self._render.backend)
+        self._env = self._make()
         self._layout = check_spaces(self._env, self.task, self._obs)
         self._check_modes()
         self._describe()
+
+    def _make(self) -> gymnasium.Env[Any, Any]:
+        """The environment as its package has it."""
+        return make_unwrapped(self.task, self._render.backend)
 
     def _check_modes(self) -> None:
         if self._obs != "pixels" and not self._layout.vectors:
@@ -91,21 +96,28 @@ class GymEnv(TaskEnv):
                 rendering.choose_backend(self._render.backend)
 
     def _describe(self) -> None:
-        box = self._env.action_space
-        assert isinstance(box, spaces.Box)
-        self._action_shape, self._action_dtype = box.shape, box.dtype
-        self._low, self._high = box.low.ravel().astype(np.float64), box.high.ravel().astype(np.float64)
-        sizes = self._layout.vectors
+        self._describe_actions(self._env.action_space)
+        sizes, grid = self._layout.vectors, self._layout.grid
         named = {name or "observation": size for name, size in sizes.items()}
-        self.groups = name_groups(named) if self._obs != "pixels" else {}
+        self.groups = name_groups(named) if self._obs != "pixels" and not grid else {}
         self._shown = [*(sizes if self._obs != "pixels" else ())]
         if self._obs != "state" and self._layout.image is not None:
             self._shown.append(self._layout.image)
         self._kept = {*self._shown, *sizes}  # the others may be anything
         self.max_frames = (self._env.spec and self._env.spec.max_episode_steps) or 0
+        state = spaces.Box(-np.inf, np.inf, grid, np.float32) if grid else sum(sizes.values())
+        self.observation_space = observation_space(self._obs, state)
+
+    def _describe_actions(self, space: spaces.Space[Any]) -> None:
+        if isinstance(space, spaces.Discrete):
+            self.choices, self._first_choice = int(space.n), int(space.start)
+            self.action_space = unit_box(self.choices)
+            return
+        assert isinstance(space, spaces.Box)
+        self._action_shape, self._action_dtype = space.shape, space.dtype
+        self._low, self._high = space.low.ravel().astype(np.float64), space.high.ravel().astype(np.float64)
         self.bounds = (self._low, self._high)
         self.action_space = unit_box(self._low.size)
-        self.observation_space = observation_space(self._obs, sum(sizes.values()))
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict]:
         """Start an episode; how exactly a seed fixes it is up to the environment."""
@@ -117,17 +129,24 @@ class GymEnv(TaskEnv):
         return rendering.with_backend(lambda: self._env.reset(seed=seed), self._render.backend)
 
     def step(self, action: Array) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
-        """Repeat one action, (A,) in [-1, 1]; the reward is the sum over the repeated frames."""
-        control = rescale(action, self._low, self._high).reshape(self._action_shape).astype(self._action_dtype)
+        """Repeat one action, (A,) in [-1, 1] or one-hot; the reward is the sum over the repeated frames."""
+        control = self._control(action)
         reward, frames, terminated, truncated = 0.0, 0, False, False
         while frames < self._repeat and not (terminated or truncated):
             self._now += 1
-            values = self._values(self._env.step(control.copy()), "observation, reward, terminated, truncated, info")
+            values = self._values(self._env.step(control()), "observation, reward, terminated, truncated, info")
             obs, r, terminated, truncated, _ = values
             reward += self._number(r)
             terminated, truncated = self._flag(terminated, "terminated"), self._flag(truncated, "truncated")
             frames += 1
         return self._observe(obs), reward, terminated, truncated and not terminated, {"frames": frames}
+
+    def _control(self, action: Array) -> Callable[[], Any]:
+        """What gives the action in the environment's own form; a new one at each frame, for it may write into it."""
+        if self.choices:
+            number = self._first_choice + int(np.argmax(action))
+            return lambda: number
+        return rescale(action, self._low, self._high).reshape(self._action_shape).astype(self._action_dtype).copy
 
     def _number(self, reward: Any) -> float:
         try:
@@ -175,7 +194,8 @@ class GymEnv(TaskEnv):
         if self._obs != "state":
             out["pixels"] = self._pixels(parts)
         if self._obs != "pixels":
-            out["state"] = concatenate([parts[name] for name in self._layout.vectors])
+            state = concatenate([parts[name] for name in self._layout.vectors])
+            out["state"] = state.reshape(self._layout.grid) if self._layout.grid else state
         return out
 
     def _check_parts(self, parts: dict[str, Array]) -> None:

@@ -1,0 +1,89 @@
+"""MinAtar (Young and Tian 2019, arXiv 1903.03176): five games on a grid of 10 x 10."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from worldrl.envs.families.gym import GymEnv
+from worldrl.envs.spaces import Array
+from worldrl.errors import cannot_import, unknown
+
+GAMES = ("asterix", "breakout", "freeway", "seaquest", "space_invaders")
+NAMES = {f"MinAtar/{game.title().replace('_', '')}-v{n}": (game, n == 1) for game in GAMES for n in (0, 1)}
+SPELLING = "MinAtar/Game-v0 with all six actions, -v1 with the game's own (MinAtar/Breakout-v1)"
+TIME_LIMITS = {"freeway": 2501}  # frames; the other games have none
+CELL = 24  # pixels of a drawn cell
+
+
+class MinAtarEnv(GymEnv):
+    """One game by its Gymnasium id; with ``env.obs=state`` the grid (10, 10, C) of zeros and ones.
+
+    The package repeats the last action with probability 0.1 instead of the one it is given (a sticky action), and makes
+    games harder as they last. Three things are put right here: a reset clears the sticky action, so that an episode
+    follows from its seed; observations are copies; Freeway's time limit is no termination.
+
+    Raises:
+        UserError: the package is missing, or it has no such game.
+    """
+
+    def _make(self) -> gymnasium.Env[Any, Any]:
+        self.task = canonical_name(self.task)
+        game, minimal = NAMES[self.task]
+        try:
+            from minatar.gym import BaseEnv
+        except ImportError as error:
+            raise cannot_import("MinAtar", error, "pip install 'worldrl[minatar]'") from error
+        actions = "its own" if minimal else "all six"
+        release = f"minatar {version('minatar')}"
+        self.protocol = f"{release}, {actions} actions, sticky actions 0.1, difficulty ramping"
+        return Repaired(BaseEnv(game, "rgb_array", use_minimal_action_set=minimal), TIME_LIMITS.get(game, 0))
+
+    def _describe(self) -> None:
+        super()._describe()
+        self.max_frames = TIME_LIMITS.get(NAMES[self.task][0], 0)
+
+
+class Repaired(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """The package's environment without its faults, and drawn in cells of ``CELL`` pixels.
+
+    Args:
+        limit: Frames after which an end is the time limit's; 0: there is none.
+    """
+
+    def __init__(self, env: gymnasium.Env[Any, Any], limit: int) -> None:
+        super().__init__(env)
+        self.limit = limit
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        self.unwrapped.game.last_action = 0  # type: ignore[attr-defined]
+        obs, info = self.env.reset(seed=seed, options=options)
+        return obs.copy(), info
+
+    def step(self, action: int) -> tuple[Array, Any, bool, bool, dict[str, Any]]:
+        obs, reward, ended, _, info = self.env.step(action)
+        return obs.copy(), reward, bool(ended and not self.limit), bool(ended and self.limit), info
+
+    def render(self) -> Array:
+        """(10 CELL, 10 CELL, 3) uint8, in the package's own colours."""
+        cells = np.rint(255.0 * np.asarray(self.env.render())).astype(np.uint8)
+        return cells.repeat(CELL, 0).repeat(CELL, 1)
+
+
+make = MinAtarEnv
+
+
+def claims(task: str) -> bool:
+    """What begins with the package's namespace."""
+    return task.startswith("MinAtar/")
+
+
+def canonical_name(task: str) -> str:
+    """The id as the package registers it; raises UserError with the nearest ones."""
+    by_lower = {name.lower(): name for name in NAMES}
+    if task.lower() not in by_lower:
+        raise unknown("task", task, NAMES)
+    return by_lower[task.lower()]

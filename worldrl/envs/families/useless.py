@@ -1,0 +1,98 @@
+"""A Gymnasium task of choices with useless actions in addition: what a prior over actions is good for.
+
+They are duplicates of the task's own, or dominated: a step in which nothing happens, at a cost.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import gymnasium
+from gymnasium import spaces
+
+from worldrl.envs.checks import check_spaces
+from worldrl.envs.families import gym
+from worldrl.envs.families.gym import GymEnv
+from worldrl.errors import UserError
+
+SPELLING = "a Gymnasium id of choices, + and a number of duplicates or dominated actions (CartPole-v1+16dominated)"
+NAME = re.compile(r"([\w./-]+-v\d+)\+(\d{1,4})(duplicates|dominated)")
+COST = 1.0  # of a wasted step
+
+
+class UselessEnv(GymEnv):
+    """``CartPole-v1+16dominated``: a task with so many more actions, numbered after its own.
+
+    Raises:
+        UserError: as ``GymEnv``, and where the task has no choices.
+    """
+
+    def _make(self) -> gymnasium.Env[Any, Any]:
+        task, number, kind = _parts(self.task)
+        env = gym.make_unwrapped(task, self._render.backend)
+        check_spaces(env, task, self._obs)
+        if not isinstance(env.action_space, spaces.Discrete):
+            raise UserError(self.task, f"actions {env.action_space}", "a task of choices")
+        self.protocol = f"{number} useless actions in addition to {env.action_space.n}: {kind}"
+        wrapper: Any = Duplicates if kind == "duplicates" else Dominated
+        return wrapper(env, number)
+
+
+class Duplicates(gymnasium.ActionWrapper[Any, Any, Any]):
+    """``n`` more actions, which do in turn what the task's own ones do."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], n: int) -> None:
+        super().__init__(env)
+        own = env.action_space
+        assert isinstance(own, spaces.Discrete)
+        self.own, self.action_space = int(own.n), spaces.Discrete(int(own.n) + n, start=own.start)
+
+    def action(self, action: int) -> int:
+        start = int(self.action_space.start)  # type: ignore[attr-defined]
+        return start + (action - start) % self.own
+
+
+class Dominated(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """``n`` more actions, in which the world stands still; the step costs ``COST`` and counts for the time limit."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], n: int) -> None:
+        super().__init__(env)
+        own = env.action_space
+        assert isinstance(own, spaces.Discrete)
+        self.first = int(own.start + own.n)
+        self.action_space = spaces.Discrete(int(own.n) + n, start=own.start)
+        self.limit = (env.spec and env.spec.max_episode_steps) or 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self.steps = 0
+        self.seen, info = self.env.reset(seed=seed, options=options)
+        return self.seen, info
+
+    def step(self, action: int) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        late = 0 < self.limit <= self.steps
+        if action >= self.first:
+            return self.seen, -COST, False, late, {}
+        self.seen, reward, terminated, truncated, info = self.env.step(action)
+        return self.seen, reward, terminated, bool(truncated or late), info
+
+
+make = UselessEnv
+
+
+def claims(task: str) -> bool:
+    """A Gymnasium id, ``+``, a number and a kind."""
+    return (match := NAME.fullmatch(task)) is not None and gym.claims(match[1])
+
+
+def canonical_name(task: str) -> str:
+    """The name as it is; the task must be registered already."""
+    gym.canonical_name(_parts(task)[0])
+    return task
+
+
+def _parts(task: str) -> tuple[str, int, str]:
+    match = NAME.fullmatch(task)
+    assert match is not None
+    return match[1], int(match[2]), match[3]

@@ -1,0 +1,96 @@
+"""Mutual-information regularised learning for choices (Grau-Moya, Leibfried and Vrancx, ICLR 2019), on any belief.
+
+Soft Q-learning under a prior over actions that is learned: the optimal one is the marginal of the policy over states,
+and then what is paid for is the mutual information of states and actions. Useless actions lose their prior, and
+entropy is not spent on them. In every update, after the step on Q with the loss L:
+
+    pi_0 <- (1 - alpha) pi_0 + alpha mean_s pi(. | s)            s of the newest rows; the first update takes the mean
+    L    <- (1 - kappa) L + kappa E (Q(s, a) - y)^2
+    beta <- (1 - alpha_beta) beta + alpha_beta c / L             within its limits
+
+It acts by argmax_a pi(a | s), and ``schedule.epsilon`` explores by pi_0. With alpha = alpha_beta = 0 it is ``soft_q``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from worldrl.errors import wrong
+from worldrl.fields import AnySamples, Positive, PositiveShare, Range, Share
+from worldrl.heads.soft_q import SoftQ
+from worldrl.types import Batch, Belief, BeliefModel, Extra, Metrics, Sizes
+
+
+class MIRL(SoftQ):
+    """The head of MIRL. The paper's own settings were not available: these are for small tasks."""
+
+    @dataclass(frozen=True)
+    class Config(SoftQ.Config):
+        beta: Positive = 1.0  # at the start
+        beta_rate: Share = 1e-3  # alpha_beta; 0: beta stays
+        beta_scale: Positive = 1.0  # c, for rewards of another size
+        beta_limits: tuple[float, float] = (0.01, 1000.0)
+        loss_rate: PositiveShare = 0.01  # kappa: 1 / L of single small batches has a large mean
+        prior_rate: Share = 1e-3  # alpha; 0: the prior stays uniform
+        prior_batch: AnySamples = 32  # windows of the newest rows; 0: the update's own batch
+        prior_rows: Annotated[int, Range(1, 1_000_000_000)] = 1_000  # how many rows count as the newest
+
+        def __post_init__(self) -> None:
+            if not 0 < self.beta_limits[0] <= self.beta_limits[1]:
+                raise wrong("head.beta_limits", self.beta_limits, "[low, high] above 0")
+
+    config: MIRL.Config
+    loss: Tensor
+    started: Tensor
+    tiny: ClassVar[dict[str, Any]] = {**SoftQ.tiny, "prior_batch": 4}
+    own_meaning: ClassVar[tuple[str, ...]] = ("beta",)  # in soft Q-learning it is constant
+
+    def __init__(self, config: MIRL.Config, sizes: Sizes) -> None:
+        super().__init__(config, sizes)
+        self.register_buffer("loss", torch.zeros(()))  # L, smoothed
+        self.register_buffer("started", torch.zeros(()))  # 1 after the first update
+        if config.prior_rate and config.prior_batch:
+            self.needs = self.needs._replace(
+                recent_batch=config.prior_batch, recent_actions=config.prior_rows, recent_obs=True
+            )
+
+    def exploration(self) -> Tensor:
+        """pi_0 (A,)."""
+        return self.prior
+
+    @torch.no_grad()
+    def adapt(self, squared: Tensor, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra) -> Metrics:
+        """Move the prior and beta."""
+        metrics = super().adapt(squared, batch, belief, model, extra)
+        c = self.config
+        if c.prior_rate:
+            self.prior.copy_(self.moved_prior(self.newest(batch, belief, model, extra)))
+            metrics["policy/prior_entropy"] = -(self.prior * self.log_prior()).sum()
+        if c.beta_rate:
+            self.loss.copy_(self.started_or(1.0, c.loss_rate).mul(squared - self.loss).add(self.loss))
+            wanted = c.beta_scale / self.loss.clamp(min=1e-12)
+            self.beta.lerp_(wanted.clamp(*c.beta_limits), c.beta_rate)
+        self.started.fill_(1.0)
+        return metrics
+
+    def newest(self, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra) -> Tensor:
+        """Features (B, T, F) of the rows whose policy moves the prior, filtered by the belief as it is now."""
+        if "recent" not in extra:
+            return belief.feat
+        recent, _, _ = model.observe(extra["recent"], 0, learn=False)
+        return recent.feat
+
+    @torch.no_grad()
+    def moved_prior(self, feat: Tensor) -> Tensor:
+        """(A,): the prior, a step closer to the marginal of pi over these rows (B, T, F)."""
+        marginal = self.log_pi(self.q(feat)).exp().flatten(0, -2).mean(0)
+        moved = self.prior.lerp(marginal, self.started_or(1.0, self.config.prior_rate))
+        return moved / moved.sum()  # what is rounded off does not add up
+
+    def started_or(self, first: float, rate: float) -> Tensor:
+        """0-d: ``first`` in the first update, later ``rate``."""
+        return first + self.started * (rate - first)
