@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.data.formats.test_formats import arrays, npz
 from worldrl.__main__ import COMMANDS, main
 from worldrl.commands.arguments import PATHS, expand, read_command_line
 from worldrl.commands.train import make_job
@@ -65,7 +66,9 @@ def saved_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("saved_examples")
 @pytest.mark.parametrize("arguments", list(train_commands()))
-def test_commands_compose(arguments: str) -> None:
+def test_commands_compose(arguments: str, tmp_path: Path) -> None:
+    if "data=" in arguments:
+        arguments = re.sub(r"data=\S+", f"data={npz(tmp_path / 'mine.npz', arrays(True))} task=Pendulum-v1", arguments)
     line = read_command_line(shlex.split(arguments, comments=True))
     assert [make_job(job, line) for job in expand(line.ours)]
 
@@ -201,9 +204,9 @@ def commands_in(text: str) -> Iterator[tuple[str, set[str]]]:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_options_of_commands_exist(command: str, capsys: pytest.CaptureFixture[str]) -> None:
-    for study in STUDIES if command == "studies" else [None]:
+    for below in {"studies": STUDIES, "data": ("info", "make", "convert")}.get(command, [None]):
         with suppress(SystemExit):
-            main([command, *filter(None, [study]), "--help"])
+            main([command, *filter(None, [below]), "--help"])
     known = {*OPTION.findall(capsys.readouterr().out.translate(str.maketrans("[],", "   "))), "--help"}
     named = [options for document in DOCUMENTS for name, options in commands_in(today(document)) if name == command]
     assert named

@@ -42,7 +42,9 @@ STEPS: dict[str, Step] = {
 USUAL = ("updates", "replay", "env", "end_to_end")
 GROWTH = ("costs", "growth")
 GPU = ("tests", "end_to_end", "paper", "acting", "precision", "updates")
-GPU_AGENTS = (*LARGE, "sac", "td3", "ddpg", "mpo", "miracle", "virel", "value_sac", "pmoe_sac")  # each head once
+ON_STATES = ("sac", "td3", "ddpg", "mpo", "miracle", "virel", "value_sac", "pmoe_sac", "dqn", "soft_q", "mirl")
+ON_DATA = ("misa", "cql", "iql", "awac", "onestep", "td3_bc", "rebrac", "bc")
+GPU_AGENTS = (*LARGE, *ON_STATES, *ON_DATA)  # each head once
 GPU_MINUTES = 33.0  # and what has begun then ends before 40: the longest measurements take 5
 GPU_FILE = Path("bench-gpu.json")
 
