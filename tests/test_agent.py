@@ -223,7 +223,7 @@ def test_smac_refuses_a_policy_that_only_bounds_densities(monkeypatch: pytest.Mo
 def test_identity_refuses_pixels() -> None:
     with pytest.raises(UserError) as caught:
         build("identity", "sac", PIXEL_SPEC)
-    assert (caught.value.where, caught.value.found) == ("belief=identity", "observations pixels")
+    assert (caught.value.where, caught.value.found) == ("belief=identity", "observations pixels of uint8")
     assert "env.obs=state" in caught.value.fix
 
 
