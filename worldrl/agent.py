@@ -63,13 +63,13 @@ class Agent:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)  # streams, graphs and generators below mean this one
         self.precision = choose_precision(config.precision, self.device, "pixels" in spec.obs)
-        _check_exploration(config, spec.actions)
         self.action_noise = config.schedule.action_noise
         self.model_every = config.schedule.model_every
         self.updates = 0
         with torch.device(self.device):
             self.model, self.head = build_parts(config, spec)
             self.normalizer = Normalizer(spec) if config.data.normalize else None
+        _check_exploration(config, spec.actions)
         self.optimizers = _optimizers(self.model if self.model_every else None, self.head, self.precision)
         self.counter = torch.zeros((), dtype=torch.int64, device=self.device)  # updates, on the device
         self._bad: dict[str, Tensor] = {}  # per phase: the update at which each loss first was not finite, or -1

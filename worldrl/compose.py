@@ -106,7 +106,12 @@ def resumed(run_dir: Path, changes: Mapping[str, Any]) -> Config:
         if not may_change(key):
             fix = f"a resumed run may change: {', '.join(MAY_CHANGE)}"
             raise wrong(key, changes[key], f"the value that the run in {run_dir} has", fix)
-    return config_from_dict({**flatten(config_to_dict(stored)), **changes}) if changes else stored
+    changed = config_from_dict({**flatten(config_to_dict(stored)), **changes}) if changes else stored
+    if changed.data.name and bool(changed.frames) != bool(stored.frames):
+        expected = f"{stored.frames}: a run on data either acts or it does not"
+        fix = f"start a new run with init_from={run_dir}" if stored.frames == 0 else ""
+        raise UserError("frames", str(changed.frames), expected, fix)
+    return changed
 
 
 def run_name(config: Config, sweep: str = "") -> str:

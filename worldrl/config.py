@@ -134,6 +134,8 @@ def _check_data(config: Config) -> None:
             raise wrong("data.normalize", True, "false: nothing says by what", "add data=PATH or init_from=RUN_DIR")
         if not config.task:
             raise wrong("task", "", "a task", "add one, such as task=walker_walk, or data=PATH")
+    if config.data.reference is not None and config.data.reference[0] == config.data.reference[1]:
+        raise wrong("data.reference", list(config.data.reference), "two different returns")
     if not config.length:
         raise wrong("frames", 0, "1 or more", "add updates=N to learn from the data" if config.data.name else "")
     for key, value in (("frames", config.frames), ("eval.every", config.eval.every)):
@@ -522,6 +524,7 @@ def check_same_belief(config: Config) -> None:
         UserError: the first setting that differs; those of the optimiser may.
     """
     ours, theirs = flatten({"belief": config_to_dict(config)["belief"]}), world_of(config.init_from)
+    ours["data.normalize"] = config.data.normalize
     for key in ours:
         if key not in OPTIMISER_SETTINGS and ours[key] != theirs.get(key):
             expected = f"{theirs.get(key)!r} as in init_from={config.init_from}"

@@ -12,7 +12,7 @@ from tests.data.formats.test_formats import DATA, arrays, npz
 from tests.runs.test_data import COUNT, trained
 from worldrl.__main__ import main
 from worldrl.data.formats import d4rl, minari
-from worldrl.runs.data import read_data
+from worldrl.runs.data import checksum, read_data
 
 MADE = ["data", "make", "--policy", "random", "--task", COUNT, "--steps", "37", "--allow", "tests"]
 
@@ -25,13 +25,19 @@ def test_a_second_call_makes_the_same_rows(tmp_path: Path) -> None:
         found.append(described["rows_checksum"])
         assert (described["total_steps"], described["algorithm_name"], described["seed"]) == (37, "random", 0)
         assert "mujoco" in described["versions"]
-    assert found[0] == found[1]
+    assert found[0] == found[1] == checksum(read_data(tmp_path / "a").columns)
 
 
 def test_by_a_trained_run_with_references(tmp_path: Path) -> None:
     run = trained(tmp_path, task=COUNT, frames=20, **{"schedule.prefill": 10})
-    assert main(["data", "make", str(tmp_path / "a.npz"), "--policy", str(run), "--steps", "12", "--expert", "9"]) == 0
+    arguments = ["--policy", str(run), "--steps", "12"]
+    assert main(["data", "make", str(tmp_path / "a.npz"), *arguments]) == 0
     assert len(d4rl.read(tmp_path / "a.npz").steps().reward) == 12
+    assert main(["data", "make", str(tmp_path / "a"), *arguments, "--expert", "9"]) == 0
+    reference = minari.read(tmp_path / "a").reference
+    assert reference is not None
+    assert reference[1] == 9
+    assert main(["data", "make", str(tmp_path / "b.npz"), *arguments, "--expert", "9"]) == 2
 
 
 def test_joined_and_converted(tmp_path: Path) -> None:
@@ -40,7 +46,7 @@ def test_joined_and_converted(tmp_path: Path) -> None:
     assert len(read_data(tmp_path / "b").columns["reward"]) == 2 * len(DATA.columns["reward"])
     assert main(["data", "convert", str(tmp_path / "a"), str(tmp_path / "a.hdf5")]) == 0
     found = read_data(tmp_path / "a.hdf5").columns
-    np.testing.assert_allclose(found["action"], DATA.columns["action"], atol=1e-6)
+    np.testing.assert_allclose(found["action"], DATA.in_own_units().columns["action"], atol=1e-6)
 
 
 def test_info_finds_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

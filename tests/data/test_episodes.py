@@ -86,6 +86,13 @@ def test_episodes_end_where_the_next_observation_is_another_one() -> None:
         np.testing.assert_array_equal(values, rows_of_steps(steps)[name])
 
 
+def test_precision_makes_no_borders() -> None:
+    steps = flat(made(), True)
+    assert steps.next_obs is not None
+    wide = steps._replace(obs={"state": steps.obs["state"].astype(np.float64) + 1e-12})
+    assert len(extent(rows_of_steps(wide)).start) == len(LENGTHS)
+
+
 def test_episodes_with_all_their_observations() -> None:
     columns, expected = rows_of_episodes(made()), by_hand(made(), True)
     for name, values in columns.items():
@@ -120,6 +127,8 @@ def test_extent_and_the_best() -> None:
     assert sorted(kept.returns) == sorted(found.returns)[-2:]
     assert len(extent(best(columns, 0.01)).steps) == 1
     assert best(columns, 1.0) is columns
+    lone = rows_of_episodes([*made(), Episode({"state": np.zeros((1, 2))}, np.zeros((0, 1)), np.zeros(0), False)])
+    assert extent(best({**lone, "reward": -lone["reward"]}, 0.2)).steps.tolist() == [1]  # not the one without a step
 
 
 def test_actions_in_unit_and_back() -> None:

@@ -218,6 +218,42 @@ def test_from_data_to_environment_resumed(tmp_path: Path) -> None:
     assert checkpoints.reached(34)
 
 
+def test_what_a_resumed_run_on_data_may_not_change(tmp_path: Path, file: Path) -> None:
+    acted = trained(tmp_path, task=COUNT, frames=60, **{"schedule.prefill": 10, "replay.capacity": 100})
+    both = {"data": str(acted), "updates": 4, "frames": 8, "schedule.prefill": 5, "replay.capacity": 100}
+    run = trained(tmp_path, "both", **both)
+    for changes, where in (({"updates": 9}, "updates"), ({"frames": 0}, "frames")):
+        with pytest.raises(UserError) as refused:
+            resume(run, changes)
+        assert refused.value.where == where
+    only = trained(tmp_path, "only", data=str(file), updates=4, **{"env.obs": "state"})
+    with pytest.raises(UserError):
+        resume(only, {"frames": 10})
+
+
+def test_transformed_rewards_are_not_handed_on(tmp_path: Path) -> None:
+    acted = trained(tmp_path, task=COUNT, frames=60, **{"schedule.prefill": 10, "replay.capacity": 100})
+    changed = {
+        "data": str(acted),
+        "frames": 12,
+        "schedule.prefill": 5,
+        "replay.capacity": 100,
+        "data.reward": "minus_1",
+    }
+    run = trained(tmp_path, "changed", **changed)
+    with pytest.raises(UserError) as refused:
+        read_data(run)
+    assert "data.reward=minus_1" in refused.value.found
+
+
+def test_a_normaliser_is_taken_over_or_refused(tmp_path: Path, file: Path) -> None:
+    sized = {"belief": "rssm", **tiny_settings("belief", "rssm"), "replay.length": 4, "data": str(file), "updates": 2}
+    run = trained(tmp_path, **sized)
+    with pytest.raises(UserError) as refused:
+        trained(tmp_path, "other", init_from=str(run), **{**sized, "data.normalize": True})
+    assert refused.value.where == "data.normalize"
+
+
 def test_scores_are_logged_where_references_are_known(tmp_path: Path) -> None:
     columns = rows_of_episodes(made())
     columns["state"] = np.repeat(columns["state"][:, :1], 3, 1)

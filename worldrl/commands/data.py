@@ -14,7 +14,7 @@ from worldrl.acting.collect import Recorder, at_random, by_agent, collect
 from worldrl.acting.episodes import random_return
 from worldrl.compose import compose
 from worldrl.config import CONFIG_FILE, Config
-from worldrl.data.episodes import Columns, Extent, Recorded, extent
+from worldrl.data.episodes import Columns, Extent, Recorded, extent, to_unit
 from worldrl.data.formats import d4rl, minari
 from worldrl.data.hdf5 import SUFFIXES
 from worldrl.errors import UserError, check_writable
@@ -166,6 +166,10 @@ def make(options: argparse.Namespace) -> None:
     if bool(options.policy) == bool(options.join):
         raise UserError("worldrl data make", "both or neither of --policy and --join", "one of them")
     check_new(options.out)
+    if options.expert is not None and options.out.suffix in FLAT:
+        raise UserError(
+            "--expert", f"{options.out.name}, which has no place for it", "a folder", "data.reference=[LOW,HIGH]"
+        )
     if options.join:
         write(options.out, joined(options.join), {"combined": [str(path) for path in options.join]})
         return
@@ -178,8 +182,17 @@ def make(options: argparse.Namespace) -> None:
         reference = (float(np.mean(random_return(env, task, seed, RANDOM_EPISODES))), options.expert)
     data = Recorded(columns, spec.actions, task, reference, unit=True)
     versions = environment_fingerprint()
+    columns = stored(data).columns
     about = {**source.about, "seed": seed, "action_repeat": env.action_repeat, "versions": versions}
     write(options.out, data, {**about, "rows_checksum": checksum(columns)})
+
+
+def stored(data: Recorded) -> Recorded:
+    """As it will be read again: through the task's own units, in float32."""
+    if data.actions.kind == "choice" or not data.actions.low:
+        return data
+    low, high = np.array(data.actions.low), np.array(data.actions.high)
+    return data._replace(columns=to_unit("", data.in_own_units().columns, low, high))
 
 
 def _source(options: argparse.Namespace) -> Source:

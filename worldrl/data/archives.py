@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import lzma
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,18 @@ from numpy.typing import NDArray
 from worldrl.data.memory import check_room
 from worldrl.errors import writing
 from worldrl.files import damaged, open_file
+
+REFUSED = (  # what a damaged or foreign archive raises
+    ValueError,
+    OSError,
+    EOFError,
+    KeyError,
+    MemoryError,
+    RuntimeError,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
 
 
 def read_archive(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
@@ -31,13 +45,13 @@ def read_archive(path: Path, needed: Sequence[str], optional: Sequence[str] = ()
                 raise damaged(path, f"the arrays {', '.join(archive) or 'none'}", f"'{missing[0]}' in addition")
             names = [*needed, *(name for name in optional if name in archive)]
             arrays = {name: archive[name] for name in names}
-    except (ValueError, OSError, EOFError, KeyError, MemoryError, NotImplementedError, zipfile.BadZipFile) as error:
+    except REFUSED as error:
         raise damaged(
             path, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", "an .npz archive"
         ) from error
     for name, values in arrays.items():
-        if values.dtype.kind not in "biuf":
-            raise damaged(f"{path}: '{name}'", f"values of type {values.dtype}", "numbers")
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
+            raise damaged(f"{path}: '{name}'", f"values of type {getattr(values, 'dtype', 'bytes')}", "numbers")
     return arrays
 
 

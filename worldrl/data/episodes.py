@@ -19,6 +19,8 @@ from worldrl.types import Actions, EnvSpec, ObsSpec
 Array = NDArray[Any]
 Columns = dict[str, Array]  # observation keys, action, reward, is_first, is_terminal; rows first
 
+BLOCK = 65_536  # rows that are compared at a time
+MOST_CHOICES = 10_000
 SLACK = 1e-3  # beyond its bounds an action is taken for rounded, and is clipped
 
 
@@ -59,6 +61,13 @@ class Recorded(NamedTuple):
             ends & ~terminal,
             {key: self.columns[key][arrivals] for key in self.obs},
         )
+
+    def in_own_units(self) -> Recorded:
+        """With actions in the task's own units, where these are known."""
+        if not self.unit or self.actions.kind == "choice" or not self.actions.low:
+            return self
+        low, high = np.array(self.actions.low), np.array(self.actions.high)
+        return self._replace(columns=from_unit(self.columns, low, high), unit=False)
 
     def spec(self) -> EnvSpec:
         """What an agent is told of it where there is no environment."""
@@ -121,8 +130,11 @@ def _borders(steps: Steps) -> Array:
     found = np.zeros(len(steps.reward), bool)
     found[-1] = True
     for key, following in (steps.next_obs or {}).items():
-        differs = following[:-1] != steps.obs[key][1:]
-        found[:-1] |= differs.reshape(len(differs), -1).any(1)
+        kind = _stored(steps.obs[key])  # one file may hold them in two precisions
+        for start in range(0, len(found) - 1, BLOCK):
+            stop = min(start + BLOCK, len(found) - 1)
+            differs = following[start:stop].astype(kind) != steps.obs[key][start + 1 : stop + 1].astype(kind)
+            found[start:stop] |= differs.reshape(stop - start, -1).any(1)
     return found
 
 
@@ -175,9 +187,10 @@ def best(columns: Columns, share: float) -> Columns:
     if share >= 1.0:
         return columns
     found = extent(columns)
-    n = max(1, int(share * len(found.start)))
+    whole = found.steps > 0
+    n = max(1, round(share * int(whole.sum())))
     kept = np.zeros(len(found.start), bool)
-    kept[np.argsort(-found.returns, kind="stable")[:n]] = True
+    kept[np.argsort(np.where(whole, -found.returns, np.inf), kind="stable")[:n]] = True
     rows = np.repeat(kept, found.steps + 1)
     return {name: values[rows] for name, values in columns.items()}
 
@@ -213,10 +226,14 @@ def from_unit(columns: Columns, low: Array, high: Array) -> Columns:
 
 def one_hot(where: object, action: Array, size: int) -> Array:
     """(N, size) float32 of the numbers (N,) of alternatives. Raises UserError for a number that is none."""
+    if size > MOST_CHOICES:
+        raise UserError(f"actions of {where}", f"{size:,} choices", f"{MOST_CHOICES:,} or fewer")
     if len(action) and not (action.min() >= 0 and action.max() < size):
         worst = action.min() if action.min() < 0 else action.max()
         raise UserError(f"actions of {where}", str(worst), f"0 to {size - 1}")
-    return np.eye(size, dtype=np.float32)[action]
+    rows = np.zeros((len(action), size), np.float32)
+    rows[np.arange(len(action)), action.astype(np.int64)] = 1.0
+    return rows
 
 
 def check_finite(where: object, columns: Mapping[str, Array]) -> None:

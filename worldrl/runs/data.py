@@ -47,6 +47,7 @@ class Rows(NamedTuple):
     reference: tuple[float, float] | None
     checksum: str
     episodes: int
+    notes: tuple[str, ...] = ()  # what is worth telling of how they were read
 
 
 def load_rows(config: DataConfig, env: EnvSpec | None = None) -> Rows:
@@ -74,7 +75,7 @@ def load_rows(config: DataConfig, env: EnvSpec | None = None) -> Rows:
         fix = "put the old data back, or start a new run"
         raise UserError(f"data={path}", f"rows with checksum {crc}", f"{config.checksum}, as before", fix)
     episodes = len(extent(columns).start)
-    return Rows(columns, spec, rewards, config.reference or found.reference, crc, episodes)
+    return Rows(columns, spec, rewards, config.reference or found.reference, crc, episodes, found.notes)
 
 
 def read_data(path: Path) -> Recorded:
@@ -89,6 +90,9 @@ def read_run(run_dir: Path) -> Recorded:
         UserError: no complete checkpoint, or one without a replay.
     """
     config = load_config(run_dir)
+    if config.data.name and config.data.reward != "as_is":
+        found = f"data.reward={config.data.reward}: its replay holds transformed rewards"
+        raise UserError(f"data={run_dir}", found, "a run with data.reward=as_is")
     checkpoints = Checkpoints(run_dir)
     folder, state = checkpoints.read()
     with restoring(folder / STATE):

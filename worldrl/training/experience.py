@@ -213,8 +213,8 @@ class Stream:
             said.append(describe_backend())
         if not len(self.replay):
             said.append(f"the replay is empty: learning waits for {self._rows_to_learn():,} rows")
-        if prefill >= self.length:
-            said.append(f"nothing will be learned: schedule.prefill={prefill} is not below frames={self.length}")
+        if prefill >= self.config.frames:
+            said.append(f"nothing will be learned: schedule.prefill={prefill} is not below frames={self.config.frames}")
         return said
 
     def ready(self) -> bool:
@@ -338,7 +338,7 @@ class DataSet:
         self.spec, self.length = spec or rows.spec, config.updates
         self.now = 0
         self.owed: int | None = None  # updates of the tick in progress, None between two ticks
-        self.rewards, self.episodes = rows.rewards, rows.episodes
+        self.rewards, self.episodes, self.told_of = rows.rewards, rows.episodes, rows.notes
         self._columns = rows.columns
 
     @property
@@ -378,7 +378,8 @@ class DataSet:
     def notes(self) -> list[str]:
         n = self.length
         for_long = f"{n:,} updates" if n else "no updates before acting"
-        return [f"data: {len(self):,} rows of {self.episodes:,} episodes from {self.config.data.name}; {for_long}"]
+        held = f"data: {len(self):,} rows of {self.episodes:,} episodes from {self.config.data.name}; {for_long}"
+        return [held, *self.told_of]
 
     def ready(self) -> bool:
         return True
@@ -509,6 +510,9 @@ class Mixed(Stream):
     def restore(self, state: Mapping[str, Any]) -> None:
         self.data.restore(state["data"])
         self.has_acted = state["has_acted"]
+        if self.has_acted and self.data.now != self.config.updates:
+            expected = f"{self.data.now}, which the run had before it acted"
+            raise UserError("updates", str(self.config.updates), expected)
         super().restore(state)
 
 

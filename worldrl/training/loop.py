@@ -178,7 +178,11 @@ class Trainer:
             if self.stop_signal:
                 return
             self.evaluate_if_due()
-            if self.stop_signal or not self.experience.advance():
+            if self.stop_signal or self.experience.position >= self.config.length:
+                return
+            if self.meter.mean():
+                self.log()
+            if not self.experience.advance():
                 return
             self._begin_phase()
 

@@ -52,10 +52,11 @@ def same(one: Recorded, other: Recorded) -> None:
 
 @pytest.mark.parametrize("suffix", [".npz", ".hdf5"])
 def test_d4rl_written_and_read(tmp_path: Path, suffix: str) -> None:
+    """Actions are in the task's own units, whose bounds the file does not know."""
     path = tmp_path / f"mine{suffix}"
     d4rl.write(path, DATA)
     assert format_of(path) is d4rl
-    same(d4rl.read(path), DATA)
+    same(d4rl.read(path), DATA.in_own_units())
     assert d4rl.world(path) == {"env.obs": "state", "env.action_repeat": 1}
 
 
@@ -139,6 +140,21 @@ def _no_arrays(path: Path) -> None:
         archive.writestr("a.txt", "b")
 
 
+def _broken(path: Path) -> None:
+    np.savez_compressed(path, **arrays())  # type: ignore[arg-type]
+    data = bytearray(path.with_suffix(".npz").read_bytes())
+    data[200:260] = bytes(60)
+    path.with_suffix(".npz").write_bytes(data)
+
+
+def _floating_images(path: Path) -> None:
+    npz(path, {**arrays(), "observations": np.zeros((15, 64, 64, 3))})
+
+
+def _many_choices(path: Path) -> None:
+    npz(path, {**arrays(), "actions": np.arange(15) * 10_000_000})
+
+
 def _endless(path: Path) -> None:
     n = d4rl.ENDLESS + 2
     npz(
@@ -154,7 +170,21 @@ def _endless(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "write",
-    [_external, _soft, _objects, _elsewhere, _cut, _missing, _short, _pickled, _no_arrays, _endless],
+    [
+        _external,
+        _soft,
+        _objects,
+        _elsewhere,
+        _cut,
+        _missing,
+        _short,
+        _pickled,
+        _no_arrays,
+        _endless,
+        _broken,
+        _floating_images,
+        _many_choices,
+    ],
 )
 def test_what_is_no_data_set_is_one_line(tmp_path: Path, write: Callable[[Path], None]) -> None:
     path = tmp_path / "data"

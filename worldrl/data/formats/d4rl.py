@@ -76,14 +76,14 @@ def read(path: Path) -> Recorded:
 
 
 def write(path: Path, data: Recorded, about: Mapping[str, Any] | None = None) -> None:
-    """Write a data set, with actions in [-1, 1]: an ``.npz`` archive unless the name ends in ``.hdf5``.
+    """Write an ``.npz`` archive, or HDF5 where the name ends so; actions in the task's own units where these are known.
 
     There is no place for what ``about`` says.
 
     Raises:
         UserError: More than one kind of observation, which the layout has no place for.
     """
-    steps = data.steps()
+    steps = data.in_own_units().steps()
     if len(steps.obs) != 1 or steps.next_obs is None:
         raise UserError(
             str(path), f"observations {', '.join(steps.obs)}", "one kind of them", "write a folder of Minari"
@@ -106,6 +106,10 @@ def _notes(steps: Steps, columns: Columns) -> tuple[str, ...]:
     notes = []
     if (silent := len(found.start) - told - int(not (steps.terminal | steps.timeout)[-1])) > 0:
         notes.append(f"{silent:,} episodes end where neither terminals nor timeouts say so, by their next observation")
+    if steps.next_obs is None and not steps.timeout.any():
+        notes.append(
+            "no time-out and no next observation: where an episode is cut, another follows as if it were the same"
+        )
     if left_out:
         notes.append(f"{left_out:,} steps are left out: there is no observation that they lead to")
     return tuple(notes)
@@ -138,6 +142,8 @@ def _check_shapes(path: Path, arrays: Arrays) -> None:
     if following is not None and following.shape != arrays["observations"].shape:
         expected = f"{arrays['observations'].shape}, as the observations have"
         raise UserError(f"{path}: 'next_observations'", f"shape {following.shape}", expected)
+    if arrays["observations"].ndim == 1 + IMAGE and arrays["observations"].dtype != np.uint8:
+        raise UserError(f"{path}: 'observations'", f"images of {arrays['observations'].dtype}", "uint8 from 0 to 255")
     if arrays["observations"].ndim not in (2, 1 + IMAGE):
         raise UserError(f"{path}: 'observations'", f"shape {arrays['observations'].shape}", "vectors (N, D) or images")
 

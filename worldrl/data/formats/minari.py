@@ -8,6 +8,7 @@ would be. Of the environment's description only a registered id is used.
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -21,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldrl.data import hdf5
-from worldrl.data.episodes import Episode, Recorded, from_unit, one_hot, rows_of_episodes, to_unit
+from worldrl.data.episodes import Episode, Recorded, one_hot, rows_of_episodes, to_unit
 from worldrl.data.memory import check_room
 from worldrl.errors import UserError, writing
 from worldrl.files import damaged, read_json
@@ -90,8 +91,8 @@ def _task(metadata: Mapping[str, Any]) -> str:
 
 def _reference(metadata: Mapping[str, Any]) -> tuple[float, float] | None:
     low, high = metadata.get("ref_min_score"), metadata.get("ref_max_score")
-    both = isinstance(low, int | float) and isinstance(high, int | float) and low != high
-    return (float(low), float(high)) if both else None  # type: ignore[arg-type]
+    ends = [float(end) for end in (low, high) if isinstance(end, int | float) and math.isfinite(end)]
+    return (ends[0], ends[1]) if len(ends) == 2 and ends[0] != ends[1] else None
 
 
 def _space(path: Path, metadata: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -185,18 +186,11 @@ def write(path: Path, data: Recorded, about: Mapping[str, Any] | None = None) ->
         with h5py.File(partial / "data" / FILE, "w", track_order=True) as file:
             steps = [
                 _write_episode(file, number, each, data.actions.kind)
-                for number, each in enumerate(_in_own_units(data).episodes())
+                for number, each in enumerate(data.in_own_units().episodes())
             ]
         described = {**_description(path, data, steps), **(about or {})}
         (partial / "data" / METADATA).write_text(json.dumps(described, indent=1), encoding="utf-8")
         partial.rename(path)
-
-
-def _in_own_units(data: Recorded) -> Recorded:
-    if data.actions.kind == "choice" or not data.actions.low:
-        return data
-    low, high = np.array(data.actions.low), np.array(data.actions.high)
-    return data._replace(columns=from_unit(data.columns, low, high))
 
 
 def _write_episode(file: h5py.File, number: int, episode: Episode, kind: str) -> int:
