@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, library
 from torch._subclasses.fake_tensor import (
     DataDependentOutputException,
     DynamicOutputShapeException,
@@ -33,7 +33,7 @@ GPU = torch.device("cuda", 0)
 WAITS = (DataDependentOutputException, DynamicOutputShapeException)
 
 # torch has none for Adam with a rate that is a tensor; it writes into what it is given, and returns nothing.
-META = torch.library.Library("aten", "IMPL", "Meta")
+META = library.Library("aten", "IMPL", "Meta")
 META.impl("_fused_adam_.tensor_lr", lambda *_, **__: None)
 
 

@@ -1,4 +1,4 @@
-"""The chains beside a plain one, where the tilted law is known: linear, by quadrature, and where nothing is tilted."""
+"""The chains against a plain one, where the tilted law is known: linear, by quadrature, and where nothing is tilted."""
 
 from __future__ import annotations
 

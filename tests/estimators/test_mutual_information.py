@@ -1,4 +1,4 @@
-"""The bounds beside the oracle of finite processes: theorem 4.1, eq. 15 by finite differences, what float32 allows."""
+"""The bounds against the oracle of finite processes: theorem 4.1, eq. 15 by finite differences, what float32 allows."""
 
 from __future__ import annotations
 

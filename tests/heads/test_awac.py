@@ -1,4 +1,4 @@
-"""AWAC beside its oracle; without a preference it is cloning."""
+"""AWAC against its oracle; without a preference it is cloning."""
 
 from __future__ import annotations
 

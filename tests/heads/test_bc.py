@@ -1,4 +1,4 @@
-"""Behavioural cloning beside its oracle: squares, likelihoods, choices; a linear expert is recovered."""
+"""Behavioural cloning against its oracle: squares, likelihoods, choices; a linear expert is recovered."""
 
 from __future__ import annotations
 

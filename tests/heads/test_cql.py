@@ -1,4 +1,4 @@
-"""CQL beside its oracle, its multiplier, its limits, and what its proposals are worth."""
+"""CQL against its oracle, its multiplier, its limits, and what its proposals are worth."""
 
 from __future__ import annotations
 

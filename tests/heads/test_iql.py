@@ -1,4 +1,4 @@
-"""IQL beside its oracle; its expectile, its weights and the decay of its actor's rate at their limits."""
+"""IQL against its oracle; its expectile, its weights and the decay of its actor's rate at their limits."""
 
 from __future__ import annotations
 

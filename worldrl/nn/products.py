@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, library, nn
 
 Library = Literal["torch", "onednn"]
 
@@ -124,7 +124,7 @@ def _shaped(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 # torch.compile takes oneDNN's operator for one on constant weights; it does not look into this one.
-_operators = torch.library.Library(__package__.partition(".")[0], "FRAGMENT")
+_operators = library.Library(__package__.partition(".")[0], "FRAGMENT")
 _operators.define("product(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
 _operators.impl("product", _multiply, "CPU")
 _operators.impl("product", _shaped, "Meta")
