@@ -277,6 +277,16 @@ def test_a_description_that_says_nothing_is_one_line(tmp_path: Path, changes: di
         minari.read(described(tmp_path / "a", **changes))
 
 
+@pytest.mark.parametrize(
+    "changes", [{"observation_space": '{"type": "Dict"}'}, {"action_space": '{"type": "Box", "shape": [1]}'}]
+)
+def test_a_description_that_lacks_something_is_one_line(tmp_path: Path, changes: dict[str, object]) -> None:
+    path = described(tmp_path / "a", **changes)
+    with pytest.raises(UserError) as refused:
+        minari.read(path)
+    assert minari.METADATA in refused.value.where
+
+
 def test_an_id_is_told_where_minari_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(minari.ROOT, "/somewhere")

@@ -7,6 +7,7 @@ would be. Of the environment's description only a registered id is used.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -45,8 +46,22 @@ def stored_at(name: str) -> Path:
     return Path(os.environ.get(ROOT, Path.home() / ".minari" / "datasets")) / name
 
 
+@contextlib.contextmanager
+def _describing(path: Path) -> Iterator[None]:
+    """A description that lacks something, or has it in another form, is one line that names the file."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        found = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
+        raise damaged(_folder(path) / METADATA, found, "what Minari writes") from error
+
+
 def world(path: Path) -> dict[str, Any]:
-    metadata = _metadata(path)
+    with _describing(path):
+        return _world(path, _metadata(path))
+
+
+def _world(path: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
     names = [name for name, _ in _spaces(_space(path, metadata, "observation_space"))]
     images = [name for name in names if name == "pixels" or _is_image(_space(path, metadata, "observation_space"))]
     obs = "both" if images and len(names) > 1 else "pixels" if images else "state"
@@ -58,7 +73,9 @@ def world(path: Path) -> dict[str, Any]:
 def read(path: Path) -> Recorded:
     metadata, file = _metadata(path), _folder(path) / FILE
     space = _space(path, metadata, "observation_space")
-    actions = _actions(path, _space(path, metadata, "action_space"))
+    with _describing(path):
+        list(_spaces(space))
+        actions = _actions(path, _space(path, metadata, "action_space"))
     with hdf5.opened(file) as opened:
         check_room(file, _bytes(opened))
         columns = rows_of_episodes(_episodes(opened, space, actions))
