@@ -34,6 +34,18 @@ def counterexample(k: int, gamma: float) -> MDP:
     return make_mdp(np.eye(end + 1)[successor], reward, gamma, np.arange(end + 1) == end)
 
 
+def with_k_actions(k: int, gamma: float) -> MDP:
+    """The same choice as an agent can learn it: every state has k actions, k even. States: s0, s1, the end.
+
+    In s0 every other action is a1, the rest a2. Where the actions of the paper do not matter, the episode has ended.
+    """
+    successor = np.full((3, k), 2)
+    successor[0, ::2] = 1
+    reward = np.zeros(successor.shape)
+    reward[0, 1::2] = 1.0
+    return make_mdp(np.eye(3)[successor], reward, gamma, [False, False, True], [1.0, 0.0, 0.0])
+
+
 def soft_q(mdp: MDP, temperature: float) -> Array:
     """Q (S, A) of the best maximum-entropy policy; minus infinity where a state has no such action."""
     return backup(mdp, max_entropy_value_iteration(mdp, temperature).value)
