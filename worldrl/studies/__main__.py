@@ -271,11 +271,10 @@ def run_tables(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
 
 
 def run_dimensions(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
-    """Trains every agent on every point mass; picture and numbers are of the runs so far after each."""
+    """Trains every agent on every point mass; the numbers are of the runs so far after each."""
     found = point_mass.known_regrets(_numbers(options), options.frames)
     for agent, dimensions, seed in point_mass.regrets(options.dims, options.seeds, options.frames, found):
-        print(f"{agent}, {dimensions} dimensions, seed {seed}: regret {found[agent][dimensions][-1]:.3f}")
-        point_mass.draw(picture, found)
+        print(f"{agent}, {dimensions} dimensions, seed {seed}: regret {found[agent][dimensions][-1]:.3f}", flush=True)
         write_numbers(options, {"regret": found})
     point_mass.draw(picture, found)
     return {"regret": found}

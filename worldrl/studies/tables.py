@@ -18,6 +18,7 @@ import gymnasium
 import numpy as np
 import torch
 from gymnasium import spaces
+from torch import Tensor
 
 from worldrl.compose import compose
 from worldrl.report.plots import COLOURS, INK, picture
@@ -198,7 +199,7 @@ def on_grid(trainer: Trainer, name: str, size: int) -> dict[str, float]:
     """
     mdp, p, head = GRIDS[size]().mdp, visited(trainer), cast("Any", trainer.agent.head)
     q = head.q(torch.eye(len(p)))
-    policy, value, prior = (x.double().numpy() for x in (head.log_pi(q).exp(), head.value(q), head.prior))
+    policy, value = (x.double().numpy() for x in (head.log_pi(q).exp(), head.value(q)))
     beta = float(head.beta)
     table = GRID_AGENTS[name].solve(mdp, beta, p)
     apart = 0.5 * np.abs(policy - table.policy).sum(-1), np.abs(value - table.value)
@@ -206,9 +207,14 @@ def on_grid(trainer: Trainer, name: str, size: int) -> dict[str, float]:
     return {
         **{key: float(x[~mdp.terminal].mean()) for key, x in found.items()},
         **{f"{key}, visited": float(p @ x) for key, x in found.items()},
-        "prior": 0.5 * float(np.abs(prior - table.prior).sum()),
-        "prior, paper": 0.5 * float(np.abs(prior - table_of(name, size, beta).prior).sum()),
+        "prior": apart_from(head.prior, table),
+        "prior, paper": apart_from(head.prior, table_of(name, size, beta)),
     }
+
+
+def apart_from(prior: Tensor, table: Solution) -> float:
+    """Total variation; exactly zero where a prior (A,) float32 is the table's."""
+    return 0.5 * float((prior - torch.tensor(table.prior, dtype=prior.dtype)).abs().sum())
 
 
 @torch.no_grad()
@@ -318,7 +324,8 @@ def draw(path: Path, points: Sequence[Point]) -> None:
             ax.set(title=title, xlabel="environment frames", yscale="linear" if quantity == "wrong" else "log")
         lines(axes[1, 0], points, "counterexample", "table", ":")
         for ax in axes[:, 0]:
-            ax.legend(fontsize="small")
+            if ax.has_data():
+                ax.legend(fontsize="small")
         axes[0, 2].annotate("dotted: from the paper's table", (0.97, 0.9), xycoords="axes fraction", **SMALL)
         axes[0, 0].annotate("dotted: over visited states", (0.97, 0.55), xycoords="axes fraction", **SMALL)
         axes[1, 0].annotate("dotted: table", (0.97, 0.55), xycoords="axes fraction", **SMALL)
@@ -334,7 +341,7 @@ def lines(ax: Axes, points: Sequence[Point], task: str, quantity: str, dash: str
         for seed, each in seeds.items():
             y = [point.found[quantity] for point in each]
             if max(y) > 0:
-                told = {"label": in_greek(agent)} if seed == 1 and dash == "-" else {}
+                told: dict[str, Any] = {"label": in_greek(agent)} if seed == 1 and dash == "-" else {}
                 ax.plot([point.frames for point in each], y, dash, color=colour, linewidth=1.0, **told)
 
 
