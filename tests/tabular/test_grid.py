@@ -129,7 +129,7 @@ def test_figure_1_with_the_printed_tolerances() -> None:
     ("beta", "soft", "expected"), [(0.3, -9.430, -6.384), (1.0, -8.570, -5.850), (10.0, -5.676, -5.010)]
 )
 def test_figure_1_with_the_other_reading_of_the_goal_step(beta: float, soft: float, expected: float) -> None:
-    """The step onto the goal pays 8. Values are the oracle's for the prior that was found, which is its own marginal."""
+    """A goal of 8. Values are the oracle's for the prior that was found, which is its own marginal."""
     mdp = grid(8.0)
     assert mean(soft_value_iteration(mdp, beta, tolerance=1e-9).value) == pytest.approx(soft, abs=1e-3)
     found = mutual_information_value_iteration(mdp, beta)
