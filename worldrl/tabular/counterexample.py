@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from worldrl.errors import wrong
 from worldrl.tabular.mdp import MDP, Array, make_mdp
 from worldrl.tabular.solve import backup, boltzmann, max_entropy_value_iteration, value_iteration
 
@@ -35,10 +36,15 @@ def counterexample(k: int, gamma: float) -> MDP:
 
 
 def with_k_actions(k: int, gamma: float) -> MDP:
-    """The same choice as an agent can learn it: every state has k actions, k even. States: s0, s1, the end.
+    """The same choice as an agent can learn it: every state has k actions. States: s0, s1, the end.
 
     In s0 every other action is a1, the rest a2. Where the actions of the paper do not matter, the episode has ended.
+
+    Raises:
+        UserError: k is odd.
     """
+    if k % 2:
+        raise wrong("k", k, "an even number, for a1 and a2 share the actions equally")
     successor = np.full((3, k), 2)
     successor[0, ::2] = 1
     reward = np.zeros(successor.shape)
