@@ -86,7 +86,7 @@ def test_every_agent_learns_the_counterexample(name: str) -> None:
 @pytest.mark.parametrize("name", tables.GRID_AGENTS)
 def test_an_agent_comes_to_its_table_on_a_small_grid(name: str) -> None:
     settings = {**tables.GRID_AGENTS[name].settings, "task": tables.task_of(tables.Grid4), "head.beta": 1.0}
-    first, *_, last = [tables.on_grid(trainer, name, 4) for trainer in tables.looks(settings, 1_000, 3)]
+    first, *_, last = [tables.on_grid(trainer, name, 4) for trainer in tables.looks(settings, 250, 10)]
     assert last["policy"] < 0.03 < first["policy"]
     assert last["value"] < 0.1 < first["value"]
     assert last["prior"] < 0.03

@@ -42,7 +42,6 @@ K, GAMMA = 10, 0.99  # of the counterexample
 LIMIT = 32  # steps of an episode
 NEWEST = 5_000  # rows whose states count as visited
 MOST = 3_000  # frames at the counterexample
-SMALL: dict[str, Any] = {"ha": "right", "fontsize": "x-small", "color": INK}
 
 
 # --- tables as environments -------------------------------------------------------------------------------------------
@@ -301,34 +300,41 @@ def write_csv(path: Path, points: Sequence[Point]) -> None:
             writer.writerows([task, agent, seed, frames, name, f"{value:.6g}"] for name, value in found.items())
 
 
+class Panel(NamedTuple):
+    """A part of the picture: a quantity, and another one that is dotted."""
+
+    task: str
+    title: str
+    solid: str
+    dotted: str = ""
+    told: str = ""  # what is dotted
+    scale: str = "log"
+
+
+PANELS = (
+    Panel("grid", "total variation of the policy", "policy", "policy, visited", "over visited states"),
+    Panel("grid", "distance of values", "value", "value, visited", "over visited states"),
+    Panel("grid", "total variation of the prior", "prior", "prior, paper", "from the paper's table"),
+    Panel("counterexample", "p(a1 | s0)", "wrong", "table", "the table", "linear"),
+    Panel("counterexample", "distance of p(a1 | s0)", "policy"),
+    Panel("counterexample", "residual of Q", "residual"),
+)
+
+
 def draw(path: Path, points: Sequence[Point]) -> None:
     """Distances on the grid above, the counterexample below; every seed is a line."""
     with picture(path, 9.6, 5.4) as figure:
-        axes = figure.subplots(2, 3)
-        for ax, quantity, title in zip(
-            axes[0],
-            ("policy", "value", "prior"),
-            ("grid: total variation of the policy", "grid: distance of values", "grid: total variation of the prior"),
-            strict=True,
-        ):
-            lines(ax, points, "grid", quantity, "-")
-            lines(ax, points, "grid", f"{quantity}, {'paper' if quantity == 'prior' else 'visited'}", ":")
-            ax.set(yscale="log", title=title)
-        for ax, quantity, title in zip(
-            axes[1],
-            ("wrong", "policy", "residual"),
-            ("counterexample: p(a1 | s0)", "counterexample: distance of p(a1 | s0)", "counterexample: residual of Q"),
-            strict=True,
-        ):
-            lines(ax, points, "counterexample", quantity, "-")
-            ax.set(title=title, xlabel="environment frames", yscale="linear" if quantity == "wrong" else "log")
-        lines(axes[1, 0], points, "counterexample", "table", ":")
-        for ax in axes[:, 0]:
-            if ax.has_data():
+        for i, (ax, panel) in enumerate(zip(figure.subplots(2, 3).flat, PANELS, strict=True)):
+            lines(ax, points, panel.task, panel.solid, "-")
+            ax.set(yscale=panel.scale, title=f"{panel.task}: {panel.title}")
+            if panel.dotted:
+                lines(ax, points, panel.task, panel.dotted, ":")
+                told = {"xycoords": "axes fraction", "fontsize": "x-small", "color": INK}
+                ax.annotate(f"dotted: {panel.told}", (0.03, 0.04), **told)
+            if i >= 3:
+                ax.set_xlabel("environment frames")
+            if i % 3 == 0 and ax.has_data():
                 ax.legend(fontsize="small")
-        axes[0, 2].annotate("dotted: from the paper's table", (0.97, 0.9), xycoords="axes fraction", **SMALL)
-        axes[0, 0].annotate("dotted: over visited states", (0.97, 0.55), xycoords="axes fraction", **SMALL)
-        axes[1, 0].annotate("dotted: table", (0.97, 0.55), xycoords="axes fraction", **SMALL)
 
 
 def lines(ax: Axes, points: Sequence[Point], task: str, quantity: str, dash: str) -> None:
