@@ -325,30 +325,29 @@ def draw(path: Path, points: Sequence[Point]) -> None:
     """Distances on the grid above, the counterexample below; every seed is a line."""
     with picture(path, 9.6, 5.4) as figure:
         for i, (ax, panel) in enumerate(zip(figure.subplots(2, 3).flat, PANELS, strict=True)):
-            lines(ax, points, panel.task, panel.solid, "-")
+            lines(ax, points, panel.task, panel.solid, "-", named=i % 3 == 0)
             ax.set(yscale=panel.scale, title=f"{panel.task}: {panel.title}")
             if panel.dotted:
                 lines(ax, points, panel.task, panel.dotted, ":")
-                told = {"xycoords": "axes fraction", "fontsize": "x-small", "color": INK}
-                ax.annotate(f"dotted: {panel.told}", (0.03, 0.04), **told)
+                ax.plot([], [], ":", color=INK, linewidth=1.0, label=panel.told)
+            if ax.get_legend_handles_labels()[0]:
+                ax.legend(fontsize="small")
             if i >= 3:
                 ax.set_xlabel("environment frames")
-            if i % 3 == 0 and ax.has_data():
-                ax.legend(fontsize="small")
 
 
-def lines(ax: Axes, points: Sequence[Point], task: str, quantity: str, dash: str) -> None:
-    """One line for every agent and seed of the task whose quantity is not zero throughout; one label for all seeds."""
+def lines(ax: Axes, points: Sequence[Point], task: str, quantity: str, dash: str, named: bool = False) -> None:
+    """One line for every agent and seed of the task whose quantity is not zero throughout."""
     curves: dict[str, dict[int, list[Point]]] = {}
     for point in points:
         if point.task == task:
             curves.setdefault(point.agent, {}).setdefault(point.seed, []).append(point)
     for colour, (agent, seeds) in zip(COLOURS, curves.items(), strict=False):
-        for seed, each in seeds.items():
+        for i, each in enumerate(seeds.values()):
             y = [point.found[quantity] for point in each]
             if max(y) > 0:
-                told: dict[str, Any] = {"label": in_greek(agent)} if seed == 1 and dash == "-" else {}
-                ax.plot([point.frames for point in each], y, dash, color=colour, linewidth=1.0, **told)
+                told = in_greek(agent) if named and i == 0 else None
+                ax.plot([point.frames for point in each], y, dash, color=colour, linewidth=1.0, label=told)
 
 
 def in_greek(agent: str) -> str:
