@@ -146,5 +146,6 @@ def draw(path: Path, found: Mapping[str, Mapping[int, Sequence[float]]]) -> None
             for each in zip_longest(*by_dimension.values(), fillvalue=np.nan):
                 ax.plot(dims, each, **look, linestyle="none", markersize=3, alpha=0.3)
         ax.set_xscale("log", base=2)
+        ax.set_xticks(every := sorted({n for by_dimension in found.values() for n in by_dimension}), map(str, every))
         ax.set(xlabel="dimensions of the action", ylabel="regret of an episode")
         ax.legend(fontsize="small")
