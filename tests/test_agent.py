@@ -368,6 +368,7 @@ def test_the_reward_scale_multiplies_the_reward_and_nothing_else(head: str, make
         (choice(3), {"schedule.action_noise": 0.3}, "schedule.action_noise"),
         (box(2), {"schedule.epsilon.start": 0.3}, "schedule.epsilon"),
         (box(2), {"schedule.epsilon.end": 0.3}, "schedule.epsilon"),
+        (choice(3), {"schedule.epsilon.start": 0.1, "schedule.epsilon.end": 0.3}, "schedule.epsilon"),
     ],
 )
 def test_the_exploration_of_another_kind_of_action_is_refused(actions: Actions, settings: dict, where: str) -> None:
@@ -375,6 +376,15 @@ def test_the_exploration_of_another_kind_of_action_is_refused(actions: Actions, 
         build("identity", "sac", STATE_SPEC._replace(actions=actions), **settings)
     assert refused.value.where == where
     assert "schedule." in refused.value.fix
+
+
+@pytest.mark.parametrize("policy", ["categorical", "own"])
+def test_what_is_told_is_what_no_other_kind_of_action_would_cure(policy: str) -> None:
+    """A categorical policy is refused on a box, but these parts do not go together on a choice either."""
+    parts = {"belief": "rssm", "head": "smac", "policy": policy, "env.obs": "state", "head.actor_input": "context"}
+    with pytest.raises(UserError) as refused:
+        check_parts(config_from_dict(parts))
+    assert refused.value.found == "actor_input=context"
 
 
 def test_a_window_must_hold_the_steps_of_a_return() -> None:

@@ -25,9 +25,9 @@ class AtariEnv(TaskEnv):
     """One game by its Gymnasium id. Images are 64 x 64 in colour; ``env.obs=state`` is the screen, 84 x 84 in grey.
 
     The emulator advances one frame at a time, so that only ``env.action_repeat`` skips frames (4 in the protocol). An
-    image is the larger value of the last two frames, for many games draw some things in every other frame. Actions are
-    sticky in each frame, a lost life ends nothing, and the time limit is a truncation. Rewards are as the game gives
-    them.
+    image is the larger value of the last two frames of an action, for many games draw some things in every other frame;
+    at action repeat 1 there is only one, and what is not drawn in it is not seen. Actions are sticky in each frame, a
+    lost life ends nothing, and the time limit is a truncation. Rewards are as the game gives them.
 
     Raises:
         UserError: the package is missing, or it has no such game.
@@ -76,7 +76,7 @@ class AtariEnv(TaskEnv):
         return self._observe(shown), reward, terminated, truncated and not terminated, {"frames": frames}
 
     def render(self) -> Array:
-        """The image that the agent sees, (64, 64, 3) uint8."""
+        """The last frame, (64, 64, 3) uint8 in colour; the agent sees the larger value of the last two."""
         return resize(self._env.render(), rendering.SIZE, rendering.SIZE)
 
     def video_frame(self, height: int, width: int) -> Array:

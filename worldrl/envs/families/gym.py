@@ -44,7 +44,8 @@ class GymEnv(TaskEnv):
     """Any Gymnasium environment: ``Pendulum-v1``, or ``module:Class`` (called without arguments).
 
     Actions are a box, which is rescaled, or ``Discrete``. Vectors are concatenated into ``"state"``, their names kept
-    in ``groups``; a small grid is ``"state"`` with its own shape; an image (64, 64, 3) uint8 becomes ``"pixels"``.
+    in ``groups``; a small grid is ``"state"`` with its own shape, scaled to [0, 1] where it is of bytes; an image
+    (64, 64, 3) uint8 becomes ``"pixels"``.
     Without one, pixels are the environment's own ``rgb_array`` rendering, resized to 64 x 64. Gymnasium
     does not say whether a task can terminate, so ``terminates`` is True.
 
@@ -105,6 +106,7 @@ class GymEnv(TaskEnv):
             self._shown.append(self._layout.image)
         self._kept = {*self._shown, *sizes}  # the others may be anything
         self.max_frames = (self._env.spec and self._env.spec.max_episode_steps) or 0
+        self._unit = _unit(self._env.observation_space) if grid else np.float32(1.0)
         state = spaces.Box(-np.inf, np.inf, grid, np.float32) if grid else sum(sizes.values())
         self.observation_space = observation_space(self._obs, state)
 
@@ -165,7 +167,7 @@ class GymEnv(TaskEnv):
             raise self._broken(name, _kind(value), "True or False") from error
 
     def render(self) -> Array:
-        """The image that the agent sees, (64, 64, 3) uint8."""
+        """A drawing of the present state, (64, 64, 3) uint8: what the agent sees, unless the task itself shows images."""
         with self._drawing("cannot render an image", NO_PIXELS):
             return resize(self._draw(), rendering.SIZE, rendering.SIZE)
 
@@ -195,7 +197,7 @@ class GymEnv(TaskEnv):
             out["pixels"] = self._pixels(parts)
         if self._obs != "pixels":
             state = concatenate([parts[name] for name in self._layout.vectors])
-            out["state"] = state.reshape(self._layout.grid) if self._layout.grid else state
+            out["state"] = state.reshape(self._layout.grid) / self._unit if self._layout.grid else state
         return out
 
     def _check_parts(self, parts: dict[str, Array]) -> None:
@@ -324,6 +326,12 @@ def _home(entry_point: str | Callable[..., Any] | None) -> str:
 
 def _uses_mujoco(env: gymnasium.Env[Any, Any]) -> bool:
     return any(base.__name__ == "MujocoEnv" for base in type(env.unwrapped).__mro__)
+
+
+def _unit(grid: spaces.Space[Any]) -> Any:
+    """What stands for one in a grid (H, W, C): the highest value that it declares if it is of bytes, else one."""
+    assert isinstance(grid, spaces.Box)
+    return np.maximum(grid.high, 1).astype(np.float32) if grid.dtype == np.uint8 else np.float32(1.0)
 
 
 def _kind(value: Any) -> str:
