@@ -308,10 +308,8 @@ def _check_exploration(config: Config, actions: Actions) -> None:
             "schedule.epsilon", found, f"0: {config.task} has a box of actions", "use schedule.action_noise"
         )
     if epsilon.start < epsilon.end:
-        fix = "schedule.epsilon.end=0 leaves exploration to the policy"
-        raise UserError(
-            "schedule.epsilon", f"{epsilon.start} to {epsilon.end}", "a start that is not below the end", fix
-        )
+        found, fix = f"{epsilon.start} to {epsilon.end}", "schedule.epsilon.end=0 leaves exploration to the policy"
+        raise UserError("schedule.epsilon", found, "an end that is not above the start", fix)
 
 
 def _check_kind(where: str, actions: Actions, kinds: tuple[str, ...]) -> None:

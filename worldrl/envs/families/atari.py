@@ -60,8 +60,8 @@ class AtariEnv(TaskEnv):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict]:
         """Start an episode; with a seed it is a pure function of that seed and the actions."""
-        screen, _ = self._env.reset(seed=seed)
-        return self._observe(screen), {"frames": 0}
+        self._screen, _ = self._env.reset(seed=seed)
+        return self._observe(self._screen), {"frames": 0}
 
     def step(self, action: Array) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Repeat one action, a one-hot row; the reward is the sum over the repeated frames."""
@@ -72,15 +72,15 @@ class AtariEnv(TaskEnv):
             screen, r, terminated, truncated, _ = self._env.step(number)
             screens = [*screens[-1:], screen]
             reward, frames = reward + float(r), frames + 1
-        shown = np.maximum(*screens) if len(screens) == 2 else screens[0]
-        return self._observe(shown), reward, terminated, truncated and not terminated, {"frames": frames}
+        self._screen = np.maximum(*screens) if len(screens) == 2 else screens[0]
+        return self._observe(self._screen), reward, terminated, truncated and not terminated, {"frames": frames}
 
     def render(self) -> Array:
-        """The last frame, (64, 64, 3) uint8 in colour; the agent sees the larger value of the last two."""
-        return resize(self._env.render(), rendering.SIZE, rendering.SIZE)
+        """The image that the agent sees with ``env.obs=pixels``, (64, 64, 3) uint8."""
+        return resize(self._screen, rendering.SIZE, rendering.SIZE)
 
     def video_frame(self, height: int, width: int) -> Array:
-        return np.ascontiguousarray(self._env.render())
+        return self._screen
 
     def close(self) -> None:
         self._env.close()
