@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from worldrl.acting.collect import Recorder, at_random, by_agent, collect
+from worldrl.acting.collect import Recorder, at_random, by_mode, collect, exploring
 from worldrl.acting.episodes import random_return
 from worldrl.compose import compose
 from worldrl.config import CONFIG_FILE, Config
@@ -208,7 +208,8 @@ def _source(options: argparse.Namespace) -> Source:
         raise UserError(f"--policy {options.policy}", "no run", f"a folder of worldrl train, or '{RANDOM}'")
     agent, config = load_agent(run_dir, options.checkpoint, tell=say)
     name = f"{config.agent}, {options.checkpoint} of seed {config.seed}, {agent.updates} updates"
-    return Source(config, by_agent(agent, not options.mode), {"algorithm_name": name})
+    recorder = by_mode(agent) if options.mode else exploring(agent, config.schedule.epsilon.end)
+    return Source(config, recorder, {"algorithm_name": name})
 
 
 def joined(paths: Sequence[Path]) -> Recorded:

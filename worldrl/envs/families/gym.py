@@ -167,7 +167,7 @@ class GymEnv(TaskEnv):
             raise self._broken(name, _kind(value), "True or False") from error
 
     def render(self) -> Array:
-        """A drawing of the present state, (64, 64, 3) uint8: what the agent sees, unless the task shows images itself."""
+        """A drawing of the state, (64, 64, 3) uint8: what the agent sees, unless the task itself shows images."""
         with self._drawing("cannot render an image", NO_PIXELS):
             return resize(self._draw(), rendering.SIZE, rendering.SIZE)
 
