@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import gymnasium
@@ -21,7 +21,7 @@ from worldrl.envs.make import EnvConfig
 from worldrl.errors import UserError
 from worldrl.heads.transitions import transitions
 from worldrl.registry import HEADS, load_class, takes_policy
-from worldrl.types import Actions, Batch, EnvSpec, Extra, Sizes, box, choice
+from worldrl.types import Actions, Batch, EnvSpec, Extra, Head, Needs, Sizes, box, choice
 
 TINY = {
     "rssm": {"belief.stoch": 4, "belief.deter": 16, "belief.hidden": 16, "belief.depth": 2, "belief.vector_units": 16},
@@ -378,13 +378,24 @@ def test_the_exploration_of_another_kind_of_action_is_refused(actions: Actions, 
     assert "schedule." in refused.value.fix
 
 
-@pytest.mark.parametrize("policy", ["categorical", "own"])
-def test_what_is_told_is_what_no_other_kind_of_action_would_cure(policy: str) -> None:
-    """A categorical policy is refused on a box, but these parts do not go together on a choice either."""
-    parts = {"belief": "rssm", "head": "smac", "policy": policy, "env.obs": "state", "head.actor_input": "context"}
+class Dreams(Head):
+    """A head of choices that imagines."""
+
+    @dataclass(frozen=True)
+    class Config:
+        pass
+
+    needs = Needs(imagine=True, actions=("choice",))
+
+    def __init__(self, config: Config, sizes: Sizes) -> None:
+        super().__init__()
+
+
+def test_what_is_told_is_what_no_other_kind_of_action_would_cure() -> None:
+    """It takes no box, but it does not go with this belief on a choice either."""
     with pytest.raises(UserError) as refused:
-        check_parts(config_from_dict(parts))
-    assert refused.value.found == "actor_input=context"
+        check_parts(config_from_dict({"belief": "identity", "head": f"{__name__}:Dreams", "env.obs": "state"}))
+    assert "Identity" in refused.value.found
 
 
 def test_a_window_must_hold_the_steps_of_a_return() -> None:
