@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium import spaces
 
 from worldrl.envs import rendering
-from worldrl.envs.checks import WHOLE, check_spaces
+from worldrl.envs.checks import GRID_SIDE, WHOLE, check_spaces
 from worldrl.envs.images import resize
 from worldrl.envs.spaces import (
     IMAGE_SHAPE,
@@ -68,7 +68,8 @@ class GymEnv(TaskEnv):
 
     def _check_modes(self) -> None:
         if self._obs != "pixels" and not self._layout.vectors:
-            raise UserError(self.task, "images only", f"a state for env.obs={self._obs}", "use env.obs=pixels")
+            expected = f"vectors, or a grid of at most {GRID_SIDE} x {GRID_SIDE}, for env.obs={self._obs}"
+            raise UserError(self.task, "images only", expected, "use env.obs=pixels")
         if self.render_pixels and self._obs != "state" and self._layout.image is not None:
             self._offer_backend()  # it may draw its image in any step
         if self.render_pixels and self._obs != "state" and self._layout.image is None:
