@@ -17,6 +17,7 @@ from tests.data.test_episodes import made
 from tests.toy_runs import STATE_SAC
 from worldrl.agent import Agent
 from worldrl.config import load_config
+from worldrl.data import memory
 from worldrl.data.episodes import Recorded, extent, rows_of_episodes
 from worldrl.data.formats import minari
 from worldrl.data.settings import DataConfig
@@ -24,8 +25,9 @@ from worldrl.errors import UserError
 from worldrl.registry import tiny_settings
 from worldrl.runs.checkpoint import Checkpoints
 from worldrl.runs.data import load_rows, read_data
+from worldrl.training import experience
 from worldrl.training.loop import resume
-from worldrl.types import EnvSpec, ObsSpec, box
+from worldrl.types import EnvSpec, ObsSpec, box, choice
 
 COUNT = "tests.envs.toy_envs:Count"
 
@@ -85,6 +87,51 @@ def test_actions_that_begin_at_zero_are_asked_about(tmp_path: Path) -> None:
     assert rows(path, low=-1.0).columns["action"].min() >= 0
 
 
+def test_bounds_that_would_be_ignored_are_refused(tmp_path: Path) -> None:
+    minari.write(tmp_path / "a", DATA)
+    number = npz(tmp_path / "b.npz", {**arrays(True), "actions": np.arange(15) % 3})
+    for path, setting in ((tmp_path / "a", {"low": -1.0}), (tmp_path / "a", {"high": 2.0}), (number, {"low": 0.0})):
+        with pytest.raises(UserError) as refused:
+            rows(path, **setting)
+        assert refused.value.where == f"data.{next(iter(setting))}"
+
+
+def test_a_flat_file_has_the_choices_of_its_task(tmp_path: Path) -> None:
+    number = np.arange(15) % 3
+    config = DataConfig(name=str(npz(tmp_path / "a.npz", {**arrays(True), "actions": number})))
+    env = EnvSpec("toy", {"state": ObsSpec((2,), "float32")}, choice(5))
+    found = load_rows(config, env)
+    assert (found.spec.actions, found.columns["action"].shape[1]) == (choice(5), 5)
+    led = found.columns["is_first"] == 0
+    assert found.columns["action"][led].argmax(-1).tolist() == number.tolist()
+    assert load_rows(config).spec.actions == choice(3)
+    with pytest.raises(UserError) as refused:
+        load_rows(config, env._replace(actions=choice(2)))
+    assert (refused.value.found, refused.value.expected) == ("2 in row 2 of actions", "0 to 1, as toy has")
+    floats = DataConfig(name=str(npz(tmp_path / "b.npz", arrays(True))))
+    for wrong, actions in ((floats, choice(2)), (config, box(3))):
+        with pytest.raises(UserError) as refused:
+            load_rows(wrong, env._replace(actions=actions))
+        assert "(N" in refused.value.fix
+
+
+def test_data_that_do_not_fit_into_memory_are_told_what_helps(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "available_bytes", lambda device: 100)
+        for path in (file, tmp_path / "d"):
+            if path.suffix == "":
+                minari.write(path, DATA)
+            with pytest.raises(UserError) as refused:
+                read_data(path)
+            assert "GiB" in refused.value.found
+    monkeypatch.setattr(experience, "available_bytes", lambda device: 300)
+    with pytest.raises(UserError) as refused:
+        trained(tmp_path, data=str(file), updates=2)
+    assert (refused.value.where, "data.top=0." in refused.value.fix) == (f"data={file}", True)
+
+
 def test_what_does_not_fit_its_environment_is_one_line(file: Path) -> None:
     env = EnvSpec("toy", {"state": ObsSpec((3,), "float32")}, box(1))
     with pytest.raises(UserError) as refused:
@@ -100,7 +147,7 @@ def test_a_number_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     reward[4] = np.inf
     with pytest.raises(UserError) as refused:
         rows(npz(tmp_path / "a.npz", {**arrays(True), "rewards": reward}))
-    assert "row 7 of reward" in refused.value.found  # the third episode begins in row 6
+    assert refused.value.found == "inf in row 4 of rewards"
 
 
 def test_other_rows_than_the_checksum_says_are_refused(file: Path) -> None:

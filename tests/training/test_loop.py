@@ -490,7 +490,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
         assert trainer.checkpoints.latest() == good
         trainer.checkpoints.load(good)
         report = json.loads((tmp_path / "run" / "non_finite.json").read_text())
-        batch = trainer.experience.replay.window(*(report["window"][key] for key in ("starts", "envs", "length")))
+        batch = trainer.experience.replay.window(**report["windows"]["replay"])
         assert batch.reward.shape == (4, 6)
         assert report["draws_not_kept"] == []
     finally:

@@ -192,7 +192,7 @@ def stored(data: Recorded) -> Recorded:
     if data.actions.kind == "choice" or not data.actions.low:
         return data
     low, high = np.array(data.actions.low), np.array(data.actions.high)
-    return data._replace(columns=to_unit("", data.in_own_units().columns, low, high))
+    return to_unit("", data.in_own_units(), low, high)
 
 
 def _source(options: argparse.Namespace) -> Source:
@@ -224,7 +224,7 @@ def joined(paths: Sequence[Path]) -> Recorded:
             found = f"{part.obs} and {part.actions[:2]}"
             raise UserError(str(path), found, f"{first.obs} and {first.actions[:2]}, as {paths[0]} has")
     columns: Columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in first.columns}
-    return first._replace(columns=columns, notes=())
+    return first._replace(columns=columns, notes=(), file_rows=None)
 
 
 def convert(options: argparse.Namespace) -> None:

@@ -69,6 +69,12 @@ def shape(parent: h5py.Group, name: str) -> tuple[int, ...]:
     return tuple(_dataset(parent, name).shape)
 
 
+def nbytes(parent: h5py.Group, name: str) -> int:
+    """Bytes of an array that ``array`` would read."""
+    found = _dataset(parent, name)
+    return int(found.size) * found.dtype.itemsize
+
+
 def array(parent: h5py.Group, name: str) -> NDArray[Any]:
     """An array of numbers inside of a group.
 
@@ -76,9 +82,23 @@ def array(parent: h5py.Group, name: str) -> NDArray[Any]:
         UserError: it is not there, holds something else than numbers, lies elsewhere, needs a plug-in, or is larger
             than the memory that is available.
     """
+    check_room(_place(parent, name), nbytes(parent, name))
     found = _dataset(parent, name)
-    check_room(_place(parent, name), found.size * found.dtype.itemsize)
     return np.asarray(found[()])
+
+
+def stored_shape(parent: h5py.Group, name: str) -> tuple[int, ...]:
+    """The shape of an array of numbers, or of rows of bytes."""
+    return tuple(_dataset(parent, name, of_bytes=True).shape)
+
+
+def byte_rows(parent: h5py.Group, name: str) -> Iterator[NDArray[np.uint8]]:
+    """Rows of bytes, of one length (N, L) or of N lengths, one by one. Raises UserError as ``array``."""
+    found = _dataset(parent, name, of_bytes=True)
+    if found.dtype.kind != "O" and (found.ndim, found.dtype) != (2, np.uint8):
+        raise damaged(_place(parent, name), f"{found.dtype} of shape {found.shape}", "rows of bytes")
+    for i in range(len(found)):
+        yield np.asarray(found[i], np.uint8)
 
 
 def text(value: Any) -> str:
@@ -93,11 +113,11 @@ def parsed(value: Any) -> Any:
     return None
 
 
-def _dataset(parent: h5py.Group, name: str) -> h5py.Dataset:
+def _dataset(parent: h5py.Group, name: str, of_bytes: bool = False) -> h5py.Dataset:
     found = _own(parent, name)
     if not isinstance(found, h5py.Dataset):
         raise damaged(_place(parent, name), "a group", "an array")
-    if found.dtype.kind not in "biuf":
+    if found.dtype.kind not in "biuf" and not (of_bytes and h5py.check_vlen_dtype(found.dtype) == np.uint8):
         raise damaged(_place(parent, name), f"values of type {found.dtype}", "numbers")
     if found.is_virtual or found.external:
         raise damaged(_place(parent, name), "an array that lies in another file", "one in this file")

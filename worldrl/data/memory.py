@@ -17,7 +17,8 @@ def check_room(where: object, size: int) -> None:
     free = available_bytes(torch.device("cpu"))
     if free is not None and size > free:
         memory = f"at most the {free / GIB:.2f} GiB that are available"
-        raise UserError(str(where), f"{size / GIB:.2f} GiB of data", memory, "use a smaller part of the data")
+        fix = "write fewer of its episodes into a new data set"
+        raise UserError(str(where), f"data that need {size / GIB:,.2f} GiB to be read", memory, fix)
 
 
 def available_bytes(device: torch.device) -> int | None:

@@ -433,17 +433,15 @@ class Trainer:
             return
         name, update = found
         path = self.run_dir / NON_FINITE
-        back = self.agent.updates - update + 1
-        draws = self.experience.replay.recent
-        draw = draws[-back] if 0 < back <= len(draws) else None
+        drawn = self.experience.drawn(self.agent.updates - update + 1)
         needs = self.agent.head.needs
         lost = [key for key, n in (("td", needs.td_batch), ("recent", needs.recent_batch)) if n]
-        window = None if draw is None else _jsonable(draw._asdict())
-        report = {"loss": name, "update": update, "window": window, "draws_not_kept": lost}
+        windows = {place: _jsonable(each._asdict()) for place, each in drawn.items()}
+        report = {"loss": name, "update": update, "windows": windows, "draws_not_kept": lost}
         beside = f"; what was drawn beside it, {', '.join(lost)}, is not kept" if lost else ""
         path.write_text(json.dumps(report) + "\n")
         last = self.checkpoints.latest()
-        told = f"training stopped; the slice is named in {path} (Replay.window rebuilds it{beside})"
+        told = f"training stopped; the rows of its batch are named in {path} (Replay.window rebuilds them{beside})"
         fix = f"{told}; last good checkpoint: {last or 'none yet'}"
         raise Diverged(f"{name} was not finite at update {update}", fix=fix)
 
