@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -326,6 +327,41 @@ def test_settings_that_mean_nothing_without_data(tmp_path: Path, changes: dict[s
     with pytest.raises(UserError) as refused:
         trained(tmp_path, **changes)
     assert refused.value.where == where
+
+
+FAMILIES = {  # preset -> the name of a data set, its observations and actions
+    "antmaze": ("antmaze-umaze-v2", 29, 8),
+    "adroit": ("pen-human-v1", 45, 24),
+    "kitchen": ("kitchen-mixed-v0", 60, 9),
+}
+
+
+def of_d4rl(path: Path, observations: int, actions: int, n: int = 40) -> Path:
+    """A file of D4RL's layout with what else is in it; every 20th step ends an episode."""
+    rng, ends = np.random.default_rng(0), np.arange(n) % 20 == 19
+    with h5py.File(path, "w") as file:
+        file["observations"] = rng.standard_normal((n, observations)).astype(np.float32)
+        file["actions"] = rng.uniform(-1, 1, (n, actions)).astype(np.float32)
+        file["rewards"] = (rng.random(n) < 0.3).astype(np.float32)
+        file["terminals"], file["timeouts"] = ends & (np.arange(n) < 20), ends
+        file["infos/qpos"] = np.zeros((n, 15))
+        file["metadata/algorithm"] = "none"
+    return path
+
+
+@pytest.mark.parametrize("agent", ["iql", "misa"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_presets_of_d4rl_learn_from_files_of_its_layout(tmp_path: Path, family: str, agent: str) -> None:
+    name, observations, actions = FAMILIES[family]
+    path = of_d4rl(tmp_path / f"{name}.hdf5", observations, actions)
+    preset = family if agent == "iql" else f"{family}_{agent}"
+    small = {"updates": 2, "head.units": 8, "replay.batch": 4, "device": "cpu", "log.tensorboard": False}
+    config = load_config(worldrl.train(experiment=preset, data=str(path), run_dir=tmp_path / "run", **small))
+    assert (config.agent, config.head["decay_updates"], config.eval.every) == (agent, 2, 0)
+    assert config.data.reference in ((0.0, 1.0), (96.262799, 3076.8331), (0.0, 4.0))
+    assert config.data.reward == {"iql": {"antmaze": "minus_1"}, "misa": {"antmaze": "antmaze"}}[agent].get(
+        family, "as_is" if agent == "iql" else "min_max"
+    )
 
 
 def test_data_without_a_length_are_refused(tmp_path: Path, file: Path) -> None:

@@ -839,6 +839,22 @@ def test_the_loop_explores_while_training_and_carries_its_state(tmp_path: Path, 
     assert broken == {True: 0, False: 1}  # the two evaluations
 
 
+def test_a_part_speaks_of_its_metrics_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    count = {"task": "tests.envs.toy_envs:Count", "frames": 60, "schedule.prefill": 10, "eval.every": 0}
+    trainer = make_trainer({**STATE_SAC, **count, "replay.length": 2, "log.every": 20}, tmp_path / "run")
+    seen: list[Any] = []
+
+    def advice(means: Any) -> str:
+        seen.append(means)
+        return "scale the rewards down" if "loss/critic" in means else ""
+
+    trainer.agent.head.advice = advice
+    trainer.run()
+    trainer.close()
+    assert ["loss/critic" in means for means in seen].count(True) == 1  # of several logs
+    assert capsys.readouterr().out.count("scale the rewards down") == 1
+
+
 def test_what_is_stored_is_what_was_done(tmp_path: Path) -> None:
     """Count shows the action that led to a row, and gives the number of its step as observation and as reward."""
     count = {"task": "tests.envs.toy_envs:Count", "frames": 60, "schedule.prefill": 30, "eval.every": 0}

@@ -49,7 +49,7 @@ from worldrl.training.experience import Experience, make_experience
 from worldrl.training.progress import Meter, Progress
 from worldrl.training.signals import Stopped, heeding_signals
 from worldrl.training.speed import make_update
-from worldrl.types import Needs
+from worldrl.types import Needs, Part
 
 MakeExperience = Callable[[Config], Experience]
 
@@ -117,6 +117,7 @@ class Trainer:
         self.meter, self.timer = Meter(self.agent.device), Timer()
         self.checkpoints = Checkpoints(run_dir)
         self.stop_signal, self.fresh = 0, saved is None
+        self.advised: set[Part] = set()  # parts that have spoken of their metrics
         self.patient = False  # whether the evaluation that is due has failed before
         self.source: Path | None = None  # the checkpoint that the belief model was taken from
         position = None
@@ -323,8 +324,17 @@ class Trainer:
         }
         self._window = (now, frames, updates)
         self.timer.reset()
-        self._record({**self.meter.mean(), "replay/size": len(self.experience), **speed}, tensorboard=not last)
+        means = self.meter.mean()
+        self._record({**means, "replay/size": len(self.experience), **speed}, tensorboard=not last)
+        self._advise(means)
         self.meter.reset()
+
+    def _advise(self, means: dict[str, float]) -> None:
+        """What a part has to say of its metrics, once each."""
+        for part in (self.agent.model, self.agent.head):
+            if part not in self.advised and (line := part.advice(means)):
+                self.advised.add(part)
+                self.progress.say(line)
 
     def _record(self, values: dict[str, float], tensorboard: bool = True) -> None:
         frames, agent_steps = self.experience.counters()
