@@ -16,7 +16,6 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from worldrl.data.memory import check_room
 from worldrl.errors import UserError, writing
 from worldrl.files import damaged, open_file
 
@@ -71,19 +70,18 @@ def shape(parent: h5py.Group, name: str) -> tuple[int, ...]:
 
 def nbytes(parent: h5py.Group, name: str) -> int:
     """Bytes of an array that ``array`` would read."""
-    found = _dataset(parent, name)
-    return int(found.size) * found.dtype.itemsize
+    return _size(_dataset(parent, name))
 
 
-def array(parent: h5py.Group, name: str) -> NDArray[Any]:
-    """An array of numbers inside of a group.
+def array(parent: h5py.Group, name: str, most: int) -> NDArray[Any]:
+    """An array of numbers inside of a group, of at most so many bytes, for which there is room.
 
     Raises:
-        UserError: it is not there, holds something else than numbers, lies elsewhere, needs a plug-in, or is larger
-            than the memory that is available.
+        UserError: it is not there, holds something else than numbers, lies elsewhere, needs a plug-in, or is larger.
     """
-    check_room(_place(parent, name), nbytes(parent, name))
     found = _dataset(parent, name)
+    if _size(found) > most:
+        raise damaged(_place(parent, name), f"shape {found.shape}", "as many rows as the other arrays have")
     return np.asarray(found[()])
 
 
@@ -111,6 +109,10 @@ def parsed(value: Any) -> Any:
     with contextlib.suppress(ValueError, RecursionError):
         return json.loads(text(value))
     return None
+
+
+def _size(found: h5py.Dataset) -> int:
+    return int(found.size) * found.dtype.itemsize
 
 
 def _dataset(parent: h5py.Group, name: str, of_bytes: bool = False) -> h5py.Dataset:

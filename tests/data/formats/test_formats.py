@@ -344,13 +344,14 @@ def test_a_shape_that_is_too_large_allocates_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError) as refused:
         minari.read(described(tmp_path / "a", action_space=huge))
     assert refused.value.found == "1,000,000,000,000 numbers"
-    minari.write(tmp_path / "b", DATA)
-    with h5py.File(tmp_path / "b" / "data" / minari.FILE, "a") as file:
-        del file["episode_1/observations"]  # 16 TB of zeros take no room in a file
-        file.create_dataset("episode_1/observations", (10**12, 2), "f8", chunks=(10**6, 2))
-    with pytest.raises(UserError) as refused:
-        minari.read(tmp_path / "b")
-    assert "GiB" in refused.value.found
+    for name, found in (("observations", "GiB"), ("actions", "shape (1000000000000, 2)")):
+        minari.write(tmp_path / name, DATA)
+        with h5py.File(tmp_path / name / "data" / minari.FILE, "a") as file:
+            del file[f"episode_1/{name}"]  # 16 TB of zeros take no room in a file
+            file.create_dataset(f"episode_1/{name}", (10**12, 2), "f8", chunks=(10**6, 2))
+        with pytest.raises(UserError) as refused:
+            minari.read(tmp_path / name)
+        assert found in refused.value.found
 
 
 def test_actions_beyond_the_bounds_of_a_description_are_told_where_these_are(tmp_path: Path) -> None:

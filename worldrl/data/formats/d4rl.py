@@ -137,8 +137,9 @@ def _arrays(path: Path) -> Arrays:
         return read_archive(path, NEEDED, OPTIONAL)
     with hdf5.opened(path) as file:
         names = [*NEEDED, *(name for name in OPTIONAL if name in file)]
-        check_room(path, COPIES * sum(hdf5.nbytes(file, name) for name in names))
-        return {name: hdf5.array(file, name) for name in names}
+        room = COPIES * sum(hdf5.nbytes(file, name) for name in names)
+        check_room(path, room)
+        return {name: hdf5.array(file, name, room) for name in names}
 
 
 def _shape(path: Path) -> tuple[int, ...]:

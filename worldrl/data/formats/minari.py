@@ -83,9 +83,10 @@ def read(path: Path) -> Recorded:
         actions = _actions(path, _space(path, metadata, "action_space"))
     with hdf5.opened(file) as opened:
         groups = _groups(opened)
-        check_room(file, COPIES * sum(_bytes(group, space, actions) for group in groups))
+        room = COPIES * sum(_bytes(group, space, actions) for group in groups)
+        check_room(file, room)
         notes = (LOSSY,) * any(_is_coded(groups[0], name, inner) for name, inner in _spaces(space))
-        columns = rows_of_episodes(_episode(group, space, actions) for group in groups)
+        columns = rows_of_episodes(_episode(group, space, actions, room) for group in groups)
     data = Recorded(columns, actions, _task(metadata), _reference(metadata), notes=notes)
     if actions.kind == "choice":
         return data._replace(unit=True)
@@ -178,11 +179,9 @@ def _bytes_seen(group: h5py.Group, name: str, rows: int, space: Mapping[str, Any
     return math.prod(shape) * (1 if len(shape) == 1 + IMAGE else 4)
 
 
-def _episode(group: h5py.Group, space: Mapping[str, Any], actions: Actions) -> Episode:
-    reward = hdf5.array(group, "rewards")
-    action = hdf5.array(group, "actions")
-    terminal = hdf5.array(group, "terminations")
-    obs = _observation(group, space)
+def _episode(group: h5py.Group, space: Mapping[str, Any], actions: Actions, most: int) -> Episode:
+    reward, action, terminal = (hdf5.array(group, name, most) for name in ("rewards", "actions", "terminations"))
+    obs = _observation(group, space, most)
     where = f"{group.file.filename}: {group.name}"
     if actions.kind == "choice":
         action = one_hot(where, action.ravel(), actions.size)
@@ -193,9 +192,9 @@ def _episode(group: h5py.Group, space: Mapping[str, Any], actions: Actions) -> E
     return Episode(obs, action, reward, bool(len(terminal) and terminal[-1]))
 
 
-def _observation(group: h5py.Group, space: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+def _observation(group: h5py.Group, space: Mapping[str, Any], most: int) -> dict[str, NDArray[Any]]:
     """By the names that agents know: what is called so already, an image, or all vectors in one."""
-    parts = {name: _seen(group, name, inner) for name, inner in _spaces(space)}
+    parts = {name: _seen(group, name, inner, most) for name, inner in _spaces(space)}
     if set(parts) <= {*OURS}:
         return parts
     if _is_image(space):
@@ -299,13 +298,13 @@ def _is_coded(group: h5py.Group, name: str, space: Mapping[str, Any]) -> bool:
     return _is_image(space) and len(hdf5.stored_shape(*_inside(group, name))) < 1 + IMAGE
 
 
-def _seen(group: h5py.Group, name: str, space: Mapping[str, Any]) -> NDArray[Any]:
+def _seen(group: h5py.Group, name: str, space: Mapping[str, Any], most: int) -> NDArray[Any]:
     where = _inside(group, name)
     if not _is_coded(group, name, space):
         found, expected = hdf5.shape(*where)[1:], tuple(space.get("shape", ()))
         if space["type"] == "Box" and found != expected:
             episode = f"{group.file.filename}: {group.name}"
             raise damaged(episode, f"observations {name} (T + 1, {str(found)[1:]}", f"(T + 1, {str(expected)[1:]}")
-        return hdf5.array(*where)
+        return hdf5.array(*where, most)
     height, width, _ = space["shape"]
     return np.stack([decode(each, height, width) for each in hdf5.byte_rows(*where)])
