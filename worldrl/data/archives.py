@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worldrl.data.memory import check_room
 from worldrl.errors import UserError, writing
 from worldrl.files import damaged, open_file
 
@@ -30,15 +29,13 @@ REFUSED = (  # what a damaged or foreign archive raises
 
 
 def read_archive(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
-    """The arrays with these names.
+    """The arrays with these names; how large they are is known from ``read_shapes``.
 
     Raises:
-        UserError: no archive, one of ``needed`` is missing, an array of something else than numbers, or more of them
-            than the memory that is available.
+        UserError: no archive, one of ``needed`` is missing, or an array of something else than numbers.
     """
     open_file(path).close()
     try:
-        _check_memory(path, {*needed, *optional})
         with np.load(path, allow_pickle=False) as archive:
             missing = [name for name in needed if name not in archive]
             if missing:
@@ -84,9 +81,3 @@ def write_archive(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write the arrays, compressed. Raises UserError where the system refuses."""
     with writing(path):
         np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
-
-
-def _check_memory(path: Path, names: set[str]) -> None:
-    with zipfile.ZipFile(path) as archive:
-        size = sum(entry.file_size for entry in archive.infolist() if entry.filename.removesuffix(".npy") in names)
-    check_room(path, size)

@@ -98,7 +98,8 @@ def read_run(run_dir: Path) -> Recorded:
     with restoring(folder / STATE):
         spec = decode_spec(state["spec"])
     n = config.env.num_envs
-    check_room(run_dir, nbytes(spec, checkpoints.rows(folder)))
+    fewer = "record episodes by it: worldrl data make --policy, with fewer --steps than its replay has rows"
+    check_room(run_dir, nbytes(spec, checkpoints.rows(folder)), fewer)
     replay = Replay(spec, max(2 * n, checkpoints.rows(folder)), n)
     if not checkpoints.load_replay(folder, replay) or not len(replay):
         raise UserError(str(run_dir), f"no replay in {folder.name}", f"one with {MANIFEST}", "checkpoint.replay=true")
