@@ -154,6 +154,9 @@ def test_choices() -> None:
     with pytest.raises(UserError) as refused:
         one_hot("data", np.array([0, 3]), 3)
     assert (refused.value.found, refused.value.expected) == ("3", "0 to 2")
+    with pytest.raises(UserError) as refused:
+        one_hot("data", np.array([0.0, 1.5]), 3)
+    assert refused.value.found == "float64 for a choice"
 
 
 def test_a_number_that_is_not_finite_is_named() -> None:
