@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from worldrl.agent import check_parts
@@ -48,13 +50,24 @@ def test_state_sized_sac_is_one_thing_with_three_policies() -> None:
     assert (settings("agent=sac").head["units"], settings("agent=sac").replay.batch) == (256, 256)
 
 
+ON_DATA = {f"{name}{of}" for name in ("antmaze", "adroit", "kitchen") for of in ("", "_misa")}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Flat arrays without an environment."""
+    path = tmp_path_factory.mktemp("data") / "mine.npz"
+    np.savez(path, observations=np.zeros((4, 3)), actions=np.zeros((4, 1)))
+    return path
+
+
 @pytest.mark.parametrize("agent", preset_names("agent"))
 @pytest.mark.parametrize("experiment", preset_names("experiment"))
-def test_every_experiment_takes_every_agent(experiment: str, agent: str) -> None:
-    config = settings(f"experiment={experiment} agent={agent}")
+def test_every_experiment_takes_every_agent(experiment: str, agent: str, data: Path) -> None:
+    config = settings(f"experiment={experiment} agent={agent}" + f" data={data}" * (experiment in ON_DATA))
     assert config.agent == agent
     choices = ("cartpole", "minatar", "minatar_sac", "atari")
-    on_states = config.belief["name"] == "identity" or "states" in experiment or experiment in choices
+    on_states = config.belief["name"] == "identity" or "states" in experiment or experiment in (*choices, *ON_DATA)
     assert config.env.obs == ("state" if on_states else "pixels")
 
 

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from worldrl.data.jpeg import opencv
 from worldrl.envs import rendering
-from worldrl.envs.images import opencv, resize
+from worldrl.envs.images import resize
 from worldrl.envs.spaces import IMAGE_SHAPE, Array, Observation, TaskEnv, observation_space, unit_box
 from worldrl.errors import cannot_import, unknown
 

@@ -36,6 +36,7 @@ from worldrl.errors import UserError, unknown
 
 SPELLING = "a Gymnasium id (Pendulum-v1, or package:Name-v0), or module:Class"
 ID = r"(?!(ALE|MinAtar)/)([\w.-]+/)?[\w.-]+-v\d+"  # without the namespaces that have families of their own
+ROBOTICS = "gymnasium_robotics/utils/mujoco_utils.py"  # asserts types that MuJoCo changed in 3.12
 NO_PIXELS = "use env.obs=state and eval.video=false"
 NO_VIDEO = "use eval.video=false (eval.py: leave out --video)"
 
@@ -342,6 +343,8 @@ def _kind(value: Any) -> str:
 
 
 def _remedy(error: Exception, task: str) -> str:
+    if _place(error).filename.endswith(ROBOTICS):
+        return "gymnasium-robotics cannot read this MuJoCo's types: pip install 'mujoco<3.12'"
     if not isinstance(error, ModuleNotFoundError):
         return "the class is called without arguments" if ":" in task and isinstance(error, TypeError) else ""
     if ":" in task:
@@ -355,9 +358,14 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ImportError | gymnasium.error.Error):
         return _one_line(error) + notes
     words = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":")
-    place = traceback.extract_tb(error.__traceback__)[-1]
+    place = _place(error)
     told = isinstance(error, SyntaxError) or place.filename in (__file__, rendering.__file__)
     return (words if told else f"{words} ({place.filename}, line {place.lineno})") + notes
+
+
+def _place(error: Exception) -> traceback.FrameSummary:
+    """Where it was raised."""
+    return traceback.extract_tb(error.__traceback__)[-1]
 
 
 def _one_line(error: Exception) -> str:
