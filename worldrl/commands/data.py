@@ -12,6 +12,7 @@ import numpy as np
 
 from worldrl.acting.collect import Recorder, at_random, by_agent, collect
 from worldrl.acting.episodes import random_return
+from worldrl.acting.waypoints import SIGMA, follow, with_new_goals
 from worldrl.compose import compose
 from worldrl.config import CONFIG_FILE, Config
 from worldrl.data.episodes import Columns, Extent, Recorded, extent, to_unit
@@ -25,7 +26,7 @@ from worldrl.runs.trained import CHECKPOINTS, load_agent
 from worldrl.terminal import Parser, add_allow, command, number, pasted, say, whole
 from worldrl.trust import allow
 
-RANDOM = "random"
+RANDOM, WAYPOINTS = "random", "waypoints"
 RANDOM_EPISODES = 100  # whose mean return scores 0
 FLAT = (".npz", *SUFFIXES)  # D4RL's layout
 CONSTANT = 1e-6  # a column with a smaller deviation than that does not vary
@@ -40,14 +41,14 @@ def make_parser() -> argparse.ArgumentParser:
     info.add_argument("--picture", type=Path, metavar="FILE.png", help="returns and lengths of its episodes")
     made = commands.add_parser("make", help="record a data set, or join several")
     made.add_argument("out", type=Path, metavar="OUT", help="a new folder (Minari), or a new .npz or .hdf5 file")
-    made.add_argument("--policy", metavar="RUN_DIR", help=f"a trained run, or '{RANDOM}'")
+    made.add_argument("--policy", metavar="RUN_DIR", help=f"a trained run, '{RANDOM}', or '{WAYPOINTS}' in PointMaze")
     made.add_argument("--join", type=Path, nargs="+", metavar="PATH", help="data sets, one after another")
     made.add_argument("--steps", type=whole(), default=100_000, metavar="N", help="default 100000")
     made.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of episodes and policy (default 0)")
-    made.add_argument("--task", metavar="NAME", help=f"with --policy {RANDOM}; a run has its own")
-    made.add_argument("--obs", choices=("state", "pixels", "both"), default="state", help=f"with --policy {RANDOM}")
+    made.add_argument("--task", metavar="NAME", help="with a policy that is no run, which has its own")
+    made.add_argument("--obs", choices=("state", "pixels", "both"), default="state", help="as --task")
     made.add_argument("--checkpoint", choices=CHECKPOINTS, default="last", help="of the run (default last)")
-    made.add_argument("--mode", action="store_true", help="the policy's mode instead of its draws")
+    made.add_argument("--mode", action="store_true", help="the policy without its draws or noise")
     made.add_argument("--expert", type=number, metavar="RETURN", help="scores 100; the random policy's mean scores 0")
     converted = commands.add_parser("convert", help="write a data set, or a run's replay, in another layout")
     converted.add_argument("path", type=Path, metavar="PATH")
@@ -159,6 +160,7 @@ class Source(NamedTuple):
     config: Config
     recorder: Recorder
     about: Mapping[str, Any]
+    variant: str = ""  # of the task, in which it is recorded
 
 
 def make(options: argparse.Namespace) -> None:
@@ -175,7 +177,7 @@ def make(options: argparse.Namespace) -> None:
         return
     source = _source(options)
     env, task, seed = source.config.env, source.config.task, options.seed
-    columns, spec = collect(env, task, seed, options.steps, source.recorder)
+    columns, spec = collect(env, source.variant or task, seed, options.steps, source.recorder)
     reference = None
     if options.expert is not None:
         say(f"{RANDOM_EPISODES} random episodes for the return that scores 0")
@@ -196,11 +198,8 @@ def stored(data: Recorded) -> Recorded:
 
 
 def _source(options: argparse.Namespace) -> Source:
-    if options.policy == RANDOM:
-        if not options.task:
-            raise UserError(f"--policy {RANDOM}", "no task", "--task NAME")
-        config = compose({"agent": "sac", "task": options.task, "env.obs": options.obs})
-        return Source(config, at_random(options.seed), {"algorithm_name": RANDOM})
+    if options.policy in (RANDOM, WAYPOINTS):
+        return _scripted(options)
     if options.task:
         raise UserError("--task", "a run, which has its own", fix=f"leave it out, or say --policy {RANDOM}")
     run_dir = Path(options.policy)
@@ -209,6 +208,20 @@ def _source(options: argparse.Namespace) -> Source:
     agent, config = load_agent(run_dir, options.checkpoint, tell=say)
     name = f"{config.agent}, {options.checkpoint} of seed {config.seed}, {agent.updates} updates"
     return Source(config, by_agent(agent, not options.mode), {"algorithm_name": name})
+
+
+def _scripted(options: argparse.Namespace) -> Source:
+    """A policy that nobody has trained."""
+    if not options.task:
+        raise UserError(f"--policy {options.policy}", "no task", "--task NAME")
+    config = compose({"agent": "sac", "task": options.task, "env.obs": options.obs})
+    if options.policy == RANDOM:
+        return Source(config, at_random(options.seed), {"algorithm_name": RANDOM})
+    sigma = 0.0 if options.mode else SIGMA
+    name = f"way-point controller, action noise {sigma}; a new goal whenever one is reached"
+    return Source(
+        config, follow(config.task, options.seed, sigma), {"algorithm_name": name}, with_new_goals(config.task)
+    )
 
 
 def joined(paths: Sequence[Path]) -> Recorded:

@@ -35,7 +35,8 @@ from worldrl.envs.spaces import (
 from worldrl.errors import UserError, unknown
 
 SPELLING = "a Gymnasium id (Pendulum-v1, or package:Name-v0), or module:Class"
-ID = r"(?!(ALE|MinAtar)/)([\w.-]+/)?[\w.-]+-v\d+"  # without the namespaces that have families of their own
+OTHERS = r"(ALE|MinAtar)/|PointMaze_|AntMaze_|Adroit|FrankaKitchen|Fetch|HandReach|HandManipulate"  # of other families
+ID = rf"(?!{OTHERS})([\w.-]+/)?[\w.-]+-v\d+"
 NO_PIXELS = "use env.obs=state and eval.video=false"
 NO_VIDEO = "use eval.video=false (eval.py: leave out --video)"
 
