@@ -48,6 +48,10 @@ def evaluate_run(
         if path is not None:
             check_writable(path)
     agent, config = load_agent(run_dir, checkpoint, device, say)
+    if not config.task:
+        raise UserError(
+            str(run_dir), "no environment", "one to play in", "worldrl eval RUN_DIR --fqe, which needs none"
+        )
     envs = make_envs(config.env, config.task, seed, num_envs=1, training=False)
     try:
         check_environment(agent.spec, envs.spec)
