@@ -12,8 +12,8 @@ from worldrl.errors import UserError
 from worldrl.terminal import Parser, add_allow, command, number, whole
 from worldrl.trust import allow
 
-PLAIN_ONLY = {"seed": "--seed", "json_path": "--json"}
-PLAY_ONLY = {"episodes": "--episodes", "video": "--video"}
+PLAIN_ONLY = {"seed": "--seed", "json_path": "--json", "target_return": "--target-return"}
+PLAY_ONLY = {"episodes": "--episodes", "video": "--video", "target_return": "--target-return"}
 FIT_ONLY = {"updates": "--updates", "gamma": "--gamma"}
 GRID_ONLY = {"levels": "--level", "seeds": "--seeds", "num_envs": "--envs", "groups": "--groups", "out": "--out"}
 
@@ -81,6 +81,7 @@ def _eval_parser() -> argparse.ArgumentParser:
     add("--seed", type=whole(0), help="of the episodes, not of the run (default 1000)")
     add("--checkpoint", choices=("last", "best"), help="default last")
     add("--sample", action="store_true", dest="explore", help="sample the policy; without it, its mode")
+    add("--target-return", type=number, metavar="R", help="what the policy is asked for (default env.target_return)")
     add("--video", nargs="?", type=Path, const=True, metavar="PATH", help="write the first episode here")
     add("--device", help="auto, cpu, cuda or cuda:N (default auto)")
     add("--json", type=Path, dest="json_path", metavar="PATH", help="write the numbers here")

@@ -156,6 +156,9 @@ def evaluate_on_data(
     if json_path is not None:
         check_writable(json_path)
     agent, config = load_agent(run_dir, checkpoint, device, say)
+    if config.env.target_return is not None:
+        found = "a policy that is asked for returns: what it would be asked for is not in the data"
+        raise UserError(str(run_dir), found, "a run without env.target_return")
     name = data or Path(config.data.name or run_dir)
     rows = load_rows(replace(config.data, name=str(name), checksum="", reward="as_is", top=1.0), agent.spec)
     terminal, first, recorded = _episodes(rows, fit.gamma)
