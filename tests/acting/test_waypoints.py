@@ -11,7 +11,7 @@ from scipy.sparse.csgraph import shortest_path
 
 from worldrl.__main__ import main
 from worldrl.acting.collect import collect
-from worldrl.acting.waypoints import Follows, Maze, follow, with_new_goals
+from worldrl.acting.waypoints import Follows, Maze, follow, mean_return, with_new_goals
 from worldrl.envs.make import EnvConfig, make_env
 from worldrl.errors import UserError
 from worldrl.runs.data import checksum, read_data
@@ -82,16 +82,17 @@ def test_data_are_made_with_new_goals_and_the_same_by_a_second_call(tmp_path: Pa
     np.testing.assert_array_equal(moved, np.flatnonzero(reached[:-1] * (1 - data.columns["is_first"][1:])))
 
 
-def test_without_noise_it_reaches_more(tmp_path: Path) -> None:
+def test_without_noise_it_reaches_more() -> None:
     pytest.importorskip("gymnasium_robotics", reason="needs the extra robotics")
     config = EnvConfig(obs="state", action_repeat=1)
     columns, _ = collect(config, with_new_goals(UMAZE), 0, 900, follow(UMAZE, 0, 0.0))
     assert columns["reward"].sum() >= 9
+    assert mean_return(config, UMAZE, 0, 2) > 100  # the goal stays, and it stays there: of 300 steps
     kept = make_env(config, UMAZE).unwrapped._env.unwrapped  # type: ignore[attr-defined]
     assert (kept.continuing_task, kept.reset_target) == (True, False)
 
 
-@pytest.mark.parametrize("extra", [["--task", "Pendulum-v1"], []])
+@pytest.mark.parametrize("extra", [["--task", "Pendulum-v1"], [], ["--task", UMAZE, "--expert", "much"]])
 def test_mistakes_are_one_line(tmp_path: Path, extra: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("gymnasium_robotics", reason="needs the extra robotics")
     assert main(["data", "make", str(tmp_path / "out"), "--policy", "waypoints", "--steps", "5", *extra]) == 2

@@ -8,6 +8,8 @@ With x the position, v the velocity and w the next way-point, which counts as re
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -17,7 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldrl.acting.collect import Recorder
+from worldrl.acting.episodes import Alone, play
 from worldrl.envs.families import robotics
+from worldrl.envs.make import EnvConfig, describe, make_task
+from worldrl.envs.stream import RANDOM, RowStream
 from worldrl.envs.workers import Rows
 from worldrl.errors import UserError
 from worldrl.types import EnvSpec
@@ -109,10 +114,19 @@ def follow(task: str, seed: int, sigma: float = SIGMA) -> Recorder:
 
     def made(spec: EnvSpec) -> Follows:
         if "state" not in spec.obs:
-            raise UserError("--policy waypoints", "observations without a state", "--obs state or --obs both")
+            raise UserError("waypoints", "observations without a state", "--obs state or --obs both")
         return Follows(maze, spec.groups["state"], rng, sigma)
 
     return made
+
+
+def mean_return(config: EnvConfig, task: str, seed: int, episodes: int) -> float:
+    """Of the controller without noise, in the task itself; nothing is drawn."""
+    with contextlib.closing(make_task(config, task, draws=False)) as env:
+        spec = describe(env, config)
+        ticks = play(Alone(RowStream(env, seed, RANDOM, 0), spec, seed), follow(task, seed, 0.0)(spec))
+        ended = (float(tick.returns[0]) for tick in ticks if tick.ended)
+        return float(np.mean(list(itertools.islice(ended, episodes))))
 
 
 def with_new_goals(task: str) -> str:
@@ -130,6 +144,6 @@ def with_new_goals(task: str) -> str:
 
 def _maze_spec(task: str) -> gymnasium.envs.registration.EnvSpec:
     if not task.startswith("PointMaze_"):
-        raise UserError("--policy waypoints", f"the task {task}", "one of PointMaze, such as PointMaze_UMaze-v3")
+        raise UserError("waypoints", f"the task {task}", "one of PointMaze, such as PointMaze_UMaze-v3")
     robotics.register()
     return gymnasium.spec(task)

@@ -12,12 +12,13 @@ import numpy as np
 
 from worldrl.acting.collect import Recorder, at_random, by_agent, collect
 from worldrl.acting.episodes import random_return
-from worldrl.acting.waypoints import SIGMA, follow, with_new_goals
+from worldrl.acting.waypoints import SIGMA, follow, mean_return, with_new_goals
 from worldrl.compose import compose
 from worldrl.config import CONFIG_FILE, Config
 from worldrl.data.episodes import Columns, Extent, Recorded, extent, to_unit
 from worldrl.data.formats import d4rl, minari
 from worldrl.data.hdf5 import SUFFIXES
+from worldrl.envs.make import EnvConfig
 from worldrl.errors import UserError, check_writable
 from worldrl.report.plots import calm, picture
 from worldrl.runs.checkpoint import environment_fingerprint
@@ -49,7 +50,8 @@ def make_parser() -> argparse.ArgumentParser:
     made.add_argument("--obs", choices=("state", "pixels", "both"), default="state", help="as --task")
     made.add_argument("--checkpoint", choices=CHECKPOINTS, default="last", help="of the run (default last)")
     made.add_argument("--mode", action="store_true", help="the policy without its draws or noise")
-    made.add_argument("--expert", type=number, metavar="RETURN", help="scores 100; the random policy's mean scores 0")
+    expert = f"scores 100, or '{WAYPOINTS}' for what these have without noise; the random policy's mean scores 0"
+    made.add_argument("--expert", type=_expert, metavar="RETURN", help=expert)
     converted = commands.add_parser("convert", help="write a data set, or a run's replay, in another layout")
     converted.add_argument("path", type=Path, metavar="PATH")
     converted.add_argument("out", type=Path, metavar="OUT", help="a new folder (Minari), or a new .npz or .hdf5 file")
@@ -177,16 +179,25 @@ def make(options: argparse.Namespace) -> None:
         return
     source = _source(options)
     env, task, seed = source.config.env, source.config.task, options.seed
+    reference = None if options.expert is None else _reference(options.expert, env, task, seed)
     columns, spec = collect(env, source.variant or task, seed, options.steps, source.recorder)
-    reference = None
-    if options.expert is not None:
-        say(f"{RANDOM_EPISODES} random episodes for the return that scores 0")
-        reference = (float(np.mean(random_return(env, task, seed, RANDOM_EPISODES))), options.expert)
     data = Recorded(columns, spec.actions, task, reference, unit=True)
     versions = environment_fingerprint()
     columns = stored(data).columns
     about = {**source.about, "seed": seed, "action_repeat": env.action_repeat, "versions": versions}
     write(options.out, data, {**about, "rows_checksum": checksum(columns)})
+
+
+def _expert(text: str) -> float | str:
+    return text if text == WAYPOINTS else number(text)
+
+
+def _reference(expert: float | str, env: EnvConfig, task: str, seed: int) -> tuple[float, float]:
+    """The returns that score 0 and 100."""
+    n = RANDOM_EPISODES
+    high = mean_return(env, task, seed, n) if isinstance(expert, str) else expert
+    say(f"{n} random episodes for the return that scores 0")
+    return float(np.mean(random_return(env, task, seed, n))), high
 
 
 def stored(data: Recorded) -> Recorded:
