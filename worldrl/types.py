@@ -363,7 +363,7 @@ class Head(Part):
         raise NotImplementedError
 
     def probabilities(self, belief: Belief, explore: bool) -> Tensor:
-        """(B, A): of a choice, how probable each alternative is in ``act``; where nothing is drawn, the row itself."""
+        """(B, A): of a choice, how probable each alternative is in ``act``; by default a draw, which has that mean."""
         return self.act(belief, explore)
 
     def exploration(self) -> Tensor | None:

@@ -21,9 +21,10 @@ from worldrl.registry import tiny_settings
 from worldrl.runs.data import Rewards, Rows
 from worldrl.tabular.mdp import MDP, make_mdp, random_mdp
 from worldrl.tabular.solve import evaluate
-from worldrl.types import Actions, EnvSpec, ObsSpec, box, choice
+from worldrl.types import Actions, Belief, EnvSpec, ObsSpec, box, choice
 
 S, GAMMA = 4, 0.8
+ONE_HOT = ObsSpec((S + 1,), "float32")
 FIT = Fit(updates=500, gamma=GAMMA, units=32, lr=3e-3, tau=0.05)
 
 Behaviour = Callable[[np.random.Generator], tuple[int, np.ndarray]]  # -> alternative that decides, row of the action
@@ -50,7 +51,7 @@ def record(mdp: MDP, actions: Actions, act: Behaviour, rng: np.random.Generator,
     state, *rest = (np.array(column, np.float32) for column in zip(*rows, strict=True))
     names = ("action", "reward", "is_first", "is_terminal")
     columns = {"state": np.eye(S + 1, dtype=np.float32)[state.astype(int)], **dict(zip(names, rest, strict=True))}
-    spec = EnvSpec("", {"state": ObsSpec((S + 1,), "float32")}, actions)
+    spec = EnvSpec("", {"state": ONE_HOT}, actions)
     return Rows(columns, spec, Rewards(), None, "", int(columns["is_first"].sum()))
 
 
@@ -131,6 +132,20 @@ def test_any_agent_has_a_value(parts: tuple[str, str], explore: bool) -> None:
     values = fitted(critic, rows, config, 0, _episodes(rows, 0.9)[1])[0]
     assert np.isfinite(values).all()
     assert np.ptp(values) > 0
+
+
+@pytest.mark.parametrize("head", ["bc", "dreamer", "sac", "dqn"])
+def test_probabilities_are_those_of_the_draws(head: str) -> None:
+    belief = "rssm" if head == "dreamer" else "identity"
+    settings = {"belief": belief, "head": head, **tiny_settings("belief", belief), **tiny_settings("head", head)}
+    agent = Agent(config_from_dict({**settings, "device": "cpu"}), EnvSpec("", {"state": ONE_HOT}, choice(3)))
+    torch.manual_seed(1)
+    feat = 3.0 * torch.randn(2, agent.model.feat_dim).repeat_interleave(5000, 0)
+    known = Belief(feat, feat[None][:0], feat, feat[:, 0])
+    for explore in (True, False):
+        drawn = agent.head.act(known, explore).reshape(2, 5000, 3).mean(1)
+        found = agent.head.probabilities(known, explore)[::5000]
+        torch.testing.assert_close(found, drawn, atol=0.03, rtol=0.0)
 
 
 def test_of_a_run_without_an_environment(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
