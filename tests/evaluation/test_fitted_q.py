@@ -120,7 +120,7 @@ def test_returns_of_the_episodes_as_they_were_recorded() -> None:
 
 
 @pytest.mark.parametrize("explore", [True, False])
-@pytest.mark.parametrize("parts", [("rssm", "smac"), ("identity", "dqn"), ("rssm", "dreamer"), ("identity", "sac")])
+@pytest.mark.parametrize("parts", [("rssm", "smac"), ("stack", "dqn"), ("rssm", "dreamer"), ("identity", "sac")])
 def test_any_agent_has_a_value(parts: tuple[str, str], explore: bool) -> None:
     belief, head = parts
     actions = choice(2) if head != "smac" else box(2)

@@ -18,6 +18,7 @@ from worldrl.data.returns import RETURN_TO_GO
 from worldrl.envs.make import EnvConfig, make_env
 from worldrl.errors import UserError
 from worldrl.evaluation.evaluate import evaluate_run
+from worldrl.evaluation.robustness import Cell, cell_noise
 
 STEPS, GOOD = 5, 0.8
 PAID = f"{__name__}:Paid"
@@ -110,6 +111,14 @@ def test_the_environment_subtracts_what_was_received() -> None:
         seen = [env.reset(seed=0)[0], *(env.step(np.array([a], np.float32))[0] for a in (0.5, -1.0))]
         assert [float(obs[RETURN_TO_GO][0]) for obs in seen] == [3.0, 2.0, 4.0]
     assert env.observation_space.contains(seen[0])
+
+
+def test_what_is_asked_for_is_never_corrupted(run: Path) -> None:
+    noise = cell_noise(Cell("gaussian", 0.5), (), worldrl.load(run, allow="tests").spec)
+    noise.begin(0)
+    seen = noise({"state": np.zeros(2, np.float32), RETURN_TO_GO: np.ones(1, np.float32)})
+    assert seen[RETURN_TO_GO] == 1.0
+    assert np.abs(seen["state"]).min() > 0
 
 
 def test_it_learns_without_an_environment(tmp_path: Path) -> None:

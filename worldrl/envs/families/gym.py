@@ -35,8 +35,8 @@ from worldrl.envs.spaces import (
 from worldrl.errors import UserError, unknown
 
 SPELLING = "a Gymnasium id (Pendulum-v1, or package:Name-v0), or module:Class"
-OTHERS = r"(ALE|MinAtar)/|PointMaze_|AntMaze_|Adroit|FrankaKitchen|Fetch|HandReach|HandManipulate"  # of other families
-ID = rf"(?!{OTHERS})([\w.-]+/)?[\w.-]+-v\d+"
+ROBOTICS = "PointMaze_|AntMaze_|Adroit|FrankaKitchen|Fetch|HandReach|HandManipulate"  # how ids of that family begin
+ID = rf"(?!(ALE|MinAtar)/|{ROBOTICS})([\w.-]+/)?[\w.-]+-v\d+"  # without what has a family of its own
 NO_PIXELS = "use env.obs=state and eval.video=false"
 NO_VIDEO = "use eval.video=false (eval.py: leave out --video)"
 

@@ -11,10 +11,9 @@ from typing import Any
 import gymnasium
 from packaging.version import Version
 
-from worldrl.envs.families.gym import GymEnv, make_unwrapped
+from worldrl.envs.families.gym import ROBOTICS, GymEnv, make_unwrapped
 from worldrl.errors import UserError, cannot_import, unknown
 
-NAMES = "PointMaze_|AntMaze_|Adroit|FrankaKitchen|Fetch|HandReach|HandManipulate"
 SPELLING = "an id of Gymnasium-Robotics (PointMaze_UMaze-v3)"
 OLD_JOINTS = "FrankaKitchen|Fetch|HandReach|HandManipulate"  # they compare MuJoCo's joint types with numbers
 NEW_MUJOCO = Version("3.12")  # where joint types no longer equal numbers
@@ -39,7 +38,7 @@ make = RoboticsEnv
 
 def claims(task: str) -> bool:
     """What begins as the package's ids do."""
-    return re.fullmatch(rf"({NAMES})[\w.-]*-v\d+", task) is not None
+    return re.fullmatch(rf"({ROBOTICS})[\w.-]*-v\d+", task) is not None
 
 
 def canonical_name(task: str) -> str:
