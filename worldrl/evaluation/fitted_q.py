@@ -210,6 +210,8 @@ def fitted(
         found.append(critic.value_at_start(first))
         if not np.isfinite(found[-1]).all():
             raise UserError("fitted Q evaluation", "values that are not finite", fix="try a smaller --gamma")
+        if len(found) == 1:
+            say(f"after half of {critic.fit.updates:,} updates: {found[0].mean():.3f}")
     return found[1], found[0]
 
 
