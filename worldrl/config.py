@@ -124,6 +124,20 @@ def _check_together(config: Config) -> None:
     if config.schedule.model_every == 0:
         _check_frozen(config)
     _check_data(config)
+    if config.env.target_return is not None:
+        _check_target_return(config)
+
+
+def _check_target_return(config: Config) -> None:
+    """Refuse to ask for returns where none have been seen, and returns that no network could read."""
+    target = config.env.target_return
+    if not config.data.name:
+        raise wrong("env.target_return", target, "none: only data say what came of an episode", "add data=PATH")
+    if config.frames:
+        expected = "0 with env.target_return: what an agent is asked for while it acts is not what comes of it"
+        raise wrong("frames", config.frames, expected, "learn from the data only: updates=N")
+    if not config.data.normalize:
+        raise wrong("data.normalize", False, "true with env.target_return: returns may be as large as they like")
 
 
 def _check_data(config: Config) -> None:
