@@ -50,7 +50,7 @@ class Fit:
     units: int = 256
     layers: int = 2
     lr: float = 3e-4
-    tau: float = 0.005  # how fast Q' follows
+    tau: float = 0.05  # how fast Q' follows: what is still missing after N updates falls as exp(-tau (1 - gamma) N)
 
 
 class FittedQ:
