@@ -16,7 +16,7 @@ from tests.browser import CHROMIUM, TELL, visit
 from tests.report.toy_runs import make_run
 from worldrl.acting.video import save_video
 from worldrl.errors import UserError
-from worldrl.report import page
+from worldrl.report import films
 from worldrl.report.__main__ import main, make_parser, report
 
 EVIL = "<script>alert('x')&"
@@ -145,7 +145,7 @@ def test_the_last_video_of_each_run_and_those_of_grids_are_inside(strange: Path,
 
 
 def test_many_videos_lie_beside_the_page(strange: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "EMBEDDED", 1000)
+    monkeypatch.setattr(films, "EMBEDDED", 1000)
     (tmp_path / "runs").symlink_to(strange / "runs")
     sources = re.findall(r'<video[^>]* src="([^"]*)"', make_page(tmp_path))
     assert sources == [f"report-videos/00{i}.mp4" for i in (1, 2, 3, 4)]
@@ -187,11 +187,11 @@ def test_a_page_is_not_of_grids_only(tmp_path: Path) -> None:
 
 @pytest.mark.browser
 @pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")
-@pytest.mark.parametrize("embedded", [page.EMBEDDED, 0])
+@pytest.mark.parametrize("embedded", [films.EMBEDDED, 0])
 def test_a_browser_shows_the_page_and_plays_its_video(
     strange: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, embedded: int
 ) -> None:
-    monkeypatch.setattr(page, "EMBEDDED", embedded)
+    monkeypatch.setattr(films, "EMBEDDED", embedded)
     (tmp_path / "runs").symlink_to(strange / "runs")
     make_page(tmp_path)
     (tmp_path / "out" / "index.html").write_text(WATCH)
