@@ -150,6 +150,9 @@ def test_many_videos_lie_beside_the_page(strange: Path, tmp_path: Path, monkeypa
     sources = re.findall(r'<video[^>]* src="([^"]*)"', make_page(tmp_path))
     assert sources == [f"report-videos/00{i}.mp4" for i in (1, 2, 3, 4)]
     assert all((tmp_path / "out" / source).read_bytes()[4:8] == b"ftyp" for source in sources)
+    monkeypatch.undo()
+    assert "data:video" in make_page(tmp_path)
+    assert not (tmp_path / "out" / "report-videos").exists()
 
 
 def test_a_video_that_is_a_link_or_something_else_is_left_out(tmp_path: Path) -> None:

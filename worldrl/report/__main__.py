@@ -336,7 +336,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="a folder, or a picture such as x.png (default report)",
     )
-    add("--html", action="store_true", help=f"write {HTML} too: one page with curves, tables, grids and videos")
+    add("--html", action="store_true", help=f"write {HTML} too: a page with curves, tables, grids, videos and settings")
     add("--robustness", action="store_true", help="compare robustness grids (eval.py --corruption) in place of curves")
     add("--metric", default=METRIC, metavar="KEY", help=f"any key of metrics.jsonl (default {METRIC})")
     add("--frames", type=positive, metavar="N", help="compare at N frames; shorter runs are left out")
@@ -408,6 +408,8 @@ def report(options: argparse.Namespace) -> str:
         html = _html(options, Report(options.metric, groups, tables, notes, *drawn)) if options.html else ""
         picture, paths = write(options.out, text, tables, html=html)
         draw(picture, *drawn)
+    if options.html and place(options.out, BESIDE).is_dir():
+        paths.append(place(options.out, BESIDE))
     return f"{text}\nwritten: {', '.join(map(str, [picture, *paths]))}"
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import base64
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
@@ -48,13 +49,15 @@ def _is_video(path: Path) -> bool:
         return file.read(8)[4:] == b"ftyp"
 
 
-def sources(films: Sequence[Film], beside: Path) -> Iterator[str]:
-    """What the page plays: the videos themselves, or, if they are too large together, copies of them."""
-    inside = sum(film.path.stat().st_size for film in films) <= EMBEDDED
-    for i, film in enumerate(films):
-        if inside:
-            yield "data:video/mp4;base64," + base64.b64encode(read_bytes(film.path, EMBEDDED)).decode()
-        else:
-            beside.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(film.path, beside / f"{i + 1:03d}.mp4")
-            yield f"{quote(beside.name)}/{i + 1:03d}.mp4"
+def sources(films: Sequence[Film], beside: Path) -> list[str]:
+    """What the page plays: the videos themselves, or copies in ``beside`` if they are too large together."""
+    for old in beside.glob("[0-9]*.mp4"):
+        old.unlink()
+    with suppress(OSError):  # it holds something else, or is not there
+        beside.rmdir()
+    if sum(film.path.stat().st_size for film in films) <= EMBEDDED:
+        data = (base64.b64encode(read_bytes(film.path, EMBEDDED)).decode() for film in films)
+        return [f"data:video/mp4;base64,{video}" for video in data]
+    beside.mkdir(parents=True, exist_ok=True)
+    copies = [Path(shutil.copyfile(film.path, beside / f"{i:03d}.mp4")) for i, film in enumerate(films, 1)]
+    return [f"{quote(beside.name)}/{copy.name}" for copy in copies]
