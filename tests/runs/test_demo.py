@@ -24,7 +24,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_it_has_learned_its_task() -> None:
     result = evaluate_run(Path(DEMO), episodes=1, device="cpu")
-    assert result["return"] > 600  # the random policy: below 60
+    assert result["return"] > 700  # the random policy: 130
 
 
 def test_a_run_of_that_name_comes_first(elsewhere: Path) -> None:

@@ -375,11 +375,13 @@ assert not {{"dm_control", "mujoco", "gymnasium", "cv2"}} & set(sys.modules)
 def test_the_examples_of_the_document_run(
     pixels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    demo, act, use = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "inside.md").read_text(), re.DOTALL)
+    demo, shared, act, use = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "inside.md").read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     found: dict[str, Any] = {}
     exec(demo, found)
     assert abs(found["action"]).max() <= 1
+    exec(shared.replace("runs/demo", str(pixels)), found)
+    assert worldrl.load("small_demo", device="cpu").spec.obs.keys() == {"pixels"}
     exec(act.replace("RUN_DIR", str(pixels)), found)
     assert "(64, 64, 3)" in capsys.readouterr().out
     worldrl.load(pixels, device="cpu").export("step.pt2")

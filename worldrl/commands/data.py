@@ -13,7 +13,7 @@ import numpy as np
 from worldrl.acting.collect import Recorder, at_random, by_agent, collect
 from worldrl.acting.episodes import random_return
 from worldrl.compose import compose
-from worldrl.config import CONFIG_FILE, Config
+from worldrl.config import CONFIG_FILE, Config, run_folder
 from worldrl.data.episodes import Columns, Extent, Recorded, extent, to_unit
 from worldrl.data.formats import d4rl, minari
 from worldrl.data.hdf5 import SUFFIXES
@@ -203,7 +203,7 @@ def _source(options: argparse.Namespace) -> Source:
         return Source(config, at_random(options.seed), {"algorithm_name": RANDOM})
     if options.task:
         raise UserError("--task", "a run, which has its own", fix=f"leave it out, or say --policy {RANDOM}")
-    run_dir = Path(options.policy)
+    run_dir = run_folder(options.policy)
     if not (run_dir / CONFIG_FILE).is_file():
         raise UserError(f"--policy {options.policy}", "no run", f"a folder of worldrl train, or '{RANDOM}'")
     agent, config = load_agent(run_dir, options.checkpoint, tell=say)
