@@ -106,6 +106,7 @@ class Config:
 # --- what a value may be ----------------------------------------------------------------------------------------------
 
 CONFIG_FILE = "config.yaml"
+DEMO = "demo"  # as the name of a run folder: the trained agent that is part of the package
 OLDER = "if worldrl 0.1.0 wrote this run, that version reads it; worldrl report reads its curves"
 YAML_BYTES = 2**18  # of a file of settings, which takes a second to parse
 
@@ -458,6 +459,12 @@ def save_config(config: Config, run_dir: Path) -> None:
     partial.replace(Path(run_dir) / CONFIG_FILE)
 
 
+def run_folder(run_dir: str | Path) -> Path:
+    """Where a run is read from: the folder itself; of ``demo``, if no run is there, the one inside the package."""
+    path = Path(run_dir)
+    return Path(__file__).with_name(DEMO) if str(path) == DEMO and not (path / CONFIG_FILE).is_file() else path
+
+
 def load_config(run_dir: Path, **changes: Any) -> Config:
     """The settings of a run folder; ``changes`` are dotted keys with new values (``**{"eval.every": 100}``).
 
@@ -465,7 +472,7 @@ def load_config(run_dir: Path, **changes: Any) -> Config:
         UserError: no run in the folder, settings that do not pass ``config_from_dict``, or code from outside of the
             package that nobody has allowed (``worldrl.trust``).
     """
-    path = Path(run_dir) / CONFIG_FILE
+    path = run_folder(run_dir) / CONFIG_FILE
     if not path.is_file():
         lost = f"put {CONFIG_FILE} back if this was one" if Path(run_dir).is_dir() else ""
         raise UserError(f"no run in '{run_dir}'", f"no {CONFIG_FILE}", "a folder that worldrl train wrote", lost)

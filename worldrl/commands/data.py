@@ -14,7 +14,7 @@ from worldrl.acting.collect import Recorder, at_random, by_mode, collect, explor
 from worldrl.acting.episodes import random_return
 from worldrl.acting.waypoints import SIGMA, follow, mean_return, with_new_goals
 from worldrl.compose import compose
-from worldrl.config import CONFIG_FILE, Config
+from worldrl.config import CONFIG_FILE, Config, run_folder
 from worldrl.data.episodes import Columns, Extent, Recorded, extent, to_unit
 from worldrl.data.formats import d4rl, minari
 from worldrl.data.hdf5 import SUFFIXES
@@ -233,7 +233,7 @@ def stored(data: Recorded) -> Recorded:
 def _source(options: argparse.Namespace) -> Source:
     if options.policy in SCRIPTED:
         return _scripted(options)
-    run_dir = Path(options.policy)
+    run_dir = run_folder(options.policy)
     if not (run_dir / CONFIG_FILE).is_file():
         raise UserError(f"--policy {options.policy}", "no run", f"a folder of worldrl train, or '{RANDOM}'")
     agent, config = load_agent(run_dir, options.checkpoint, tell=say)
