@@ -25,7 +25,7 @@ NAME = re.compile(r"grid(\d{1,2})(corner)?")
 SIDES = range(2, 17)
 
 
-class Grid(gymnasium.Env[Array, int]):
+class Grid(gymnasium.Env[Array, Any]):
     """Left, right, up, down or stay; -1 a step, +9 and the end at the bottom left corner. Nothing is drawn.
 
     Episodes are cut after side^2 steps. They start in any cell but the goal, or in the corner that is 2 (side - 1)
