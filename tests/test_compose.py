@@ -47,12 +47,15 @@ def test_state_sized_sac_is_one_thing_with_three_policies() -> None:
     assert (settings("agent=sac").head["units"], settings("agent=sac").replay.batch) == (256, 256)
 
 
+CHOICES = ("cartpole", "minatar", "useless", "useless_cartpole")
+
+
 @pytest.mark.parametrize("agent", preset_names("agent"))
 @pytest.mark.parametrize("experiment", preset_names("experiment"))
 def test_every_experiment_takes_every_agent(experiment: str, agent: str) -> None:
     config = settings(f"experiment={experiment} agent={agent}")
     assert config.agent == agent
-    on_states = config.belief["name"] == "identity" or "states" in experiment or experiment in ("cartpole", "minatar")
+    on_states = config.belief["name"] == "identity" or "states" in experiment or experiment in CHOICES
     assert config.env.obs == ("state" if on_states else "pixels")
 
 
@@ -73,7 +76,7 @@ def test_a_constant_temperature_is_not_where_a_learned_one_starts(head: str) -> 
 @pytest.mark.parametrize("env", preset_names("env"))
 def test_every_env_preset(env: str) -> None:
     tasks = {"gym": "Pendulum-v1", "cartpole": "CartPole-v1", "minatar": "MinAtar/Breakout-v0", "atari": "ALE/Pong-v5"}
-    assert settings(f"env={env}").task == tasks.get(env, "walker_walk")
+    assert settings(f"env={env}").task == {**tasks, "grid": "grid8corner"}.get(env, "walker_walk")
 
 
 def test_paper_settings() -> None:

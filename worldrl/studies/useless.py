@@ -185,9 +185,11 @@ def draw_frames(ax: Any, trials: Sequence[Trial], kind: str, looks: Mapping[str,
         x = [numbers.index(p.useless) + shift for p in found]
         ax.errorbar(x, [p.mean for p in found], [p.half for p in found], **look, markersize=5, capsize=2, linewidth=1.2)
         for trial in same:
-            mark = {"marker": "." if trial.reached else "^", "fillstyle": "full" if trial.reached else "none"}
+            there = (
+                {"marker": ".", "alpha": 0.35} if trial.reached else {"marker": "^", "fillstyle": "none", "alpha": 0.8}
+            )
             at = numbers.index(trial.useless) + shift
-            ax.plot(at, trial.frames, **mark, color=look["color"], alpha=0.35, markersize=5, clip_on=False)
+            ax.plot(at, trial.frames, **there, color=look["color"], markersize=5, clip_on=False)
     if trials:
         ax.axhline(trials[0].end, color=PALE, linewidth=0.8, linestyle=":")
         ax.set_ylim(0.0, 1.05 * trials[0].end)
