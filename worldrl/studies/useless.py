@@ -234,8 +234,9 @@ def line(point: Point) -> str:
     """``CartPole-v1 + 4 dominated, mirl: 8,000 ± 900 frames (10 of 10 seeds within 20,000)``."""
     p = point
     least = "at least " if p.reached < p.seeds else ""
+    half = f" ± {p.half:,.0f}" if p.seeds > 1 else ""
     reached = f"({p.reached} of {number_of('seed', {p.seeds})} within {p.end:,.0f})"
-    return f"{p.task} + {p.useless} {p.kind}, {p.agent}: {least}{p.mean:,.0f} ± {p.half:,.0f} frames {reached}"
+    return f"{p.task} + {p.useless} {p.kind}, {p.agent}: {least}{p.mean:,.0f}{half} frames {reached}"
 
 
 def _last(mass: Curve | None) -> float | None:
