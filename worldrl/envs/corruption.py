@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from worldrl.envs.images import opencv
+from worldrl.data.jpeg import opencv
 from worldrl.errors import UserError, unknown
 from worldrl.fields import OneOf, Range, ranges
 
@@ -241,7 +241,7 @@ class Noise:
 
     Args:
         config: levels; ``apply`` is for the caller to follow.
-        obs: shape and type of each observation key; uint8 is an image.
+        obs: shape and type of each observation key; uint8 is an image. Others pass as they are.
         groups: ``groups[key][name] = (start, stop)``, the sensors inside a state vector.
 
     Raises:
@@ -272,9 +272,9 @@ class Noise:
         return seen
 
     def _spoil(self, key: str, x: Array) -> Array:
-        kinds, labels, chosen = self._sensors[key]
-        if not kinds:
+        if key not in self._sensors or not self._sensors[key].kinds:
             return x
+        kinds, labels, chosen = self._sensors[key]
         rng = noise_generator(self._seed, self._step, key)
         moment = Moment(self._seed, self._step, key, rng, labels, self._burst_length, self._held)
         seen = x
