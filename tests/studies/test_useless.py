@@ -18,7 +18,7 @@ from worldrl.agent import Agent
 from worldrl.config import config_from_dict
 from worldrl.envs.families.useless import UselessEnv
 from worldrl.errors import UserError
-from worldrl.heads.mirl import MIRL
+from worldrl.heads.soft_q import SoftQ
 from worldrl.studies.__main__ import main
 from worldrl.studies.useless import best_return, good_return, points, read_mass, read_trials, split
 from worldrl.types import Batch, EnvSpec, ObsSpec, Sizes, choice
@@ -182,7 +182,7 @@ def test_copies_of_every_action_change_no_value() -> None:
     """The mean over a prior that is uniform does not see that each action is there twice."""
     q = torch.randn(7, 3)
     sizes = [Sizes((4,), (4,), choice(n)) for n in (3, 6)]
-    plain, doubled = (MIRL(MIRL.Config(beta=2.0), each) for each in sizes)
+    plain, doubled = (SoftQ(SoftQ.Config(beta=2.0), each) for each in sizes)
     torch.testing.assert_close(doubled.value(torch.cat([q, q], -1)), plain.value(q))
-    paid = MIRL(MIRL.Config(beta=2.0, entropy_bonus=True), sizes[1]).value(torch.cat([q, q], -1))
+    paid = SoftQ(SoftQ.Config(beta=2.0, entropy_bonus=True), sizes[1]).value(torch.cat([q, q], -1))
     assert float((paid - plain.value(q)).min()) > 0.5  # an entropy that is paid for does
