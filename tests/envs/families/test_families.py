@@ -68,6 +68,8 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("MinAtar/Breakout-v1", "minatar"),
         ("PointMaze_UMaze-v3", "robotics"),
         ("CartPole-v1+16dominated", "useless"),
+        ("grid8corner", "grid"),
+        ("grid8+4duplicates", "useless"),
     ],
 )
 def test_a_name_belongs_to_one_family(task: str, home: str) -> None:
