@@ -13,7 +13,14 @@ from worldrl.terminal import Parser, add_allow, command, whole
 from worldrl.trust import allow
 
 PLAIN_ONLY = {"seed": "--seed", "json_path": "--json"}
-GRID_ONLY = {"levels": "--level", "seeds": "--seeds", "num_envs": "--envs", "groups": "--groups", "out": "--out"}
+GRID_ONLY = {
+    "levels": "--level",
+    "seeds": "--seeds",
+    "num_envs": "--envs",
+    "groups": "--groups",
+    "out": "--out",
+    "known_dropout": "--known-dropout",
+}
 
 
 @command
@@ -77,5 +84,6 @@ def _eval_parser() -> argparse.ArgumentParser:
     add("--seeds", nargs="+", type=whole(0), metavar="N", help="of the episodes (default 1000)")
     add("--groups", nargs="+", metavar="NAME", help="corrupt these sensors only, such as velocity (default all)")
     add("--envs", type=whole(), dest="num_envs", metavar="N", help="environments side by side (default 8)")
+    add("--known-dropout", action="store_true", help="tell the belief which readings are lost: it predicts them")
     add("--out", type=Path, metavar="DIR", help="for table, plot and videos (default RUN_DIR/robustness)")
     return parser

@@ -69,6 +69,16 @@ class Moment(NamedTuple):
     labels: Array  # the sensor group of each entry, (D,) int; an image is one group, (1, 1, 1)
     burst_length: int
     held: dict[str, Array]  # what stuck sensors showed on the row before, by key; empty on the reset row
+    dark: Array  # bool, shaped as the observation: which of its entries are no readings of this row
+
+    def lose(self, entries: Array) -> None:
+        """Note that these ``entries``, a mask that broadcasts against the observation, are no readings."""
+        self.dark[...] |= entries
+
+    def zero(self, x: Array, entries: Array) -> Array:
+        """``x`` with zeros in place of these ``entries``, which are lost."""
+        self.lose(entries)
+        return np.where(entries, np.zeros((), x.dtype), x)
 
     def lost(self, probability: float) -> Array:
         """Which entries belong to a group that one draw for each group hits; broadcasts against the observation."""
@@ -88,9 +98,9 @@ def occlude(x: Array, share: float, moment: Moment) -> Array:
     height, width = (round(size * share**0.5) for size in x.shape[:2])
     rng = np.random.Generator(episode_bits(moment, "occlusion"))
     top, left = rng.integers(0, x.shape[0] - height + 1), rng.integers(0, x.shape[1] - width + 1)
-    out = x.copy()
-    out[top : top + height, left : left + width] = 0
-    return out
+    hidden = np.zeros((*x.shape[:2], 1), bool)
+    hidden[top : top + height, left : left + width] = True
+    return moment.zero(x, hidden)
 
 
 def blur(x: Array, sigma: float, moment: Moment) -> Array:
@@ -109,9 +119,11 @@ def compress(x: Array, lost: float, moment: Moment) -> Array:
 def hold(x: Array, probability: float, moment: Moment) -> Array:
     """Stuck: with the given probability a group shows what it showed on the row before."""
     stuck = moment.lost(probability)
-    shown = np.where(stuck, moment.held.get(moment.key, x), x)
-    moment.held[moment.key] = shown
-    return shown
+    if moment.key in moment.held:
+        moment.lose(stuck)
+        x = np.where(stuck, moment.held[moment.key], x)
+    moment.held[moment.key] = x
+    return x
 
 
 def darken(x: Array, share: float, moment: Moment) -> Array:
@@ -123,28 +135,27 @@ def darken(x: Array, share: float, moment: Moment) -> Array:
     begins = 1 - (1 - share) ** (1 / n)
     bits.advance(moment.step * moment.groups)
     dark = (np.random.Generator(bits).random((n, moment.groups)) < begins).any(0)
-    return np.where(dark[moment.labels], np.zeros((), x.dtype), x)
+    return moment.zero(x, dark[moment.labels])
 
 
 def drop_groups(x: Array, probability: float, moment: Moment) -> Array:
     """Group drop-out: each group is zero with the given probability, independently on each row."""
-    return np.where(moment.lost(probability), np.zeros((), x.dtype), x)
+    return moment.zero(x, moment.lost(probability))
 
 
 def drop_frame(x: Array, probability: float, moment: Moment) -> Array:
     """Flicker: the whole array is zero with the given probability, one draw per row."""
-    return np.zeros_like(x) if moment.rng.random() < probability else x
+    return moment.zero(x, np.asarray(moment.rng.random() < probability))
 
 
 def drop_values(x: Array, probability: float, moment: Moment) -> Array:
     """Missing: each value (for images each channel value) is zero with the given probability, independently."""
-    return np.where(moment.rng.random(x.shape, np.float32) < np.float32(probability), np.zeros((), x.dtype), x)
+    return moment.zero(x, moment.rng.random(x.shape, np.float32) < np.float32(probability))
 
 
 def drop_pixels(x: Array, probability: float, moment: Moment) -> Array:
     """Missing pixels: as ``drop_values``, but all channels of a pixel together."""
-    lost = moment.rng.random((*x.shape[:2], 1), np.float32) < np.float32(probability)
-    return np.where(lost, np.zeros((), x.dtype), x)
+    return moment.zero(x, moment.rng.random((*x.shape[:2], 1), np.float32) < np.float32(probability))
 
 
 def add_gaussian(x: Array, sigma: float, moment: Moment) -> Array:
@@ -244,6 +255,9 @@ class Noise:
         obs: shape and type of each observation key; uint8 is an image.
         groups: ``groups[key][name] = (start, stop)``, the sensors inside a state vector.
 
+    Attributes:
+        seen: of the last row by key, in the observation's shape: False where an entry is lost (zero, or stuck).
+
     Raises:
         UserError: a level outside its range, a sensor group that does not exist, or a kind that fits no observation.
     """
@@ -264,23 +278,27 @@ class Noise:
         """The next row is the first one of the episode with this seed."""
         self._seed, self._step = seed, 0
         self._held: dict[str, Array] = {}
+        self.seen: dict[str, Array] = {}
 
     def __call__(self, obs: Observation, images: bool = True) -> Observation:
         """The row as it is seen; without ``images`` those pass as they are, and the rows after it are the same."""
-        seen = {k: x if x.dtype == np.uint8 and not images else self._spoil(k, x) for k, x in obs.items()}
+        self.seen = {key: np.ones(x.shape, bool) for key, x in obs.items()}
+        shown = {k: x if x.dtype == np.uint8 and not images else self._spoil(k, x) for k, x in obs.items()}
         self._step += 1
-        return seen
+        return shown
 
     def _spoil(self, key: str, x: Array) -> Array:
         kinds, labels, chosen = self._sensors[key]
         if not kinds:
             return x
         rng = noise_generator(self._seed, self._step, key)
-        moment = Moment(self._seed, self._step, key, rng, labels, self._burst_length, self._held)
-        seen = x
+        dark = np.zeros(x.shape, bool)
+        moment = Moment(self._seed, self._step, key, rng, labels, self._burst_length, self._held, dark)
+        shown = x
         for kind, level in kinds.items():
-            seen = KINDS[kind].spoil(seen, level, moment)
-        return seen if chosen.all() else np.where(chosen, seen, x)
+            shown = KINDS[kind].spoil(shown, level, moment)
+        self.seen[key] = ~(dark & chosen)
+        return shown if chosen.all() else np.where(chosen, shown, x)
 
 
 def _sensor(config: CorruptionConfig, box: Described, groups: Groups) -> _Sensor:
