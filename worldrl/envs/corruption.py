@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 STREAM, EPISODE_STREAM = 0xC0221, 0xC0222  # keep these draws apart from every other use of an episode's seed
 APPLY = ("both", "train", "eval")
 IMAGE = "pixels"  # what `groups` calls an image
+MASK = "seen"  # the last sensor group of a state vector, where env.mask adds it: shares of the others, and of the image
 IMAGES, VECTORS = "images", "state vectors"
 
 
@@ -267,9 +269,12 @@ class Noise:
     ) -> None:
         check_corruption(config)
         self._burst_length = config.burst_length
-        groups = groups or {}
-        _check_groups(config.groups, obs, groups)
-        self._sensors = {key: _sensor(config, box, groups.get(key, {})) for key, box in obs.items()}
+        named = groups or {}
+        self._masks = {key: inside[MASK][0] for key, inside in named.items() if MASK in inside}
+        self._groups = {key: {k: v for k, v in inside.items() if k != MASK} for key, inside in named.items()}
+        _check_groups(config.groups, obs, self._groups)
+        sensor = partial(_sensor, config)
+        self._sensors = {k: sensor(box, self._groups.get(k, {}), self._masks.get(k)) for k, box in obs.items()}
         for kind in active_levels(config):
             if not any(kind in sensor.kinds for sensor in self._sensors.values()):
                 raise _unfit(kind, config.groups or tuple(obs))
@@ -284,32 +289,42 @@ class Noise:
         """The row as it is seen; without ``images`` those pass as they are, and the rows after it are the same."""
         self.seen = {key: np.ones(x.shape, bool) for key, x in obs.items()}
         shown = {k: x if x.dtype == np.uint8 and not images else self._spoil(k, x) for k, x in obs.items()}
+        for key, begin in self._masks.items():
+            shown[key] = np.concatenate([shown[key][:begin], self._shares(key)])
         self._step += 1
         return shown
+
+    def _shares(self, key: str) -> Array:
+        """What ``MASK`` shows: the share of each group of this vector that is a reading, and of the image."""
+        parts = [self.seen[key][start:stop] for start, stop in self._groups[key].values()]
+        parts += [self.seen[IMAGE]] if IMAGE in self.seen else []
+        return np.array([part.mean() for part in parts], np.float32)
 
     def _spoil(self, key: str, x: Array) -> Array:
         kinds, labels, chosen = self._sensors[key]
         if not kinds:
             return x
+        x = x[: self._masks.get(key)]
         rng = noise_generator(self._seed, self._step, key)
         dark = np.zeros(x.shape, bool)
         moment = Moment(self._seed, self._step, key, rng, labels, self._burst_length, self._held, dark)
         shown = x
         for kind, level in kinds.items():
             shown = KINDS[kind].spoil(shown, level, moment)
-        self.seen[key] = ~(dark & chosen)
+        self.seen[key][: len(x)] = ~(dark & chosen)
         return shown if chosen.all() else np.where(chosen, shown, x)
 
 
-def _sensor(config: CorruptionConfig, box: Described, groups: Groups) -> _Sensor:
+def _sensor(config: CorruptionConfig, box: Described, groups: Groups, size: int | None) -> _Sensor:
+    """Of a vector its first ``size`` entries count, or all."""
     image = _is_image(box)
-    labels = np.zeros((1, 1, 1) if image else box.shape, np.intp)
+    labels = np.zeros((1, 1, 1) if image else box.shape, np.intp)[:size]
     chosen = np.full(labels.shape, not config.groups or (image and IMAGE in config.groups))
     for number, (name, (start, stop)) in enumerate(groups.items()):
         labels[start:stop] = number
         chosen[start:stop] |= name in config.groups
     family = IMAGES if image else VECTORS
-    active = active_levels(config) if chosen.any() else {}
+    active = active_levels(config) if chosen.any() else {}  # nowhere in a vector that only holds a mask
     return _Sensor({kind: level for kind, level in active.items() if family in KINDS[kind].fits}, labels, chosen)
 
 
