@@ -93,7 +93,7 @@ class SMAC(SAC):
         draw = self.policy.sample(states.inputs)  # (M, B, S, A)
         log_pi, q = self.log_pi(draw, states), self.particle_q(draw, states)  # (M, B, S), (2, P, M, B, S)
         loss = draw.mean(alpha * log_pi - self.marginal_q(q)) + alpha * draw.penalty
-        told = self.particle_metrics(draw, log_pi.detach(), q.detach(), tr)
+        told = self.particle_metrics(draw, log_pi, q, tr)
         return masked_mean(loss, tr.mask), draw.mean(log_pi), told
 
     def log_pi(self, draw: Draw, states: ActorStates) -> Tensor:
@@ -109,6 +109,7 @@ class SMAC(SAC):
         """Q_K(h, a) (M, B, S), eq. 14."""
         return marginal_q(q, self.config.q_aggregate, self.config.q_twins_first)
 
+    @torch.no_grad()
     def particle_metrics(self, draw: Draw, log_pi: Tensor, q: Tensor, tr: Transition) -> Metrics:
         """How far SMAC is from Latent-SAC; both are 0 where all particles are the same.
 
@@ -116,7 +117,7 @@ class SMAC(SAC):
         choice. ``critic/spread``: the standard deviation (divisor P) of min_j Q_j(s_k, a) over particles.
         """
         entries = self.actions.size if self.actions.kind == "box" else 1
-        gain = draw.mean(draw.log_prob.detach() - log_pi) / entries  # (B, S)
+        gain = draw.mean(draw.log_prob - log_pi) / entries  # (B, S)
         spread = draw.mean(q.amin(0).std(0, correction=0))  # (B, S)
         return {"policy/marginal_gain": masked_mean(gain, tr.mask), "critic/spread": masked_mean(spread, tr.mask)}
 
