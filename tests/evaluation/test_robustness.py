@@ -294,6 +294,12 @@ def test_one_episode_has_no_interval(run_dir: Path, tmp_path: Path, capsys: pyte
     assert json.loads((tmp_path / "robustness.json").read_text())["cells"] == result["cells"]
 
 
+def test_the_files_say_that_dropout_was_known(state_run: Path, tmp_path: Path) -> None:
+    grid = evaluate_grid(state_run, ["flicker"], [0.5], [1], 2, known_dropout=True, out=tmp_path, device="cpu")
+    assert grid["known_dropout"]
+    assert {row["known_dropout"] for row in read_csv(tmp_path)} == {"1"}
+
+
 def test_groups_reach_the_noise(state_run: Path, tmp_path: Path) -> None:
     """Losing nothing but the sensors that were never named is no loss."""
     returns = {}
