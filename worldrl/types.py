@@ -239,6 +239,10 @@ class Part(nn.Module):
     note: str = ""  # said when training begins
     config: Any
 
+    def advice(self, metrics: Mapping[str, float]) -> str:
+        """What to tell, once in a run, of the means over a logging interval; nothing where all is as it should be."""
+        return ""
+
 
 class BeliefModel(Part):
     """Turns observations into beliefs and learns to do so; its parameters never see a head's gradient."""
@@ -336,6 +340,11 @@ class Policy(Part):
         """x (..., F) -> one action (..., A) in [-1, 1], drawn as by ``sample``, where possible without its density."""
         return self.sample(x, self.noise(x, source=noise)).one(noise)
 
+    def probabilities(self, x: Tensor) -> Tensor:
+        """(..., A): of a choice, how probable each alternative is in the states x (..., F)."""
+        draw = self.sample(x)
+        return (torch.as_tensor(draw.weight)[..., None] * draw.action).sum(0)
+
     def log_prob(self, raw: Tensor, x: Tensor) -> Tensor:
         """(...) log density of the action that ``raw`` stands for; both arguments broadcast."""
         raise NotImplementedError
@@ -361,6 +370,10 @@ class Head(Part):
     def act(self, belief: Belief, explore: bool, noise: Noise = NOISE) -> Tensor:
         """(B, A): a draw of the policy, or what it thinks best."""
         raise NotImplementedError
+
+    def probabilities(self, belief: Belief, explore: bool) -> Tensor:
+        """(B, A): of a choice, how probable each alternative is in ``act``; by default a draw, which has that mean."""
+        return self.act(belief, explore)
 
     def exploration(self) -> Tensor | None:
         """(A,): the probabilities of the choices that schedule.epsilon draws from; None: they are equal."""

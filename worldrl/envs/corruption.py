@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from worldrl.envs.images import opencv
+from worldrl.data.jpeg import opencv
 from worldrl.errors import UserError, unknown
 from worldrl.fields import OneOf, Range, ranges
 
@@ -254,7 +254,7 @@ class Noise:
 
     Args:
         config: levels; ``apply`` is for the caller to follow.
-        obs: shape and type of each observation key; uint8 is an image.
+        obs: shape and type of each observation key; uint8 is an image. Others pass as they are.
         groups: ``groups[key][name] = (start, stop)``, the sensors inside a state vector.
 
     Attributes:
@@ -301,9 +301,9 @@ class Noise:
         return np.array([part.mean() for part in parts], np.float32)
 
     def _spoil(self, key: str, x: Array) -> Array:
-        kinds, labels, chosen = self._sensors[key]
-        if not kinds:
+        if key not in self._sensors or not self._sensors[key].kinds:
             return x
+        kinds, labels, chosen = self._sensors[key]
         x = x[: self._masks.get(key)]
         rng = noise_generator(self._seed, self._step, key)
         dark = np.zeros(x.shape, bool)

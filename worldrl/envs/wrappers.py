@@ -7,6 +7,7 @@ from typing import Any, cast
 import gymnasium
 import numpy as np
 
+from worldrl.data.returns import RETURN_TO_GO
 from worldrl.envs.corruption import IMAGE, MASK, CorruptionConfig, Noise
 from worldrl.envs.spaces import Array, Groups, Observation, TaskEnv, name_groups, observation_space
 from worldrl.errors import UserError
@@ -99,3 +100,32 @@ class Corruption(gymnasium.Wrapper[Observation, Array, Observation, Array]):
 
     def _corrupt(self, obs: Observation) -> Observation:
         return self._noise(obs, images=cast(TaskEnv, self.unwrapped).render_pixels)
+
+
+class Asked(gymnasium.Wrapper[Any, Array, Observation, Array]):
+    """Asks for a return: one more observation (1,) has what is still to come of it, less every reward on the way.
+
+    Args:
+        env: A TaskEnv, with whatever stands before it.
+        target: The return that an episode begins with.
+    """
+
+    def __init__(self, env: gymnasium.Env[Observation, Array], target: float) -> None:
+        super().__init__(env)
+        self._target = self._left = target
+        spaces: dict[str, gymnasium.Space[Any]] = env.observation_space.spaces  # type: ignore[attr-defined]
+        column = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+        self.observation_space = gymnasium.spaces.Dict({**spaces, RETURN_TO_GO: column})
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict]:
+        self._left = self._target
+        obs, info = self.env.reset(seed=seed, options=options)
+        return self._with_column(obs), info
+
+    def step(self, action: Array) -> tuple[Observation, Any, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self._left -= float(reward)
+        return self._with_column(obs), reward, terminated, truncated, info
+
+    def _with_column(self, obs: Observation) -> Observation:
+        return {**obs, RETURN_TO_GO: np.array([self._left], np.float32)}

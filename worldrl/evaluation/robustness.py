@@ -34,6 +34,7 @@ from worldrl.acting.noise import RowNoise
 from worldrl.acting.video import check_video
 from worldrl.agent import Agent, require_imputation
 from worldrl.config import Config, config_to_dict, flatten
+from worldrl.data.returns import RETURN_TO_GO
 from worldrl.envs import episode_seed
 from worldrl.envs.corruption import KINDS, CorruptionConfig, Noise, active_levels, check_level, is_active
 from worldrl.envs.make import EnvConfig, describe, make_env
@@ -179,7 +180,8 @@ def worst_cells(cells: Sequence[Cell]) -> list[Cell]:
 def cell_noise(cell: Cell, groups: Sequence[str], spec: EnvSpec) -> Noise:
     """The noise of a cell on the observations of ``spec``. Raises UserError where they do not fit each other."""
     settings: dict[str, Any] = {} if cell == CLEAN else {cell.corruption: cell.level}
-    return Noise(CorruptionConfig(groups=tuple(groups), **settings), spec.obs, spec.groups)
+    sensors = {key: obs for key, obs in spec.obs.items() if key != RETURN_TO_GO}  # nobody measures what is asked for
+    return Noise(CorruptionConfig(groups=tuple(groups), **settings), sensors, spec.groups)
 
 
 def trained_with(config: Config) -> dict[str, float]:

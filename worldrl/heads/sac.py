@@ -130,6 +130,10 @@ class SAC(Head):
             return self.policy.mode(x)
         return self.actions.average(self.policy.mode(torch.cat([x[None], belief.particles])))
 
+    @torch.no_grad()
+    def probabilities(self, belief: Belief, explore: bool) -> Tensor:
+        return self.policy.probabilities(self.actor_input(belief)) if explore else self.act(belief, explore)
+
     def update(
         self, phase: str, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra | None = None
     ) -> Metrics:

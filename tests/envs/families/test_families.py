@@ -66,6 +66,7 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("pkg.mod:Class", "gym"),
         ("ALE/Pong-v5", "atari"),
         ("MinAtar/Breakout-v1", "minatar"),
+        ("PointMaze_UMaze-v3", "robotics"),
         ("CartPole-v1+16dominated", "useless"),
     ],
 )
