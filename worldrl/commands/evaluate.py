@@ -15,7 +15,14 @@ from worldrl.trust import allow
 PLAIN_ONLY = {"seed": "--seed", "json_path": "--json", "target_return": "--target-return"}
 PLAY_ONLY = {"episodes": "--episodes", "video": "--video", "target_return": "--target-return"}
 FIT_ONLY = {"updates": "--updates", "gamma": "--gamma"}
-GRID_ONLY = {"levels": "--level", "seeds": "--seeds", "num_envs": "--envs", "groups": "--groups", "out": "--out"}
+GRID_ONLY = {
+    "levels": "--level",
+    "seeds": "--seeds",
+    "num_envs": "--envs",
+    "groups": "--groups",
+    "out": "--out",
+    "known_dropout": "--known-dropout",
+}
 
 
 @command
@@ -98,6 +105,7 @@ def _eval_parser() -> argparse.ArgumentParser:
     add("--seeds", nargs="+", type=whole(0), metavar="N", help="of the episodes (default 1000)")
     add("--groups", nargs="+", metavar="NAME", help="corrupt these sensors only, such as velocity (default all)")
     add("--envs", type=whole(), dest="num_envs", metavar="N", help="environments side by side (default 8)")
+    add("--known-dropout", action="store_true", help="tell the belief which readings are lost: it predicts them")
     add("--out", type=Path, metavar="DIR", help="for table, plot and videos (default RUN_DIR/robustness)")
     return parser
 

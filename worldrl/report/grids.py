@@ -96,7 +96,7 @@ def read_grid(path: Path, labels: Sequence[str] = ()) -> Grid:
 
 
 def _name(found: Mapping[str, Any]) -> str:
-    """What must not be averaged with anything else: agent, noise in training, checkpoint, actions, sensors."""
+    """What must not be averaged with anything else: agent, noise in training, checkpoint, actions, sensors, masks."""
     noise = ", ".join(f"{kind} {level:g}" for kind, level in found["trained_with"].items())
     parts = [
         found["agent"],
@@ -104,6 +104,7 @@ def _name(found: Mapping[str, Any]) -> str:
         "checkpoint best" if found.get("checkpoint") == "best" else "",
         "sampled actions" if found.get("action") == "sample" else "",
         f"noise on {', '.join(found['groups'])}" if found.get("groups") else "",
+        "known drop-out" if found.get("known_dropout") else "",
     ]
     return ", ".join(filter(None, parts))
 
