@@ -207,3 +207,7 @@ def test_names_of_tasks() -> None:
     config = settings("task=my_pkg.mod:MyEnv")
     assert run_name(config).startswith("my_pkg.mod_MyEnv/smac/1-")
     assert run_name(config) != run_name(config)
+
+
+def test_a_path_may_be_given_as_one(data: Path) -> None:
+    assert compose({"agent": "bc", "data": data, "updates": 10}).data.name == str(data)
