@@ -17,6 +17,7 @@ from worldrl.nn.precision import Precision, choose_device, choose_precision
 from worldrl.registry import BELIEFS, HEADS, OWN_POLICY, load_class, settings_of, takes_policy
 from worldrl.types import (
     NOISE,
+    SEEN,
     Actions,
     Batch,
     Belief,
@@ -95,7 +96,7 @@ class Agent:
 
         Args:
             state: from ``initial`` or the previous call; rows that are first start from zero by themselves.
-            rows: observation keys, ``action`` (N, A) that led here, ``is_first`` (N,).
+            rows: observation keys, ``action`` (N, A) that led here, ``is_first`` (N,); what else is there of ``SEEN``.
             explore: sample the policy; otherwise take its mode.
             deterministic: use the posterior mean instead of a posterior draw.
             perturb: when exploring, add the training's action noise.
@@ -105,7 +106,8 @@ class Agent:
         Returns:
             the next state, actions (N, A) float32 in [-1, 1] or one-hot, the belief.
         """
-        obs: Obs = {key: self._upload(rows[key]) for key in self.spec.obs}
+        told = [SEEN + key for key in self.spec.obs if SEEN + key in rows]
+        obs: Obs = {key: self._upload(rows[key]) for key in [*self.spec.obs, *told]}
         led_here, is_first = self._upload(rows["action"]), self._upload(rows["is_first"])
         state, action, belief = self.choose(
             state, obs, led_here, is_first, Acting(explore, deterministic, explore and perturb), noise
@@ -238,6 +240,10 @@ def build_parts(config: Config, spec: EnvSpec) -> tuple[BeliefModel, Head]:
     return model, head
 
 
+class _OtherActions(UserError):
+    """A part is for another kind of action: a task of that kind may take it."""
+
+
 def check_parts(config: Config) -> None:
     """Refuse parts that do not go together before there is an environment: they are built once, for any task."""
     obs = {key: ANY_OBS[key] for key in ANY_OBS if config.env.obs in (key, "both")}
@@ -251,7 +257,7 @@ def check_parts(config: Config) -> None:
         if parts:
             check_length(config, *parts)
         return
-    raise refusals[0]
+    raise next((error for error in refusals if not isinstance(error, _OtherActions)), refusals[0])
 
 
 def sketch_parts(config: Config, spec: EnvSpec) -> tuple[BeliefModel, Head] | None:
@@ -303,12 +309,15 @@ def _check_exploration(config: Config, actions: Actions) -> None:
         raise UserError(
             "schedule.epsilon", found, f"0: {config.task} has a box of actions", "use schedule.action_noise"
         )
+    if epsilon.start < epsilon.end:
+        found, fix = f"{epsilon.start} to {epsilon.end}", "schedule.epsilon.end=0 leaves exploration to the policy"
+        raise UserError("schedule.epsilon", found, "an end that is not above the start", fix)
 
 
 def _check_kind(where: str, actions: Actions, kinds: tuple[str, ...]) -> None:
     if actions.kind not in kinds:
         found, expected = (f"actions of the kind {kind}" for kind in (actions.kind, " or ".join(kinds)))
-        raise UserError(where, found, expected, "use another head or policy, or another task")
+        raise _OtherActions(where, found, expected, "use another head or policy, or another task")
 
 
 def require(model: BeliefModel, ability: Any, verb: str) -> None:
@@ -316,6 +325,13 @@ def require(model: BeliefModel, ability: Any, verb: str) -> None:
     if not isinstance(model, ability):
         found = f"{type(model).__name__}, which cannot {verb}"
         raise UserError("belief", found, f"one that can: {able_beliefs(ability)}")
+
+
+def require_imputation(model: BeliefModel, where: str) -> None:
+    """Refuse a belief that cannot do without lost entries; ``where`` is what asks for it."""
+    if not model.imputes:
+        able = ", ".join(name for name in BELIEFS if load_class("belief", name).imputes)
+        raise UserError(where, f"the belief {type(model).__name__}", f"one that imputes what is lost: {able}")
 
 
 def able_beliefs(ability: Any) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
 import secrets
 import time
@@ -163,8 +164,8 @@ def _without_acting(values: Arguments, asked: Arguments) -> Arguments:
 
 
 def _named(given: Mapping[str, Any]) -> Arguments:
-    """Classes and functions that were passed as objects, by the names under which they can be imported."""
-    named = dict(given)
+    """Paths as strings, and classes and functions by the names under which they can be imported."""
+    named = {key: os.fspath(value) if isinstance(value, os.PathLike) else value for key, value in given.items()}
     for key in ("task", *PARTS):
         if callable(value := given.get(key)):
             named[key] = f"{value.__module__}:{value.__qualname__}"

@@ -1,7 +1,8 @@
 """``worldrl studies STUDY``: a picture, and its numbers as JSON.
 
 STUDY is ``bandit``, ``entropy [RUN_DIR...]``, ``variance [RUN_DIR]``, ``marginal RUN_DIR``, ``counterexample``,
-``bounds``, ``sampler``, ``embedding RUN_DIR...``, ``grid``, ``theory``, ``tables`` or ``dimensions``.
+``bounds``, ``sampler``, ``embedding RUN_DIR...``, ``grid``, ``theory``, ``tables``, ``dimensions`` or
+``useless RUN_DIR...``.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from worldrl.studies import (
     point_mass,
     sampler,
     tables,
+    useless,
     variance,
 )
 from worldrl.studies.pools import run_actions, run_latents, run_pools
@@ -105,7 +107,11 @@ def make_parser() -> argparse.ArgumentParser:
     points.add_argument("--dims", type=_dimension, nargs="+", default=list(point_mass.TASKS), help="of 1 4 16 64 (all)")
     points.add_argument("--seeds", type=whole(), default=5, metavar="N", help="default 5")
     points.add_argument("--frames", type=whole(501), default=5_000, metavar="N", help="of each run (default 5000)")
-    for each in (modes, entropies, noises, learned, wrong, order, chains, layers, cells, claims, deep, points):
+    wasted = studies.add_parser("useless", help="frames to a good return against the number of useless actions")
+    wasted.add_argument(
+        "run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="run folders, or folders that hold some at any depth"
+    )
+    for each in (modes, entropies, noises, learned, wrong, order, chains, layers, cells, claims, deep, points, wasted):
         each.add_argument("--out", type=Path, default=Path("studies"), metavar="FOLDER", help="default studies")
     for each in (entropies, noises, learned, layers):
         add_allow(each)
@@ -310,6 +316,7 @@ STUDIES = {
     "theory": run_theory,
     "tables": run_tables,
     "dimensions": run_dimensions,
+    "useless": useless.run,
 }
 
 

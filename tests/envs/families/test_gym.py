@@ -134,6 +134,21 @@ def test_a_grid_keeps_its_shape_and_is_copied() -> None:
     assert second[2, 1, 2] == 2
 
 
+def test_an_image_is_no_state() -> None:
+    with pytest.raises(UserError) as refused:
+        GymEnv("toy_envs:BigImage", "state", 1)
+    assert "32 x 32" in refused.value.expected
+    assert refused.value.fix == "use env.obs=pixels"
+
+
+def test_a_grid_of_bytes_is_scaled_to_the_unit_interval() -> None:
+    env = GymEnv("toy_envs:ByteBoard", "state", 1)
+    env.reset(seed=0)
+    seen = env.step(np.zeros(1, np.float32))[0]["state"]
+    assert seen.dtype == env.observation_space["state"].dtype == np.float32
+    np.testing.assert_array_equal(seen, np.broadcast_to(np.float32([0, 0.2, 1, 0.25]), (3, 2, 4)))
+
+
 def test_an_environment_may_write_into_its_action(monkeypatch: pytest.MonkeyPatch) -> None:
     env = GymEnv("toy_envs:Count", "state", 3)
     seen = []
