@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 MODULES = [path.relative_to(ROOT) for path in sorted((ROOT / "worldrl").rglob("*.py")) if path.name != "__main__.py"]
 OTHERS = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}  # pages that lie outside of docs/
 LINK = re.compile(r"(?<!!)\[(?P<text>[^]]+)\]\((?P<path>(?!\w+:)[^)#\s]+)(?P<anchor>#[^)\s]+)?\)")
+EXAMPLE = re.compile(r"^\[`([\w.]+)`\]\(examples/\1\)$", re.MULTILINE)  # a line of its own
 MATH = re.compile(r'<(span|div) class="arithmatex">\s*\\[(\[](.*?)\\[)\]]\s*</\1>', re.DOTALL)
 
 
@@ -76,7 +77,7 @@ def is_source(target: str) -> bool:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links out of ``docs/`` lead to the pages that were made for their targets."""
+    """Examples are shown; links out of ``docs/`` lead to the pages that were made for their targets."""
     place = place_of(page.file)
 
     def link(match: re.Match[str]) -> str:
@@ -86,7 +87,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         uri = OTHERS.get(target, target.removeprefix("docs/"))
         return f"[{match['text']}]({relpath(uri, Path(page.file.src_uri).parent)}{match['anchor'] or ''})"
 
-    return LINK.sub(link, markdown)
+    return LINK.sub(link, EXAMPLE.sub(example, markdown))
+
+
+def example(match: re.Match[str]) -> str:
+    code = (ROOT / "docs" / "examples" / match[1]).read_text(encoding="utf-8")
+    return f'```python title="{match[1]}"\n{code}```'
 
 
 @cache

@@ -33,7 +33,10 @@ from worldrl.studies.__main__ import STUDIES
 from worldrl.types import Belief, BeliefModel
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [*(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")), *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 
 EXAMPLES = ROOT / "docs" / "examples"
 
@@ -101,13 +104,16 @@ def test_links_lead_somewhere(document: Path) -> None:
 
 
 def test_the_navigation_of_the_site_has_every_page_once() -> None:
-    listed = re.findall(r"^ +- (?:[^:#\n]+: )?([\w/]+\.md)", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    listed = re.findall(
+        r"^ +- (?:[^:#\n]+: )?([\w/]+\.md)", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE
+    )
     pages = [path.relative_to(ROOT / "docs").as_posix() for path in sorted((ROOT / "docs").rglob("*.md"))]
     assert sorted(listed) == sorted([*pages, "changelog.md", "contributing.md"])
 
 
 def test_every_example_is_shown_by_a_page() -> None:
-    shown = {name for document in DOCUMENTS for name in re.findall(r'^--8<-- "(.+)"$', document.read_text(), re.MULTILINE)}
+    line = re.compile(r"^\[`([\w.]+)`\]\(examples/\1\)$", re.MULTILINE)
+    shown = {name for document in DOCUMENTS for name in line.findall(document.read_text(encoding="utf-8"))}
     assert shown == {path.name for path in EXAMPLES.glob("*.py")}
 
 

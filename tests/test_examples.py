@@ -24,7 +24,12 @@ ACTING = {
     "checkpoint.minutes": 60,
 }
 DATA = {"updates": 3}
-ALWAYS = {"eval.every": 1_000, "eval.episodes": 1, "eval.video": False, "log": {"tensorboard": False, "progress": False}}
+ALWAYS = {
+    "eval.every": 1_000,
+    "eval.episodes": 1,
+    "eval.video": False,
+    "log": {"tensorboard": False, "progress": False},
+}
 
 
 def briefly(settings: Mapping[str, Any] | None = None, run_dir: str | None = None, **arguments: Any) -> Path:

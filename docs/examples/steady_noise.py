@@ -3,8 +3,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from worldrl.nn.functional import normal_log_prob, tanh_log_det
 from worldrl.nn.build import network
+from worldrl.nn.functional import normal_log_prob, tanh_log_det
 from worldrl.types import NOISE, Draw, Policy
 
 
