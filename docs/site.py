@@ -119,7 +119,7 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
         assert made is not None
         return f'href="{made.url_relative_to(page.file)}'
 
-    content = re.sub(r"<code>[^<]{12,}</code>", breakable, content)
+    content = re.sub(r"<code>[^<\n]{12,}</code>", breakable, content)
     return MATH.sub(picture, re.sub(r'href="repo:([^"#]+)', href, content))
 
 
@@ -133,17 +133,25 @@ def picture(match: re.Match[str]) -> str:
     return f'<{kind} class="math">{quickjax.render(latex, display=kind == "div")}</{kind}>'
 
 
-class Comments(griffe.Extension):
-    """A setting without a docstring has the comment that stands next to its default."""
+class Fields(griffe.Extension):
+    """A setting without a docstring has the comment next to its default; a NamedTuple has its fields as a signature."""
 
     def on_attribute(self, *, attr: griffe.Attribute, **kwargs: Any) -> None:
         if attr.docstring is None and attr.lineno and isinstance(attr.filepath, Path):
-            line = griffe_lines(attr.filepath)[attr.lineno - 1]
-            _, found, comment = line.partition("  # ")
+            _, found, comment = source_lines(attr.filepath)[attr.lineno - 1].partition("  # ")
             if found:
                 attr.docstring = griffe.Docstring(comment, parent=attr)
 
+    def on_class(self, *, cls: griffe.Class, **kwargs: Any) -> None:
+        if any(str(base) == "NamedTuple" for base in cls.bases):
+            kind = griffe.ParameterKind.positional_or_keyword
+            parameters = griffe.Parameters(griffe.Parameter("self", kind=kind))
+            for name, field in cls.attributes.items():
+                if "property" not in field.labels:
+                    parameters.add(griffe.Parameter(name, annotation=field.annotation, kind=kind, default=field.value))
+            cls.set_member("__init__", griffe.Function("__init__", parameters=parameters, parent=cls))
+
 
 @cache
-def griffe_lines(path: Path) -> list[str]:
+def source_lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines()
