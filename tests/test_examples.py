@@ -20,7 +20,9 @@ from worldrl.testing import check_head
 EXAMPLES = Path(__file__).resolve().parents[1] / "docs" / "examples"
 ACTING = {
     "frames": 240,
-    "schedule": {"prefill": 160, "pretrain": 1, "updates_per_1000_frames": 30},
+    "schedule.prefill": 160,
+    "schedule.pretrain": 0,
+    "schedule.updates_per_1000_frames": 30,
     "checkpoint.minutes": 60,
 }
 DATA = {"updates": 3}
@@ -54,7 +56,7 @@ def test_the_tutorial_runs(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
     (folder / "tutorial.py").write_text(code.replace("episodes=10", "episodes=1"), encoding="utf-8")
     runpy.run_path("tutorial.py")
     runs = {path.parent.parent.name for path in folder.glob("runs/cartpole_swingup/*/*/config.yaml")}
-    assert runs == {"smac", "sac@rssm"}
+    assert runs == {"latent_sac", "smac@rssm"}
     assert "return" in capsys.readouterr().out
 
 

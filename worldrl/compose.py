@@ -163,8 +163,8 @@ def _without_acting(values: Arguments, asked: Arguments) -> Arguments:
 
 
 def _named(given: Mapping[str, Any]) -> Arguments:
-    """Classes and functions that were passed as objects, by the names under which they can be imported."""
-    named = dict(given)
+    """Classes and functions that were passed as objects, by the names under which they can be imported; paths as text."""
+    named = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
     for key in ("task", *PARTS):
         if callable(value := given.get(key)):
             named[key] = f"{value.__module__}:{value.__qualname__}"

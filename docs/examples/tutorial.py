@@ -1,6 +1,6 @@
-"""The tutorial as a script of cells: train, read the curve, act, look at the belief, add noise, swap the head."""
+"""The tutorial as a script of cells: train, read the curve, act, add noise, swap the head."""
 
-# %% Train: SMAC swings up a pole, from state vectors
+# %% Train: Latent-SAC swings up a pole, from state vectors
 import json
 
 import numpy as np
@@ -36,6 +36,7 @@ grid = evaluate_grid(run_dir, ["bursts"], [0.1, 0.3], episodes=10)
 for cell in grid["cells"]:
     print(cell["corruption"], cell["level"], round(cell["return"]))
 
-# %% Swap the head: SAC on the same kind of belief
-other = worldrl.train(experiment="tutorial", head="sac", seed=1)
+# %% Swap the head: SMAC on the world model that has been learned, which is frozen
+frozen = {"schedule.model_every": 0, "schedule.pretrain": 0}
+other = worldrl.train(frozen, init_from=run_dir, experiment="tutorial", head="smac", frames=20_000, seed=1)
 print("worldrl report", run_dir, other)
