@@ -163,7 +163,7 @@ def _without_acting(values: Arguments, asked: Arguments) -> Arguments:
 
 
 def _named(given: Mapping[str, Any]) -> Arguments:
-    """Classes and functions that were passed as objects, by the names under which they can be imported; paths as text."""
+    """Classes and functions that were passed as objects, by their importable names, and paths as text."""
     named = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
     for key in ("task", *PARTS):
         if callable(value := given.get(key)):
