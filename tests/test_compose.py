@@ -52,7 +52,11 @@ def test_state_sized_sac_is_one_thing_with_three_policies() -> None:
 def test_every_experiment_takes_every_agent(experiment: str, agent: str) -> None:
     config = settings(f"experiment={experiment} agent={agent}")
     assert config.agent == agent
-    on_states = config.belief["name"] == "identity" or "states" in experiment or experiment in ("cartpole", "minatar")
+    on_states = (
+        config.belief["name"] == "identity"
+        or "states" in experiment
+        or experiment in ("cartpole", "minatar", "tutorial")
+    )
     assert config.env.obs == ("state" if on_states else "pixels")
 
 
