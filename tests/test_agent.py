@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import gymnasium
@@ -21,7 +21,7 @@ from worldrl.envs.make import EnvConfig
 from worldrl.errors import UserError
 from worldrl.heads.transitions import transitions
 from worldrl.registry import HEADS, load_class, takes_policy
-from worldrl.types import Actions, Batch, EnvSpec, Extra, Sizes, box, choice
+from worldrl.types import Actions, Batch, EnvSpec, Extra, Head, Needs, Sizes, box, choice
 
 TINY = {
     "rssm": {"belief.stoch": 4, "belief.deter": 16, "belief.hidden": 16, "belief.depth": 2, "belief.vector_units": 16},
@@ -368,6 +368,7 @@ def test_the_reward_scale_multiplies_the_reward_and_nothing_else(head: str, make
         (choice(3), {"schedule.action_noise": 0.3}, "schedule.action_noise"),
         (box(2), {"schedule.epsilon.start": 0.3}, "schedule.epsilon"),
         (box(2), {"schedule.epsilon.end": 0.3}, "schedule.epsilon"),
+        (choice(3), {"schedule.epsilon.start": 0.1, "schedule.epsilon.end": 0.3}, "schedule.epsilon"),
     ],
 )
 def test_the_exploration_of_another_kind_of_action_is_refused(actions: Actions, settings: dict, where: str) -> None:
@@ -375,6 +376,26 @@ def test_the_exploration_of_another_kind_of_action_is_refused(actions: Actions, 
         build("identity", "sac", STATE_SPEC._replace(actions=actions), **settings)
     assert refused.value.where == where
     assert "schedule." in refused.value.fix
+
+
+class Dreams(Head):
+    """A head of choices that imagines."""
+
+    @dataclass(frozen=True)
+    class Config:
+        pass
+
+    needs = Needs(imagine=True, actions=("choice",))
+
+    def __init__(self, config: Config, sizes: Sizes) -> None:
+        super().__init__()
+
+
+def test_what_is_told_is_what_no_other_kind_of_action_would_cure() -> None:
+    """It takes no box, but it does not go with this belief on a choice either."""
+    with pytest.raises(UserError) as refused:
+        check_parts(config_from_dict({"belief": "identity", "head": f"{__name__}:Dreams", "env.obs": "state"}))
+    assert "Identity" in refused.value.found
 
 
 def test_a_window_must_hold_the_steps_of_a_return() -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
+import numpy as np
 import pytest
 
+from worldrl.agent import check_parts
 from worldrl.commands.arguments import expand, read_command_line
 from worldrl.compose import compose, run_name
 from worldrl.config import Config
@@ -47,17 +50,46 @@ def test_state_sized_sac_is_one_thing_with_three_policies() -> None:
     assert (settings("agent=sac").head["units"], settings("agent=sac").replay.batch) == (256, 256)
 
 
+ON_DATA = {f"{name}{of}" for name in ("antmaze", "adroit", "kitchen") for of in ("", "_misa")}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Flat arrays without an environment."""
+    path = tmp_path_factory.mktemp("data") / "mine.npz"
+    np.savez(path, observations=np.zeros((4, 3)), actions=np.zeros((4, 1)))
+    return path
+
+
 @pytest.mark.parametrize("agent", preset_names("agent"))
 @pytest.mark.parametrize("experiment", preset_names("experiment"))
-def test_every_experiment_takes_every_agent(experiment: str, agent: str) -> None:
-    config = settings(f"experiment={experiment} agent={agent}")
+def test_every_experiment_takes_every_agent(experiment: str, agent: str, data: Path) -> None:
+    config = settings(f"experiment={experiment} agent={agent}" + f" data={data}" * (experiment in ON_DATA))
     assert config.agent == agent
-    on_states = (
-        config.belief["name"] == "identity"
-        or "states" in experiment
-        or experiment in ("cartpole", "minatar", "tutorial")
-    )
+    choices = ("cartpole", "minatar", "minatar_sac", "atari")
+    of_vectors = "states" in experiment or experiment in ("tutorial", *choices, *ON_DATA)
+    on_states = config.belief["name"] == "identity" or of_vectors
     assert config.env.obs == ("state" if on_states else "pixels")
+
+
+@pytest.mark.parametrize("head", ["dqn", "soft_q", "mirl"])
+def test_atari_has_the_schedule_of_its_protocol_under_every_head(head: str) -> None:
+    config = settings(f"experiment=atari head={head} task=ALE/Breakout-v5")
+    actions = 1000 / config.env.action_repeat  # in 1000 frames
+    assert actions / config.schedule.updates_per_1000_frames == 4
+    assert config.schedule.prefill == 20_000 * config.env.action_repeat
+    assert (config.schedule.epsilon.start, config.schedule.epsilon.end) == (1.0, 0.01)
+    assert config.schedule.epsilon.frames == 250_000 * config.env.action_repeat
+    assert (config.belief["name"], config.head["target_period"], config.head["huber"]) == ("stack", 2_000, True)
+    check_parts(config)
+
+
+def test_sac_has_its_own_settings_on_minatar() -> None:
+    sac, dqn = settings("experiment=minatar_sac"), settings("experiment=minatar")
+    assert (sac.replay, sac.eval, sac.env, sac.frames) == (dqn.replay, dqn.eval, dqn.env, dqn.frames)
+    assert sac.head["units"] == dqn.head["units"]
+    assert sac.head["actor_layers"] == sac.head["critic_layers"] == dqn.head["layers"]
+    assert (dqn.schedule.epsilon.start, dqn.schedule.epsilon.end, sac.schedule.epsilon.end) == (1.0, 0.1, 0.0)
 
 
 @pytest.mark.parametrize("experiment", ["states_100k", "quickstart_states"])

@@ -169,6 +169,30 @@ def test_mistakes_are_told_in_one_line(settings: dict[str, Any], words: list[str
     assert all(word in message for word in words), message
 
 
+@pytest.mark.parametrize(
+    ("head", "key", "follows", "usual"),
+    [
+        ("iql", "decay_updates", 600, 0),
+        ("misa", "decay_updates", 600, 0),
+        ("onestep", "evaluation_updates", 300, 500_000),
+    ],
+)
+def test_a_length_inside_of_a_head_follows_the_runs_unless_it_is_given(
+    head: str, key: str, follows: int, usual: int
+) -> None:
+    def length(**settings: Any) -> Any:
+        values = {"belief": "identity", "head": head, "data": "there", "frames": 0, "updates": 600, "task": ""}
+        return config_from_dict({**values, "eval.every": 0, **settings}).head[key]
+
+    assert length() == follows
+    assert length(**{f"head.{key}": 7}) == 7
+    assert length(updates=0, data="", frames=9, task="x") == usual
+    acts = length(frames=9, task="x")  # a rate that is zero would learn nothing then
+    assert acts == (follows if head == "onestep" else usual)
+    config = config_from_dict({"belief": "identity", "head": head, "data": "there", "frames": 9, "updates": 600})
+    assert config_from_dict({**flatten(config_to_dict(config)), "updates": 900}).head[key] == config.head[key]
+
+
 def test_keys_must_be_text() -> None:
     with pytest.raises(UserError) as caught:
         flatten({"head": {1: 2}})

@@ -238,6 +238,10 @@ def build_parts(config: Config, spec: EnvSpec) -> tuple[BeliefModel, Head]:
     return model, head
 
 
+class _OtherActions(UserError):
+    """A part is for another kind of action: a task of that kind may take it."""
+
+
 def check_parts(config: Config) -> None:
     """Refuse parts that do not go together before there is an environment: they are built once, for any task."""
     obs = {key: ANY_OBS[key] for key in ANY_OBS if config.env.obs in (key, "both")}
@@ -251,7 +255,7 @@ def check_parts(config: Config) -> None:
         if parts:
             check_length(config, *parts)
         return
-    raise refusals[0]
+    raise next((error for error in refusals if not isinstance(error, _OtherActions)), refusals[0])
 
 
 def sketch_parts(config: Config, spec: EnvSpec) -> tuple[BeliefModel, Head] | None:
@@ -303,12 +307,15 @@ def _check_exploration(config: Config, actions: Actions) -> None:
         raise UserError(
             "schedule.epsilon", found, f"0: {config.task} has a box of actions", "use schedule.action_noise"
         )
+    if epsilon.start < epsilon.end:
+        found, fix = f"{epsilon.start} to {epsilon.end}", "schedule.epsilon.end=0 leaves exploration to the policy"
+        raise UserError("schedule.epsilon", found, "an end that is not above the start", fix)
 
 
 def _check_kind(where: str, actions: Actions, kinds: tuple[str, ...]) -> None:
     if actions.kind not in kinds:
         found, expected = (f"actions of the kind {kind}" for kind in (actions.kind, " or ".join(kinds)))
-        raise UserError(where, found, expected, "use another head or policy, or another task")
+        raise _OtherActions(where, found, expected, "use another head or policy, or another task")
 
 
 def require(model: BeliefModel, ability: Any, verb: str) -> None:

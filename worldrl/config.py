@@ -23,7 +23,7 @@ from yaml import AliasEvent, YAMLError
 from worldrl.data.settings import DataConfig, ReplayConfig
 from worldrl.envs.make import EnvConfig
 from worldrl.errors import UserError, given_twice, unknown, wrong
-from worldrl.fields import Device, Every, Frames, Label, NotNegative, OneOf, Range, Share, SomeFrames, rules
+from worldrl.fields import Device, Every, Frames, Label, NotNegative, OneOf, Range, Share, SomeFrames, of_updates, rules
 from worldrl.files import damaged, read_text
 from worldrl.registry import DEFAULTS, OWN_POLICY, PARTS, agent_label, canonical, load_class
 from worldrl.trust import check_allowed
@@ -263,9 +263,17 @@ def config_from_dict(settings: Mapping[str, Any]) -> Config:
     check_keys(flat, {*known, *PARTS})
     values = {key: _typed(key, flat.get(key, default), hint) for key, (hint, default) in known.items()}
     values["agent"] = agent
+    values.update(_lengths(known, {*flat}, values))
     config = _assemble(Config, "", {**values, **_part_dicts(values, parts)})
     _check_together(config)
     return config
+
+
+def _lengths(known: Mapping[str, tuple[Any, Any]], given: set[str], values: Mapping[str, Any]) -> dict[str, int]:
+    """Lengths inside of a part that nobody has given, and that follow those of the run (``fields.OfUpdates``)."""
+    follow = {key: of_updates(hint) for key, (hint, _) in known.items() if key not in given}
+    found = {key: each.length(values["updates"], values["frames"]) for key, each in follow.items() if each}
+    return {key: length for key, length in found.items() if length}
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:

@@ -80,6 +80,21 @@ class Pattern:
         return self.what
 
 
+@dataclass(frozen=True)
+class OfUpdates:
+    """Where nothing is said: this share of the run's ``updates``, if it learns from data.
+
+    ``whole``: only if the run ends with them, for what it then acts by has to learn on.
+    """
+
+    share: float = 1.0
+    whole: bool = False
+
+    def length(self, updates: int, frames: int) -> int | None:
+        """The number of updates; None where the field's own default holds."""
+        return round(self.share * updates) or None if not (self.whole and frames) else None
+
+
 # Whole numbers.
 Width = Annotated[int, Range(1, 65_536)]  # units of a layer, channels, dimensions of a latent
 Layers = Annotated[int, Range(0, 64)]  # hidden layers; 0: linear
@@ -108,6 +123,12 @@ def rules(hint: Any) -> Iterator[Rule]:
     """What an annotated type asks of a value."""
     if typing.get_origin(hint) is Annotated:
         yield from (rule for rule in hint.__metadata__ if isinstance(rule, Rule))
+
+
+def of_updates(hint: Any) -> OfUpdates | None:
+    """What an annotated type says of a length that follows the run's."""
+    said = hint.__metadata__ if typing.get_origin(hint) is Annotated else ()
+    return next((each for each in said if isinstance(each, OfUpdates)), None)
 
 
 def ranges(cls: type[Any]) -> dict[str, Range]:

@@ -238,6 +238,10 @@ class Part(nn.Module):
     note: str = ""  # said when training begins
     config: Any
 
+    def advice(self, metrics: Mapping[str, float]) -> str:
+        """What to tell, once in a run, of the means over a logging interval; nothing where all is as it should be."""
+        return ""
+
 
 class BeliefModel(Part):
     """Turns observations into beliefs and learns to do so; its parameters never see a head's gradient."""

@@ -12,8 +12,9 @@ import pytest
 
 import worldrl
 from worldrl import train
+from worldrl.acting.episodes import run_episodes
 from worldrl.commands import baseline
-from worldrl.envs.make import make_env
+from worldrl.envs.make import EnvConfig, make_env
 from worldrl.envs.vector import make_envs
 from worldrl.errors import UserError
 from worldrl.report.__main__ import main as report
@@ -63,6 +64,36 @@ def test_the_report_shows_it_beside_our_own_agents(run: Path, tmp_path: Path) ->
     assert report([str(run), str(tmp_path / "ours"), "--out", str(tmp_path / "report")]) == 0
 
 
+def test_choices_are_learned_from_and_evaluated_on_the_episodes_of_our_own_agents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every action that reaches the environments is a one-hot row; evaluation begins where ours does."""
+    began, rows = [], []
+
+    def watched(envs: Any, act: Any, episodes: int, first: int) -> Any:
+        def acting(now: Any) -> Any:
+            began.extend(now["state"][now["is_first"] > 0])
+            rows.append(act(now))
+            return rows[-1]
+
+        return run_episodes(envs, acting, episodes, first)
+
+    monkeypatch.setattr(baseline, "run_episodes", watched)
+    settings = ("task=CartPole-v1", "seed=4", "frames=200", "eval.every=100", "eval.episodes=2")
+    command("dqn", *settings, "sb3.learning_starts=50", "sb3.buffer_size=500", f"dir={tmp_path / 'run'}")
+    assert [frames for frames, _ in records(tmp_path / "run", "eval/return")] == [0, 100, 200]
+    assert np.array_equal(np.sort(np.concatenate(rows)), np.eye(2)[[1] * sum(map(len, rows))])
+    ours = make_envs(EnvConfig(obs="state", action_repeat=1), "CartPole-v1", 4, training=False)
+    np.testing.assert_array_equal(began[:6], [ours.reset(n)["state"][0] for n in range(6)])
+
+
+def test_a_grid_is_learned_from(tmp_path: Path) -> None:
+    pytest.importorskip("minatar", reason="the games need the extra minatar")
+    settings = ("task=MinAtar/Breakout-v0", "frames=120", "eval.every=0", "sb3.learning_starts=50")
+    command("dqn", *settings, "sb3.buffer_size=500", f"dir={tmp_path / 'run'}")
+    assert records(tmp_path / "run", "episode/return")
+
+
 def test_it_cannot_be_loaded_as_one_of_our_own(run: Path) -> None:
     with pytest.raises(UserError, match="found no belief and head, expected a run of worldrl train"):
         worldrl.load(run)
@@ -87,6 +118,8 @@ def test_episodes_start_where_those_of_our_own_runs_start() -> None:
         (["ppo", "sb3.n_stepps=3"], "sb3.*: found settings that PPO refuses"),
         (["ppo", "frames=-1"], "frames: found -1"),
         (["ppo", "seed=1,2"], "seed=1,2: found several runs, expected one"),
+        (["sac", "task=CartPole-v1"], "baseline sac: found CartPole-v1, which has a choice of actions"),
+        (["dqn", "task=Pendulum-v1"], "baseline dqn: found Pendulum-v1, which has a box of actions"),
         (["ppo", "-m"], "-m: found several runs, expected one"),
         (["ppo", "--cfg", "job"], "--cfg: found an option of worldrl train only"),
         (["ppo", "hydra.run.dir=x"], "hydra.run.dir=x: found an option of worldrl train only; dir= is the run folder"),

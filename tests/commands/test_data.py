@@ -64,6 +64,26 @@ def test_info_finds_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 @pytest.mark.parametrize(
+    ("source", "ignored"),
+    [
+        (
+            "--join THERE THERE",
+            ["--steps 5", "--seed 1", "--task x", "--obs state", "--checkpoint last", "--mode", "--expert 3"],
+        ),
+        ("--policy random --task x", ["--checkpoint best", "--mode"]),
+        ("--policy THERE", ["--task x", "--obs pixels"]),
+    ],
+)
+def test_an_option_that_would_be_ignored_is_refused(
+    tmp_path: Path, source: str, ignored: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for option in ignored:
+        words = f"{source} {option}".replace("THERE", str(tmp_path)).split()
+        assert main(["data", "make", str(tmp_path / "out"), *words]) == 2
+        assert capsys.readouterr().err.startswith(f"{option.split()[0]}: ")
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         ["make", "OUT"],

@@ -15,6 +15,7 @@ from worldrl.data.episodes import (
     check_finite,
     extent,
     from_unit,
+    lay_out,
     one_hot,
     rows_of_episodes,
     rows_of_steps,
@@ -138,12 +139,14 @@ def test_actions_in_unit_and_back() -> None:
     led = columns["is_first"] == 0
     assert own["action"][led].min() < -1.5
     assert not own["action"][~led].any()
-    back = to_unit("data", own, low, high)
-    np.testing.assert_allclose(back["action"], columns["action"], atol=1e-6)
-    own["action"][np.flatnonzero(led)[2]] = 1.5
+    data = Recorded(own, box(1))
+    back = to_unit("data", data, low, high)
+    assert back.unit
+    np.testing.assert_allclose(back.columns["action"], columns["action"], atol=1e-6)
+    own["action"][np.flatnonzero(led)[4]] = 1.5  # three steps, one step, and the first of the third episode
     with pytest.raises(UserError) as refused:
-        to_unit("data", own, low, high)
-    assert refused.value.found == f"1.5 in row {np.flatnonzero(led)[2]}, entry 0"
+        to_unit("data", data, low, high)
+    assert refused.value.found == "1.5 in row 0 of action, episode 2, entry 0"
 
 
 def test_choices() -> None:
@@ -151,11 +154,29 @@ def test_choices() -> None:
     with pytest.raises(UserError) as refused:
         one_hot("data", np.array([0, 3]), 3)
     assert (refused.value.found, refused.value.expected) == ("3", "0 to 2")
+    with pytest.raises(UserError) as refused:
+        one_hot("data", np.array([0.0, 1.5]), 3)
+    assert refused.value.found == "float64 for a choice"
 
 
 def test_a_number_that_is_not_finite_is_named() -> None:
     columns = rows_of_episodes(made())
     columns["state"][7, 1] = np.nan
     with pytest.raises(UserError) as refused:
-        check_finite("data", columns)
-    assert refused.value.found == "nan in row 7, entry 1 of state"
+        check_finite("data", Recorded(columns, box(1)))
+    assert refused.value.found == "nan in row 1 of state, episode 2, entry 1"
+
+
+@pytest.mark.parametrize("with_next", [True, False])
+def test_a_flat_file_is_told_by_its_own_rows(with_next: bool) -> None:
+    """Every number of the rows is looked up where it is said to be."""
+    steps = flat(made(), with_next)
+    layout = lay_out(steps)
+    columns = rows_of_steps(steps, layout)
+    data = Recorded(columns, box(1), file_rows=layout.file_rows)
+    file = {"observations": steps.obs["state"], "actions": steps.action, "rewards": steps.reward}
+    file["next_observations"] = steps.next_obs["state"] if steps.next_obs else steps.obs["state"]
+    for name in ("state", "action", "reward"):
+        for row in np.flatnonzero(columns["is_first"] == 0) if name != "state" else range(len(columns["reward"])):
+            words = data.place(name, int(row)).split()
+            np.testing.assert_allclose(columns[name][row], file[words[3]][int(words[1])], rtol=1e-6)

@@ -217,6 +217,19 @@ class Board(Count):
         return self.board
 
 
+class ByteBoard(Board):
+    """The same in bytes, of which the last channel only goes to 4."""
+
+    observation_space = spaces.Box(
+        np.zeros((3, 2, 4), np.uint8), np.full((3, 2, 4), [255, 255, 255, 4], np.uint8), dtype=np.uint8
+    )
+    board = np.zeros((3, 2, 4), np.uint8)
+
+    def observation(self) -> Any:
+        self.board[...] = [0, 51, 255, self.now]
+        return self.board
+
+
 class Unbounded(Count):
     action_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
 

@@ -15,6 +15,7 @@ from tests.oracles.rssm import RSSM as RSSMOracle
 from tests.oracles.side_by_side import compare, plain_agent, random_rows
 from worldrl.agent import Agent
 from worldrl.config import config_from_dict
+from worldrl.errors import UserError
 from worldrl.heads.dqn import DQN
 from worldrl.heads.mirl import MIRL
 from worldrl.heads.soft_q import SoftQ
@@ -46,9 +47,9 @@ RATES = {"prior_rate": 0.2, "beta_rate": 0.1, "loss_rate": 0.3}
         ("dqn", {}),
         ("dqn", {"double": True, "huber": True, "steps": 3}),
         ("soft_q", {"beta": 3.0}),
-        ("soft_q", {"beta": 3.0, "double": True, "entropy_bonus": True, "steps": 2}),
+        ("soft_q", {"beta": 3.0, "double": True, "entropy_bonus": True}),
         ("mirl", RATES),
-        ("mirl", {**RATES, "prior_batch": 0, "beta_limits": (0.5, 0.9), "double": True}),
+        ("mirl", {**RATES, "prior_batch": 0, "beta": 0.8, "beta_limits": (0.5, 0.9), "double": True}),
     ],
     ids=str,
 )
@@ -194,9 +195,11 @@ def test_the_entropy_bonus_is_a_constant_in_every_step(double: bool) -> None:
 # --- the prior --------------------------------------------------------------------------------------------------------
 
 
-def states_by_counts(counts: list[int]) -> Tensor:
-    """One-hot states (1, N, S), each so often."""
-    return torch.eye(S, dtype=torch.float64).repeat_interleave(torch.tensor(counts), 0)[None]
+def move_prior(head: DQN, counts: list[int]) -> None:
+    """A step towards the marginal over one-hot states (1, N, S), each so often."""
+    states = torch.eye(S, dtype=torch.float64).repeat_interleave(torch.tensor(counts), 0)[None]
+    head.prior.copy_(head.moved_prior(states, torch.ones(states.shape[:2])))
+    head.started.fill_(1.0)
 
 
 @pytest.mark.parametrize("beta", [0.5, 3.0])
@@ -206,8 +209,7 @@ def test_the_prior_of_fixed_states_is_that_of_blahut_and_arimoto(beta: float) ->
     q = np.random.default_rng(1).normal(size=(S, A))
     head.critic.q.data.copy_(torch.from_numpy(q))
     for _ in range(3_000):
-        head.prior.copy_(head.moved_prior(states_by_counts(counts)))
-        head.started.fill_(1.0)
+        move_prior(head, counts)
     expected = oracle.blahut_arimoto(q, np.array(counts) / 10, beta)
     np.testing.assert_allclose(head.prior.numpy(), expected, atol=2e-4)  # an action on its way to zero is slow
     assert expected.max() > 0.4
@@ -231,6 +233,29 @@ def test_the_first_prior_is_the_marginal_of_the_first_policy() -> None:
     torch.testing.assert_close(whole.head.prior, policy.mean((0, 1)).detach())
 
 
+@pytest.mark.parametrize("rows", ["newest", "batch"])
+def test_rows_in_which_nobody_acts_do_not_move_the_prior(rows: str) -> None:
+    """States that end an episode: whatever they show, the prior and what is logged stay the same."""
+    found = []
+    for shown in (0.0, 100.0):
+        whole = agent("mirl", prior_rate=0.5, critic_lr=0.0, prior_batch=4 if rows == "newest" else 0)
+        batch = random_rows(SPEC, 3)
+        ends = batch.is_terminal[..., None] > 0
+        batch = batch._replace(obs={"state": torch.where(ends, shown, batch.obs["state"])})
+        metrics = whole.update("update", random_rows(SPEC, 0) if rows == "newest" else batch, {"recent": batch})
+        found.append(torch.stack([*whole.head.prior, metrics["policy/entropy"], metrics["policy/information"]]))
+    assert ends.any()
+    assert torch.equal(*found)
+
+
+def test_where_every_episode_ends_the_prior_stays() -> None:
+    whole, recent = agent("mirl", prior_rate=0.5), random_rows(SPEC, 3)
+    over = recent._replace(is_terminal=torch.ones_like(recent.reward))
+    for _ in range(2):
+        whole.update("update", random_rows(SPEC, 0), {"recent": over})
+        torch.testing.assert_close(whole.head.prior, torch.full((A,), 1 / A))
+
+
 def test_duplicates_of_an_action_keep_their_ratio() -> None:
     """Two columns of Q that are the same: nothing tells the actions apart, so neither gains on the other."""
     head = head_on_tables(MIRL, beta=2.0, prior_rate=0.2)
@@ -238,8 +263,7 @@ def test_duplicates_of_an_action_keep_their_ratio() -> None:
     q[:, 1] = q[:, 0]
     head.critic.q.data.copy_(q)
     for _ in range(200):
-        head.prior.copy_(head.moved_prior(states_by_counts([1, 1, 1, 1])))
-        head.started.fill_(1.0)
+        move_prior(head, [1, 1, 1, 1])
     assert head.prior[0] == pytest.approx(float(head.prior[1]), rel=1e-12)
 
 
@@ -249,8 +273,7 @@ def test_a_dominated_action_loses_its_prior() -> None:
     q[:, 2] = q.min() - 1.0
     head.critic.q.data.copy_(q)
     for _ in range(500):
-        head.prior.copy_(head.moved_prior(states_by_counts([1, 1, 1, 1])))
-        head.started.fill_(1.0)
+        move_prior(head, [1, 1, 1, 1])
     assert head.prior[2] < 1e-6
 
 
@@ -311,3 +334,28 @@ def test_beta_stays_within_its_limits() -> None:
                 p.zero_()
         whole.update("update", same, {"recent": random_rows(SPEC, 9, b=4, t=2)})
         assert float(whole.head.beta) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("head", "settings", "where"),
+    [
+        ("soft_q", {"steps": 2}, "head.steps"),
+        ("mirl", {"steps": 2}, "head.steps"),
+        ("mirl", {"entropy_bonus": True, "prior_rate": 0.0}, "head.entropy_bonus"),
+        ("mirl", {"entropy_bonus": True, "beta_rate": 0.0}, "head.entropy_bonus"),
+        ("mirl", {"beta": 2e3}, "head.beta"),
+        ("mirl", {"beta": 0.5, "beta_limits": (1.0, 2.0)}, "head.beta"),
+        ("mirl", {"beta_limits": (2.0, 1.0)}, "head.beta_limits"),
+    ],
+    ids=str,
+)
+def test_what_does_not_go_together_is_refused(head: str, settings: dict[str, Any], where: str) -> None:
+    with pytest.raises(UserError) as refused:
+        agent(head, **settings)
+    assert refused.value.where == where
+    assert refused.value.expected
+
+
+def test_what_stays_fixed_goes_together() -> None:
+    agent("mirl", beta=2e3, beta_rate=0.0)
+    agent("mirl", entropy_bonus=True, beta_rate=0.0, prior_rate=0.0)

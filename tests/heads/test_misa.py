@@ -210,6 +210,14 @@ def mean_parameters(head: MISA) -> list[Tensor]:
     return [list(head.policy.parameters())[-1]]
 
 
+def test_a_chain_that_hardly_moves_is_told_with_its_cure() -> None:
+    head = misa().head
+    assert not head.advice({"sampler/acceptance": 0.3})
+    assert not head.advice({"loss/critic": 1.0})
+    assert "head.sampler=snis" in head.advice({"sampler/acceptance": 0.29})
+    assert "head.acceptance=0.7" in misa(acceptance=0.0).head.advice({"sampler/acceptance": 0.1})
+
+
 @pytest.mark.parametrize("variant", ["misa", "dv", "f"])
 def test_invariances(variant: str) -> None:
     """MISA's gap is the same under Q + c(s), DV's under Q + c, f's under neither."""

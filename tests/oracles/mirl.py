@@ -45,7 +45,7 @@ class DQN(Learner):
         kept = torch.stack([error for error in errors if error is not None])
         huber = torch.where(kept.abs() < 1, kept.square() / 2, kept.abs() - 0.5)
         self.learn("critic", huber.mean() if self.c.huber else kept.square().mean())
-        self.adapt(kept.square().mean().detach(), feat, beside)
+        self.adapt(kept.square().mean().detach(), rows, feat, beside)
         if (n + 1) % self.c.target_period == 0:
             follow(self.w, "target", "critic", 1.0)
         return self.found
@@ -61,7 +61,7 @@ class DQN(Learner):
         later = 0.0 if rows.is_terminal[b, t + k] else self.c.gamma**k * self.value(feat[b, t + k]).detach()
         return self.q("critic", feat[b, t])[rows.action[b, t + 1].argmax()] - (total + later)
 
-    def adapt(self, squared: Tensor, feat: Tensor, beside: Any) -> None:
+    def adapt(self, squared: Tensor, rows: Any, feat: Tensor, beside: Any) -> None:
         pass
 
 
@@ -79,8 +79,8 @@ class SoftQ(DQN):
         log_pi = self.log_pi(self.q("critic", feat))
         return (log_pi.exp() * (target - (log_pi - prior.log()) / beta)).sum() + bonus
 
-    def adapt(self, squared: Tensor, feat: Tensor, beside: Any) -> None:
-        log_pi = self.log_pi(self.q("critic", feat)).detach()
+    def adapt(self, squared: Tensor, rows: Any, feat: Tensor, beside: Any) -> None:
+        log_pi = self.log_pi(self.q("critic", feat)).detach()[rows.is_terminal == 0]  # (N, A)
         self.found["policy/entropy"] = -(log_pi.exp() * log_pi).sum(-1).mean()
         self.found["policy/information"] = (log_pi.exp() * (log_pi - self.w["prior"].log())).sum(-1).mean().detach()
 
@@ -89,12 +89,13 @@ class MIRL(SoftQ):
     """Prior and temperature move."""
 
     @torch.no_grad()
-    def adapt(self, squared: Tensor, feat: Tensor, beside: Any) -> None:
-        super().adapt(squared, feat, beside)
+    def adapt(self, squared: Tensor, rows: Any, feat: Tensor, beside: Any) -> None:
+        super().adapt(squared, rows, feat, beside)
         c, first = self.c, float(self.w["started"]) == 0
         if c.prior_rate:
             newest = beside["world"].observe(beside["recent"], 0, False).feat if "recent" in beside else feat
-            marginal = self.log_pi(self.q("critic", newest.to(WIDE))).exp().flatten(0, -2).mean(0)
+            acts = beside.get("recent", rows).is_terminal == 0
+            marginal = self.log_pi(self.q("critic", newest.to(WIDE)))[acts].exp().mean(0)
             rate = 1.0 if first else c.prior_rate
             self.w["prior"].copy_((1 - rate) * self.w["prior"] + rate * marginal)
         if c.beta_rate:

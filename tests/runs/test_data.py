@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,7 @@ from tests.data.test_episodes import made
 from tests.toy_runs import STATE_SAC
 from worldrl.agent import Agent
 from worldrl.config import load_config
+from worldrl.data import memory
 from worldrl.data.episodes import Recorded, extent, rows_of_episodes
 from worldrl.data.formats import minari
 from worldrl.data.settings import DataConfig
@@ -24,8 +26,9 @@ from worldrl.errors import UserError
 from worldrl.registry import tiny_settings
 from worldrl.runs.checkpoint import Checkpoints
 from worldrl.runs.data import load_rows, read_data
+from worldrl.training import experience
 from worldrl.training.loop import resume
-from worldrl.types import EnvSpec, ObsSpec, box
+from worldrl.types import EnvSpec, ObsSpec, box, choice
 
 COUNT = "tests.envs.toy_envs:Count"
 
@@ -85,6 +88,51 @@ def test_actions_that_begin_at_zero_are_asked_about(tmp_path: Path) -> None:
     assert rows(path, low=-1.0).columns["action"].min() >= 0
 
 
+def test_bounds_that_would_be_ignored_are_refused(tmp_path: Path) -> None:
+    minari.write(tmp_path / "a", DATA)
+    number = npz(tmp_path / "b.npz", {**arrays(True), "actions": np.arange(15) % 3})
+    for path, setting in ((tmp_path / "a", {"low": -1.0}), (tmp_path / "a", {"high": 2.0}), (number, {"low": 0.0})):
+        with pytest.raises(UserError) as refused:
+            rows(path, **setting)
+        assert refused.value.where == f"data.{next(iter(setting))}"
+
+
+def test_a_flat_file_has_the_choices_of_its_task(tmp_path: Path) -> None:
+    number = np.arange(15) % 3
+    config = DataConfig(name=str(npz(tmp_path / "a.npz", {**arrays(True), "actions": number})))
+    env = EnvSpec("toy", {"state": ObsSpec((2,), "float32")}, choice(5))
+    found = load_rows(config, env)
+    assert (found.spec.actions, found.columns["action"].shape[1]) == (choice(5), 5)
+    led = found.columns["is_first"] == 0
+    assert found.columns["action"][led].argmax(-1).tolist() == number.tolist()
+    assert load_rows(config).spec.actions == choice(3)
+    with pytest.raises(UserError) as refused:
+        load_rows(config, env._replace(actions=choice(2)))
+    assert (refused.value.found, refused.value.expected) == ("2 in row 2 of actions", "0 to 1, as toy has")
+    floats = DataConfig(name=str(npz(tmp_path / "b.npz", arrays(True))))
+    for wrong, actions in ((floats, choice(2)), (config, box(3))):
+        with pytest.raises(UserError) as refused:
+            load_rows(wrong, env._replace(actions=actions))
+        assert "(N" in refused.value.fix
+
+
+def test_data_that_do_not_fit_into_memory_are_told_what_helps(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(memory, "available_bytes", lambda device: 100)
+        for path in (file, tmp_path / "d"):
+            if path.suffix == "":
+                minari.write(path, DATA)
+            with pytest.raises(UserError) as refused:
+                read_data(path)
+            assert "GiB" in refused.value.found
+    monkeypatch.setattr(experience, "available_bytes", lambda device: 300)
+    with pytest.raises(UserError) as refused:
+        trained(tmp_path, data=str(file), updates=2)
+    assert (refused.value.where, "data.top=0." in refused.value.fix) == (f"data={file}", True)
+
+
 def test_what_does_not_fit_its_environment_is_one_line(file: Path) -> None:
     env = EnvSpec("toy", {"state": ObsSpec((3,), "float32")}, box(1))
     with pytest.raises(UserError) as refused:
@@ -100,7 +148,7 @@ def test_a_number_that_is_not_finite_is_refused(tmp_path: Path) -> None:
     reward[4] = np.inf
     with pytest.raises(UserError) as refused:
         rows(npz(tmp_path / "a.npz", {**arrays(True), "rewards": reward}))
-    assert "row 7 of reward" in refused.value.found  # the third episode begins in row 6
+    assert refused.value.found == "inf in row 4 of rewards"
 
 
 def test_other_rows_than_the_checksum_says_are_refused(file: Path) -> None:
@@ -279,6 +327,41 @@ def test_settings_that_mean_nothing_without_data(tmp_path: Path, changes: dict[s
     with pytest.raises(UserError) as refused:
         trained(tmp_path, **changes)
     assert refused.value.where == where
+
+
+FAMILIES = {  # preset -> the name of a data set, its observations and actions
+    "antmaze": ("antmaze-umaze-v2", 29, 8),
+    "adroit": ("pen-human-v1", 45, 24),
+    "kitchen": ("kitchen-mixed-v0", 60, 9),
+}
+
+
+def of_d4rl(path: Path, observations: int, actions: int, n: int = 40) -> Path:
+    """A file of D4RL's layout with what else is in it; every 20th step ends an episode."""
+    rng, ends = np.random.default_rng(0), np.arange(n) % 20 == 19
+    with h5py.File(path, "w") as file:
+        file["observations"] = rng.standard_normal((n, observations)).astype(np.float32)
+        file["actions"] = rng.uniform(-1, 1, (n, actions)).astype(np.float32)
+        file["rewards"] = (rng.random(n) < 0.3).astype(np.float32)
+        file["terminals"], file["timeouts"] = ends & (np.arange(n) < 20), ends
+        file["infos/qpos"] = np.zeros((n, 15))
+        file["metadata/algorithm"] = "none"
+    return path
+
+
+@pytest.mark.parametrize("agent", ["iql", "misa"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_presets_of_d4rl_learn_from_files_of_its_layout(tmp_path: Path, family: str, agent: str) -> None:
+    name, observations, actions = FAMILIES[family]
+    path = of_d4rl(tmp_path / f"{name}.hdf5", observations, actions)
+    preset = family if agent == "iql" else f"{family}_{agent}"
+    small = {"updates": 2, "head.units": 8, "replay.batch": 4, "device": "cpu", "log.tensorboard": False}
+    config = load_config(worldrl.train(experiment=preset, data=str(path), run_dir=tmp_path / "run", **small))
+    assert (config.agent, config.head["decay_updates"], config.eval.every) == (agent, 2, 0)
+    assert config.data.reference in ((0.0, 1.0), (96.262799, 3076.8331), (0.0, 4.0))
+    assert config.data.reward == {"iql": {"antmaze": "minus_1"}, "misa": {"antmaze": "antmaze"}}[agent].get(
+        family, "as_is" if agent == "iql" else "min_max"
+    )
 
 
 def test_data_without_a_length_are_refused(tmp_path: Path, file: Path) -> None:

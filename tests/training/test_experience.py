@@ -117,6 +117,10 @@ def test_batches_of_both_have_the_share_evenly_spread(share: float) -> None:
                 assert half.mean() == pytest.approx(share, abs=0.5 / len(half))
         assert not (extra["recent"].reward < 0).any()
         assert mixed.now == mixed.counters()[0] > 0
+        places = {"replay": mixed.replay, "data": mixed.data.replay}
+        again = torch.cat([places[name].window(*windows).reward for name, windows in mixed.drawn(1).items()])
+        assert torch.equal(again.sum(1).sort()[0], batch.reward.sum(1).sort()[0])  # all windows of the slice
+        assert mixed.drawn(2) == {}
     finally:
         mixed.close()
 

@@ -490,7 +490,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
         assert trainer.checkpoints.latest() == good
         trainer.checkpoints.load(good)
         report = json.loads((tmp_path / "run" / "non_finite.json").read_text())
-        batch = trainer.experience.replay.window(*(report["window"][key] for key in ("starts", "envs", "length")))
+        batch = trainer.experience.replay.window(**report["windows"]["replay"])
         assert batch.reward.shape == (4, 6)
         assert report["draws_not_kept"] == []
     finally:
@@ -837,6 +837,22 @@ def test_the_loop_explores_while_training_and_carries_its_state(tmp_path: Path, 
     assert len(calls[True]) > 100
     broken = {k: sum(a[1]["deter"] is not b[0]["deter"] for a, b in pairwise(x)) for k, x in calls.items()}
     assert broken == {True: 0, False: 1}  # the two evaluations
+
+
+def test_a_part_speaks_of_its_metrics_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    count = {"task": "tests.envs.toy_envs:Count", "frames": 60, "schedule.prefill": 10, "eval.every": 0}
+    trainer = make_trainer({**STATE_SAC, **count, "replay.length": 2, "log.every": 20}, tmp_path / "run")
+    seen: list[Any] = []
+
+    def advice(means: Any) -> str:
+        seen.append(means)
+        return "scale the rewards down" if "loss/critic" in means else ""
+
+    trainer.agent.head.advice = advice
+    trainer.run()
+    trainer.close()
+    assert ["loss/critic" in means for means in seen].count(True) == 1  # of several logs
+    assert capsys.readouterr().out.count("scale the rewards down") == 1
 
 
 def test_what_is_stored_is_what_was_done(tmp_path: Path) -> None:

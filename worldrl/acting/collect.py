@@ -51,6 +51,11 @@ def at_random(seed: int) -> Recorder:
     return lambda spec: lambda rows: spec.actions.random(rng, 1)
 
 
-def by_agent(agent: Agent, explore: bool = True) -> Recorder:
-    """A trained agent: draws of its policy, or its modes."""
-    return lambda spec: AgentActs(agent, 1, explore)
+def exploring(agent: Agent, epsilon: float) -> Recorder:
+    """A trained agent as it acts in training: draws of its policy, its action noise, and ``epsilon`` of a choice."""
+    return lambda spec: AgentActs(agent, 1, explore=True, perturb=True, epsilon=epsilon)
+
+
+def by_mode(agent: Agent) -> Recorder:
+    """A trained agent without exploration."""
+    return lambda spec: AgentActs(agent, 1)

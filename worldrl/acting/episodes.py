@@ -94,7 +94,7 @@ def _complete(rows: Rows, action: np.ndarray) -> Rows:
 
 
 class AgentActs:
-    """A fixed agent that acts, without the training's action noise.
+    """A fixed agent that acts.
 
     Args:
         n: Environments.
@@ -102,6 +102,8 @@ class AgentActs:
         deterministic: Use the posterior mean instead of a posterior draw.
         particles: Act on the mean of the modes over this many more filtered paths.
         noise: Where its random numbers come from.
+        perturb: When exploring, add the training's action noise.
+        epsilon: The probability of a random choice in place of the agent's.
 
     Attributes:
         belief: What it knew when it acted last.
@@ -117,13 +119,16 @@ class AgentActs:
         deterministic: bool = False,
         particles: int = 0,
         noise: Noise = NOISE,
+        perturb: bool = False,
+        epsilon: float = 0.0,
     ) -> None:
         self.agent, self.explore, self.deterministic, self.noise = agent, explore, deterministic, noise
+        self.perturb, self.epsilon = perturb, epsilon
         self.state = agent.initial(n, particles)
 
     def __call__(self, rows: Rows) -> np.ndarray:
         self.state, action, self.belief = self.agent.act(
-            self.state, rows, self.explore, self.deterministic, perturb=False, noise=self.noise
+            self.state, rows, self.explore, self.deterministic, self.perturb, self.noise, self.epsilon
         )
         return action
 

@@ -1,9 +1,9 @@
 """``worldrl baseline ppo task=walker_walk``: a baseline of Stable-Baselines3 on our environments, in a run folder.
 
-It learns from state vectors, from the training episodes that worldrl's own agents of the same seed start in, and is
-evaluated on theirs, so that ``worldrl report`` can put all of them into one plot. The algorithm and its settings are
-theirs, ``sb3.*`` being the arguments of its constructor. There is no checkpoint to continue from: a run that
-was stopped begins anew.
+It learns from state vectors and small grids, from the training episodes that worldrl's own agents of the same seed
+start in, and is evaluated on theirs, so that ``worldrl report`` can put all of them into one plot. The algorithm and
+its settings are theirs, ``sb3.*`` being the arguments of its constructor. There is no checkpoint to continue from: a
+run that was stopped begins anew.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ from worldrl.statistics import mean_and_deviation
 from worldrl.terminal import command
 from worldrl.training.clocks import Every
 from worldrl.training.progress import Progress
+from worldrl.types import Actions, EnvSpec
 
-ALGORITHMS = {"ppo": "PPO", "ddpg": "DDPG", "td3": "TD3", "sac": "SAC", "a2c": "A2C"}
+ALGORITHMS = {"ppo": "PPO", "ddpg": "DDPG", "td3": "TD3", "sac": "SAC", "a2c": "A2C", "dqn": "DQN"}
+BOX, CHOICE = ("ppo", "ddpg", "td3", "sac", "a2c"), ("ppo", "a2c", "dqn")  # by the kind of action that they take
 LABEL = "sb3_"  # begins the agent's name in the report
 ANOTHER = "choose another folder with dir="
 SETTINGS = "sb3."  # what comes before an argument of the algorithm
@@ -52,8 +54,24 @@ keys: task, seed, frames, env.*, eval.*, log.* as for train.py, from states at o
 Env = gymnasium.Env[Any, Any]
 
 
+class Choices(gymnasium.ActionWrapper[Any, Any, Any]):
+    """A choice by its number, as their algorithms make it, and not by a one-hot row."""
+
+    def __init__(self, env: Env, actions: Actions) -> None:
+        super().__init__(env)
+        self.actions, self.action_space = actions, gymnasium.spaces.Discrete(actions.size)
+
+    def action(self, action: Any) -> np.ndarray:
+        return rows_of(action, self.actions)
+
+
+def rows_of(action: Any, actions: Actions) -> np.ndarray:
+    """Actions (...) or (..., A) as their algorithms give them -> rows (..., A) of the contract."""
+    return np.eye(actions.size, dtype=np.float32)[action] if actions.kind == "choice" else action
+
+
 class Numbered(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """Only the state vector; training episode e starts from the seed that it has in every run of ``run_seed``."""
+    """Only the state; training episode e starts from the seed that it has in every run of ``run_seed``."""
 
     def __init__(self, env: Env, run_seed: int) -> None:
         super().__init__(env)
@@ -82,16 +100,18 @@ def train(algorithm: str, config: Config, run_dir: Path, arguments: dict[str, An
         the run folder, with ``config.yaml``, ``metrics.jsonl`` and ``model.zip``.
 
     Raises:
-        UserError: it is not installed, an argument it does not take, or a folder that is not empty.
+        UserError: it is not installed, an argument or a kind of action that it does not take, or a folder that is not
+            empty.
     """
     make = _algorithm(algorithm)
     if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         found = "files of another run" if run_dir.is_dir() else "a file"
         raise UserError(str(run_dir), found, "a new or empty folder", ANOTHER)
     with contextlib.ExitStack() as stack:
-        training = stack.enter_context(contextlib.closing(_env(config)))
         evaluation = make_envs(config.env, config.task, config.seed, num_envs=1, training=False)
         stack.callback(evaluation.close)
+        _check_kind(algorithm, evaluation.spec)
+        training = stack.enter_context(contextlib.closing(_env(config, evaluation.spec.actions)))
         model = _built(make, algorithm, training, {"seed": config.seed, "device": "cpu", **arguments})
         with writing(run_dir, ANOTHER):
             run_dir.mkdir(parents=True, exist_ok=True)
@@ -108,8 +128,16 @@ def train(algorithm: str, config: Config, run_dir: Path, arguments: dict[str, An
     return run_dir
 
 
-def _env(config: Config) -> Numbered:
-    return Numbered(make_env(config.env, config.task), config.seed)
+def _env(config: Config, actions: Actions) -> Numbered:
+    env = make_env(config.env, config.task)
+    return Numbered(Choices(env, actions) if actions.kind == "choice" else env, config.seed)
+
+
+def _check_kind(algorithm: str, spec: EnvSpec) -> None:
+    able = BOX if spec.actions.kind == "box" else CHOICE
+    if algorithm not in able:
+        found = f"{spec.task}, which has a {spec.actions.kind} of actions"
+        raise UserError(f"baseline {algorithm}", found, f"another task, or one of: {', '.join(able)}")
 
 
 def _algorithm(name: str) -> Any:
@@ -129,7 +157,7 @@ def stable_baselines() -> ModuleType:
 
 def _built(make: Any, name: str, env: Env, arguments: dict[str, Any]) -> Any:
     try:
-        return make("MlpPolicy", env, **arguments | _noise(env, arguments.get("action_noise")))
+        return make(**{"policy": "MlpPolicy", "env": env, **arguments, **_noise(env, arguments.get("action_noise"))})
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError("sb3.*", f"settings that {ALGORITHMS[name]} refuses: {error}") from error
 
@@ -187,7 +215,7 @@ def _watcher(config: Config, envs: VectorEnv, logger: Logger) -> Any:
             self.record({"eval/return": mean, "eval/return_std": deviation})
 
         def act(self, rows: Rows) -> np.ndarray:
-            return self.model.predict(rows["state"], deterministic=True)[0]
+            return rows_of(self.model.predict(rows["state"], deterministic=True)[0], envs.spec.actions)
 
         def record(self, values: dict[str, float]) -> None:
             logger.write(self.frames, self.num_timesteps, getattr(self.model, "_n_updates", 0), values)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from worldrl.acting.collect import Recorder, at_random, by_agent, collect
+from worldrl.acting.collect import Recorder, at_random, by_mode, collect, exploring
 from worldrl.acting.episodes import random_return
 from worldrl.compose import compose
 from worldrl.config import CONFIG_FILE, Config
@@ -28,6 +28,16 @@ from worldrl.trust import allow
 RANDOM = "random"
 RANDOM_EPISODES = 100  # whose mean return scores 0
 FLAT = (".npz", *SUFFIXES)  # D4RL's layout
+JOIN, RUN = "--join", "--policy RUN_DIR"
+MADE_WITH: Mapping[str, tuple[Any, tuple[str, ...]]] = {  # option -> its default, and what has a use for it
+    "steps": (100_000, (RANDOM, RUN)),
+    "seed": (0, (RANDOM, RUN)),
+    "expert": (None, (RANDOM, RUN)),
+    "task": (None, (RANDOM,)),
+    "obs": ("state", (RANDOM,)),
+    "checkpoint": ("last", (RUN,)),
+    "mode": (False, (RUN,)),
+}
 CONSTANT = 1e-6  # a column with a smaller deviation than that does not vary
 
 
@@ -42,12 +52,12 @@ def make_parser() -> argparse.ArgumentParser:
     made.add_argument("out", type=Path, metavar="OUT", help="a new folder (Minari), or a new .npz or .hdf5 file")
     made.add_argument("--policy", metavar="RUN_DIR", help=f"a trained run, or '{RANDOM}'")
     made.add_argument("--join", type=Path, nargs="+", metavar="PATH", help="data sets, one after another")
-    made.add_argument("--steps", type=whole(), default=100_000, metavar="N", help="default 100000")
-    made.add_argument("--seed", type=whole(0), default=0, metavar="N", help="of episodes and policy (default 0)")
+    made.add_argument("--steps", type=whole(), metavar="N", help="default 100000")
+    made.add_argument("--seed", type=whole(0), metavar="N", help="of episodes and policy (default 0)")
     made.add_argument("--task", metavar="NAME", help=f"with --policy {RANDOM}; a run has its own")
-    made.add_argument("--obs", choices=("state", "pixels", "both"), default="state", help=f"with --policy {RANDOM}")
-    made.add_argument("--checkpoint", choices=CHECKPOINTS, default="last", help="of the run (default last)")
-    made.add_argument("--mode", action="store_true", help="the policy's mode instead of its draws")
+    made.add_argument("--obs", choices=("state", "pixels", "both"), help=f"with --policy {RANDOM} (default state)")
+    made.add_argument("--checkpoint", choices=CHECKPOINTS, help="of the run (default last)")
+    made.add_argument("--mode", action="store_true", default=None, help="the policy's mode instead of its draws")
     made.add_argument("--expert", type=number, metavar="RETURN", help="scores 100; the random policy's mean scores 0")
     converted = commands.add_parser("convert", help="write a data set, or a run's replay, in another layout")
     converted.add_argument("path", type=Path, metavar="PATH")
@@ -165,6 +175,7 @@ def make(options: argparse.Namespace) -> None:
     """Record a data set, or join several, and write it."""
     if bool(options.policy) == bool(options.join):
         raise UserError("worldrl data make", "both or neither of --policy and --join", "one of them")
+    _settle(options)
     check_new(options.out)
     if options.expert is not None and options.out.suffix in FLAT:
         raise UserError(
@@ -187,12 +198,23 @@ def make(options: argparse.Namespace) -> None:
     write(options.out, data, {**about, "rows_checksum": checksum(columns)})
 
 
+def _settle(options: argparse.Namespace) -> None:
+    """Give options their defaults, and refuse those that would be ignored."""
+    source = JOIN if options.join else RANDOM if options.policy == RANDOM else RUN
+    for name, (usual, users) in MADE_WITH.items():
+        if vars(options)[name] is None:
+            setattr(options, name, usual)
+        elif source not in users:
+            use = f"--policy {RANDOM}" if source == RANDOM else source
+            raise UserError(f"--{name}", f"{use}, which has no use for it", fix="leave it out")
+
+
 def stored(data: Recorded) -> Recorded:
     """As it will be read again: through the task's own units, in float32."""
     if data.actions.kind == "choice" or not data.actions.low:
         return data
     low, high = np.array(data.actions.low), np.array(data.actions.high)
-    return data._replace(columns=to_unit("", data.in_own_units().columns, low, high))
+    return to_unit("", data.in_own_units(), low, high)
 
 
 def _source(options: argparse.Namespace) -> Source:
@@ -201,14 +223,13 @@ def _source(options: argparse.Namespace) -> Source:
             raise UserError(f"--policy {RANDOM}", "no task", "--task NAME")
         config = compose({"agent": "sac", "task": options.task, "env.obs": options.obs})
         return Source(config, at_random(options.seed), {"algorithm_name": RANDOM})
-    if options.task:
-        raise UserError("--task", "a run, which has its own", fix=f"leave it out, or say --policy {RANDOM}")
     run_dir = Path(options.policy)
     if not (run_dir / CONFIG_FILE).is_file():
         raise UserError(f"--policy {options.policy}", "no run", f"a folder of worldrl train, or '{RANDOM}'")
     agent, config = load_agent(run_dir, options.checkpoint, tell=say)
     name = f"{config.agent}, {options.checkpoint} of seed {config.seed}, {agent.updates} updates"
-    return Source(config, by_agent(agent, not options.mode), {"algorithm_name": name})
+    recorder = by_mode(agent) if options.mode else exploring(agent, config.schedule.epsilon.end)
+    return Source(config, recorder, {"algorithm_name": name})
 
 
 def joined(paths: Sequence[Path]) -> Recorded:
@@ -224,7 +245,7 @@ def joined(paths: Sequence[Path]) -> Recorded:
             found = f"{part.obs} and {part.actions[:2]}"
             raise UserError(str(path), found, f"{first.obs} and {first.actions[:2]}, as {paths[0]} has")
     columns: Columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in first.columns}
-    return first._replace(columns=columns, notes=())
+    return first._replace(columns=columns, notes=(), file_rows=None)
 
 
 def convert(options: argparse.Namespace) -> None:

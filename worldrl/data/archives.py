@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worldrl.data.memory import check_room
-from worldrl.errors import writing
+from worldrl.errors import UserError, writing
 from worldrl.files import damaged, open_file
 
 REFUSED = (  # what a damaged or foreign archive raises
@@ -30,15 +29,13 @@ REFUSED = (  # what a damaged or foreign archive raises
 
 
 def read_archive(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
-    """The arrays with these names.
+    """The arrays with these names; how large they are is known from ``read_shapes``.
 
     Raises:
-        UserError: no archive, one of ``needed`` is missing, an array of something else than numbers, or more of them
-            than the memory that is available.
+        UserError: no archive, one of ``needed`` is missing, or an array of something else than numbers.
     """
     open_file(path).close()
     try:
-        _check_memory(path, {*needed, *optional})
         with np.load(path, allow_pickle=False) as archive:
             missing = [name for name in needed if name not in archive]
             if missing:
@@ -46,22 +43,41 @@ def read_archive(path: Path, needed: Sequence[str], optional: Sequence[str] = ()
             names = [*needed, *(name for name in optional if name in archive)]
             arrays = {name: archive[name] for name in names}
     except REFUSED as error:
-        raise damaged(
-            path, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", "an .npz archive"
-        ) from error
+        raise _no_archive(path, error) from error
     for name, values in arrays.items():
         if not isinstance(values, np.ndarray) or values.dtype.kind not in "biuf":
             raise damaged(f"{path}: '{name}'", f"values of type {getattr(values, 'dtype', 'bytes')}", "numbers")
     return arrays
 
 
+def read_shapes(path: Path, names: Sequence[str]) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Shape and type of those of the arrays that are there: only their headers are read.
+
+    Raises:
+        UserError: no archive, or an array with no header.
+    """
+    open_file(path).close()
+    try:
+        with zipfile.ZipFile(path) as archive:
+            there = [name for name in names if f"{name}.npy" in archive.namelist()]
+            return {name: _header(archive, name) for name in there}
+    except REFUSED as error:
+        raise _no_archive(path, error) from error
+
+
+def _no_archive(path: Path, error: Exception) -> UserError:
+    return damaged(path, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", "an .npz archive")
+
+
+def _header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    with archive.open(f"{name}.npy") as file:
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, kind = read(file)
+    return shape, kind
+
+
 def write_archive(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
     """Write the arrays, compressed. Raises UserError where the system refuses."""
     with writing(path):
         np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
-
-
-def _check_memory(path: Path, names: set[str]) -> None:
-    with zipfile.ZipFile(path) as archive:
-        size = sum(entry.file_size for entry in archive.infolist() if entry.filename.removesuffix(".npy") in names)
-    check_room(path, size)

@@ -21,6 +21,7 @@ Columns = dict[str, Array]  # observation keys, action, reward, is_first, is_ter
 
 BLOCK = 65_536  # rows that are compared at a time
 MOST_CHOICES = 10_000
+FLAT = {"action": "actions", "reward": "rewards", "is_terminal": "terminals"}  # columns as flat files call them
 SLACK = 1e-3  # beyond its bounds an action is taken for rounded, and is clipped
 
 
@@ -33,6 +34,7 @@ class Recorded(NamedTuple):
     reference: tuple[float, float] | None = None  # returns that score 0 and 1
     unit: bool = False
     notes: tuple[str, ...] = ()  # what is worth telling of how it was read
+    file_rows: Array | None = None  # (rows,) of a flat file: its row whose observation this is, or leads to this
 
     @property
     def obs(self) -> dict[str, ObsSpec]:
@@ -61,6 +63,17 @@ class Recorded(NamedTuple):
             ends & ~terminal,
             {key: self.columns[key][arrivals] for key in self.obs},
         )
+
+    def place(self, name: str, row: int) -> str:
+        """Where the number in a row of a column is in the file: rows and episodes are counted from 0."""
+        seen = name in self.obs  # everything else is in the row of the step that led to this one
+        if self.file_rows is not None:
+            number = self.file_rows[row if seen else row - 1]
+            led = seen and row > 0 and self.file_rows[row - 1] == number
+            return f"row {number} of {'next_observations' if led else FLAT.get(name, 'observations')}"
+        start = extent(self.columns).start
+        episode = int(np.searchsorted(start, row, "right")) - 1
+        return f"row {row - start[episode] - (not seen)} of {name}, episode {episode}"
 
     def in_own_units(self) -> Recorded:
         """With actions in the task's own units, where these are known."""
@@ -94,20 +107,41 @@ class Episode(NamedTuple):
     terminal: bool
 
 
-def rows_of_steps(steps: Steps) -> Columns:
-    """The rows of a flat file.
+class Layout(NamedTuple):
+    """Where the steps of a flat file go.
 
     Without next observations, the last step of an episode that does not terminate is left out, for what it leads to is
     unknown. The row that a terminating step leads to then repeats its observation: no value is taken of it.
     """
+
+    begins_at: Array  # (N,) the row that a step is taken in
+    kept: Array  # (N,) bool: whether it has a row to lead to
+    last: Array  # (E,) the last step of each episode
+    final: Array  # (E' <= E,) those of them that are kept
+
+    @property
+    def file_rows(self) -> Array:
+        """(rows,) the step whose observation a row is, or the last step, which leads to it."""
+        times = np.ones(len(self.begins_at), np.int64)
+        times[self.final] += 1
+        return np.repeat(np.arange(len(times)), times)
+
+
+def lay_out(steps: Steps) -> Layout:
+    """The rows that the steps of a flat file take."""
     ends = steps.terminal | steps.timeout | _borders(steps)
-    last = np.flatnonzero(ends)  # (E,) the last step of each episode
+    last = np.flatnonzero(ends)
     known = steps.terminal[last] | (steps.next_obs is not None)  # (E,) whether that step has a row to lead to
     episode: Array = np.cumsum(ends) - ends  # (N,) of each step
-    begins_at = np.arange(len(ends)) + (np.cumsum(known) - known)[episode]  # (N,) the row that a step is taken in
-    kept = ~ends | known[episode]
-    final, arrivals = last[known], begins_at[kept] + 1
-    rows = len(ends) + int(known.sum())
+    begins_at = np.arange(len(ends)) + (np.cumsum(known) - known)[episode]
+    return Layout(begins_at, ~ends | known[episode], last, last[known])
+
+
+def rows_of_steps(steps: Steps, layout: Layout | None = None) -> Columns:
+    """The rows of a flat file, laid out as ``lay_out`` says."""
+    begins_at, kept, last, final = layout or lay_out(steps)
+    arrivals = begins_at[kept] + 1
+    rows = len(begins_at) + len(final)
     following = steps.obs if steps.next_obs is None else steps.next_obs
     columns: Columns = {}
     for key, values in steps.obs.items():
@@ -144,7 +178,7 @@ def rows_of_episodes(episodes: Iterable[Episode]) -> Columns:
     for episode in episodes:
         for name, values in _rows_of_one(episode).items():
             parts.setdefault(name, []).append(values)
-    return {name: np.concatenate(values) for name, values in parts.items()}
+    return {name: np.concatenate(parts.pop(name)) for name in [*parts]}  # each part is given up as soon as it can be
 
 
 def _rows_of_one(episode: Episode) -> Columns:
@@ -198,23 +232,22 @@ def best(columns: Columns, share: float) -> Columns:
 # --- actions ----------------------------------------------------------------------------------------------------------
 
 
-def to_unit(where: object, columns: Columns, low: Array, high: Array) -> Columns:
-    """The columns with actions from [low, high] mapped to [-1, 1].
+def to_unit(where: object, data: Recorded, low: Array, high: Array, fix: str = "") -> Recorded:
+    """The data with actions from [low, high] mapped to [-1, 1].
 
     Raises:
-        UserError: An action beyond its bounds (the row is named).
+        UserError: An action beyond its bounds: where it is in the file, and the ``fix``.
     """
-    action = columns["action"].astype(np.float64)
+    action = data.columns["action"].astype(np.float64)
     unit = 2.0 * (action - low) / (high - low) - 1.0
-    unit[columns["is_first"] > 0] = 0.0  # no action led there
+    unit[data.columns["is_first"] > 0] = 0.0  # no action led there
     beyond = np.abs(unit) > 1.0 + SLACK
     if beyond.any():
-        row, entry = np.argwhere(beyond)[0]
-        found = f"{action[row, entry]:g} in row {row}, entry {entry}"
-        raise UserError(
-            f"actions of {where}", found, f"{low[entry]:g} to {high[entry]:g}", "say data.low and data.high"
-        )
-    return {**columns, "action": np.clip(unit, -1.0, 1.0).astype(np.float32)}
+        row, entry = np.argwhere(beyond)[0].tolist()
+        found = f"{action[row, entry]:g} in {data.place('action', row)}, entry {entry}"
+        raise UserError(f"actions of {where}", found, f"{low[entry]:g} to {high[entry]:g}", fix)
+    scaled = {**data.columns, "action": np.clip(unit, -1.0, 1.0).astype(np.float32)}
+    return data._replace(columns=scaled, unit=True)
 
 
 def from_unit(columns: Columns, low: Array, high: Array) -> Columns:
@@ -226,21 +259,23 @@ def from_unit(columns: Columns, low: Array, high: Array) -> Columns:
 
 def one_hot(where: object, action: Array, size: int) -> Array:
     """(N, size) float32 of the numbers (N,) of alternatives. Raises UserError for a number that is none."""
+    if action.dtype.kind not in "iu":
+        raise UserError(f"actions of {where}", f"{action.dtype} for a choice", "whole numbers, of an integer type")
     if size > MOST_CHOICES:
         raise UserError(f"actions of {where}", f"{size:,} choices", f"{MOST_CHOICES:,} or fewer")
     if len(action) and not (action.min() >= 0 and action.max() < size):
         worst = action.min() if action.min() < 0 else action.max()
-        raise UserError(f"actions of {where}", str(worst), f"0 to {size - 1}")
+        raise UserError(f"actions of {where}", str(worst), f"0 to {size - 1}" if size > 0 else "0 or more")
     rows = np.zeros((len(action), size), np.float32)
     rows[np.arange(len(action)), action.astype(np.int64)] = 1.0
     return rows
 
 
-def check_finite(where: object, columns: Mapping[str, Array]) -> None:
-    """Raise UserError for the first row with a number that is not finite."""
-    for name, values in columns.items():
+def check_finite(where: object, data: Recorded) -> None:
+    """Raise UserError for the first number that is not finite."""
+    for name, values in data.columns.items():
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             row, *entry = np.argwhere(~np.isfinite(values))[0].tolist()
             at = f", entry {entry[0]}" if entry else ""
-            found = f"{values[(row, *entry)]} in row {row}{at} of {name}"
+            found = f"{values[(row, *entry)]} in {data.place(name, row)}{at}"
             raise UserError(str(where), found, "finite numbers", "leave out the episode that it is in")

@@ -16,7 +16,6 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from worldrl.data.memory import check_room
 from worldrl.errors import UserError, writing
 from worldrl.files import damaged, open_file
 
@@ -69,16 +68,35 @@ def shape(parent: h5py.Group, name: str) -> tuple[int, ...]:
     return tuple(_dataset(parent, name).shape)
 
 
-def array(parent: h5py.Group, name: str) -> NDArray[Any]:
-    """An array of numbers inside of a group.
+def nbytes(parent: h5py.Group, name: str) -> int:
+    """Bytes of an array that ``array`` would read."""
+    return _size(_dataset(parent, name))
+
+
+def array(parent: h5py.Group, name: str, most: int) -> NDArray[Any]:
+    """An array of numbers inside of a group, of at most so many bytes, for which there is room.
 
     Raises:
-        UserError: it is not there, holds something else than numbers, lies elsewhere, needs a plug-in, or is larger
-            than the memory that is available.
+        UserError: it is not there, holds something else than numbers, lies elsewhere, needs a plug-in, or is larger.
     """
     found = _dataset(parent, name)
-    check_room(_place(parent, name), found.size * found.dtype.itemsize)
+    if _size(found) > most:
+        raise damaged(_place(parent, name), f"shape {found.shape}", "as many rows as the other arrays have")
     return np.asarray(found[()])
+
+
+def stored_shape(parent: h5py.Group, name: str) -> tuple[int, ...]:
+    """The shape of an array of numbers, or of rows of bytes."""
+    return tuple(_dataset(parent, name, of_bytes=True).shape)
+
+
+def byte_rows(parent: h5py.Group, name: str) -> Iterator[NDArray[np.uint8]]:
+    """Rows of bytes, of one length (N, L) or of N lengths, one by one. Raises UserError as ``array``."""
+    found = _dataset(parent, name, of_bytes=True)
+    if found.dtype.kind != "O" and (found.ndim, found.dtype) != (2, np.uint8):
+        raise damaged(_place(parent, name), f"{found.dtype} of shape {found.shape}", "rows of bytes")
+    for i in range(len(found)):
+        yield np.asarray(found[i], np.uint8)
 
 
 def text(value: Any) -> str:
@@ -93,11 +111,15 @@ def parsed(value: Any) -> Any:
     return None
 
 
-def _dataset(parent: h5py.Group, name: str) -> h5py.Dataset:
+def _size(found: h5py.Dataset) -> int:
+    return int(found.size) * found.dtype.itemsize
+
+
+def _dataset(parent: h5py.Group, name: str, of_bytes: bool = False) -> h5py.Dataset:
     found = _own(parent, name)
     if not isinstance(found, h5py.Dataset):
         raise damaged(_place(parent, name), "a group", "an array")
-    if found.dtype.kind not in "biuf":
+    if found.dtype.kind not in "biuf" and not (of_bytes and h5py.check_vlen_dtype(found.dtype) == np.uint8):
         raise damaged(_place(parent, name), f"values of type {found.dtype}", "numbers")
     if found.is_virtual or found.external:
         raise damaged(_place(parent, name), "an array that lies in another file", "one in this file")

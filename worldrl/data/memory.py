@@ -12,12 +12,12 @@ from worldrl.errors import UserError
 GIB = 2**30
 
 
-def check_room(where: object, size: int) -> None:
+def check_room(where: object, size: int, fix: str = "write fewer of its episodes into a new data set") -> None:
     """Raise UserError, which ``where`` begins, if ``size`` bytes are more than this machine has left."""
     free = available_bytes(torch.device("cpu"))
     if free is not None and size > free:
         memory = f"at most the {free / GIB:.2f} GiB that are available"
-        raise UserError(str(where), f"{size / GIB:.2f} GiB of data", memory, "use a smaller part of the data")
+        raise UserError(str(where), f"data that need {size / GIB:,.2f} GiB to be read", memory, fix)
 
 
 def available_bytes(device: torch.device) -> int | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 
 import numpy as np
 
-from worldrl.envs.images import opencv
+from worldrl.data.jpeg import opencv
 from worldrl.errors import UserError, unknown
 from worldrl.fields import OneOf, Range, ranges
 

@@ -51,7 +51,7 @@ class DQN(Head):
         adam_eps: Positive = 1e-8
         grad_clip: NotNegative = 0.0
         gamma: Share = 0.99
-        steps: Annotated[int, Range(1, 1_000)] = 1  # n of the returns; replay.length must be n + 1 or more
+        steps: Annotated[int, Range(1, 1_000)] = 1  # n of the returns, of windows with n + 1 rows for the head
         target_period: Samples = 100  # updates between two copies of Q
         double: bool = False  # the online Q chooses, the target values
         huber: bool = False  # Huber's loss in place of the square

@@ -17,7 +17,7 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Tensor
 
-from worldrl.fields import NotNegative, Range, Rate
+from worldrl.fields import NotNegative, OfUpdates, Range, Rate
 from worldrl.heads.fitted import Weighted, WeightedSettings
 from worldrl.heads.transitions import Transition, transitions
 from worldrl.nn.build import scalar_network
@@ -34,7 +34,8 @@ class IQL(Weighted):
         value_lr: Rate = 3e-4
         expectile: Annotated[float, Range(0, 1, above=True)] = 0.7  # tau: 0.5 is the mean
         beta: NotNegative = 3.0  # of the advantages; 0: cloning
-        decay_updates: Annotated[int, Range(0, 1e12)] = 1_000_000  # until the actor's rate is zero; 0: it stays
+        # Updates until the actor's rate is zero; 0: it stays.
+        decay_updates: Annotated[int, Range(0, 1e12), OfUpdates(whole=True)] = 0
 
     config: IQL.Config
     compiled: ClassVar[tuple[str, ...]] = ("judged", "value_loss", "fit_loss", "td_target", "critic_loss")

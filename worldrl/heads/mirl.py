@@ -4,7 +4,8 @@ Soft Q-learning under a prior over actions that is learned: the optimal one is t
 and then what is paid for is the mutual information of states and actions. Useless actions lose their prior, and
 entropy is not spent on them. In every update, after the step on Q with the loss L:
 
-    pi_0 <- (1 - alpha) pi_0 + alpha mean_s pi(. | s)            s of the newest rows; the first update takes the mean
+    pi_0 <- (1 - alpha) pi_0 + alpha mean_s pi(. | s)            s of the newest rows in which the agent acts;
+                                                                 the first update takes the mean
     L    <- (1 - kappa) L + kappa E (Q(s, a) - y)^2
     beta <- (1 - alpha_beta) beta + alpha_beta c / L             within its limits
 
@@ -40,8 +41,16 @@ class MIRL(SoftQ):
         prior_rows: Annotated[int, Range(1, 1_000_000_000)] = 1_000  # how many rows count as the newest
 
         def __post_init__(self) -> None:
-            if not 0 < self.beta_limits[0] <= self.beta_limits[1]:
+            super().__post_init__()
+            low, high = self.beta_limits
+            if not 0 < low <= high:
                 raise wrong("head.beta_limits", self.beta_limits, "[low, high] above 0")
+            if self.beta_rate and not low <= self.beta <= high:
+                fix = "head.beta_rate=0 keeps it where it is"
+                raise wrong("head.beta", self.beta, f"a start within head.beta_limits, {low:g} to {high:g}", fix)
+            if self.entropy_bonus and (self.prior_rate or self.beta_rate):
+                fix = "use head=soft_q for the entropy"
+                raise wrong("head.entropy_bonus", True, "false: information is paid for, by a prior that moves", fix)
 
     config: MIRL.Config
     loss: Tensor
@@ -68,7 +77,7 @@ class MIRL(SoftQ):
         metrics = super().adapt(squared, batch, belief, model, extra)
         c = self.config
         if c.prior_rate:
-            self.prior.copy_(self.moved_prior(self.newest(batch, belief, model, extra)))
+            self.prior.copy_(self.moved_prior(*self.newest(batch, belief, model, extra)))
             metrics["policy/prior_entropy"] = -(self.prior * self.log_prior()).sum()
         if c.beta_rate:
             self.loss.copy_(self.started_or(1.0, c.loss_rate).mul(squared - self.loss).add(self.loss))
@@ -77,18 +86,23 @@ class MIRL(SoftQ):
         self.started.fill_(1.0)
         return metrics
 
-    def newest(self, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra) -> Tensor:
-        """Features (B, T, F) of the rows whose policy moves the prior, filtered by the belief as it is now."""
-        if "recent" not in extra:
-            return belief.feat
-        recent, _, _ = model.observe(extra["recent"], 0, learn=False)
-        return recent.feat
+    def newest(self, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra) -> tuple[Tensor, Tensor]:
+        """The rows whose policy moves the prior: features (B, T, F) by the belief as it is now; (B, T) 0 at an end."""
+        if "recent" in extra:
+            belief, _, _ = model.observe(extra["recent"], 0, learn=False)
+            batch = extra["recent"].drop_rows(model.lost_rows)
+        return belief.feat, 1.0 - batch.is_terminal
 
     @torch.no_grad()
-    def moved_prior(self, feat: Tensor) -> Tensor:
-        """(A,): the prior, a step closer to the marginal of pi over these rows (B, T, F)."""
-        marginal = self.log_pi(self.q(feat)).exp().flatten(0, -2).mean(0)
-        moved = self.prior.lerp(marginal, self.started_or(1.0, self.config.prior_rate))
+    def moved_prior(self, feat: Tensor, acts: Tensor) -> Tensor:
+        """(A,): the prior, a step closer to the marginal of pi over these rows (B, T, F).
+
+        Those where ``acts`` (B, T) is 0 do not count; if none does, nothing moves.
+        """
+        policy = self.log_pi(self.q(feat)).exp()  # (B, T, A)
+        marginal = (policy * acts[..., None]).sum((0, 1)) / acts.sum().clamp(min=1.0)
+        rate = self.started_or(1.0, self.config.prior_rate) * (acts.sum() > 0)
+        moved = self.prior.lerp(marginal, rate)
         return moved / moved.sum()  # what is rounded off does not add up
 
     def started_or(self, first: float, rate: float) -> Tensor:

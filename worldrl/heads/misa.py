@@ -28,7 +28,7 @@ is exact for a choice.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -38,7 +38,7 @@ from torch import Tensor, nn
 
 from worldrl.estimators.hamiltonian import chain_noise, run_chains, usual_step
 from worldrl.estimators.mutual_information import NORMALISERS, log_partition
-from worldrl.fields import Layers, NotNegative, Range, Rate, Samples, Share, SomeLayers, Width
+from worldrl.fields import Layers, NotNegative, OfUpdates, Range, Rate, Samples, Share, SomeLayers, Width
 from worldrl.heads.cql import CQL, Proposed, against, log_weight, state_weights
 from worldrl.heads.sac import require_exact_density
 from worldrl.heads.transitions import ActorStates, Transition, transitions
@@ -48,6 +48,7 @@ from worldrl.nn.optim import CosineDecay, Optimizer, polyak
 from worldrl.types import Batch, Belief, BeliefModel, Draw, Extra, MakePolicy, Metrics, Sizes
 
 ADAPTATION = 0.05  # of log step, per update and unit of acceptance
+POOR = 0.3  # an acceptance below it is told
 SHORTEST = 0.03  # step, in units of the usual one
 
 
@@ -87,7 +88,7 @@ class Energies(NamedTuple):
 
 
 class MISA(CQL):
-    """The head of MISA. The defaults are the released program's."""
+    """The head of MISA. The defaults are the released program's; learning rates decay as in the paper."""
 
     @dataclass(frozen=True)
     class Config(CQL.Config):
@@ -98,7 +99,8 @@ class MISA(CQL):
         policy_std: Literal["softplus", "log"] = "log"
         grad_clip: NotNegative = 0.0
         actor_lr: Rate = 1e-4
-        decay_updates: Annotated[int, Range(0, 1e12)] = 0  # until actor and critics learn no more; 0: the rates stay
+        # Updates until the rates of actor, critics and energy are zero; 0: they stay.
+        decay_updates: Annotated[int, Range(0, 1e12), OfUpdates(whole=True)] = 0
         variant: Literal["misa", "dv", "f", "ba", "no_ba", "biased", "t"] = "misa"
         samples: Samples = 50  # k
         entropy_weight: NotNegative = 0.5  # w
@@ -208,6 +210,15 @@ class MISA(CQL):
         """log p_s (1, B, S) of noise (1, B, S, A), up to a constant."""
         energy = (self.energy or self.critic)(states.feat, drawing(noise).action, frozen=True).amin(0)
         return energy - 0.5 * noise.square().sum(-1)
+
+    def advice(self, metrics: Mapping[str, float]) -> str:
+        accepted = metrics.get("sampler/acceptance", 1.0)
+        if accepted >= POOR:
+            return ""
+        fix = "scale the rewards down (data.reward=min_max or range_1000), or say head.sampler=snis"
+        if not self.config.acceptance:
+            fix = f"say head.acceptance={MISA.Config.acceptance}, which shortens its steps"
+        return f"sampler/acceptance is {accepted:.2f}: the samples of eq. 15 are hardly those of p_s; {fix}"
 
     def adapt(self, acceptance: Tensor) -> None:
         """Lengthen or shorten the next update's leapfrogs."""

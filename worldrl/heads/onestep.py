@@ -24,7 +24,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from worldrl.fields import Positive, Range, Rate, Samples
+from worldrl.fields import OfUpdates, Positive, Range, Rate, Samples
 from worldrl.heads.fitted import Weighted, WeightedSettings
 from worldrl.heads.transitions import Transition, followed
 from worldrl.nn.functional import masked_mean
@@ -39,7 +39,7 @@ class OneStep(Weighted):
     class Config(WeightedSettings):
         critics: Annotated[int, Range(1, 100)] = 1
         behavior_lr: Rate = 3e-4
-        evaluation_updates: Annotated[int, Range(1, 1e12)] = 500_000  # then the policy improves
+        evaluation_updates: Annotated[int, Range(1, 1e12), OfUpdates(0.5)] = 500_000  # then the policy improves
         improvement: Literal["reverse_kl", "weighted"] = "reverse_kl"
         alpha: Positive = 1.0  # weight of the KL divergence; the weights are exp(u / alpha)
         samples: Samples = 10  # of pi or beta in each state

@@ -7,7 +7,8 @@ The maximum of DQN is softened at an inverse temperature beta, under a prior pi_
 
 Here beta is constant and pi_0 uniform. ``mirl`` learns both. With beta to infinity this is DQN. A policy is paid for
 its entropy in published soft Q-learning, and here for the lack of its divergence from the uniform policy: V is smaller
-by log A / beta, in every step (``entropy_bonus`` restores it).
+by log A / beta, in every step (``entropy_bonus`` restores it). Returns are of one step: those of n steps would be of
+the rewards of pi, less its divergence in every state on the way, and the data are of a greedy agent.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from worldrl.errors import wrong
 from worldrl.fields import Positive
 from worldrl.heads.dqn import DQN
 from worldrl.nn.functional import masked_mean
@@ -32,6 +34,10 @@ class SoftQ(DQN):
     class Config(DQN.Config):
         beta: Positive = 10.0  # inverse temperature, per unit of reward
         entropy_bonus: bool = False  # log-sum-exp in place of log-mean-exp
+
+        def __post_init__(self) -> None:
+            if self.steps > 1:
+                raise wrong("head.steps", self.steps, "1: a soft value is of one step", "use head=dqn for more")
 
     config: SoftQ.Config
     beta: Tensor
@@ -73,8 +79,7 @@ class SoftQ(DQN):
     @torch.no_grad()
     def adapt(self, squared: Tensor, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra) -> Metrics:
         """Nothing moves: how far pi is from the prior, and its entropy, in nats."""
-        log_pi = self.log_pi(self.q(belief.feat))
-        mask = torch.ones_like(batch.reward)
-        entropy = -masked_mean((log_pi.exp() * log_pi).sum(-1), mask)
-        divergence = masked_mean((log_pi.exp() * (log_pi - self.log_prior())).sum(-1), mask)
+        log_pi, acts = self.log_pi(self.q(belief.feat)), 1.0 - batch.is_terminal
+        entropy = -masked_mean((log_pi.exp() * log_pi).sum(-1), acts)
+        divergence = masked_mean((log_pi.exp() * (log_pi - self.log_prior())).sum(-1), acts)
         return {"policy/entropy": entropy, "policy/information": divergence, "policy/beta": self.beta.clone()}

@@ -22,7 +22,7 @@ from worldrl.data.settings import DataConfig
 from worldrl.errors import UserError
 from worldrl.runs.checkpoint import MANIFEST, STATE, Checkpoints, restoring
 from worldrl.runs.transfer import decode_spec
-from worldrl.types import EnvSpec
+from worldrl.types import EnvSpec, choice
 
 
 class Rewards(NamedTuple):
@@ -62,20 +62,20 @@ def load_rows(config: DataConfig, env: EnvSpec | None = None) -> Rows:
     """
     path = Path(config.name)
     found = read_data(path)
-    check_finite(path, found.columns)
-    columns = _in_unit(path, config, found, env)
-    columns = best(columns, config.top)
+    check_finite(path, found)
+    if env is not None:
+        found = _with_choices(path, found, env)
+        _check_kind(path, found.spec(), env)
+    found = _in_unit(path, config, found, env)
+    columns = best(found.columns, config.top)
     rewards = _rewards(config.reward, columns)
     columns = {**columns, "reward": rewards(columns["reward"], columns["is_first"])}
-    spec = found.spec()
-    if env is not None:
-        _check_kind(path, spec, env)
     crc = checksum(columns)
     if config.checksum not in ("", crc):
         fix = "put the old data back, or start a new run"
         raise UserError(f"data={path}", f"rows with checksum {crc}", f"{config.checksum}, as before", fix)
     episodes = len(extent(columns).start)
-    return Rows(columns, spec, rewards, config.reference or found.reference, crc, episodes, found.notes)
+    return Rows(columns, found.spec(), rewards, config.reference or found.reference, crc, episodes, found.notes)
 
 
 def read_data(path: Path) -> Recorded:
@@ -98,7 +98,8 @@ def read_run(run_dir: Path) -> Recorded:
     with restoring(folder / STATE):
         spec = decode_spec(state["spec"])
     n = config.env.num_envs
-    check_room(run_dir, nbytes(spec, checkpoints.rows(folder)))
+    fewer = "record episodes by it: worldrl data make --policy, with fewer --steps than its replay has rows"
+    check_room(run_dir, nbytes(spec, checkpoints.rows(folder)), fewer)
     replay = Replay(spec, max(2 * n, checkpoints.rows(folder)), n)
     if not checkpoints.load_replay(folder, replay) or not len(replay):
         raise UserError(str(run_dir), f"no replay in {folder.name}", f"one with {MANIFEST}", "checkpoint.replay=true")
@@ -115,11 +116,26 @@ def _one_stream(columns: Mapping[str, NDArray[Any]]) -> Columns:
     return {name: np.swapaxes(values, 0, 1).reshape(-1, *values.shape[2:]) for name, values in whole.items()}
 
 
-def _in_unit(path: Path, config: DataConfig, found: Recorded, env: EnvSpec | None) -> Columns:
-    """The columns with actions in [-1, 1]; bounds that the file does not know are the settings', or the task's."""
+def _with_choices(path: Path, found: Recorded, env: EnvSpec) -> Recorded:
+    """As many choices as the task has, where the file names only those that were made."""
+    n, more = found.actions.size, env.actions.size - found.actions.size
+    if found.unit or not more or {found.actions.kind, env.actions.kind} != {"choice"}:
+        return found
+    if more < 0:
+        row = int(found.columns["action"][:, env.actions.size :].any(1).argmax())
+        number = found.columns["action"][row].argmax()
+        at, expected = found.place("action", row), f"0 to {env.actions.size - 1}, as {env.task} has"
+        raise UserError(f"actions of {path}", f"{number} in {at}", expected, "choose another task or data set")
+    padded = np.pad(found.columns["action"], ((0, 0), (0, more)))
+    return found._replace(columns={**found.columns, "action": padded}, actions=choice(n + more))
+
+
+def _in_unit(path: Path, config: DataConfig, found: Recorded, env: EnvSpec | None) -> Recorded:
+    """The data with actions in [-1, 1]; bounds that the file does not know are the settings', or the task's."""
     if found.unit or found.actions.kind == "choice":
-        return found.columns
-    known = env.actions if env is not None and env.actions.low and len(env.actions.low) == found.actions.size else None
+        _refuse_bounds(path, config, found)
+        return found
+    known = env.actions if env is not None and env.actions.low else None
     low = np.full(found.actions.size, -1.0) if known is None else np.array(known.low)
     high = np.full(found.actions.size, 1.0) if known is None else np.array(known.high)
     if config.low is not None:
@@ -132,7 +148,15 @@ def _in_unit(path: Path, config: DataConfig, found: Recorded, env: EnvSpec | Non
     if config.low is None and (low < 0).all() and action.min() >= 0 and action.max() > 0:
         cure = f"data.low=0 if they begin there, data.low={low[0]:g} if they do not"
         raise UserError(f"actions of {path}", f"none below 0 (to {action.max():g})", f"{low[0]:g} to {high[0]:g}", cure)
-    return to_unit(path, found.columns, low, high)
+    return to_unit(path, found, low, high, "say data.low and data.high")
+
+
+def _refuse_bounds(path: Path, config: DataConfig, found: Recorded) -> None:
+    """Bounds that would be ignored."""
+    for key, value in (("data.low", config.low), ("data.high", config.high)):
+        if value is not None:
+            why = "which are choices" if found.actions.kind == "choice" else "whose bounds are known"
+            raise UserError(key, f"{value:g} for the actions of {path}, {why}", fix="leave it out")
 
 
 def _rewards(name: str, columns: Columns) -> Rewards:
@@ -158,6 +182,9 @@ def _check_kind(path: Path, data: EnvSpec, env: EnvSpec) -> None:
     ):
         if found != expected:
             fix = "choose another task, env.obs or data set"
+            if data.actions.kind != env.actions.kind and what == "actions":
+                form = "(N,) of an integer type" if env.actions.kind == "choice" else "(N, A) of floats"
+                fix = f"in a file, actions of a {env.actions.kind} are {form}; or choose another task"
             raise UserError(f"data={path}", f"{what} {found}", f"{expected}, as {env.task} has", fix)
 
 

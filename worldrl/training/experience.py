@@ -28,7 +28,8 @@ import torch
 from worldrl.acting.episodes import VIDEO_SIZE
 from worldrl.agent import Agent
 from worldrl.config import Config
-from worldrl.data.replay import Replay, choose_replay_device
+from worldrl.data.memory import GIB, available_bytes
+from worldrl.data.replay import Replay, Windows, choose_replay_device, nbytes
 from worldrl.envs import describe_backend, gl_string, make_envs
 from worldrl.envs.make import describe, make_env
 from worldrl.errors import UserError
@@ -121,6 +122,13 @@ class Experience(Protocol):
 
     def sample(self, batch: int, length: int, needs: Needs) -> tuple[Batch, Extra]:
         """Draw a slice of ``batch`` windows of ``length`` rows, and what a head needs in addition to it."""
+        ...
+
+    def drawn(self, back: int) -> dict[str, Windows]:
+        """The windows of the slice of ``back`` updates ago (1: the last), by where they lie: "replay", "data".
+
+        Those that are forgotten are left out.
+        """
         ...
 
     def state(self) -> dict[str, Any]:
@@ -281,6 +289,9 @@ class Stream:
         slice_ = self.replay.sample(batch, length, agent.device)
         return slice_, self.replay.sample_extra(needs, length, agent.model.lost_rows, agent.device)
 
+    def drawn(self, back: int) -> dict[str, Windows]:
+        return _drawn("replay", self.replay, back)
+
     def state(self) -> dict[str, Any]:
         return {
             "frames": self.frames,
@@ -368,6 +379,7 @@ class DataSet:
         if agent.normalizer is not None and not self.config.init_from:
             agent.normalizer.fit(self._columns)
         place = choose_replay_device(self.spec, rows, agent.device, self.config.replay.device)
+        _check_room(self.config, self.spec, rows, place)
         self.replay = Replay(self.spec, rows, device=place, seed=self.config.seed)
         self.replay.extend({name: column[:, None] for name, column in self._columns.items()})
         self._columns = {}
@@ -404,6 +416,9 @@ class DataSet:
         agent, needs = self.agent, needs._replace(recent_actions=len(self))
         slice_ = self.replay.sample(batch, length, agent.device)
         return slice_, self.replay.sample_extra(needs, length, agent.model.lost_rows, agent.device)
+
+    def drawn(self, back: int) -> dict[str, Windows]:
+        return _drawn("data", self.replay, back)
 
     def state(self) -> dict[str, Any]:
         return {"now": self.now, "owed": self.owed, "draws": self.replay.draws}
@@ -504,6 +519,9 @@ class Mixed(Stream):
             extra["td"] = _in_turns(*found)
         return _in_turns(old, new), extra
 
+    def drawn(self, back: int) -> dict[str, Windows]:
+        return {**super().drawn(back), **self.data.drawn(back)}
+
     def state(self) -> dict[str, Any]:
         return {**super().state(), "data": self.data.state(), "has_acted": self.has_acted}
 
@@ -535,6 +553,12 @@ def _described(config: Config) -> EnvSpec:
         return describe(env, config.env)
 
 
+def _drawn(name: str, replay: Replay, back: int) -> dict[str, Windows]:
+    """Windows of a replay, if there are any and they are not forgotten."""
+    found = replay.recent[-back] if 0 < back <= len(replay.recent) else None
+    return {} if found is None or not len(found.starts) else {name: found}
+
+
 def _in_turns(*parts: Batch) -> Batch:
     """The windows of all parts, evenly spread: a model may learn from the first windows of a batch only."""
     if len(parts) == 1:
@@ -543,6 +567,18 @@ def _in_turns(*parts: Batch) -> Batch:
     order = torch.from_numpy(np.argsort(places, kind="stable")).to(parts[0].reward.device)
     obs = {key: torch.cat([part.obs[key] for part in parts])[order] for key in parts[0].obs}
     return Batch(obs, *(torch.cat(columns)[order] for columns in zip(*(part[1:] for part in parts), strict=True)))
+
+
+def _check_room(config: Config, spec: EnvSpec, rows: int, place: torch.device) -> None:
+    """Refuse data that do not fit into the memory of the device where they are to lie."""
+    needed, free = nbytes(spec, rows), available_bytes(place)
+    if free is None or needed <= free:
+        return
+    found = f"{rows:,} rows, which need {needed / GIB:.2f} GiB in addition to what is read"
+    expected = f"at most the {free / GIB:.2f} GiB that are available on {place}"
+    fewer = f"data.top={0.9 * config.data.top * free / needed:.2g} keeps only its best episodes"
+    fix = "say replay.device=cpu" if place.type == "cuda" else f"write a smaller data set; {fewer}"
+    raise UserError(f"data={config.data.name}", found, expected, fix)
 
 
 def _check_rows(place: str, rows: int, setting: str, agent: Agent) -> None:

@@ -49,7 +49,7 @@ from worldrl.training.experience import Experience, make_experience
 from worldrl.training.progress import Meter, Progress
 from worldrl.training.signals import Stopped, heeding_signals
 from worldrl.training.speed import make_update
-from worldrl.types import Needs
+from worldrl.types import Needs, Part
 
 MakeExperience = Callable[[Config], Experience]
 
@@ -117,6 +117,7 @@ class Trainer:
         self.meter, self.timer = Meter(self.agent.device), Timer()
         self.checkpoints = Checkpoints(run_dir)
         self.stop_signal, self.fresh = 0, saved is None
+        self.advised: set[Part] = set()  # parts that have spoken of their metrics
         self.patient = False  # whether the evaluation that is due has failed before
         self.source: Path | None = None  # the checkpoint that the belief model was taken from
         position = None
@@ -323,8 +324,17 @@ class Trainer:
         }
         self._window = (now, frames, updates)
         self.timer.reset()
-        self._record({**self.meter.mean(), "replay/size": len(self.experience), **speed}, tensorboard=not last)
+        means = self.meter.mean()
+        self._record({**means, "replay/size": len(self.experience), **speed}, tensorboard=not last)
+        self._advise(means)
         self.meter.reset()
+
+    def _advise(self, means: dict[str, float]) -> None:
+        """What a part has to say of its metrics, once each."""
+        for part in (self.agent.model, self.agent.head):
+            if part not in self.advised and (line := part.advice(means)):
+                self.advised.add(part)
+                self.progress.say(line)
 
     def _record(self, values: dict[str, float], tensorboard: bool = True) -> None:
         frames, agent_steps = self.experience.counters()
@@ -433,17 +443,15 @@ class Trainer:
             return
         name, update = found
         path = self.run_dir / NON_FINITE
-        back = self.agent.updates - update + 1
-        draws = self.experience.replay.recent
-        draw = draws[-back] if 0 < back <= len(draws) else None
+        drawn = self.experience.drawn(self.agent.updates - update + 1)
         needs = self.agent.head.needs
         lost = [key for key, n in (("td", needs.td_batch), ("recent", needs.recent_batch)) if n]
-        window = None if draw is None else _jsonable(draw._asdict())
-        report = {"loss": name, "update": update, "window": window, "draws_not_kept": lost}
+        windows = {place: _jsonable(each._asdict()) for place, each in drawn.items()}
+        report = {"loss": name, "update": update, "windows": windows, "draws_not_kept": lost}
         beside = f"; what was drawn beside it, {', '.join(lost)}, is not kept" if lost else ""
         path.write_text(json.dumps(report) + "\n")
         last = self.checkpoints.latest()
-        told = f"training stopped; the slice is named in {path} (Replay.window rebuilds it{beside})"
+        told = f"training stopped; the rows of its batch are named in {path} (Replay.window rebuilds them{beside})"
         fix = f"{told}; last good checkpoint: {last or 'none yet'}"
         raise Diverged(f"{name} was not finite at update {update}", fix=fix)
 

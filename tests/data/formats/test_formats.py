@@ -85,7 +85,27 @@ def test_whole_numbers_are_choices(tmp_path: Path) -> None:
 
 def test_references_of_d4rl_go_by_the_name_of_the_file(tmp_path: Path) -> None:
     assert d4rl.read(npz(tmp_path / "hopper-medium-v2.npz", arrays())).reference == (-20.272305, 3234.3)
-    assert d4rl.read(npz(tmp_path / "mine.npz", arrays())).reference is None
+    for name in ("hopper_medium_replay-v2", "pen-human-v1", "antmaze-umaze-diverse-v2", "kitchen-mixed-v0"):
+        assert d4rl.read(npz(tmp_path / f"{name}.npz", arrays())).reference is not None
+    for name in (
+        "mine",
+        "hopper-v5",
+        "hopper-medium-v5",
+        "hopper-medium-v2-mine",
+        "maze2d-large-v1",
+        "my-hopper-medium-v2",
+    ):
+        assert d4rl.read(npz(tmp_path / f"{name}.npz", arrays())).reference is None
+
+
+def test_the_shape_of_an_array_is_read_without_its_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    large = {**arrays(True), "observations": np.zeros((15, 64, 64, 3), np.uint8)}
+    path = npz(tmp_path / "a.npz", large)
+    with monkeypatch.context() as patch:
+        patch.setattr(np, "load", None)
+        assert d4rl.world(path)["env.obs"] == "pixels"
+    with pytest.raises(UserError):
+        d4rl.world(npz(tmp_path / "b.npz", {"rewards": np.zeros(3)}))
 
 
 def _external(path: Path) -> None:
@@ -226,6 +246,38 @@ def test_minari_reads_what_was_written(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")  # what it would like to be told
+@pytest.mark.parametrize("plain", [True, False], ids=["of one length", "of many lengths"])
+def test_images_that_minari_codes_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plain: bool) -> None:
+    library = pytest.importorskip("minari")
+    spaces = pytest.importorskip("gymnasium").spaces
+    monkeypatch.setenv(minari.ROOT, str(tmp_path))
+    rng, ramp = np.random.default_rng(0), np.linspace(0, 200, 64)
+    images = np.broadcast_to((ramp[:, None, None] + ramp[:3] * 9)[None], (4, 64, 64, 3)).astype(np.uint8).copy()
+    if not plain:
+        images[1:, :32] = rng.integers(0, 255, (3, 32, 64, 3))
+    buffer = library.data_collector.EpisodeBuffer(
+        observations=images,
+        actions=np.zeros((3, 1), np.float32),
+        rewards=[1.0, 2.0, 3.0],
+        terminations=[False] * 3,
+        truncations=[False, False, True],
+    )
+    space = spaces.Box(0, 255, (64, 64, 3), np.uint8)
+    about = {"observation_space": space, "action_space": spaces.Box(-1, 1, (1,)), "algorithm_name": "x"}
+    written = library.create_dataset_from_buffers("coded-v0", [buffer], **about)
+    with h5py.File(tmp_path / "coded-v0" / "data" / minari.FILE) as opened:
+        stored = opened["episode_0/observations"]
+        assert (stored.dtype.kind == "O") is not plain
+    found = minari.read(tmp_path / "coded-v0")
+    assert found.notes == (minari.LOSSY,)
+    assert minari.world(tmp_path / "coded-v0")["env.obs"] == "pixels"
+    theirs = next(written.iterate_episodes()).observations
+    assert np.abs(found.columns["pixels"].astype(int) - theirs).max() <= 2  # two decoders of one file
+    library.create_dataset_from_buffers("kept-v0", [buffer], jpeg_encoding=False, **about)
+    np.testing.assert_array_equal(minari.read(tmp_path / "kept-v0").columns["pixels"], images)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # what it would like to be told
 def test_what_minari_writes_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Observations by name, a choice of actions, episodes of its own collector's buffers."""
     library = pytest.importorskip("minari")
@@ -285,6 +337,29 @@ def test_a_description_that_lacks_something_is_one_line(tmp_path: Path, changes:
     with pytest.raises(UserError) as refused:
         minari.read(path)
     assert minari.METADATA in refused.value.where
+
+
+def test_a_shape_that_is_too_large_allocates_nothing(tmp_path: Path) -> None:
+    huge = json.dumps({"type": "Box", "shape": [10**12], "low": 0.0, "high": 1.0})
+    with pytest.raises(UserError) as refused:
+        minari.read(described(tmp_path / "a", action_space=huge))
+    assert refused.value.found == "1,000,000,000,000 numbers"
+    for name, found in (("observations", "GiB"), ("actions", "shape (1000000000000, 2)")):
+        minari.write(tmp_path / name, DATA)
+        with h5py.File(tmp_path / name / "data" / minari.FILE, "a") as file:
+            del file[f"episode_1/{name}"]  # 16 TB of zeros take no room in a file
+            file.create_dataset(f"episode_1/{name}", (10**12, 2), "f8", chunks=(10**6, 2))
+        with pytest.raises(UserError) as refused:
+            minari.read(tmp_path / name)
+        assert found in refused.value.found
+
+
+def test_actions_beyond_the_bounds_of_a_description_are_told_where_these_are(tmp_path: Path) -> None:
+    narrow = json.dumps({"type": "Box", "shape": [1], "low": [-0.1], "high": [0.1]})
+    with pytest.raises(UserError) as refused:
+        minari.read(described(tmp_path / "a", action_space=narrow))
+    assert "of action, episode 0" in refused.value.found
+    assert "action_space" in refused.value.fix
 
 
 def test_an_id_is_told_where_minari_keeps_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,6 +85,8 @@ def test_what_is_seen_is_the_larger_of_the_last_two_frames() -> None:
     obs = env.step(np.eye(6, dtype=np.float32)[1])[0]
     pooled = np.maximum(frames[-1], frames[-2])
     np.testing.assert_array_equal(obs["pixels"], env._observe(pooled)["pixels"])
+    np.testing.assert_array_equal(obs["pixels"], env.render())
+    np.testing.assert_array_equal(env.video_frame(256, 336), pooled)  # a film does not flicker either
     assert obs["pixels"].shape == (64, 64, 3)
     grey = pooled.astype(np.float64) @ [0.299, 0.587, 0.114]
     assert obs["state"].shape == (84, 84, 1)

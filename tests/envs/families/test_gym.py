@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from worldrl.envs import EnvConfig, make_envs, rendering
+from worldrl.envs.families import gym
 from worldrl.envs.families.gym import GymEnv, canonical_name, claims
 from worldrl.envs.images import resize
 from worldrl.errors import UserError
@@ -134,6 +135,21 @@ def test_a_grid_keeps_its_shape_and_is_copied() -> None:
     assert second[2, 1, 2] == 2
 
 
+def test_an_image_is_no_state() -> None:
+    with pytest.raises(UserError) as refused:
+        GymEnv("toy_envs:BigImage", "state", 1)
+    assert "32 x 32" in refused.value.expected
+    assert refused.value.fix == "use env.obs=pixels"
+
+
+def test_a_grid_of_bytes_is_scaled_to_the_unit_interval() -> None:
+    env = GymEnv("toy_envs:ByteBoard", "state", 1)
+    env.reset(seed=0)
+    seen = env.step(np.zeros(1, np.float32))[0]["state"]
+    assert seen.dtype == env.observation_space["state"].dtype == np.float32
+    np.testing.assert_array_equal(seen, np.broadcast_to(np.float32([0, 0.2, 1, 0.25]), (3, 2, 4)))
+
+
 def test_an_environment_may_write_into_its_action(monkeypatch: pytest.MonkeyPatch) -> None:
     env = GymEnv("toy_envs:Count", "state", 3)
     seen = []
@@ -240,6 +256,21 @@ def test_a_module_that_fails_is_told_in_one_line(
     with pytest.raises(UserError, match=message.format(module)) as caught:
         GymEnv(f"{module}:Env", "state")
     assert "\n" not in str(caught.value)
+
+
+def test_tasks_that_a_newer_mujoco_breaks_are_told_with_the_cure(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module in the place of gymnasium-robotics' own, which asserts MuJoCo's types."""
+    file = tmp_path / gym.ROBOTICS
+    file.parent.mkdir(parents=True)
+    file.write_text("def check():\n    assert False\n")
+    monkeypatch.syspath_prepend(file.parent)
+    (tmp_path / "old_kitchen.py").write_text("def Env():\n    import mujoco_utils\n    mujoco_utils.check()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError) as caught:
+        GymEnv("old_kitchen:Env", "state")
+    assert "mujoco<3.12" in caught.value.fix
 
 
 @pytest.mark.parametrize(

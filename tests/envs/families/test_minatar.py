@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from worldrl.envs import EnvConfig, make_envs
-from worldrl.envs.families.minatar import NAMES, MinAtarEnv, canonical_name
+from worldrl.envs.families.minatar import COLOURS, NAMES, MinAtarEnv, canonical_name
 from worldrl.errors import UserError
 
 pytest.importorskip("minatar", reason="the games need the extra minatar")
@@ -79,6 +79,12 @@ def test_a_lost_ball_is_a_termination() -> None:
     assert ends == [True, False]
 
 
+@pytest.mark.parametrize("task", NAMES)
+def test_every_channel_has_a_colour_of_its_own(task: str) -> None:
+    channels = MinAtarEnv(task, "state", 1).observation_space["state"].shape[-1]
+    assert len(np.unique(COLOURS[: channels + 1], axis=0)) == channels + 1
+
+
 def test_pictures_are_cells_in_colour() -> None:
     envs = make_envs(EnvConfig(obs="both", action_repeat=1), "MinAtar/Breakout-v1", seed=1)
     rows = envs.reset()
@@ -87,6 +93,10 @@ def test_pictures_are_cells_in_colour() -> None:
     assert (film.shape, film.dtype) == ((240, 240, 3), np.uint8)
     lit = film[12::24, 12::24].any(-1)
     np.testing.assert_array_equal(lit, rows["state"][0].any(-1))
+    player = film[12::24, 12::24][rows["state"][0, ..., 0] > 0]
+    np.testing.assert_array_equal(player, 255)
+    assert not film[23::24].any()
+    assert not film[:, 23::24].any()
 
 
 def test_names() -> None:

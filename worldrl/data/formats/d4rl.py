@@ -2,11 +2,14 @@
 
 ``observations`` (N, ...), ``actions`` (N, A) or (N,) of whole numbers, ``rewards`` (N,), ``terminals`` (N,),
 ``timeouts`` (N,) and ``next_observations`` (N, ...). The last two may be missing. Actions of a box are in [-1, 1],
-unless ``data.low`` and ``data.high``, or the environment, say otherwise.
+unless ``data.low`` and ``data.high``, or the environment, say otherwise; of a choice there are as many as the
+environment says, or else the largest number in the file and one.
 """
 
 from __future__ import annotations
 
+import math
+import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,30 +19,35 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldrl.data import hdf5
-from worldrl.data.archives import read_archive, write_archive
-from worldrl.data.episodes import Columns, Recorded, Steps, extent, one_hot, rows_of_steps
+from worldrl.data.archives import read_archive, read_shapes, write_archive
+from worldrl.data.episodes import Columns, Recorded, Steps, extent, lay_out, one_hot, rows_of_steps
+from worldrl.data.memory import check_room
 from worldrl.errors import UserError
+from worldrl.files import damaged
 from worldrl.types import Actions, box, choice
 
 SPELLING = "an HDF5 file or .npz archive with D4RL's arrays"
 NEEDED = ("observations", "actions", "rewards", "terminals")
 OPTIONAL = ("timeouts", "next_observations")
+COPIES = 2  # the arrays, and the rows that are made of them
 ENDLESS = 10_000  # steps: an episode that is longer is one whose time-outs are missing
 IMAGE = 3  # axes of an observation that is an image
 
-# Returns of a random and of an expert policy, D4RL's own (gym's v2 physics), by the beginning of a file's name.
+GYM = r"(random|medium|expert|medium-replay|medium-expert|full-replay)-v[0-2]"
+HAND = r"(human|cloned|expert)-v[01]"
+# Returns of a random and of an expert policy, D4RL's own (gym's v2 physics), by the names of its data sets.
 REFERENCES = {
-    "halfcheetah": (-280.178953, 12135.0),
-    "hopper": (-20.272305, 3234.3),
-    "walker2d": (1.629008, 4592.3),
-    "ant-": (-325.6, 3879.7),
-    "pen-": (96.262799, 3076.8331),
-    "hammer": (-274.856578, 12794.1348),
-    "door": (-56.512833, 2880.5693),
-    "relocate": (-6.425911, 4233.8778),
-    "maze2d-umaze": (23.85, 161.86),
-    "kitchen": (0.0, 4.0),
-    "antmaze": (0.0, 1.0),
+    f"halfcheetah-{GYM}": (-280.178953, 12135.0),
+    f"hopper-{GYM}": (-20.272305, 3234.3),
+    f"walker2d-{GYM}": (1.629008, 4592.3),
+    f"ant-{GYM}": (-325.6, 3879.7),
+    f"pen-{HAND}": (96.262799, 3076.8331),
+    f"hammer-{HAND}": (-274.856578, 12794.1348),
+    f"door-{HAND}": (-56.512833, 2880.5693),
+    f"relocate-{HAND}": (-6.425911, 4233.8778),
+    r"maze2d-umaze-v1": (23.85, 161.86),
+    r"kitchen-(complete|partial|mixed)-v0": (0.0, 4.0),
+    r"antmaze-(umaze|umaze-diverse|(medium|large)-(play|diverse))-v[0-2]": (0.0, 1.0),
 }
 
 Arrays = dict[str, NDArray[Any]]
@@ -70,9 +78,10 @@ def read(path: Path) -> Recorded:
         {key: arrays["next_observations"]} if "next_observations" in arrays else None,
     )
     _check_ends(path, steps, "timeouts" in arrays)
-    columns = rows_of_steps(steps)
-    reference = next((pair for name, pair in REFERENCES.items() if path.name.startswith(name)), None)
-    return Recorded(columns, actions, reference=reference, notes=_notes(steps, columns))
+    layout = lay_out(steps)
+    columns = rows_of_steps(steps, layout)
+    notes = _notes(steps, columns)
+    return Recorded(columns, actions, reference=_reference(path), notes=notes, file_rows=layout.file_rows)
 
 
 def write(path: Path, data: Recorded, about: Mapping[str, Any] | None = None) -> None:
@@ -98,6 +107,12 @@ def write(path: Path, data: Recorded, about: Mapping[str, Any] | None = None) ->
         write_archive(path, arrays)
 
 
+def _reference(path: Path) -> tuple[float, float] | None:
+    """D4RL's own for a file that is named as one of its data sets, ``hopper-medium-v2`` or ``hopper_medium-v2``."""
+    name = path.stem.replace("_", "-")
+    return next((pair for form, pair in REFERENCES.items() if re.fullmatch(form, name)), None)
+
+
 def _notes(steps: Steps, columns: Columns) -> tuple[str, ...]:
     """What the file does not say of its episodes, and what it cost."""
     found = extent(columns)
@@ -117,15 +132,22 @@ def _notes(steps: Steps, columns: Columns) -> tuple[str, ...]:
 
 def _arrays(path: Path) -> Arrays:
     if not hdf5.is_hdf5(path):
+        found = read_shapes(path, (*NEEDED, *OPTIONAL)).values()
+        check_room(path, COPIES * sum(math.prod(shape) * kind.itemsize for shape, kind in found))
         return read_archive(path, NEEDED, OPTIONAL)
     with hdf5.opened(path) as file:
         names = [*NEEDED, *(name for name in OPTIONAL if name in file)]
-        return {name: hdf5.array(file, name) for name in names}
+        room = COPIES * sum(hdf5.nbytes(file, name) for name in names)
+        check_room(path, room)
+        return {name: hdf5.array(file, name, room) for name in names}
 
 
 def _shape(path: Path) -> tuple[int, ...]:
     if not hdf5.is_hdf5(path):
-        return read_archive(path, ("observations",))["observations"].shape
+        found = read_shapes(path, ("observations",))
+        if not found:
+            raise damaged(path, "no 'observations'", "D4RL's arrays")
+        return found["observations"][0]
     with hdf5.opened(path) as file:
         return hdf5.shape(file, "observations")
 
@@ -153,7 +175,9 @@ def _actions(path: Path, values: NDArray[Any]) -> tuple[NDArray[Any], Actions]:
         size = int(values.max()) + 1
         return one_hot(path, values.ravel(), size), choice(size)
     if values.ndim != 2:
-        raise UserError(f"{path}: 'actions'", f"shape {values.shape}", f"({len(values)}, A)")
+        n = len(values)
+        expected = f"({n}, A), or ({n},) of an integer type for a choice"
+        raise UserError(f"{path}: 'actions'", f"shape {values.shape} of {values.dtype}", expected)
     return values, box(values.shape[1])
 
 

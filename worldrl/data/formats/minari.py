@@ -2,7 +2,8 @@
 
 A group holds ``observations`` (T + 1, ...), ``actions`` (T, ...), ``rewards``, ``terminations`` and ``truncations``
 (T,). Observations may be a group of arrays by name, inside of each other; they are put together as the environment's
-would be. Of the environment's description only a registered id is used.
+would be. Of the environment's description only a registered id is used. Images are arrays (T + 1, H, W, 3), or one
+JPEG image each, as Minari writes them unless it is told ``jpeg_encoding=False``.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from numpy.typing import NDArray
 
 from worldrl.data import hdf5
 from worldrl.data.episodes import Episode, Recorded, one_hot, rows_of_episodes, to_unit
+from worldrl.data.jpeg import decode
 from worldrl.data.memory import check_room
 from worldrl.errors import UserError, writing
 from worldrl.files import damaged, read_json
@@ -35,6 +37,9 @@ FILE, METADATA = "main_data.hdf5", "metadata.json"
 OURS = ("pixels", "state")  # names under which observations are kept as they are
 ROOT = "MINARI_DATASETS_PATH"  # the variable that names Minari's folder
 IMAGE = 3  # axes of an image
+MOST_NUMBERS = 10_000  # of an action
+COPIES = 2  # the episodes, and the columns that are made of them
+LOSSY = "its images are JPEG-coded, which loses detail: Minari's create_dataset keeps them by jpeg_encoding=False"
 
 
 def claims(path: Path) -> bool:
@@ -51,7 +56,7 @@ def _describing(path: Path) -> Iterator[None]:
     """A description that lacks something, or has it in another form, is one line that names the file."""
     try:
         yield
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
         found = f"{type(error).__name__}: {' '.join(str(error).split())[:100]}"
         raise damaged(_folder(path) / METADATA, found, "what Minari writes") from error
 
@@ -77,11 +82,16 @@ def read(path: Path) -> Recorded:
         list(_spaces(space))
         actions = _actions(path, _space(path, metadata, "action_space"))
     with hdf5.opened(file) as opened:
-        check_room(file, _bytes(opened))
-        columns = rows_of_episodes(_episodes(opened, space, actions))
-    if actions.kind == "box":
-        columns = to_unit(path, columns, np.array(actions.low), np.array(actions.high))
-    return Recorded(columns, actions, _task(metadata), _reference(metadata), unit=True)
+        groups = _groups(opened)
+        room = COPIES * sum(_bytes(group, space, actions) for group in groups)
+        check_room(file, room)
+        notes = (LOSSY,) * any(_is_coded(groups[0], name, inner) for name, inner in _spaces(space))
+        columns = rows_of_episodes(_episode(group, space, actions, room) for group in groups)
+    data = Recorded(columns, actions, _task(metadata), _reference(metadata), notes=notes)
+    if actions.kind == "choice":
+        return data._replace(unit=True)
+    low, high = np.array(actions.low), np.array(actions.high)
+    return to_unit(path, data, low, high, f"correct the action_space in {_folder(path) / METADATA}")
 
 
 # --- metadata ---------------------------------------------------------------------------------------------------------
@@ -137,6 +147,8 @@ def _actions(path: Path, space: Mapping[str, Any]) -> Actions:
         return choice(int(space["n"]))
     if space["type"] == "Box" and len(space["shape"]) == 1:
         size = int(space["shape"][0])
+        if not 0 < size <= MOST_NUMBERS:
+            raise UserError(f"actions of {path}", f"{size:,} numbers", f"1 to {MOST_NUMBERS:,}")
         ends = [np.broadcast_to(np.asarray(space[end], np.float64), (size,)) for end in ("low", "high")]
         if all(np.isfinite(end).all() for end in ends):
             return box(size, *(end.tolist() for end in ends))
@@ -147,19 +159,29 @@ def _actions(path: Path, space: Mapping[str, Any]) -> Actions:
 # --- episodes ---------------------------------------------------------------------------------------------------------
 
 
-def _episodes(file: h5py.File, space: Mapping[str, Any], actions: Actions) -> Iterator[Episode]:
+def _groups(file: h5py.File) -> list[h5py.Group]:
     names = sorted((name for name in file if name.startswith("episode_")), key=lambda name: int(name[8:]))
     if not names:
         raise damaged(file.filename, "no episode", "groups episode_0, episode_1 and so on")
-    for name in names:
-        yield _episode(hdf5.group(file, name), space, actions)
+    return [hdf5.group(file, name) for name in names]
 
 
-def _episode(group: h5py.Group, space: Mapping[str, Any], actions: Actions) -> Episode:
-    reward = hdf5.array(group, "rewards")
-    action = hdf5.array(group, "actions")
-    terminal = hdf5.array(group, "terminations")
-    obs = _observation(group, space)
+def _bytes(group: h5py.Group, space: Mapping[str, Any], actions: Actions) -> int:
+    """What the rows of an episode take, by the shapes of its arrays."""
+    rows = math.prod(hdf5.shape(group, "rewards")) + 1
+    return 4 * rows * (actions.size + 3) + sum(_bytes_seen(group, name, rows, inner) for name, inner in _spaces(space))
+
+
+def _bytes_seen(group: h5py.Group, name: str, rows: int, space: Mapping[str, Any]) -> int:
+    if _is_coded(group, name, space):
+        return rows * math.prod(space["shape"])
+    shape = hdf5.shape(*_inside(group, name))
+    return math.prod(shape) * (1 if len(shape) == 1 + IMAGE else 4)
+
+
+def _episode(group: h5py.Group, space: Mapping[str, Any], actions: Actions, most: int) -> Episode:
+    reward, action, terminal = (hdf5.array(group, name, most) for name in ("rewards", "actions", "terminations"))
+    obs = _observation(group, space, most)
     where = f"{group.file.filename}: {group.name}"
     if actions.kind == "choice":
         action = one_hot(where, action.ravel(), actions.size)
@@ -170,9 +192,9 @@ def _episode(group: h5py.Group, space: Mapping[str, Any], actions: Actions) -> E
     return Episode(obs, action, reward, bool(len(terminal) and terminal[-1]))
 
 
-def _observation(group: h5py.Group, space: Mapping[str, Any]) -> dict[str, NDArray[Any]]:
+def _observation(group: h5py.Group, space: Mapping[str, Any], most: int) -> dict[str, NDArray[Any]]:
     """By the names that agents know: what is called so already, an image, or all vectors in one."""
-    parts = {name: _inside(group, name) for name, _ in _spaces(space)}
+    parts = {name: _seen(group, name, inner, most) for name, inner in _spaces(space)}
     if set(parts) <= {*OURS}:
         return parts
     if _is_image(space):
@@ -263,12 +285,26 @@ def _action_space(actions: Actions) -> dict[str, Any]:
 # --- helpers ----------------------------------------------------------------------------------------------------------
 
 
-def _inside(group: h5py.Group, name: str) -> NDArray[Any]:
+def _inside(group: h5py.Group, name: str) -> tuple[h5py.Group, str]:
+    """The group that an observation is in, and its name there."""
     *outer, last = ["observations", *filter(None, name.split("/"))]
     for each in outer:
         group = hdf5.group(group, each)
-    return hdf5.array(group, last)
+    return group, last
 
 
-def _bytes(file: h5py.File) -> int:
-    return os.path.getsize(file.filename)
+def _is_coded(group: h5py.Group, name: str, space: Mapping[str, Any]) -> bool:
+    """Whether an image is there as bytes of a JPEG file, and not as an array."""
+    return _is_image(space) and len(hdf5.stored_shape(*_inside(group, name))) < 1 + IMAGE
+
+
+def _seen(group: h5py.Group, name: str, space: Mapping[str, Any], most: int) -> NDArray[Any]:
+    where = _inside(group, name)
+    if not _is_coded(group, name, space):
+        found, expected = hdf5.shape(*where)[1:], tuple(space.get("shape", ()))
+        if space["type"] == "Box" and found != expected:
+            episode = f"{group.file.filename}: {group.name}"
+            raise damaged(episode, f"observations {name} (T + 1, {str(found)[1:]}", f"(T + 1, {str(expected)[1:]}")
+        return hdf5.array(*where, most)
+    height, width, _ = space["shape"]
+    return np.stack([decode(each, height, width) for each in hdf5.byte_rows(*where)])

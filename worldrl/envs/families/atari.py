@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from gymnasium import spaces
 
+from worldrl.data.jpeg import opencv
 from worldrl.envs import rendering
-from worldrl.envs.images import opencv, resize
+from worldrl.envs.images import resize
 from worldrl.envs.spaces import IMAGE_SHAPE, Array, Observation, TaskEnv, observation_space, unit_box
 from worldrl.errors import cannot_import, unknown
 
@@ -25,9 +26,9 @@ class AtariEnv(TaskEnv):
     """One game by its Gymnasium id. Images are 64 x 64 in colour; ``env.obs=state`` is the screen, 84 x 84 in grey.
 
     The emulator advances one frame at a time, so that only ``env.action_repeat`` skips frames (4 in the protocol). An
-    image is the larger value of the last two frames, for many games draw some things in every other frame. Actions are
-    sticky in each frame, a lost life ends nothing, and the time limit is a truncation. Rewards are as the game gives
-    them.
+    image is the larger value of the last two frames of an action, for many games draw some things in every other frame;
+    at action repeat 1 there is only one, and what is not drawn in it is not seen. Actions are sticky in each frame, a
+    lost life ends nothing, and the time limit is a truncation. Rewards are as the game gives them.
 
     Raises:
         UserError: the package is missing, or it has no such game.
@@ -60,8 +61,8 @@ class AtariEnv(TaskEnv):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict]:
         """Start an episode; with a seed it is a pure function of that seed and the actions."""
-        screen, _ = self._env.reset(seed=seed)
-        return self._observe(screen), {"frames": 0}
+        self._screen, _ = self._env.reset(seed=seed)
+        return self._observe(self._screen), {"frames": 0}
 
     def step(self, action: Array) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
         """Repeat one action, a one-hot row; the reward is the sum over the repeated frames."""
@@ -72,15 +73,15 @@ class AtariEnv(TaskEnv):
             screen, r, terminated, truncated, _ = self._env.step(number)
             screens = [*screens[-1:], screen]
             reward, frames = reward + float(r), frames + 1
-        shown = np.maximum(*screens) if len(screens) == 2 else screens[0]
-        return self._observe(shown), reward, terminated, truncated and not terminated, {"frames": frames}
+        self._screen = np.maximum(*screens) if len(screens) == 2 else screens[0]
+        return self._observe(self._screen), reward, terminated, truncated and not terminated, {"frames": frames}
 
     def render(self) -> Array:
-        """The image that the agent sees, (64, 64, 3) uint8."""
-        return resize(self._env.render(), rendering.SIZE, rendering.SIZE)
+        """The image that the agent sees with ``env.obs=pixels``, (64, 64, 3) uint8."""
+        return resize(self._screen, rendering.SIZE, rendering.SIZE)
 
     def video_frame(self, height: int, width: int) -> Array:
-        return np.ascontiguousarray(self._env.render())
+        return self._screen
 
     def close(self) -> None:
         self._env.close()

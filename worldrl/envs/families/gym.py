@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium import spaces
 
 from worldrl.envs import rendering
-from worldrl.envs.checks import WHOLE, check_spaces
+from worldrl.envs.checks import GRID_SIDE, WHOLE, check_spaces
 from worldrl.envs.images import resize
 from worldrl.envs.spaces import (
     IMAGE_SHAPE,
@@ -36,6 +36,7 @@ from worldrl.errors import UserError, unknown
 
 SPELLING = "a Gymnasium id (Pendulum-v1, or package:Name-v0), or module:Class"
 ID = r"(?!(ALE|MinAtar)/)([\w.-]+/)?[\w.-]+-v\d+"  # without the namespaces that have families of their own
+ROBOTICS = "gymnasium_robotics/utils/mujoco_utils.py"  # asserts types that MuJoCo changed in 3.12
 NO_PIXELS = "use env.obs=state and eval.video=false"
 NO_VIDEO = "use eval.video=false (eval.py: leave out --video)"
 
@@ -44,7 +45,8 @@ class GymEnv(TaskEnv):
     """Any Gymnasium environment: ``Pendulum-v1``, or ``module:Class`` (called without arguments).
 
     Actions are a box, which is rescaled, or ``Discrete``. Vectors are concatenated into ``"state"``, their names kept
-    in ``groups``; a small grid is ``"state"`` with its own shape; an image (64, 64, 3) uint8 becomes ``"pixels"``.
+    in ``groups``; a small grid is ``"state"`` with its own shape, scaled to [0, 1] where it is of bytes; an image
+    (64, 64, 3) uint8 becomes ``"pixels"``.
     Without one, pixels are the environment's own ``rgb_array`` rendering, resized to 64 x 64. Gymnasium
     does not say whether a task can terminate, so ``terminates`` is True.
 
@@ -67,7 +69,8 @@ class GymEnv(TaskEnv):
 
     def _check_modes(self) -> None:
         if self._obs != "pixels" and not self._layout.vectors:
-            raise UserError(self.task, "images only", f"a state for env.obs={self._obs}", "use env.obs=pixels")
+            expected = f"vectors, or a grid of at most {GRID_SIDE} x {GRID_SIDE}, for env.obs={self._obs}"
+            raise UserError(self.task, "images only", expected, "use env.obs=pixels")
         if self.render_pixels and self._obs != "state" and self._layout.image is not None:
             self._offer_backend()  # it may draw its image in any step
         if self.render_pixels and self._obs != "state" and self._layout.image is None:
@@ -105,6 +108,7 @@ class GymEnv(TaskEnv):
             self._shown.append(self._layout.image)
         self._kept = {*self._shown, *sizes}  # the others may be anything
         self.max_frames = (self._env.spec and self._env.spec.max_episode_steps) or 0
+        self._unit = _unit(self._env.observation_space) if grid else np.float32(1.0)
         state = spaces.Box(-np.inf, np.inf, grid, np.float32) if grid else sum(sizes.values())
         self.observation_space = observation_space(self._obs, state)
 
@@ -165,7 +169,7 @@ class GymEnv(TaskEnv):
             raise self._broken(name, _kind(value), "True or False") from error
 
     def render(self) -> Array:
-        """The image that the agent sees, (64, 64, 3) uint8."""
+        """A drawing of the state, (64, 64, 3) uint8: what the agent sees, unless the task itself shows images."""
         with self._drawing("cannot render an image", NO_PIXELS):
             return resize(self._draw(), rendering.SIZE, rendering.SIZE)
 
@@ -195,7 +199,7 @@ class GymEnv(TaskEnv):
             out["pixels"] = self._pixels(parts)
         if self._obs != "pixels":
             state = concatenate([parts[name] for name in self._layout.vectors])
-            out["state"] = state.reshape(self._layout.grid) if self._layout.grid else state
+            out["state"] = state.reshape(self._layout.grid) / self._unit if self._layout.grid else state
         return out
 
     def _check_parts(self, parts: dict[str, Array]) -> None:
@@ -326,6 +330,12 @@ def _uses_mujoco(env: gymnasium.Env[Any, Any]) -> bool:
     return any(base.__name__ == "MujocoEnv" for base in type(env.unwrapped).__mro__)
 
 
+def _unit(grid: spaces.Space[Any]) -> Any:
+    """What stands for one in a grid (H, W, C): the highest value that it declares if it is of bytes, else one."""
+    assert isinstance(grid, spaces.Box)
+    return np.maximum(grid.high, 1).astype(np.float32) if grid.dtype == np.uint8 else np.float32(1.0)
+
+
 def _kind(value: Any) -> str:
     if isinstance(value, np.ndarray):
         return f"an array of shape {value.shape} and {value.dtype}"
@@ -333,6 +343,8 @@ def _kind(value: Any) -> str:
 
 
 def _remedy(error: Exception, task: str) -> str:
+    if _place(error).filename.endswith(ROBOTICS):
+        return "gymnasium-robotics cannot read this MuJoCo's types: pip install 'mujoco<3.12'"
     if not isinstance(error, ModuleNotFoundError):
         return "the class is called without arguments" if ":" in task and isinstance(error, TypeError) else ""
     if ":" in task:
@@ -346,9 +358,14 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ImportError | gymnasium.error.Error):
         return _one_line(error) + notes
     words = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":")
-    place = traceback.extract_tb(error.__traceback__)[-1]
+    place = _place(error)
     told = isinstance(error, SyntaxError) or place.filename in (__file__, rendering.__file__)
     return (words if told else f"{words} ({place.filename}, line {place.lineno})") + notes
+
+
+def _place(error: Exception) -> traceback.FrameSummary:
+    """Where it was raised."""
+    return traceback.extract_tb(error.__traceback__)[-1]
 
 
 def _one_line(error: Exception) -> str:

@@ -17,6 +17,22 @@ NAMES = {f"MinAtar/{game.title().replace('_', '')}-v{n}": (game, n == 1) for gam
 SPELLING = "MinAtar/Game-v0 with all six actions, -v1 with the game's own (MinAtar/Breakout-v1)"
 TIME_LIMITS = {"freeway": 2501}  # frames; the other games have none
 CELL = 24  # pixels of a drawn cell
+COLOURS = np.array(  # of an empty cell, and of each channel: the player white; the package draws it almost black
+    [
+        (0, 0, 0),
+        (255, 255, 255),
+        (230, 159, 0),
+        (86, 180, 233),
+        (0, 178, 130),
+        (240, 228, 66),
+        (70, 110, 255),
+        (230, 90, 20),
+        (222, 120, 178),
+        (160, 160, 160),
+        (150, 90, 40),
+    ],
+    np.uint8,
+)
 
 
 class MinAtarEnv(GymEnv):
@@ -68,9 +84,11 @@ class Repaired(gymnasium.Wrapper[Any, Any, Any, Any]):
         return obs.copy(), reward, bool(ended and not self.limit), bool(ended and self.limit), info
 
     def render(self) -> Array:
-        """(10 CELL, 10 CELL, 3) uint8, in the package's own colours."""
-        cells = np.rint(255.0 * np.asarray(self.env.render())).astype(np.uint8)
-        return cells.repeat(CELL, 0).repeat(CELL, 1)
+        """(10 CELL, 10 CELL, 3) uint8: each cell in the colour of its last channel, with lines between the cells."""
+        state = self.unwrapped.game.state()  # type: ignore[attr-defined]
+        cells = COLOURS[(state * np.arange(1, state.shape[-1] + 1)).max(-1)].repeat(CELL, 0).repeat(CELL, 1)
+        cells[CELL - 1 :: CELL] = cells[:, CELL - 1 :: CELL] = 0
+        return cells
 
 
 make = MinAtarEnv
