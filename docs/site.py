@@ -43,28 +43,37 @@ def reference(folder: Path) -> list[Any]:
 
 
 def on_config(config: MkDocsConfig) -> None:
+    """The API reference comes before the last entry of the navigation."""
     assert config.nav is not None
     config.nav.insert(-1, {"API": reference(Path("worldrl"))})
 
 
 def on_files(files: Files, config: MkDocsConfig) -> None:
+    """Pages of modules, of what lies outside of ``docs/``, and of the source files that all of them link to."""
+
+    def add(page: str, text: str) -> None:
+        files.append(File.generated(config, page, content=text))
+
     for module in MODULES:
         name = ".".join(module.with_suffix("").parts).removesuffix(".__init__")
-        add(files, config, module_page(module), f"::: {name}\n\n[Source](repo:{module})\n")
+        add(module_page(module), f"::: {name}\n\n[Source](repo:{module})\n")
     for path, page in OTHERS.items():
-        add(files, config, page, (ROOT / path).read_text(encoding="utf-8"))
-    texts = [(place_of(file), file.content_string) for file in files.documentation_pages()]
-    targets = {normpath(f"{place.parent}/{m['path']}") for place, text in texts for m in LINK.finditer(text)}
-    for target in sorted(targets | set(map(str, MODULES))):
+        add(page, (ROOT / path).read_text(encoding="utf-8"))
+    for target in sorted({str(module) for module in MODULES} | linked(files)):
         if is_source(target):
-            code = (ROOT / target).read_text(encoding="utf-8")
-            language = Path(target).suffix[1:]
-            head = f"---\nsearch: {{exclude: true}}\nhide: [toc]\ntitle: {target}\n---\n\n# {target}\n\n"
-            add(files, config, f"source/{target}.md", f'{head}~~~~~{language} linenums="1"\n{code}~~~~~\n')
+            add(f"source/{target}.md", source_page(target))
 
 
-def add(files: Files, config: MkDocsConfig, page: str, text: str) -> None:
-    files.append(File.generated(config, page, content=text))
+def linked(files: Files) -> set[str]:
+    """What the pages link to, as paths in the repository."""
+    pages = [(place_of(file), file.content_string) for file in files.documentation_pages()]
+    return {normpath(f"{place.parent}/{link['path']}") for place, text in pages for link in LINK.finditer(text)}
+
+
+def source_page(target: str) -> str:
+    head = f"---\nsearch: {{exclude: true}}\nhide: [toc]\ntitle: {target}\n---\n\n# {target}\n\n"
+    code = (ROOT / target).read_text(encoding="utf-8")
+    return f'{head}~~~~~{Path(target).suffix[1:]} linenums="1"\n{code}~~~~~\n'
 
 
 def place_of(file: File) -> Path:
