@@ -13,7 +13,7 @@ import torch
 
 from tests.conftest import BOTH_SPEC, PIXEL_SPEC, STATE_SPEC
 from worldrl.acting.episodes import AgentActs, run_episodes
-from worldrl.agent import MODEL_ONLY, Agent, check_parts
+from worldrl.agent import MODEL_ONLY, Agent, check_parts, require_imputation
 from worldrl.config import config_from_dict
 from worldrl.data.replay import Replay
 from worldrl.envs import make_envs
@@ -409,3 +409,11 @@ def test_a_window_must_hold_the_steps_of_a_return() -> None:
 @pytest.mark.parametrize("head", ["dqn", "td3"])
 def test_parts_of_either_kind_of_action_pass_before_the_task_is_known(head: str) -> None:
     check_parts(config_from_dict({"belief": "identity", "head": head, "env.obs": "state"}))
+
+
+def test_only_beliefs_that_predict_are_told_what_is_lost() -> None:
+    require_imputation(build("rssm", "sac", STATE_SPEC).model, "--known-dropout")
+    with pytest.raises(UserError) as refused:
+        require_imputation(build("identity", "sac", STATE_SPEC).model, "--known-dropout")
+    assert (refused.value.where, refused.value.found) == ("--known-dropout", "the belief Identity")
+    assert refused.value.expected.endswith("rssm, slac")

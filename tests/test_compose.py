@@ -66,7 +66,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_experiment_takes_every_agent(experiment: str, agent: str, data: Path) -> None:
     config = settings(f"experiment={experiment} agent={agent}" + f" data={data}" * (experiment in ON_DATA))
     assert config.agent == agent
-    choices = ("cartpole", "minatar", "minatar_sac", "atari")
+    choices = ("cartpole", "minatar", "minatar_sac", "atari", "useless", "useless_cartpole")
     of_vectors = "states" in experiment or experiment in ("tutorial", *choices, *ON_DATA)
     on_states = config.belief["name"] == "identity" or of_vectors
     assert config.env.obs == ("state" if on_states else "pixels")
@@ -109,7 +109,7 @@ def test_a_constant_temperature_is_not_where_a_learned_one_starts(head: str) -> 
 @pytest.mark.parametrize("env", preset_names("env"))
 def test_every_env_preset(env: str) -> None:
     tasks = {"gym": "Pendulum-v1", "cartpole": "CartPole-v1", "minatar": "MinAtar/Breakout-v0", "atari": "ALE/Pong-v5"}
-    assert settings(f"env={env}").task == tasks.get(env, "walker_walk")
+    assert settings(f"env={env}").task == {**tasks, "grid": "grid8corner"}.get(env, "walker_walk")
 
 
 def test_paper_settings() -> None:

@@ -288,6 +288,23 @@ def test_what_a_page_names_exists(page: Path) -> None:
     assert named <= settings, named - settings
 
 
+MATH = re.compile(r"\$\$.+?\$\$|(?<![`\w])\$[^$`\n]+(?:\n[^$`\n]+)?\$", re.DOTALL)
+TAKEN = re.compile(r"\\[^a-zA-Z\s]|\^\*|\]\(|<\w|^\s*[-+=]", re.MULTILINE)  # escapes, emphasis, links, tags, lists
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+def test_markdown_takes_nothing_from_math(document: Path) -> None:
+    """GitHub reads Markdown first: of ``\\,`` it leaves the comma, and a line that begins with a plus is a list."""
+    text = re.sub(r"```.*?```", "", document.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert not [math for math in MATH.findall(text) if TAKEN.search(math)]
+
+
+def test_what_markdown_takes_would_be_found() -> None:
+    wrong = [r"$a\,b$", r"$\{a\}$", "$x^*$", "$[a](b)$", "$$a\n+ b$$"]
+    assert all(TAKEN.search(MATH.findall(f"so {math} is")[0]) for math in wrong)
+    assert not TAKEN.search(MATH.findall(r"so $x^\ast - \Vert y \Vert$ is")[0])
+
+
 def anchors(document: Path) -> list[str]:
     """What GitHub calls the headings of a document; one that comes again gets a number."""
     found: list[str] = []

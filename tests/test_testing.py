@@ -556,6 +556,10 @@ class DecodesOther(Model):
         return {"image": feat}
 
 
+class ReadsTheLost(Identity):
+    imputes = True
+
+
 BELIEF_MISTAKES = [
     (RefusesAll, "belief RefusesAll", "that it refuses vectors, images and both: not today"),
     (NoContextDim, "belief NoContextDim on state: context_dim", "None"),
@@ -577,6 +581,7 @@ BELIEF_MISTAKES = [
     (DreamsElsewhere, "imagine", "another feat at its beginning"),
     (DreamsDetached, "imagine: reward", "no gradient to the actions"),
     (DecodesOther, "decode", "['image']"),
+    (ReadsTheLost, "step", "another feat by readings that SEEN says are lost"),
 ]
 
 

@@ -17,6 +17,7 @@ from worldrl.nn.precision import Precision, choose_device, choose_precision
 from worldrl.registry import BELIEFS, HEADS, OWN_POLICY, load_class, settings_of, takes_policy
 from worldrl.types import (
     NOISE,
+    SEEN,
     Actions,
     Batch,
     Belief,
@@ -95,7 +96,7 @@ class Agent:
 
         Args:
             state: from ``initial`` or the previous call; rows that are first start from zero by themselves.
-            rows: observation keys, ``action`` (N, A) that led here, ``is_first`` (N,).
+            rows: observation keys, ``action`` (N, A) that led here, ``is_first`` (N,); what else is there of ``SEEN``.
             explore: sample the policy; otherwise take its mode.
             deterministic: use the posterior mean instead of a posterior draw.
             perturb: when exploring, add the training's action noise.
@@ -105,7 +106,8 @@ class Agent:
         Returns:
             the next state, actions (N, A) float32 in [-1, 1] or one-hot, the belief.
         """
-        obs: Obs = {key: self._upload(rows[key]) for key in self.spec.obs}
+        told = [SEEN + key for key in self.spec.obs if SEEN + key in rows]
+        obs: Obs = {key: self._upload(rows[key]) for key in [*self.spec.obs, *told]}
         led_here, is_first = self._upload(rows["action"]), self._upload(rows["is_first"])
         state, action, belief = self.choose(
             state, obs, led_here, is_first, Acting(explore, deterministic, explore and perturb), noise
@@ -323,6 +325,13 @@ def require(model: BeliefModel, ability: Any, verb: str) -> None:
     if not isinstance(model, ability):
         found = f"{type(model).__name__}, which cannot {verb}"
         raise UserError("belief", found, f"one that can: {able_beliefs(ability)}")
+
+
+def require_imputation(model: BeliefModel, where: str) -> None:
+    """Refuse a belief that cannot do without lost entries; ``where`` is what asks for it."""
+    if not model.imputes:
+        able = ", ".join(name for name in BELIEFS if load_class("belief", name).imputes)
+        raise UserError(where, f"the belief {type(model).__name__}", f"one that imputes what is lost: {able}")
 
 
 def able_beliefs(ability: Any) -> str:

@@ -106,6 +106,7 @@ class Config:
 # --- what a value may be ----------------------------------------------------------------------------------------------
 
 CONFIG_FILE = "config.yaml"
+DEMO = "demo"  # as the name of a run folder: the trained agent that is part of the package
 OLDER = "if worldrl 0.1.0 wrote this run, that version reads it; worldrl report reads its curves"
 YAML_BYTES = 2**18  # of a file of settings, which takes a second to parse
 
@@ -124,6 +125,20 @@ def _check_together(config: Config) -> None:
     if config.schedule.model_every == 0:
         _check_frozen(config)
     _check_data(config)
+    if config.env.target_return is not None:
+        _check_target_return(config)
+
+
+def _check_target_return(config: Config) -> None:
+    """Refuse to ask for returns where none have been seen, and returns that no network could read."""
+    target = config.env.target_return
+    if not config.data.name:
+        raise wrong("env.target_return", target, "none: only data say what came of an episode", "add data=PATH")
+    if config.frames:
+        expected = "0 with env.target_return: what an agent is asked for while it acts is not what comes of it"
+        raise wrong("frames", config.frames, expected, "learn from the data only: updates=N")
+    if not config.data.normalize:
+        raise wrong("data.normalize", False, "true with env.target_return: returns may be as large as they like")
 
 
 def _check_data(config: Config) -> None:
@@ -444,6 +459,12 @@ def save_config(config: Config, run_dir: Path) -> None:
     partial.replace(Path(run_dir) / CONFIG_FILE)
 
 
+def run_folder(run_dir: str | Path) -> Path:
+    """Where a run is read from: the folder itself; of ``demo``, if no run is there, the one inside the package."""
+    path = Path(run_dir)
+    return Path(__file__).with_name(DEMO) if str(path) == DEMO and not (path / CONFIG_FILE).is_file() else path
+
+
 def load_config(run_dir: Path, **changes: Any) -> Config:
     """The settings of a run folder; ``changes`` are dotted keys with new values (``**{"eval.every": 100}``).
 
@@ -451,7 +472,7 @@ def load_config(run_dir: Path, **changes: Any) -> Config:
         UserError: no run in the folder, settings that do not pass ``config_from_dict``, or code from outside of the
             package that nobody has allowed (``worldrl.trust``).
     """
-    path = Path(run_dir) / CONFIG_FILE
+    path = run_folder(run_dir) / CONFIG_FILE
     if not path.is_file():
         lost = f"put {CONFIG_FILE} back if this was one" if Path(run_dir).is_dir() else ""
         raise UserError(f"no run in '{run_dir}'", f"no {CONFIG_FILE}", "a folder that worldrl train wrote", lost)

@@ -25,6 +25,7 @@ from worldrl.nn.optim import Optimizer
 from worldrl.registry import check_class, load_class
 from worldrl.types import (
     NOISE,
+    SEEN,
     Actions,
     Batch,
     Belief,
@@ -562,6 +563,8 @@ def _check_belief(name: str, make: Make, spec: EnvSpec) -> None:
     _check_repeats(f"{name}: observe", observe(model), observe(model))
     _check_saves(f"{name}: observe", model, make(1), observe)
     _check_abilities(name, make(), spec)
+    if model.imputes:
+        _check_imputation(name, make(), batch)
 
 
 def _check_belief_parts(name: str, model: Any) -> None:
@@ -647,6 +650,23 @@ def _check_acting(name: str, model: Any, batch: Batch) -> None:
     _check_alike(
         where, {"belief": mixed["belief"][1:]}, rest, "of a row where another row has is_first = 1", "no effect"
     )
+
+
+def _check_imputation(name: str, model: Any, batch: Batch) -> None:
+    """What is lost is not read, and where nothing is lost nothing changes."""
+    start, first = model.initial(BATCH, PARTICLES), torch.ones(BATCH)
+    lost = {SEEN + key: torch.zeros_like(x, dtype=torch.bool) for key, x in batch.obs.items()}
+    seen = {key: ~mask for key, mask in lost.items()}
+
+    def step(obs: Obs) -> Mapping[str, Tensor]:
+        torch.manual_seed(7)
+        return _step(name, model, start, batch._replace(obs=obs), 0, first)[1]._asdict()
+
+    told = step({**batch.obs, **seen})
+    _check_alike(f"{name}: step", told, step(batch.obs), "where SEEN says that all is seen", "none", _close)
+    others = {key: x.flip(0) for key, x in batch.obs.items()}
+    blind = step({**batch.obs, **lost})
+    _check_alike(f"{name}: step", blind, step({**others, **lost}), "by readings that SEEN says are lost", "none")
 
 
 def _check_agreement(name: str, model: Any, batch: Batch) -> None:

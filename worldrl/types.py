@@ -26,6 +26,7 @@ from torch import Tensor, nn
 Obs = dict[str, Tensor]  # "pixels": (..., 64, 64, 3) uint8; vectors such as "state": (..., D) float32
 State = dict[str, Tensor]  # recurrent state while acting, every entry (B, ...)
 Metrics = dict[str, Tensor]  # 0-d tensors that stay on the device until they are logged
+SEEN = "seen/"  # obs["seen/" + key], if a row has it, is True where obs[key] is a reading and False where it is lost
 INSIDE = 0.999  # given actions are brought within it before a density is evaluated: at one it is infinite
 
 
@@ -251,6 +252,7 @@ class BeliefModel(Part):
     grid: tuple[int, ...] = ()  # (h, w, c) that feat and context hold flat
     lost_rows: int = 0  # leading rows of a slice it cannot serve
     model_batch: int | None = None  # windows that it learns from, if not from all: model-only updates skip the others
+    imputes: bool = False  # step heeds SEEN: it imputes what is lost, and takes the prior where a row has no reading
 
     def sizes(self, actions: Actions) -> Sizes:
         return Sizes(self.grid or (self.feat_dim,), self.grid or (self.context_dim,), actions)
@@ -267,7 +269,10 @@ class BeliefModel(Part):
         deterministic: bool = False,
         noise: Noise = NOISE,
     ) -> tuple[State, Belief]:
-        """Filter one row while acting; leading shape (B,). ``deterministic`` takes the posterior mean."""
+        """Filter one row while acting; leading shape (B,). ``deterministic`` takes the posterior mean.
+
+        To a belief that ``imputes``, ``obs`` may say what is lost: ``SEEN``, bool, for every key in the key's shape.
+        """
         raise NotImplementedError
 
     def observe(self, batch: Batch, particles: int, learn: bool = True) -> tuple[Belief, Metrics, Metrics]:
@@ -335,6 +340,11 @@ class Policy(Part):
         """x (..., F) -> one action (..., A) in [-1, 1], drawn as by ``sample``, where possible without its density."""
         return self.sample(x, self.noise(x, source=noise)).one(noise)
 
+    def probabilities(self, x: Tensor) -> Tensor:
+        """(..., A): of a choice, how probable each alternative is in the states x (..., F)."""
+        draw = self.sample(x)
+        return (torch.as_tensor(draw.weight)[..., None] * draw.action).sum(0)
+
     def log_prob(self, raw: Tensor, x: Tensor) -> Tensor:
         """(...) log density of the action that ``raw`` stands for; both arguments broadcast."""
         raise NotImplementedError
@@ -360,6 +370,10 @@ class Head(Part):
     def act(self, belief: Belief, explore: bool, noise: Noise = NOISE) -> Tensor:
         """(B, A): a draw of the policy, or what it thinks best."""
         raise NotImplementedError
+
+    def probabilities(self, belief: Belief, explore: bool) -> Tensor:
+        """(B, A): of a choice, how probable each alternative is in ``act``; by default a draw, which has that mean."""
+        return self.act(belief, explore)
 
     def exploration(self) -> Tensor | None:
         """(A,): the probabilities of the choices that schedule.epsilon draws from; None: they are equal."""

@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-import http.server
-import json
-import queue
 import shutil
-import subprocess
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.browser import CHROMIUM, TELL, visit
 from worldrl.acting.video import save_video
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-PAGE = """<video muted src="film.mp4"></video><canvas></canvas><script>
+PAGE = (
+    f"""<link rel="icon" href="data:,"><video muted src="film.mp4"></video><canvas></canvas><script>{TELL}"""
+    """
 const video = document.querySelector("video"), canvas = document.querySelector("canvas");
-const tell = found => fetch("found", {method: "POST", body: JSON.stringify(found)});
 const draw = () => {
   [canvas.width, canvas.height] = [video.videoWidth, video.videoHeight];
   const context = canvas.getContext("2d");
@@ -44,42 +30,21 @@ video.onended = () => tell({
   size: [video.videoHeight, video.videoWidth], seconds: video.duration, first: first, last: draw(),
 });
 </script>"""
+)
 
 pytestmark = [pytest.mark.browser, pytest.mark.skipif(CHROMIUM is None, reason="needs chromium")]
 
 
 @pytest.fixture
-def open_page(tmp_path: Path) -> Iterator[Any]:
+def open_page(tmp_path: Path) -> Callable[[Path], dict[str, Any]]:
     """``open_page(film)`` plays an MP4 in a page; returns what the page has to tell."""
-    found: queue.Queue[dict[str, Any]] = queue.Queue()
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args: Any) -> None:
-            super().__init__(*args, directory=str(tmp_path))
-
-        def do_POST(self) -> None:
-            found.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(204)
-            self.end_headers()
-
-        def log_message(self, *args: Any) -> None: ...
 
     def play(film: Path) -> dict[str, Any]:
         shutil.copy(film, tmp_path / "film.mp4")
         (tmp_path / "index.html").write_text(PAGE)
-        place = f"http://127.0.0.1:{server.server_address[1]}/index.html"
-        command = [CHROMIUM, *FLAGS, "--remote-debugging-port=0", f"--user-data-dir={tmp_path / 'profile'}", place]
-        browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        try:
-            return found.get(timeout=60)
-        finally:
-            browser.terminate()
-            browser.wait(timeout=10)
+        return visit(tmp_path, "index.html")[0]
 
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield play
-        server.shutdown()
+    return play
 
 
 def test_a_browser_plays_the_film_in_its_colours(tmp_path: Path, open_page: Any) -> None:

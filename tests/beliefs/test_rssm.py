@@ -7,7 +7,8 @@ import torch
 
 from tests.conftest import BOTH_SPEC, PIXEL_SPEC, STATE_SPEC
 from tests.oracles import rssm as oracle
-from tests.oracles.side_by_side import compare_dreams, compare_models
+from tests.oracles.plain import WIDE
+from tests.oracles.side_by_side import acted, compare_dreams, compare_models, random_masks, random_rows
 from tests.test_agent import build
 from worldrl.beliefs.rssm import RSSM
 from worldrl.types import Batch, Decodes, EnvSpec, Imagines, ObsSpec, Surprises, box
@@ -251,3 +252,26 @@ def test_imagination_is_the_oracles(terminates: bool) -> None:
     model = RSSM(SMALL, STATE_SPEC._replace(terminates=terminates))
     assert isinstance(model, Imagines)
     compare_dreams(model, oracle.RSSM)
+
+
+@pytest.mark.parametrize("spec", [STATE_SPEC, BOTH_SPEC], ids=["state", "both"])
+def test_acting_on_what_is_left_of_the_rows_is_the_oracles(spec: EnvSpec) -> None:
+    """The decoder's guess where entries are lost, the prior where the whole row is."""
+    model, batch = RSSM(SMALL, spec), random_rows(spec, 1)
+    masks = random_masks(batch, 2)
+    belief, drawn = acted(model, batch, masks, paths=3)
+    plain = oracle.RSSM(model.state_dict(), model.config)
+    with torch.no_grad():
+        want = plain.filter_partly(batch, masks, torch.stack(drawn, 1).to(WIDE)).movedim(2, 0)
+    found = torch.cat([belief.feat[None], belief.particles])
+    torch.testing.assert_close(found.to(WIDE), want, rtol=1e-3, atol=1e-4)
+
+
+def test_nothing_lost_changes_nothing(make_batch) -> None:
+    model, batch = RSSM(SMALL, BOTH_SPEC), make_batch(BOTH_SPEC, border=2)
+    beliefs = []
+    for masks in ({}, {key: torch.ones_like(x, dtype=torch.bool) for key, x in batch.obs.items()}):
+        torch.manual_seed(3)
+        beliefs.append(acted(model, batch, masks, paths=2)[0])
+    for plain, told in zip(*beliefs, strict=True):
+        assert torch.equal(plain, told)

@@ -9,7 +9,8 @@ import torch
 
 from tests.conftest import BOTH_SPEC, PIXEL_SPEC, STATE_SPEC
 from tests.oracles import slac as oracle
-from tests.oracles.side_by_side import compare_dreams, compare_models
+from tests.oracles.plain import WIDE
+from tests.oracles.side_by_side import acted, compare_dreams, compare_models, random_masks, random_rows
 from worldrl.beliefs.slac import SLAC, contexts
 from worldrl.nn.optim import Optimizer
 from worldrl.types import Batch, Decodes, EnvSpec, Imagines, ObsSpec, box
@@ -266,3 +267,20 @@ def test_filter_bound_and_step_are_the_oracles(settings: dict) -> None:
 def test_imagination_is_the_oracles(terminates: bool) -> None:
     """The reward into the start is not known, and zero."""
     compare_dreams(SLAC(SMALL, STATE_SPEC._replace(terminates=terminates)), oracle.SLAC)
+
+
+@pytest.mark.parametrize("spec", [STATE_SPEC, BOTH_SPEC], ids=["state", "both"])
+def test_acting_on_what_is_left_of_the_rows_is_the_oracles(spec: EnvSpec) -> None:
+    """The decoder's guess where entries are lost, the prior of z1 where all of it is; guesses are in the context."""
+    model, batch = SLAC(SMALL, spec), random_rows(spec, 1)
+    masks = random_masks(batch, 2)
+    belief, drawn = acted(model, batch, masks, paths=3)
+    plain = oracle.SLAC(model.state_dict(), model.config)
+    for n in range(len(batch.reward)):
+        rows, seen = oracle.window(batch, n), {key: mask[n] for key, mask in masks.items()}
+        with torch.no_grad():
+            feat, embed = plain.filter_partly(rows, seen, torch.stack(drawn, 1)[n].to(WIDE))
+        found = torch.cat([belief.feat[None], belief.particles])[:, n].transpose(0, 1)
+        torch.testing.assert_close(found.to(WIDE), feat, rtol=1e-3, atol=1e-4)
+        context = belief.context[n, model.lost_rows :].to(WIDE)
+        torch.testing.assert_close(context, plain.context(embed, rows), rtol=1e-3, atol=1e-4)

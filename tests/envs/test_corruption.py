@@ -229,6 +229,41 @@ def assert_groups_are_whole(lost: np.ndarray) -> None:
         assert (lost[:, start:stop] == lost[:, start : start + 1]).all()
 
 
+# --- what is lost ---
+
+
+LOSE = ("missing", "flicker", "bursts", "group_dropout")
+
+
+@pytest.mark.parametrize("kinds", [*((kind,) for kind in LOSE), LOSE], ids="+".join)
+@pytest.mark.parametrize("groups", [(), ("velocity",)], ids=["all", "velocity"])
+def test_seen_is_what_was_not_zeroed(kinds: tuple[str, ...], groups: tuple[str, ...]) -> None:
+    made = noise(ROBOT, 1, GROUPS, **dict.fromkeys(kinds, 0.3), groups=groups)
+    for _ in range(100):
+        shown = made({"state": np.ones(6, np.float32)})["state"]
+        np.testing.assert_array_equal(made.seen["state"], shown != 0)
+
+
+@pytest.mark.parametrize("kind", ["missing", "missing_pixels", "flicker", "bursts", "occlusion"])
+def test_seen_pixels_are_those_that_are_not_black(kind: str) -> None:
+    made = noise({**PIXELS, **ROBOT}, 1, GROUPS, **{kind: 0.3}, gaussian=0.01, groups=("pixels",))
+    dark = noise(PIXELS, 1, **{kind: 0.3})
+    for _ in range(10):
+        made({"pixels": GREY, "state": np.ones(6, np.float32)})
+        np.testing.assert_array_equal(made.seen["pixels"], dark({"pixels": GREY})["pixels"] != 0)
+        assert made.seen["state"].all()
+
+
+def test_a_stuck_sensor_is_no_reading_and_a_noisy_one_is() -> None:
+    made = noise(ROBOT, 1, GROUPS, stuck=0.3)
+    for t in range(100):
+        shown = made({"state": np.full(6, t, np.float32)})["state"]
+        np.testing.assert_array_equal(made.seen["state"], shown == t)
+    hazy = noise({**PIXELS, **ROBOT}, 1, GROUPS, gaussian=0.5, blur=2.0, jpeg=0.5)
+    hazy({"pixels": SCENE, "state": np.ones(6, np.float32)})
+    assert all(seen.all() for seen in hazy.seen.values())
+
+
 # --- what the noise depends on ----------------------------------------------------------------------------------------
 
 ONE_OF_EACH = {**dict.fromkeys(KINDS, 0.3), "blur": 1.0}

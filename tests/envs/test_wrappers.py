@@ -73,3 +73,55 @@ def test_what_cannot_be_hidden(obs: str, hide: tuple[str, ...], found: str, expe
     with pytest.raises(UserError) as caught:
         make_env(EnvConfig(obs=obs, hide=hide), "toy_envs:Rich")
     assert (caught.value.where, caught.value.found, caught.value.expected) == ("env.hide", found, expected)
+
+
+# --- masks ---
+
+
+@pytest.mark.parametrize("kinds", [{"missing": 0.4}, {"bursts": 0.3, "gaussian": 0.1}, {"group_dropout": 0.5}], ids=str)
+@pytest.mark.parametrize("obs", ["state", "both"])
+def test_the_mask_says_what_share_of_each_sensor_is_a_reading(kinds: dict[str, float], obs: str) -> None:
+    """The sensors show what they show without it; the grid's noise on a clean row gives the same."""
+    plain = EnvConfig(obs=obs, action_repeat=1, corruption=CorruptionConfig(**kinds))
+    config = dataclasses.replace(plain, mask=True)
+    env, bare = make_env(config, "toy_envs:Rich"), make_env(plain, "toy_envs:Rich")
+    clean = make_env(dataclasses.replace(config, corruption=CorruptionConfig()), "toy_envs:Rich")
+    spec = describe(env, config)
+    n = 3 if obs == "both" else 2
+    start = spec.obs["state"].shape[0] - n
+    assert spec.groups["state"] == {**describe(bare, plain).groups["state"], "seen": (start, start + n)}
+    noise = Noise(config.corruption, spec.obs, spec.groups)
+    shares = []
+    for seed in range(20):
+        found, source, before = (e.reset(seed=seed)[0] for e in (env, bare, clean))
+        np.testing.assert_array_equal(found["state"][:start], source["state"])
+        assert env.observation_space.contains(found)
+        np.testing.assert_array_equal(before["state"][start:], 1)
+        noise.begin(seed)
+        again = noise(before)
+        for key in found:
+            np.testing.assert_array_equal(again[key], found[key])
+        expected = [noise.seen["state"][a:b].mean() for a, b in list(spec.groups["state"].values())[:-1]]
+        expected += [noise.seen["pixels"].mean()] if obs == "both" else []
+        shares.append(found["state"][start:])
+        np.testing.assert_allclose(shares[-1], expected, rtol=1e-6)
+    assert np.ptp(shares, 0).min() > 0 or ("group_dropout" in kinds and obs == "both")  # which does not fit images
+
+
+def test_images_get_a_state_that_is_their_mask() -> None:
+    config = EnvConfig(obs="pixels", action_repeat=1, mask=True, corruption=CorruptionConfig(flicker=0.5))
+    with closing(make_envs(config, "toy_envs:Rich", 1, 2)) as envs:
+        assert envs.spec.obs["state"].shape == (1,)
+        rows = [envs.reset(), *(envs.step(np.zeros((2, 1), np.float32)) for _ in range(5))]
+    for row in rows:
+        np.testing.assert_array_equal(row["state"][:, 0], row["pixels"].any((1, 2, 3)))
+
+
+def test_no_mask_for_a_grid_and_no_noise_for_a_mask() -> None:
+    with pytest.raises(UserError) as caught:
+        make_env(EnvConfig(obs="state", mask=True), "toy_envs:Board")
+    assert (caught.value.where, caught.value.found) == ("env.mask", "a state of shape (3, 2, 4)")
+    for groups in (("seen",), ("pixels",)):
+        noise = CorruptionConfig(group_dropout=0.1, groups=groups)
+        with pytest.raises(UserError):
+            make_env(EnvConfig(obs="pixels", mask=True, corruption=noise), "toy_envs:Rich")

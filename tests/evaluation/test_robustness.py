@@ -230,6 +230,20 @@ def test_cells_share_starts_and_draws(trained: tuple[Agent, Config]) -> None:
     assert [p[1] for p in unnoticed] == pytest.approx([p[1] for p in played[:3]], abs=1e-4)
 
 
+def test_known_dropout_plays_the_same_episodes(trained: tuple[Agent, Config]) -> None:
+    """It changes what is done where something is lost, and nothing else: what an all-dark row shows is not read."""
+    cells = (CLEAN, Cell("gaussian", 0.5), Cell("flicker", 0.5), Cell("missing", 0.5))
+    jobs = [Job(cell, 1, e) for cell in cells for e in range(3)]
+    told, untold = (play(trained, 4, jobs, known_dropout=known) for known in (True, False))
+    assert [p[2] for p in told] == [p[2] for p in untold]
+    returns = np.array([[p[1] for p in played] for played in (told, untold)])
+    np.testing.assert_array_equal(returns[0, :6], returns[1, :6])
+    assert (returns[0, 6:] != returns[1, 6:]).any(-1)
+    blind = [[p[1] for p in play(trained, 4, [Job(Cell(kind, 1.0), 1, e) for e in range(3)], known_dropout=True)]
+             for kind in ("flicker", "missing", "bursts")]  # fmt: skip
+    assert blind[0] == blind[1] == blind[2]
+
+
 # --- files ------------------------------------------------------------------------------------------------------------
 
 
@@ -258,6 +272,8 @@ def test_files_hold_what_was_played(run_dir: Path, tmp_path: Path, capsys: pytes
         assert result["metrics"][f"robust/{cell['corruption']}@{cell['level']:g}/return"] == cell["return"]
         assert f"{cell['return']:.1f}" in out
     assert result["frames"] == sum(int(r["frames"]) for r in rows)
+    assert not result["known_dropout"]
+    assert {r["known_dropout"] for r in rows} == {"0"}
     assert (tmp_path / "robustness.png").read_bytes().startswith(b"\x89PNG")
     assert not list(tmp_path.glob("*.mp4"))
 
@@ -276,6 +292,12 @@ def test_one_episode_has_no_interval(run_dir: Path, tmp_path: Path, capsys: pyte
     result = evaluate_grid(run_dir, ["missing"], [0.1], episodes=1, out=tmp_path, device="cpu")
     assert [(cell["interval"], cell["return_std"]) for cell in result["cells"]] == [(None, None)] * 2
     assert json.loads((tmp_path / "robustness.json").read_text())["cells"] == result["cells"]
+
+
+def test_the_files_say_that_dropout_was_known(state_run: Path, tmp_path: Path) -> None:
+    grid = evaluate_grid(state_run, ["flicker"], [0.5], [1], 2, known_dropout=True, out=tmp_path, device="cpu")
+    assert grid["known_dropout"]
+    assert {row["known_dropout"] for row in read_csv(tmp_path)} == {"1"}
 
 
 def test_groups_reach_the_noise(state_run: Path, tmp_path: Path) -> None:

@@ -52,7 +52,7 @@ def is_training(line: str) -> bool:
 TRAININGS = [line for line in commands() if is_training(line)]
 MINUTES = r"--frames 500000|--until|studies marginal|runs/figure3"  # or ask for a longer run, or for another agent
 WITH_A_RUN = [
-    line for line in commands() if re.match(r"worldrl report|.*RUN_DIR", line) and not re.search(MINUTES, line)
+    line for line in commands() if re.match(r"worldrl report|.*(RUN_DIR| demo )", line) and not re.search(MINUTES, line)
 ]
 PIXELS, STATES = "runs/cartpole_balance/smac/1", "runs/walker_walk/smac_state/1"
 

@@ -76,8 +76,13 @@ def test_the_wheel_is_what_is_imported(installed: Path, tmp_path: Path) -> None:
 def test_train_eval_and_report(installed: Path, trained: Path) -> None:
     worldrl = str(installed / "worldrl")
     assert "return" in run([worldrl, "eval", "run", "--episodes", "1"], trained)
-    assert "eval/return" in run([worldrl, "report", "run"], trained)
-    assert (trained / "report/report.md").exists()
+    assert "eval/return" in run([worldrl, "report", "run", "--html"], trained)
+    assert {"report.md", "report.html"} <= {path.name for path in (trained / "report").iterdir()}
+
+
+def test_the_demo_is_inside(installed: Path, tmp_path: Path) -> None:
+    assert "return" in run([str(installed / "worldrl"), "eval", "demo", "--episodes", "1"], tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_train_from_python(installed: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from worldrl.errors import UserError
 from worldrl.estimators.marginal import ESTIMATORS
 from worldrl.heads.sac import SAC
 from worldrl.heads.smac import SMAC
+from worldrl.heads.transitions import transitions
 
 BELIEF = RSSM.Config(stoch=4, deter=8, hidden=8, reward_units=8, vector_units=8)
 SIZES = {"units": 16, "actor_layers": 2, "critic_layers": 2}
@@ -48,6 +49,23 @@ def test_without_particles_smac_is_latent_sac_bit_for_bit(make_batch) -> None:
     assert a.keys() == b.keys()
     assert all(torch.equal(a[key], b[key]) for key in a)
     assert all(torch.equal(p, q) for p, q in zip(smac.parameters(), sac.parameters(), strict=True))
+
+
+def test_the_log_says_how_far_particles_differ(make_batch) -> None:
+    """Zero for a belief whose particles are all the same, and more for one that does not know."""
+    model, head = build(num_particles=4, init_std=0.1)
+    batch = make_batch(STATE_SPEC, border=3)
+    belief = model.observe(batch, 4)[0]
+    same = belief._replace(particles=belief.feat.expand_as(belief.particles))
+    wide = belief._replace(particles=belief.feat + 3.0 * torch.randn(belief.particles.shape))
+    found = []
+    for seen in (same, wide):
+        states, tr = head.actor_states(seen), transitions(batch, seen.feat[None])
+        found.append(head.actor_loss(states, tr, torch.tensor(0.1))[2])
+    assert all(abs(value) < 1e-5 for value in found[0].values())
+    assert all(
+        found[1][key] > 0.01 and not found[1][key].requires_grad for key in ("policy/marginal_gain", "critic/spread")
+    )
 
 
 def test_roulette_phase_depends_on_the_seed_and_the_update_number() -> None:

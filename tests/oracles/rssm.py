@@ -101,6 +101,37 @@ class RSSM(Learner):
         mean, std, stoch, deter = (torch.stack(parts, 1) for parts in zip(*found, strict=True))
         return mean, std, stoch, deter
 
+    def filter_partly(self, rows: Any, seen: Mapping[str, Tensor], drawn: Tensor) -> Tensor:
+        """Features (B, T, P, F) of P paths where only the entries ``seen`` are known; ``drawn`` is (B, T, P, S).
+
+        What is lost is what the decoder says at the prior mean of the first path. Where all is lost, the prior stays.
+        """
+        b, steps, paths, _ = drawn.shape
+        found, stoch, deter = [], drawn.new_zeros(b, paths, self.c.stoch), drawn.new_zeros(b, paths, self.c.deter)
+        for t in range(steps):
+            same, action = 1.0 - rows.is_first[:, t, None, None].to(WIDE), rows.action[:, t, None].to(WIDE)
+            deter = self.memory(stoch * same, deter * same, action.expand(b, paths, -1))
+            mean, std = self.prior(deter)
+            guess = torch.cat([mean, deter], -1)[:, :1]
+            known = {key: seen[key][:, t, None] for key in rows.obs}
+            obs = {key: torch.where(known[key], x[:, t, None], self.picture(key, guess)) for key, x in rows.obs.items()}
+            embed = self.encode(obs).expand(b, paths, -1)
+            hidden = F.elu(linear(self.w, "post_in", torch.cat([deter, embed], -1)))
+            post = self.gaussian(linear(self.w, "post_out", hidden))
+            for i in range(b):
+                if any(mask[i].any() for mask in known.values()):
+                    mean, std = (
+                        torch.cat([x[:i], y[i : i + 1], x[i + 1 :]]) for x, y in zip((mean, std), post, strict=True)
+                    )
+            stoch = mean + std * drawn[:, t]
+            found.append(torch.cat([stoch, deter], -1))
+        return torch.stack(found, 1)
+
+    def picture(self, key: str, feat: Tensor) -> Tensor:
+        """``decode`` as an observation: pixels (B, T, 64, 64, 3) uint8."""
+        mean = self.decode(key, feat)
+        return ((mean + 0.5) * 255).round().clamp(0, 255).to(torch.uint8).movedim(-3, -1) if mean.dim() == 5 else mean
+
     def observe(self, rows: Any, particles: int, learn: bool = True) -> Any:
         """The belief, without the rows of the burn-in; learns if asked, and reports it in ``found``."""
         self.found = {}

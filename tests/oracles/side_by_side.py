@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tests.oracles.plain import WIDE, Point
 from worldrl.nn.optim import Optimizer
-from worldrl.types import Batch, EnvSpec
+from worldrl.types import SEEN, Batch, Belief, EnvSpec, Noise
 
 
 class PlainAgent:
@@ -123,6 +123,41 @@ def compare_models(model: Any, oracle: Any, spec: EnvSpec, particles: int) -> No
         assert found[name].item() == pytest.approx(value.item(), rel=1e-4), name
     for name, value in model.state_dict().items():
         torch.testing.assert_close(value.to(WIDE), plain.w[name].detach(), rtol=1e-3, atol=0.05 * c.lr)
+
+
+def random_masks(batch: Batch, seed: int) -> dict[str, Tensor]:
+    """For every observation which entries are seen: of a third of the rows all, of a third some, of a third none."""
+    rng = torch.Generator().manual_seed(seed)
+    share = torch.randint(0, 3, batch.reward.shape, generator=rng) / 2
+    return {
+        key: torch.rand(x.shape, generator=rng) < share.reshape(*share.shape, *[1] * (x.dim() - 2))
+        for key, x in batch.obs.items()
+    }
+
+
+def acted(model: Any, batch: Batch, masks: Mapping[str, Tensor], paths: int) -> tuple[Belief, list[Tensor]]:
+    """The belief (B, T, ...) of a model that acts through the rows and is told what is lost, and what it drew."""
+    recorder = Recorder()
+    state, beliefs = model.initial(len(batch.reward), paths - 1), []
+    for t in range(batch.reward.shape[1]):
+        row = {**batch.obs, **{SEEN + key: mask for key, mask in masks.items()}}
+        now = {key: x[:, t] for key, x in row.items()}
+        state, belief = model.step(state, now, batch.action[:, t], batch.is_first[:, t], noise=recorder)
+        beliefs.append(belief)
+    feat, particles, context, entropy = zip(*beliefs, strict=True)
+    known = Belief(torch.stack(feat, 1), torch.stack(particles, 2), torch.stack(context, 1), torch.stack(entropy, 1))
+    return known, recorder.drawn
+
+
+class Recorder(Noise):
+    """Torch's default generator, with a list of what it has drawn."""
+
+    def __init__(self) -> None:
+        self.drawn: list[Tensor] = []
+
+    def normal(self, shape: Sequence[int], rows: int, like: Tensor) -> Tensor:
+        self.drawn.append(super().normal(shape, rows, like))
+        return self.drawn[-1].clone()
 
 
 def compare_dreams(model: Any, oracle: Any, horizon: int = 4) -> None:

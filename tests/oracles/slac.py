@@ -102,6 +102,46 @@ class SLAC(Learner):
             before = feat
         return found
 
+    def filter_partly(self, rows: Any, seen: Mapping[str, Tensor], drawn: Tensor) -> tuple[Tensor, Tensor]:
+        """One window of which only the entries ``seen`` are known: features (T, P, F) of P paths, embeddings (T, E).
+
+        What is lost is what the decoder says at the prior means of the first path. Where all is lost, z1 keeps its
+        prior. ``drawn`` is (T, P, F).
+        """
+        d, paths = self.c.z1, drawn.shape[1]
+        found, embeds, before = [], [], drawn[0]
+        for t, action in enumerate(rows.action.to(WIDE).unbind()):
+            first = t == 0 or bool(rows.is_first[t])
+            old, act = before[:, d:], action.expand(paths, -1)
+            prior = (
+                Gaussian(drawn.new_zeros(paths, d), drawn.new_ones(paths, d))
+                if first
+                else self.gaussian("z1_prior", old, act)
+            )
+
+            def second(z1: Tensor, first: bool = first, old: Tensor = old, act: Tensor = act) -> Gaussian:
+                return self.gaussian("z2_first", z1) if first else self.gaussian("z2_later", z1, old, act)
+
+            guess = torch.cat([prior.mean, second(prior.mean).mean], -1)[:1]
+            obs = {
+                key: torch.where(seen[key][t, None], x[t, None], self.picture(key, guess))
+                for key, x in rows.obs.items()
+            }
+            embeds.append(self.encode(obs))
+            f = embeds[-1].expand(paths, -1)
+            post = self.gaussian("z1_first", f) if first else self.gaussian("z1_posterior", f, old, act)
+            one = post if any(seen[key][t].any() for key in rows.obs) else prior
+            z1 = one.mean + one.std * drawn[t, :, :d]
+            z2 = second(z1)
+            before = torch.cat([z1, z2.mean + z2.std * drawn[t, :, d:]], -1)
+            found.append(before)
+        return torch.stack(found), torch.cat(embeds)
+
+    def picture(self, key: str, feat: Tensor) -> Tensor:
+        """``decode`` as an observation: pixels (T, 64, 64, 3) uint8."""
+        mean = self.decode(key, feat)
+        return (mean * 255).round().clamp(0, 255).to(torch.uint8).movedim(-3, -1) if mean.dim() == 4 else mean
+
     def context(self, embed: Tensor, rows: Any) -> Tensor:
         """Features of the last rows and the actions between them; the first frame of an episode is repeated."""
         found, start, h = [], 0, self.c.history

@@ -23,13 +23,19 @@ class SMAC(SAC):
         return torch.stack(found)
 
     def log_pi(self, draw: Draw, tr: Pairs) -> Tensor:
-        """H_K of eq. 15, as a log-density."""
-        return self.marginal_log_pi(draw, tr.particles)
+        """H_K of eq. 15, as a log-density; what it differs by from that given s_0 is found for each action entry."""
+        found = self.marginal_log_pi(draw, tr.particles)
+        gain = (draw.weight * (draw.log_pi - found)).sum(0) / self.size
+        self.found["policy/marginal_gain"] = tr.mean(gain).detach()
+        return found
 
     def q_pi(self, draw: Draw, tr: Pairs) -> Tensor:
         """Q_K of eq. 15, by eq. 14."""
         states = [tr.feat, *tr.particles] if self.c.q_include_s0 or not len(tr.particles) else list(tr.particles)
         q = torch.stack([self.q("critic", s, draw.action) for s in states], 1)  # (2, P, M, B, S)
+        each = torch.minimum(*q)  # (P, M, B, S)
+        deviation = (each - each.mean(0)).square().mean(0).sqrt()
+        self.found["critic/spread"] = tr.mean((draw.weight * deviation).sum(0)).detach()
         return marginal_q(q, self.c.q_aggregate, self.c.q_twins_first)
 
     def next_log_pi(self, draw: Draw, tr: Pairs) -> Tensor:

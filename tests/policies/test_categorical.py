@@ -114,7 +114,7 @@ def test_sac_is_exact_discrete_sac() -> None:
     value = (probs * (target_q - alpha * probs.log())).sum(-1)
     y = batch.reward[:, 1:] + 0.99 * value[:, 1:]
     torch.testing.assert_close(head.td_target(tr, belief, alpha)[0], y.detach(), rtol=1e-5, atol=1e-6)
-    loss, log_pi = head.actor_loss(head.actor_states(belief), tr, alpha)
+    loss, log_pi, _ = head.actor_loss(head.actor_states(belief), tr, alpha)
     expected = (probs * (alpha * probs.log() - q.detach())).sum(-1)[:, :-1].mean()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(log_pi, (probs * probs.log()).sum(-1)[:, :-1])
@@ -138,7 +138,7 @@ def test_smac_marginalises_exactly_over_particles() -> None:
     marginal = probs.mean(0).log()
     q = head.critic.values(states).amin(0).exp().mean(0).log()
     tr = transitions(batch, belief.feat[None])
-    loss, log_pi = head.actor_loss(head.actor_states(belief), tr, alpha)
+    loss, log_pi, _ = head.actor_loss(head.actor_states(belief), tr, alpha)
     expected = (probs[0] * (alpha * marginal - q.detach())).sum(-1).mean()
     torch.testing.assert_close(loss, expected, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(log_pi, (probs[0] * marginal).sum(-1), rtol=1e-5, atol=1e-6)

@@ -97,7 +97,7 @@ def test_any_key_is_read_with_the_settings(tmp_path: Path) -> None:
     assert run.label(["head.critic_lr", "head.num_particles"]) == "sac critic_lr=0.0003"
 
 
-@pytest.mark.parametrize("name", ["Pendulum-v1", "point:Point", "my-mod:Env", "HalfCheetah-v10"])
+@pytest.mark.parametrize("name", ["Pendulum-v1", "point:Point", "my-mod:Env", "HalfCheetah-v10", "A-v1+4dominated"])
 def test_gymnasium_names_keep_their_dashes(name: str) -> None:
     assert task_name(name) == name
 

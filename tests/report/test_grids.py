@@ -75,7 +75,8 @@ def names(grids: Path, *labels: str) -> dict[str, int]:
         ({"checkpoint": "best"}, "smac, checkpoint best"),
         ({"action": "sample"}, "smac, sampled actions"),
         ({"groups": ["velocity", "height"]}, "smac, noise on velocity, height"),
-        ({"checkpoint": "last", "action": "mode", "groups": []}, "smac"),
+        ({"known_dropout": True}, "smac, known drop-out"),
+        ({"checkpoint": "last", "action": "mode", "groups": [], "known_dropout": False}, "smac"),
     ],
 )
 def test_grids_that_were_played_in_another_way_are_not_averaged(grids: Path, played: dict[str, Any], name: str) -> None:

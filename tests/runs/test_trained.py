@@ -16,10 +16,13 @@ import torch
 
 import worldrl
 from tests.toy_runs import SLAC, SMALL, STATE_SAC, make_run
+from worldrl.config import config_from_dict
 from worldrl.errors import UserError
 from worldrl.registry import tiny_settings
 from worldrl.runs.checkpoint import Checkpoints
-from worldrl.runs.trained import TrainedPolicy, load_agent
+from worldrl.runs.trained import TrainedPolicy, load_agent, share
+from worldrl.runs.transfer import load_model
+from worldrl.training.loop import resume
 from worldrl.types import box, choice
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -202,6 +205,31 @@ def test_a_run_in_half_precision_acts_on_the_cpu(tmp_path: Path) -> None:
     assert worldrl.load(run, device="cpu").act(observations(1)["pixels"]).shape == (1, 1)
 
 
+def test_a_shared_run_acts_like_the_whole_one(both: Path, tmp_path: Path) -> None:
+    folder = share(both, tmp_path / "small")
+    whole, small = (worldrl.load(run_dir, device="cpu") for run_dir in (both, tmp_path / "small"))
+    obs = observations(3)
+    np.testing.assert_array_equal(*(policy.act(obs, deterministic=True) for policy in (whole, small)))
+    assert sorted(path.name for path in folder.iterdir()) == ["COMPLETE.json", "state.pt"]
+    assert "optimizers" not in Checkpoints(tmp_path / "small").load(folder)["agent"]
+    with pytest.raises(UserError) as caught:
+        share(both, tmp_path / "small")
+    assert caught.value.where == str(tmp_path / "small")
+    with pytest.raises(UserError):  # there is no past to continue from
+        resume(tmp_path / "small")
+
+
+def test_a_shared_run_gives_its_world_model_to_a_new_one(states: Path, both: Path, tmp_path: Path) -> None:
+    share(both, tmp_path / "small")
+    config = config_from_dict({**SMALL, "env.obs": "both", "init_from": str(tmp_path / "small")})
+    agent, _ = load_agent(both, device="cpu")
+    for weight in agent.model.parameters():
+        torch.nn.init.zeros_(weight)
+    load_model(agent, config)
+    there = load_agent(tmp_path / "small", device="cpu")[0].model.state_dict()
+    assert all(torch.equal(weight, there[name]) for name, weight in agent.model.state_dict().items())
+
+
 def test_best_is_the_best_checkpoint(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", STATE_SAC)
     checkpoints = Checkpoints(run)
@@ -347,9 +375,13 @@ assert not {{"dm_control", "mujoco", "gymnasium", "cv2"}} & set(sys.modules)
 def test_the_examples_of_the_document_run(
     pixels: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    act, use = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "inside.md").read_text(), re.DOTALL)
+    demo, shared, act, use = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "inside.md").read_text(), re.DOTALL)
     monkeypatch.chdir(tmp_path)
     found: dict[str, Any] = {}
+    exec(demo, found)
+    assert abs(found["action"]).max() <= 1
+    exec(shared.replace("runs/demo", str(pixels)), found)
+    assert worldrl.load("small_demo", device="cpu").spec.obs.keys() == {"pixels"}
     exec(act.replace("RUN_DIR", str(pixels)), found)
     assert "(64, 64, 3)" in capsys.readouterr().out
     worldrl.load(pixels, device="cpu").export("step.pt2")

@@ -51,12 +51,26 @@ def test_every_agent_runs(agent: str, tmp_path: Path) -> None:
 
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(point_mass, "regret", lambda agent, dimensions, seed, *_: dimensions / seed)
+    made: list[tuple[int, int]] = []
+
+    def regret(agent: str, dimensions: int, seed: int, *_: object) -> float:
+        made.append((dimensions, seed))
+        return dimensions / seed
+
+    monkeypatch.setattr(point_mass, "regret", regret)
     assert main(["dimensions", "--dims", "1", "16", "--seeds", "2", "--out", str(tmp_path)]) == 0
     numbers = json.loads((tmp_path / "dimensions.json").read_text())["regret"]
     assert set(numbers) == set(point_mass.AGENTS)
     assert numbers["virel_beta"] == {"1": [1.0, 0.5], "16": [16.0, 8.0]}
     assert (tmp_path / "dimensions.png").stat().st_size > 10_000
+    assert len(made) == 2 * 2 * len(point_mass.AGENTS)
+    assert [seed for _, seed in made] == sorted(seed for _, seed in made)  # so that what is cut off is fair
+    made.clear()
+    assert main(["dimensions", "--dims", "1", "4", "--seeds", "3", "--out", str(tmp_path)]) == 0
+    assert set(made) == {(1, 3), (4, 1), (4, 2), (4, 3)}  # what is known is not made again
+    made.clear()
+    assert main(["dimensions", "--dims", "1", "--seeds", "1", "--frames", "600", "--out", str(tmp_path)]) == 0
+    assert set(made) == {(1, 1)}  # other frames, another study
     capsys.readouterr()
     assert main(["dimensions", "--dims", "3", "--out", str(tmp_path)]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1

@@ -26,6 +26,7 @@ WRONG = {
         "theorem 4",
         "eq. 30",
         "appendix E.3, T*",
+        "appendix E.4, classic",
         "eq. 31",
         "appendix F.1, shortcut",
         "eq. 35",

@@ -7,12 +7,14 @@ import math
 import numpy as np
 import pytest
 
+from worldrl.errors import UserError
 from worldrl.tabular.counterexample import (
     counterexample,
     hard_q,
     max_entropy_probability,
     soft_q,
     threshold,
+    with_k_actions,
     wrong_action,
 )
 from worldrl.tabular.solve import boltzmann
@@ -80,3 +82,19 @@ def test_the_three_curves_of_the_study() -> None:
     np.testing.assert_allclose(curves.closed_form, [0.06178, 0.56944], atol=1e-5)
     np.testing.assert_allclose(curves.soft_values, curves.closed_form)
     np.testing.assert_allclose(curves.virel, [0.00669, 0.11920], atol=1e-5)
+
+
+@pytest.mark.parametrize(("settings", "expected"), PUBLISHED)
+def test_with_k_actions_everywhere_both_policies_are_the_same(
+    settings: tuple[int, float, float], expected: float
+) -> None:
+    k, c, gamma = settings
+    mdp = with_k_actions(k, gamma)
+    soft, hard = (boltzmann(q[0], c) for q in (soft_q(mdp, c), hard_q(mdp)))
+    assert soft[::2].sum() == pytest.approx(expected, abs=1e-5)
+    assert hard[::2].sum() == pytest.approx(1 / (1 + math.exp(1 / c)), rel=1e-9)
+
+
+def test_an_odd_number_of_actions_cannot_be_shared_equally() -> None:
+    with pytest.raises(UserError, match="3"):
+        with_k_actions(3, 0.9)

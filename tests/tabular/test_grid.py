@@ -10,6 +10,7 @@ from functools import cache
 import numpy as np
 import pytest
 
+from tests.oracles.mirl import soft_values
 from worldrl.tabular.grid import ACTIONS, best_value, distance, grid_world
 from worldrl.tabular.mdp import MDP
 from worldrl.tabular.solve import (
@@ -122,6 +123,22 @@ def test_figure_1_with_the_printed_tolerances() -> None:
         if beta == 0.03:
             assert kept.sweeps == 348
             assert kept.prior == pytest.approx([0.479, 0.004, 0.004, 0.479, 0.035], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("beta", "soft", "expected"), [(0.3, -9.430, -6.384), (1.0, -8.570, -5.850), (10.0, -5.676, -5.010)]
+)
+def test_figure_1_with_the_other_reading_of_the_goal_step(beta: float, soft: float, expected: float) -> None:
+    """A goal of 8. Values are the oracle's for the prior that was found, which is its own marginal."""
+    mdp = grid(8.0)
+    assert mean(soft_value_iteration(mdp, beta, tolerance=1e-9).value) == pytest.approx(soft, abs=1e-3)
+    found = mutual_information_value_iteration(mdp, beta)
+    assert mean(found.value) == pytest.approx(expected, abs=1e-3)
+    live = ~mdp.terminal
+    q = soft_values(mdp.reward[live], mdp.transition[live][..., live], mdp.gamma, found.prior, beta)
+    value = np.log((found.prior * np.exp(beta * (q - q.max()))).sum(1)) / beta + q.max()
+    np.testing.assert_allclose(value, found.value[live], atol=2e-5)
+    np.testing.assert_allclose(found.prior, mdp.start @ found.policy, atol=1e-5)
 
 
 def test_tabular_mirl_finds_the_same_prior() -> None:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from worldrl.fields import AnySamples, Layers, NotNegative, Positive, Rate, Width
 from worldrl.nn.conv import ImageDecoder, ImageEncoder, check_images, to_blocks, to_pixels
 from worldrl.nn.functional import elu_, normal_entropy, normal_kl
+from worldrl.nn.lost import impute, is_dark, tells
 from worldrl.nn.mlp import MLP, ScalarMLP, xavier
 from worldrl.nn.products import gru, layer, linear
 from worldrl.types import NOISE, Batch, Belief, BeliefModel, EnvSpec, Metrics, Noise, Obs, Rollout, State
@@ -69,6 +70,7 @@ class RSSM(BeliefModel):
         adam_eps: Positive = 1e-8
 
     config: RSSM.Config
+    imputes = True
     tiny: ClassVar[dict[str, Any]] = {
         "stoch": 4,
         "deter": 8,
@@ -134,14 +136,19 @@ class RSSM(BeliefModel):
         deterministic: bool = False,
         noise: Noise = NOISE,
     ) -> tuple[State, Belief]:
-        """Filter one row on every path. obs (B, ...), prev_action (B, A), is_first (B,)."""
-        embed = self._encode(self._targets(obs))  # (B, E)
-        draws = noise.normal(state["stoch"].shape, 0, embed)  # (B, 1 + K, S)
+        """Filter one row on every path. obs (B, ...), prev_action (B, A), is_first (B,).
+
+        What ``obs`` says is lost (``SEEN``) is imputed: the decoder's mean at the prior mean of path 0. A row without
+        any reading takes the prior in place of the posterior.
+        """
+        draws = noise.normal(state["stoch"].shape, 0, state["stoch"])  # (B, 1 + K, S)
         if deterministic:
             draws[:, 0] = 0.0
-        inputs = self._inputs(embed[:, None], prev_action[:, None])
         keep = (1.0 - is_first)[:, None, None]
-        post = self._filter_step(state["stoch"], state["deter"], *inputs, keep, draws)
+        with torch.autocast(draws.device.type, enabled=False):
+            deter = self._memory(state["stoch"], state["deter"], self._action_part(prev_action[:, None]), keep)
+            embed, mean, std = self._see_partly(deter, obs) if tells(obs) else self._see(deter, obs)
+        post = Posterior(mean, std, mean + std * draws, deter)
         feat = post.feat()
         context = torch.cat([post.deter[:, 0], embed], -1)
         belief = Belief(feat[:, 0], feat[:, 1:].transpose(0, 1), context, normal_entropy(post.std[:, 0]))
@@ -207,24 +214,37 @@ class RSSM(BeliefModel):
 
     # --- filtering ----------------------------------------------------------------------------------------------------
 
-    def _inputs(self, embed: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """The state-independent halves of the two first layers -> (..., hidden) each."""
-        c = self.config
-        action_part = linear(action, self.state_in.weight[:, c.stoch :], self.state_in.bias)
-        embed_part = linear(embed, self.post_in.weight[:, c.deter :], self.post_in.bias)
-        return action_part.float(), embed_part.float()
+    def _action_part(self, action: Tensor) -> Tensor:
+        """What the action gives to the first layer before the memory, (..., hidden)."""
+        return linear(action, self.state_in.weight[:, self.config.stoch :], self.state_in.bias).float()
 
-    def _filter_step(
-        self, stoch: Tensor, deter: Tensor, action_part: Tensor, embed_part: Tensor, keep: Tensor, noise: Tensor
-    ) -> Posterior:
-        """One step of q(stoch_t | stoch_{t-1}, a_t, o_t); leading axes broadcast; ``keep`` is 0 on first rows."""
-        c = self.config
-        with torch.autocast(stoch.device.type, enabled=False):  # the recurrent state stays float32
-            x = F.elu(linear(stoch * keep, self.state_in.weight[:, : c.stoch]) + action_part)
-            deter = gru(self.gru, x, deter * keep)
-            h = F.elu(linear(deter, self.post_in.weight[:, : c.deter]) + embed_part)
-            mean, std = self._gaussian(layer(self.post_out, h))
-        return Posterior(mean, std, mean + std * noise, deter)
+    def _embed_part(self, embed: Tensor) -> Tensor:
+        """What the observation gives to the first layer of the posterior, (..., hidden)."""
+        return linear(embed, self.post_in.weight[:, self.config.deter :], self.post_in.bias).float()
+
+    def _memory(self, stoch: Tensor, deter: Tensor, action_part: Tensor, keep: Tensor) -> Tensor:
+        """deter_t; leading axes broadcast; ``keep`` is 0 on first rows."""
+        x = F.elu(linear(stoch * keep, self.state_in.weight[:, : self.config.stoch]) + action_part)
+        return gru(self.gru, x, deter * keep)
+
+    def _posterior(self, deter: Tensor, embed_part: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of q(stoch_t | deter_t, o_t); leading axes broadcast."""
+        h = F.elu(linear(deter, self.post_in.weight[:, : self.config.deter]) + embed_part)
+        return self._gaussian(layer(self.post_out, h))
+
+    def _see(self, deter: Tensor, obs: Obs) -> tuple[Tensor, Tensor, Tensor]:
+        """Embedding (B, E) of a row, and the posterior's mean and standard deviation on every path (B, 1 + K, S)."""
+        embed = self._encode(self._targets(obs))
+        return embed, *self._posterior(deter, self._embed_part(embed[:, None]))
+
+    def _see_partly(self, deter: Tensor, obs: Obs) -> tuple[Tensor, Tensor, Tensor]:
+        """``_see`` of a row that says what is lost of it."""
+        prior = self._gaussian(self.prior_head(deter))
+        predicted = self.decode(torch.cat([prior[0], deter], -1)[:, 0])
+        embed, *posterior = self._see(deter, impute(obs, predicted))
+        dark = is_dark(obs)[:, None, None]
+        mean, std = (torch.where(dark, *both) for both in zip(prior, posterior, strict=True))
+        return embed, mean, std
 
     def _gaussian(self, stats: Tensor) -> tuple[Tensor, Tensor]:
         mean, raw = stats.float().chunk(2, -1)
@@ -234,14 +254,19 @@ class RSSM(BeliefModel):
         """Run the filter over (B, T) rows, on ``paths`` independent copies if asked -> (*paths, B, T, .)."""
         b, t = batch.reward.shape
         noise = torch.randn(t, *paths, b, self.config.stoch, device=embed.device)
-        action_part, embed_part = self._inputs(embed.transpose(0, 1), batch.action.transpose(0, 1))  # (T, B, hidden)
+        action_part = self._action_part(batch.action.transpose(0, 1))  # (T, B, hidden)
+        embed_part = self._embed_part(embed.transpose(0, 1))  # (T, B, hidden)
         keep = (1.0 - batch.is_first).T[..., None]  # (T, B, 1)
         stoch = embed.new_zeros(*paths, b, self.config.stoch)
         deter = embed.new_zeros(*paths, b, self.config.deter)
         steps = []
-        for inputs in zip(action_part.unbind(), embed_part.unbind(), keep.unbind(), noise.unbind(), strict=True):
-            steps.append(self._filter_step(stoch, deter, *inputs))
-            stoch, deter = steps[-1].stoch, steps[-1].deter
+        rows = (x.unbind() for x in (action_part, embed_part, keep, noise))
+        with torch.autocast(embed.device.type, enabled=False):  # the recurrent state stays float32
+            for action_t, embed_t, keep_t, noise_t in zip(*rows, strict=True):
+                deter = self._memory(stoch, deter, action_t, keep_t)
+                mean, std = self._posterior(deter, embed_t)
+                stoch = mean + std * noise_t
+                steps.append(Posterior(mean, std, stoch, deter))
         return Posterior(*(torch.stack(parts, -2) for parts in zip(*steps, strict=True)))
 
     def _draw_particles(self, embed: Tensor, batch: Batch, post: Posterior, k: int) -> Tensor:

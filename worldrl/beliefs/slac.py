@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from worldrl.fields import AnySamples, Layers, NotNegative, Positive, Range, Rate, Width
 from worldrl.nn.conv import SameDecoder, SameEncoder, check_images, to_blocks, to_images, to_pixels
 from worldrl.nn.functional import inverse_softplus, normal_entropy, normal_kl, normal_log_prob
+from worldrl.nn.lost import impute, is_dark, tells
 from worldrl.nn.mlp import MLP, ScalarMLP, xavier
 from worldrl.types import NOISE, Batch, Belief, BeliefModel, EnvSpec, Metrics, Noise, Obs, Rollout, State
 
@@ -112,6 +113,7 @@ class SLAC(BeliefModel):
         adam_eps: Positive = 1e-8
 
     config: SLAC.Config
+    imputes = True
     tiny: ClassVar[dict[str, Any]] = {
         "z1": 3,
         "z2": 6,
@@ -181,13 +183,21 @@ class SLAC(BeliefModel):
         deterministic: bool = False,
         noise: Noise = NOISE,
     ) -> tuple[State, Belief]:
-        """Filter one row on every path. obs (B, ...), prev_action (B, A), is_first (B,)."""
-        embed = self._encode(obs, is_first.shape)  # (B, E)
+        """Filter one row on every path. obs (B, ...), prev_action (B, A), is_first (B,).
+
+        What ``obs`` says is lost (``SEEN``) is imputed: the decoder's mean at the prior means of path 0. A row without
+        any reading takes the prior in place of the posterior.
+        """
         keep = (state["started"] * (1.0 - is_first))[:, None, None] > 0
-        draws = noise.normal((*state["z2"].shape[:-1], self.feat_dim), 0, embed)  # (B, 1 + K, F)
+        action, z2 = prev_action[:, None], state["z2"]
+        dark = is_dark(obs)[:, None, None] if tells(obs) else None
+        if dark is not None:
+            obs = impute(obs, self.decode(self._predict(z2, action, keep)[:, 0]))
+        embed = self._encode(obs, is_first.shape)  # (B, E)
+        draws = noise.normal((*z2.shape[:-1], self.feat_dim), 0, embed)  # (B, 1 + K, F)
         if deterministic:
             draws[:, 0] = 0.0
-        path = self._filter_step(state["z2"], embed[:, None], prev_action[:, None], keep, draws)
+        path = self._filter_step(z2, embed[:, None], action, keep, draws, dark)
         features = torch.cat([state["features"], embed[:, None]], 1)[:, 1:]
         features = torch.where(keep, features, embed[:, None])
         actions = torch.cat([state["actions"], prev_action[:, None]], 1)[:, 1:] * keep
@@ -274,14 +284,30 @@ class SLAC(BeliefModel):
             return embed.new_zeros(0, *batch.reward.shape, self.feat_dim)
         return self._filter(embed, batch, (k,)).feat()
 
-    def _filter_step(self, z2: Tensor, embed: Tensor, action: Tensor, keep: Tensor, noise: Tensor) -> Path:
-        """One row of the posterior from z2 of the row before; leading axes broadcast; first rows do not ``keep``."""
+    def _filter_step(
+        self, z2: Tensor, embed: Tensor, action: Tensor, keep: Tensor, noise: Tensor, dark: Tensor | None = None
+    ) -> Path:
+        """One row of the posterior from z2 of the row before; leading axes broadcast; first rows do not ``keep``.
+
+        Where a row is ``dark``, z1 has its prior.
+        """
         noise1, noise2 = noise.split([self.config.z1, self.config.z2], -1)
         with torch.autocast(z2.device.type, enabled=False):  # the recurrent state stays float32
             post = self.z1_posterior(embed, z2, action).where(keep, self.z1_first(embed))
+            post = post if dark is None else self._prior(z2, action, keep).where(dark, post)
             z1 = post.sample(noise1)
             second = self.z2_later(z1, z2, action).where(keep, self.z2_first(z1))
         return Path(post.mean.expand_as(z1), post.std.expand_as(z1), second.std, z1, second.sample(noise2))
+
+    def _prior(self, z2: Tensor, action: Tensor, keep: Tensor) -> Gaussian:
+        """p(z1_t | z2_{t-1}, a_t), of first rows N(0, I)."""
+        later = self.z1_prior(z2, action)
+        return later.where(keep, Gaussian(torch.zeros_like(later.mean), torch.ones_like(later.std)))
+
+    def _predict(self, z2: Tensor, action: Tensor, keep: Tensor) -> Tensor:
+        """The feature of a row before it is seen, (..., F): the means of the prior."""
+        z1 = self._prior(z2, action, keep).mean
+        return torch.cat([z1, self.z2_later(z1, z2, action).where(keep, self.z2_first(z1)).mean], -1)
 
     def _dream_step(self, feat: Tensor, action: Tensor, noise: Tensor) -> Tensor:
         """One step of the prior; (N, F), (N, A), (N, F) -> (N, F)."""

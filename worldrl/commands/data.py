@@ -12,11 +12,13 @@ import numpy as np
 
 from worldrl.acting.collect import Recorder, at_random, by_mode, collect, exploring
 from worldrl.acting.episodes import random_return
+from worldrl.acting.waypoints import SIGMA, follow, mean_return, with_new_goals
 from worldrl.compose import compose
-from worldrl.config import CONFIG_FILE, Config
+from worldrl.config import CONFIG_FILE, Config, run_folder
 from worldrl.data.episodes import Columns, Extent, Recorded, extent, to_unit
 from worldrl.data.formats import d4rl, minari
 from worldrl.data.hdf5 import SUFFIXES
+from worldrl.envs.make import EnvConfig
 from worldrl.errors import UserError, check_writable
 from worldrl.report.plots import calm, picture
 from worldrl.runs.checkpoint import environment_fingerprint
@@ -25,18 +27,18 @@ from worldrl.runs.trained import CHECKPOINTS, load_agent
 from worldrl.terminal import Parser, add_allow, command, number, pasted, say, whole
 from worldrl.trust import allow
 
-RANDOM = "random"
+SCRIPTED = RANDOM, WAYPOINTS = "random", "waypoints"
 RANDOM_EPISODES = 100  # whose mean return scores 0
 FLAT = (".npz", *SUFFIXES)  # D4RL's layout
 JOIN, RUN = "--join", "--policy RUN_DIR"
 MADE_WITH: Mapping[str, tuple[Any, tuple[str, ...]]] = {  # option -> its default, and what has a use for it
-    "steps": (100_000, (RANDOM, RUN)),
-    "seed": (0, (RANDOM, RUN)),
-    "expert": (None, (RANDOM, RUN)),
-    "task": (None, (RANDOM,)),
-    "obs": ("state", (RANDOM,)),
+    "steps": (100_000, (*SCRIPTED, RUN)),
+    "seed": (0, (*SCRIPTED, RUN)),
+    "expert": (None, (*SCRIPTED, RUN)),
+    "task": (None, SCRIPTED),
+    "obs": ("state", SCRIPTED),
     "checkpoint": ("last", (RUN,)),
-    "mode": (False, (RUN,)),
+    "mode": (False, (WAYPOINTS, RUN)),
 }
 CONSTANT = 1e-6  # a column with a smaller deviation than that does not vary
 
@@ -50,15 +52,16 @@ def make_parser() -> argparse.ArgumentParser:
     info.add_argument("--picture", type=Path, metavar="FILE.png", help="returns and lengths of its episodes")
     made = commands.add_parser("make", help="record a data set, or join several")
     made.add_argument("out", type=Path, metavar="OUT", help="a new folder (Minari), or a new .npz or .hdf5 file")
-    made.add_argument("--policy", metavar="RUN_DIR", help=f"a trained run, or '{RANDOM}'")
+    made.add_argument("--policy", metavar="RUN_DIR", help=f"a trained run, '{RANDOM}', or '{WAYPOINTS}' in PointMaze")
     made.add_argument("--join", type=Path, nargs="+", metavar="PATH", help="data sets, one after another")
     made.add_argument("--steps", type=whole(), metavar="N", help="default 100000")
     made.add_argument("--seed", type=whole(0), metavar="N", help="of episodes and policy (default 0)")
-    made.add_argument("--task", metavar="NAME", help=f"with --policy {RANDOM}; a run has its own")
-    made.add_argument("--obs", choices=("state", "pixels", "both"), help=f"with --policy {RANDOM} (default state)")
+    made.add_argument("--task", metavar="NAME", help="with a policy that is not a run, which has its own")
+    made.add_argument("--obs", choices=("state", "pixels", "both"), help="as --task (default state)")
     made.add_argument("--checkpoint", choices=CHECKPOINTS, help="of the run (default last)")
-    made.add_argument("--mode", action="store_true", default=None, help="the policy's mode instead of its draws")
-    made.add_argument("--expert", type=number, metavar="RETURN", help="scores 100; the random policy's mean scores 0")
+    made.add_argument("--mode", action="store_true", default=None, help="the policy without its draws or noise")
+    expert = f"scores 100, or '{WAYPOINTS}' for what these have without noise; the random policy's mean scores 0"
+    made.add_argument("--expert", type=_expert, metavar="RETURN", help=expert)
     converted = commands.add_parser("convert", help="write a data set, or a run's replay, in another layout")
     converted.add_argument("path", type=Path, metavar="PATH")
     converted.add_argument("out", type=Path, metavar="OUT", help="a new folder (Minari), or a new .npz or .hdf5 file")
@@ -169,6 +172,7 @@ class Source(NamedTuple):
     config: Config
     recorder: Recorder
     about: Mapping[str, Any]
+    variant: str = ""  # of the task, in which it is recorded
 
 
 def make(options: argparse.Namespace) -> None:
@@ -186,11 +190,8 @@ def make(options: argparse.Namespace) -> None:
         return
     source = _source(options)
     env, task, seed = source.config.env, source.config.task, options.seed
-    columns, spec = collect(env, task, seed, options.steps, source.recorder)
-    reference = None
-    if options.expert is not None:
-        say(f"{RANDOM_EPISODES} random episodes for the return that scores 0")
-        reference = (float(np.mean(random_return(env, task, seed, RANDOM_EPISODES))), options.expert)
+    reference = None if options.expert is None else _reference(options.expert, env, task, seed)
+    columns, spec = collect(env, source.variant or task, seed, options.steps, source.recorder)
     data = Recorded(columns, spec.actions, task, reference, unit=True)
     versions = environment_fingerprint()
     columns = stored(data).columns
@@ -200,13 +201,25 @@ def make(options: argparse.Namespace) -> None:
 
 def _settle(options: argparse.Namespace) -> None:
     """Give options their defaults, and refuse those that would be ignored."""
-    source = JOIN if options.join else RANDOM if options.policy == RANDOM else RUN
+    source = JOIN if options.join else options.policy if options.policy in SCRIPTED else RUN
     for name, (usual, users) in MADE_WITH.items():
         if vars(options)[name] is None:
             setattr(options, name, usual)
         elif source not in users:
-            use = f"--policy {RANDOM}" if source == RANDOM else source
+            use = f"--policy {source}" if source in SCRIPTED else source
             raise UserError(f"--{name}", f"{use}, which has no use for it", fix="leave it out")
+
+
+def _expert(text: str) -> float | str:
+    return text if text == WAYPOINTS else number(text)
+
+
+def _reference(expert: float | str, env: EnvConfig, task: str, seed: int) -> tuple[float, float]:
+    """The returns that score 0 and 100."""
+    n = RANDOM_EPISODES
+    high = mean_return(env, task, seed, n) if isinstance(expert, str) else expert
+    say(f"{n} random episodes for the return that scores 0")
+    return float(np.mean(random_return(env, task, seed, n))), high
 
 
 def stored(data: Recorded) -> Recorded:
@@ -218,18 +231,29 @@ def stored(data: Recorded) -> Recorded:
 
 
 def _source(options: argparse.Namespace) -> Source:
-    if options.policy == RANDOM:
-        if not options.task:
-            raise UserError(f"--policy {RANDOM}", "no task", "--task NAME")
-        config = compose({"agent": "sac", "task": options.task, "env.obs": options.obs})
-        return Source(config, at_random(options.seed), {"algorithm_name": RANDOM})
-    run_dir = Path(options.policy)
+    if options.policy in SCRIPTED:
+        return _scripted(options)
+    run_dir = run_folder(options.policy)
     if not (run_dir / CONFIG_FILE).is_file():
         raise UserError(f"--policy {options.policy}", "no run", f"a folder of worldrl train, or '{RANDOM}'")
     agent, config = load_agent(run_dir, options.checkpoint, tell=say)
     name = f"{config.agent}, {options.checkpoint} of seed {config.seed}, {agent.updates} updates"
     recorder = by_mode(agent) if options.mode else exploring(agent, config.schedule.epsilon.end)
     return Source(config, recorder, {"algorithm_name": name})
+
+
+def _scripted(options: argparse.Namespace) -> Source:
+    """A policy that nobody has trained."""
+    if not options.task:
+        raise UserError(f"--policy {options.policy}", "no task", "--task NAME")
+    config = compose({"agent": "sac", "task": options.task, "env.obs": options.obs})
+    if options.policy == RANDOM:
+        return Source(config, at_random(options.seed), {"algorithm_name": RANDOM})
+    sigma = 0.0 if options.mode else SIGMA
+    name = f"way-point controller, action noise {sigma}; a new goal whenever one is reached"
+    return Source(
+        config, follow(config.task, options.seed, sigma), {"algorithm_name": name}, with_new_goals(config.task)
+    )
 
 
 def joined(paths: Sequence[Path]) -> Recorded:

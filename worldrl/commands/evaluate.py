@@ -1,4 +1,4 @@
-"""``worldrl eval``: evaluate one run folder, plainly or over a grid of corruptions."""
+"""``worldrl eval``: evaluate one run folder, plainly, over a grid of corruptions, or on recorded rows."""
 
 from __future__ import annotations
 
@@ -9,20 +9,31 @@ from typing import Any
 
 from worldrl.config import load_config
 from worldrl.errors import UserError
-from worldrl.terminal import Parser, add_allow, command, whole
+from worldrl.terminal import Parser, add_allow, command, number, whole
 from worldrl.trust import allow
 
-PLAIN_ONLY = {"seed": "--seed", "json_path": "--json"}
-GRID_ONLY = {"levels": "--level", "seeds": "--seeds", "num_envs": "--envs", "groups": "--groups", "out": "--out"}
+PLAIN_ONLY = {"seed": "--seed", "json_path": "--json", "target_return": "--target-return"}
+PLAY_ONLY = {"episodes": "--episodes", "video": "--video", "target_return": "--target-return"}
+FIT_ONLY = {"updates": "--updates", "gamma": "--gamma"}
+GRID_ONLY = {
+    "levels": "--level",
+    "seeds": "--seeds",
+    "num_envs": "--envs",
+    "groups": "--groups",
+    "out": "--out",
+    "known_dropout": "--known-dropout",
+}
 
 
 @command
 def eval_main(argv: Sequence[str]) -> int:
-    """All of ``worldrl eval``: evaluate one run folder, plainly or over a grid. Returns the exit code."""
+    """All of ``worldrl eval``: evaluate one run folder. Returns the exit code."""
     options = vars(_eval_parser().parse_args(argv))
     allow(options.pop("allow"))
     load_config(options["run_dir"])
-    if "corruptions" in options:
+    if "data" in options:
+        _evaluate_on_data(options)
+    elif "corruptions" in options:
         _evaluate_grid(options)
     else:
         _evaluate(options)
@@ -33,14 +44,25 @@ def _evaluate(options: dict[str, Any]) -> None:
     from worldrl.evaluation.evaluate import evaluate_run, told
 
     _refuse_options(options, GRID_ONLY, "--corruption with it, for a grid")
+    _refuse_options(options, FIT_ONLY, "--fqe with it")
     if options.get("video") is True:
         raise UserError("--video", "no PATH", "one of a file, such as episode.mp4")
     print(told(evaluate_run(**options)))
 
 
+def _evaluate_on_data(options: dict[str, Any]) -> None:
+    from worldrl.evaluation.fitted_q import Fit, evaluate_on_data, told_of_data
+
+    refused = {**PLAY_ONLY, **GRID_ONLY, "corruptions": "--corruption"}
+    _refuse_options(options, refused, "no --fqe with it: that plays no episodes")
+    fit = Fit(**{name: options.pop(name) for name in FIT_ONLY if name in options})
+    print(told_of_data(evaluate_on_data(fit=fit, **options)))
+
+
 def _evaluate_grid(options: dict[str, Any]) -> None:
     from worldrl.evaluation.robustness import evaluate_grid
 
+    _refuse_options(options, FIT_ONLY, "--fqe with it")
     _refuse_options(options, PLAIN_ONLY, "no --corruption with it: a grid has --seeds, and --out for all files")
     if options.get("video", True) is not True:
         raise UserError("--video", "a PATH", "none with --corruption: videos go where the other files go, see --out")
@@ -66,10 +88,16 @@ def _eval_parser() -> argparse.ArgumentParser:
     add("--seed", type=whole(0), help="of the episodes, not of the run (default 1000)")
     add("--checkpoint", choices=("last", "best"), help="default last")
     add("--sample", action="store_true", dest="explore", help="sample the policy; without it, its mode")
+    add("--target-return", type=number, metavar="R", help="what the policy is asked for (default env.target_return)")
     add("--video", nargs="?", type=Path, const=True, metavar="PATH", help="write the first episode here")
     add("--device", help="auto, cpu, cuda or cuda:N (default auto)")
     add("--json", type=Path, dest="json_path", metavar="PATH", help="write the numbers here")
     add_allow(parser)
+    fitted = parser.add_argument_group("fitted Q evaluation", "Without an environment, on recorded rows. docs/data.md")
+    add = fitted.add_argument
+    add("--fqe", nargs="?", type=Path, const=None, dest="data", metavar="PATH", help="on this data (default the run's)")
+    add("--updates", type=whole(2), metavar="N", help="of the critic (default 20000)")
+    add("--gamma", type=_discount, metavar="X", help="discount (default 0.99)")
     grid = parser.add_argument_group("robustness grid", "Every kind at every level, and clean. docs/robustness.md")
     add = grid.add_argument
     add("--corruption", nargs="+", dest="corruptions", metavar="KIND", help="gaussian, missing, ... (see the page)")
@@ -77,5 +105,13 @@ def _eval_parser() -> argparse.ArgumentParser:
     add("--seeds", nargs="+", type=whole(0), metavar="N", help="of the episodes (default 1000)")
     add("--groups", nargs="+", metavar="NAME", help="corrupt these sensors only, such as velocity (default all)")
     add("--envs", type=whole(), dest="num_envs", metavar="N", help="environments side by side (default 8)")
+    add("--known-dropout", action="store_true", help="tell the belief which readings are lost: it predicts them")
     add("--out", type=Path, metavar="DIR", help="for table, plot and videos (default RUN_DIR/robustness)")
     return parser
+
+
+def _discount(text: str) -> float:
+    value = number(text)
+    if not 0.0 <= value <= 1.0:
+        raise argparse.ArgumentTypeError(f"found '{text}', expected a discount from 0 to 1")
+    return value

@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol
 
 import numpy as np
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 STREAM, EPISODE_STREAM = 0xC0221, 0xC0222  # keep these draws apart from every other use of an episode's seed
 APPLY = ("both", "train", "eval")
 IMAGE = "pixels"  # what `groups` calls an image
+MASK = "seen"  # the last sensor group of a state vector, where env.mask adds it: shares of the others, and of the image
 IMAGES, VECTORS = "images", "state vectors"
 
 
@@ -69,6 +71,16 @@ class Moment(NamedTuple):
     labels: Array  # the sensor group of each entry, (D,) int; an image is one group, (1, 1, 1)
     burst_length: int
     held: dict[str, Array]  # what stuck sensors showed on the row before, by key; empty on the reset row
+    dark: Array  # bool, shaped as the observation: which of its entries are no readings of this row
+
+    def lose(self, entries: Array) -> None:
+        """Note that these ``entries``, a mask that broadcasts against the observation, are no readings."""
+        self.dark[...] |= entries
+
+    def zero(self, x: Array, entries: Array) -> Array:
+        """``x`` with zeros in place of these ``entries``, which are lost."""
+        self.lose(entries)
+        return np.where(entries, np.zeros((), x.dtype), x)
 
     def lost(self, probability: float) -> Array:
         """Which entries belong to a group that one draw for each group hits; broadcasts against the observation."""
@@ -88,9 +100,9 @@ def occlude(x: Array, share: float, moment: Moment) -> Array:
     height, width = (round(size * share**0.5) for size in x.shape[:2])
     rng = np.random.Generator(episode_bits(moment, "occlusion"))
     top, left = rng.integers(0, x.shape[0] - height + 1), rng.integers(0, x.shape[1] - width + 1)
-    out = x.copy()
-    out[top : top + height, left : left + width] = 0
-    return out
+    hidden = np.zeros((*x.shape[:2], 1), bool)
+    hidden[top : top + height, left : left + width] = True
+    return moment.zero(x, hidden)
 
 
 def blur(x: Array, sigma: float, moment: Moment) -> Array:
@@ -109,9 +121,11 @@ def compress(x: Array, lost: float, moment: Moment) -> Array:
 def hold(x: Array, probability: float, moment: Moment) -> Array:
     """Stuck: with the given probability a group shows what it showed on the row before."""
     stuck = moment.lost(probability)
-    shown = np.where(stuck, moment.held.get(moment.key, x), x)
-    moment.held[moment.key] = shown
-    return shown
+    if moment.key in moment.held:
+        moment.lose(stuck)
+        x = np.where(stuck, moment.held[moment.key], x)
+    moment.held[moment.key] = x
+    return x
 
 
 def darken(x: Array, share: float, moment: Moment) -> Array:
@@ -123,28 +137,27 @@ def darken(x: Array, share: float, moment: Moment) -> Array:
     begins = 1 - (1 - share) ** (1 / n)
     bits.advance(moment.step * moment.groups)
     dark = (np.random.Generator(bits).random((n, moment.groups)) < begins).any(0)
-    return np.where(dark[moment.labels], np.zeros((), x.dtype), x)
+    return moment.zero(x, dark[moment.labels])
 
 
 def drop_groups(x: Array, probability: float, moment: Moment) -> Array:
     """Group drop-out: each group is zero with the given probability, independently on each row."""
-    return np.where(moment.lost(probability), np.zeros((), x.dtype), x)
+    return moment.zero(x, moment.lost(probability))
 
 
 def drop_frame(x: Array, probability: float, moment: Moment) -> Array:
     """Flicker: the whole array is zero with the given probability, one draw per row."""
-    return np.zeros_like(x) if moment.rng.random() < probability else x
+    return moment.zero(x, np.asarray(moment.rng.random() < probability))
 
 
 def drop_values(x: Array, probability: float, moment: Moment) -> Array:
     """Missing: each value (for images each channel value) is zero with the given probability, independently."""
-    return np.where(moment.rng.random(x.shape, np.float32) < np.float32(probability), np.zeros((), x.dtype), x)
+    return moment.zero(x, moment.rng.random(x.shape, np.float32) < np.float32(probability))
 
 
 def drop_pixels(x: Array, probability: float, moment: Moment) -> Array:
     """Missing pixels: as ``drop_values``, but all channels of a pixel together."""
-    lost = moment.rng.random((*x.shape[:2], 1), np.float32) < np.float32(probability)
-    return np.where(lost, np.zeros((), x.dtype), x)
+    return moment.zero(x, moment.rng.random((*x.shape[:2], 1), np.float32) < np.float32(probability))
 
 
 def add_gaussian(x: Array, sigma: float, moment: Moment) -> Array:
@@ -241,8 +254,11 @@ class Noise:
 
     Args:
         config: levels; ``apply`` is for the caller to follow.
-        obs: shape and type of each observation key; uint8 is an image.
+        obs: shape and type of each observation key; uint8 is an image. Others pass as they are.
         groups: ``groups[key][name] = (start, stop)``, the sensors inside a state vector.
+
+    Attributes:
+        seen: of the last row by key, in the observation's shape: False where an entry is lost (zero, or stuck).
 
     Raises:
         UserError: a level outside its range, a sensor group that does not exist, or a kind that fits no observation.
@@ -253,9 +269,12 @@ class Noise:
     ) -> None:
         check_corruption(config)
         self._burst_length = config.burst_length
-        groups = groups or {}
-        _check_groups(config.groups, obs, groups)
-        self._sensors = {key: _sensor(config, box, groups.get(key, {})) for key, box in obs.items()}
+        named = groups or {}
+        self._masks = {key: inside[MASK][0] for key, inside in named.items() if MASK in inside}
+        self._groups = {key: {k: v for k, v in inside.items() if k != MASK} for key, inside in named.items()}
+        _check_groups(config.groups, obs, self._groups)
+        sensor = partial(_sensor, config)
+        self._sensors = {k: sensor(box, self._groups.get(k, {}), self._masks.get(k)) for k, box in obs.items()}
         for kind in active_levels(config):
             if not any(kind in sensor.kinds for sensor in self._sensors.values()):
                 raise _unfit(kind, config.groups or tuple(obs))
@@ -264,34 +283,48 @@ class Noise:
         """The next row is the first one of the episode with this seed."""
         self._seed, self._step = seed, 0
         self._held: dict[str, Array] = {}
+        self.seen: dict[str, Array] = {}
 
     def __call__(self, obs: Observation, images: bool = True) -> Observation:
         """The row as it is seen; without ``images`` those pass as they are, and the rows after it are the same."""
-        seen = {k: x if x.dtype == np.uint8 and not images else self._spoil(k, x) for k, x in obs.items()}
+        self.seen = {key: np.ones(x.shape, bool) for key, x in obs.items()}
+        shown = {k: x if x.dtype == np.uint8 and not images else self._spoil(k, x) for k, x in obs.items()}
+        for key, begin in self._masks.items():
+            shown[key] = np.concatenate([shown[key][:begin], self._shares(key)])
         self._step += 1
-        return seen
+        return shown
+
+    def _shares(self, key: str) -> Array:
+        """What ``MASK`` shows: the share of each group of this vector that is a reading, and of the image."""
+        parts = [self.seen[key][start:stop] for start, stop in self._groups[key].values()]
+        parts += [self.seen[IMAGE]] if IMAGE in self.seen else []
+        return np.array([part.mean() for part in parts], np.float32)
 
     def _spoil(self, key: str, x: Array) -> Array:
-        kinds, labels, chosen = self._sensors[key]
-        if not kinds:
+        if key not in self._sensors or not self._sensors[key].kinds:
             return x
+        kinds, labels, chosen = self._sensors[key]
+        x = x[: self._masks.get(key)]
         rng = noise_generator(self._seed, self._step, key)
-        moment = Moment(self._seed, self._step, key, rng, labels, self._burst_length, self._held)
-        seen = x
+        dark = np.zeros(x.shape, bool)
+        moment = Moment(self._seed, self._step, key, rng, labels, self._burst_length, self._held, dark)
+        shown = x
         for kind, level in kinds.items():
-            seen = KINDS[kind].spoil(seen, level, moment)
-        return seen if chosen.all() else np.where(chosen, seen, x)
+            shown = KINDS[kind].spoil(shown, level, moment)
+        self.seen[key][: len(x)] = ~(dark & chosen)
+        return shown if chosen.all() else np.where(chosen, shown, x)
 
 
-def _sensor(config: CorruptionConfig, box: Described, groups: Groups) -> _Sensor:
+def _sensor(config: CorruptionConfig, box: Described, groups: Groups, size: int | None) -> _Sensor:
+    """Of a vector its first ``size`` entries count, or all."""
     image = _is_image(box)
-    labels = np.zeros((1, 1, 1) if image else box.shape, np.intp)
+    labels = np.zeros((1, 1, 1) if image else box.shape, np.intp)[:size]
     chosen = np.full(labels.shape, not config.groups or (image and IMAGE in config.groups))
     for number, (name, (start, stop)) in enumerate(groups.items()):
         labels[start:stop] = number
         chosen[start:stop] |= name in config.groups
     family = IMAGES if image else VECTORS
-    active = active_levels(config) if chosen.any() else {}
+    active = active_levels(config) if chosen.any() else {}  # nowhere in a vector that only holds a mask
     return _Sensor({kind: level for kind, level in active.items() if family in KINDS[kind].fits}, labels, chosen)
 
 

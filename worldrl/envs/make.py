@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 class EnvConfig:
     obs: Annotated[str, OneOf("pixels", "state", "both")] = "pixels"
     hide: tuple[str, ...] = ()  # sensor groups that the agent never sees, such as velocity
+    mask: bool = False  # the agent sees in numbers which share of each sensor group, and of the image, is a reading
     action_repeat: Annotated[int, Range(1, 1_000)] = 2
+    target_return: float | None = None  # shown to the policy, less what it has received; for runs on data
     num_envs: Annotated[int, Range(1, 1_024)] = 1  # more than one: worker processes
     timeout_s: Annotated[float, Range(0, 1e6, above=True)] = 120.0  # a worker silent for longer is taken for dead
     render: RenderConfig = field(default_factory=RenderConfig)
@@ -32,13 +34,15 @@ class EnvConfig:
 
 def make_env(config: EnvConfig, task: str, training: bool = True) -> gymnasium.Env[Any, Any]:
     """One environment with all that stands before it, in this process. Raises UserError as ``make_envs`` does."""
-    from worldrl.envs.wrappers import Corruption, Hidden
+    from worldrl.envs.wrappers import Asked, Corruption, Hidden, Masked
 
     check_corruption(config.corruption)
     env: gymnasium.Env[Any, Any] = make_task(config, task)
     env = Hidden(env, config.hide) if config.hide else env
+    env = Masked(env) if config.mask else env
     noisy = Corruption(env, config.corruption)  # refuses what does not fit, also where it does not apply
-    return noisy if is_active(config.corruption, training) else env
+    env = noisy if is_active(config.corruption, training) else env
+    return env if config.target_return is None else Asked(env, config.target_return)
 
 
 def describe(env: gymnasium.Env[Any, Any], config: EnvConfig) -> EnvSpec:

@@ -7,7 +7,8 @@ from typing import Any, cast
 import gymnasium
 import numpy as np
 
-from worldrl.envs.corruption import CorruptionConfig, Noise
+from worldrl.data.returns import RETURN_TO_GO
+from worldrl.envs.corruption import IMAGE, MASK, CorruptionConfig, Noise
 from worldrl.envs.spaces import Array, Groups, Observation, TaskEnv, name_groups, observation_space
 from worldrl.errors import UserError
 
@@ -44,6 +45,33 @@ def _expected(groups: Groups) -> str:
     return f"sensor groups of the task: {', '.join(groups)}"
 
 
+class Masked(gymnasium.ObservationWrapper[Any, Array, Observation]):
+    """Adds the sensor group ``MASK`` to the state vector, which is made for it where only images are seen.
+
+    It has a number for each other group, and for the image: the share of its entries that are readings. Here all are;
+    ``Noise`` writes what it takes away.
+
+    Raises:
+        UserError: a state that is a grid or a screen, or one that has a group of this name.
+    """
+
+    def __init__(self, env: gymnasium.Env[Observation, Array]) -> None:
+        super().__init__(env)
+        keys: dict[str, gymnasium.spaces.Space[Any]] = env.observation_space.spaces  # type: ignore[attr-defined]
+        groups: Groups = env.get_wrapper_attr("groups")
+        if MASK in groups or ("state" in keys and not groups):
+            found = f"a sensor group {MASK}" if MASK in groups else f"a state of shape {keys['state'].shape}"
+            raise UserError("env.mask", found, "images, or a vector of named sensors", "use env.mask=false")
+        images = IMAGE in keys
+        size, self._shares = max((stop for _, stop in groups.values()), default=0), len(groups) + images
+        self.groups = {**groups, MASK: (size, size + self._shares)}
+        self.observation_space = observation_space("both" if images else "state", size + self._shares)
+
+    def observation(self, observation: Observation) -> Observation:
+        state = observation.get("state", np.zeros(0, np.float32))
+        return {**observation, "state": np.concatenate([state, np.ones(self._shares, np.float32)])}
+
+
 class Corruption(gymnasium.Wrapper[Observation, Array, Observation, Array]):
     """Corrupts every entry of a TaskEnv's observation dict, the reset row included.
 
@@ -72,3 +100,32 @@ class Corruption(gymnasium.Wrapper[Observation, Array, Observation, Array]):
 
     def _corrupt(self, obs: Observation) -> Observation:
         return self._noise(obs, images=cast(TaskEnv, self.unwrapped).render_pixels)
+
+
+class Asked(gymnasium.Wrapper[Any, Array, Observation, Array]):
+    """Asks for a return: one more observation (1,) has what is still to come of it, less every reward on the way.
+
+    Args:
+        env: A TaskEnv, with whatever stands before it.
+        target: The return that an episode begins with.
+    """
+
+    def __init__(self, env: gymnasium.Env[Observation, Array], target: float) -> None:
+        super().__init__(env)
+        self._target = self._left = target
+        spaces: dict[str, gymnasium.Space[Any]] = env.observation_space.spaces  # type: ignore[attr-defined]
+        column = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+        self.observation_space = gymnasium.spaces.Dict({**spaces, RETURN_TO_GO: column})
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict]:
+        self._left = self._target
+        obs, info = self.env.reset(seed=seed, options=options)
+        return self._with_column(obs), info
+
+    def step(self, action: Array) -> tuple[Observation, Any, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self._left -= float(reward)
+        return self._with_column(obs), reward, terminated, truncated, info
+
+    def _with_column(self, obs: Observation) -> Observation:
+        return {**obs, RETURN_TO_GO: np.array([self._left], np.float32)}

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from worldrl.acting.episodes import AgentActs, own_randomness, run_episodes
 from worldrl.acting.video import check_video
+from worldrl.config import Config
 from worldrl.envs import make_envs
+from worldrl.envs.make import EnvConfig
 from worldrl.errors import UserError, check_writable, wrong
 from worldrl.runs.trained import load_agent
 from worldrl.statistics import mean_and_deviation
-from worldrl.terminal import say, to_json
+from worldrl.terminal import pasted, say, to_json
 from worldrl.types import EnvSpec
 
 
@@ -38,8 +41,12 @@ def evaluate_run(
     video: Path | None = None,
     device: str = "auto",
     json_path: Path | None = None,
+    target_return: float | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a trained agent over fresh seeded episodes and say what came out."""
+    """Evaluate a trained agent over fresh seeded episodes and say what came out.
+
+    ``target_return`` is what its policy is asked for, where it has learned with ``env.target_return``.
+    """
     if episodes < 1:
         raise wrong("--episodes", episodes, "1 or more")
     if video is not None:
@@ -48,7 +55,11 @@ def evaluate_run(
         if path is not None:
             check_writable(path)
     agent, config = load_agent(run_dir, checkpoint, device, say)
-    envs = make_envs(config.env, config.task, seed, num_envs=1, training=False)
+    if not config.task:
+        fix = f"estimate its value from its data: {pasted('eval', run_dir, '--fqe')}"
+        raise UserError(str(run_dir), "no environment", "one to play in", fix)
+    env = config.env if target_return is None else _asked_for(config, target_return)
+    envs = make_envs(env, config.task, seed, num_envs=1, training=False)
     try:
         check_environment(agent.spec, envs.spec)
         with own_randomness(seed):
@@ -63,6 +74,7 @@ def evaluate_run(
         "updates": agent.updates,
         "seed": seed,
         "action": "sample" if explore else "mode",
+        "target_return": env.target_return,
         "return": mean,
         "return_std": deviation,
         "returns": played.returns,
@@ -75,12 +87,21 @@ def evaluate_run(
     return result
 
 
+def _asked_for(config: Config, target: float) -> EnvConfig:
+    """The environment that asks for another return."""
+    if config.env.target_return is None:
+        found = "a run whose policy is not asked for any"
+        raise UserError("--target-return", found, "one that was trained with env.target_return=R")
+    return replace(config.env, target_return=target)
+
+
 def told(result: dict[str, Any]) -> str:
     """The result in a line."""
     n = len(result["returns"])
     spread = f"{n} episodes, standard deviation {result['return_std']:.1f} (divisor n - 1)" if n > 1 else "one episode"
+    asked = "" if result["target_return"] is None else f", asked for {result['target_return']:g}"
     cut = f"; the environment gave {result['cut']} of them up" if result["cut"] else ""
     return (
-        f"{result['agent']} on {result['task']}, checkpoint {result['checkpoint']}: "
+        f"{result['agent']} on {result['task']}, checkpoint {result['checkpoint']}{asked}: "
         f"return {result['return']:.1f} over {spread}{cut}"
     )

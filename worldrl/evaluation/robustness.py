@@ -32,8 +32,9 @@ from worldrl.acting.episodes import AgentActs, Tick, naming_failures, own_random
 from worldrl.acting.film import Film
 from worldrl.acting.noise import RowNoise
 from worldrl.acting.video import check_video
-from worldrl.agent import Agent
+from worldrl.agent import Agent, require_imputation
 from worldrl.config import Config, config_to_dict, flatten
+from worldrl.data.returns import RETURN_TO_GO
 from worldrl.envs import episode_seed
 from worldrl.envs.corruption import KINDS, CorruptionConfig, Noise, active_levels, check_level, is_active
 from worldrl.envs.make import EnvConfig, describe, make_env
@@ -48,7 +49,7 @@ from worldrl.runs.folder import GRID
 from worldrl.runs.trained import load_agent
 from worldrl.statistics import mean_and_deviation, mean_interval
 from worldrl.terminal import say, to_json
-from worldrl.types import EnvSpec
+from worldrl.types import SEEN, EnvSpec
 
 GRID_FILES = (GRID, "robustness.csv", "robustness.png")
 POLICY_STREAM = 0x504F4C  # keeps the agent's draws apart from every other use of an episode's seed
@@ -88,6 +89,7 @@ def evaluate_grid(
     device: str = "auto",
     out: Path | None = None,
     video: bool = False,
+    known_dropout: bool = False,
 ) -> dict[str, Any]:
     """Play the grid, write its files, print its table. The corruption that the run was trained with is switched off.
 
@@ -102,6 +104,7 @@ def evaluate_grid(
         device: as ``evaluate_run``.
         out: where the files go, by default ``RUN_DIR/robustness``; those of an earlier grid are replaced.
         video: one of the worst level of each kind, the clean picture next to what the agent saw.
+        known_dropout: tell the belief which readings are lost. Episodes and noise are those without it.
 
     Returns:
         what ``robustness.json`` holds.
@@ -113,6 +116,8 @@ def evaluate_grid(
     if len(set(seeds)) < len(seeds):
         raise UserError("--seeds", " ".join(map(str, seeds)), "each number once")
     agent, config = load_agent(run_dir, checkpoint, device, say)
+    if known_dropout:
+        require_imputation(agent.model, "--known-dropout")
     for cell in cells:
         cell_noise(cell, groups, agent.spec)
     out = run_dir / "robustness" if out is None else out
@@ -126,7 +131,7 @@ def evaluate_grid(
         make_clean_envs(config.env, config.task, min(num_envs, len(jobs)), agent.spec) as envs,
         own_randomness(seeds[0]),
     ):
-        played = _play_with_bar(agent, envs, jobs, groups, explore, films)
+        played = _play_with_bar(agent, envs, jobs, groups, explore, films, known_dropout)
     result = {
         "task": config.task,
         "agent": config.agent,
@@ -135,6 +140,7 @@ def evaluate_grid(
         "action": "sample" if explore else "mode",
         "trained_with": trained_with(config),
         "groups": list(groups),
+        "known_dropout": known_dropout,
         "seeds": list(seeds),
         "episodes": episodes,
         "seconds": time.perf_counter() - began,
@@ -176,7 +182,8 @@ def worst_cells(cells: Sequence[Cell]) -> list[Cell]:
 def cell_noise(cell: Cell, groups: Sequence[str], spec: EnvSpec) -> Noise:
     """The noise of a cell on the observations of ``spec``. Raises UserError where they do not fit each other."""
     settings: dict[str, Any] = {} if cell == CLEAN else {cell.corruption: cell.level}
-    return Noise(CorruptionConfig(groups=tuple(groups), **settings), spec.obs, spec.groups)
+    sensors = {key: obs for key, obs in spec.obs.items() if key != RETURN_TO_GO}  # nobody measures what is asked for
+    return Noise(CorruptionConfig(groups=tuple(groups), **settings), sensors, spec.groups)
 
 
 def trained_with(config: Config) -> dict[str, float]:
@@ -208,8 +215,8 @@ def make_clean_envs(config: EnvConfig, task: str, n: int, trained: EnvSpec) -> I
 class _Seat:
     """One environment and the episode that it is playing, if any."""
 
-    def __init__(self, env: Env, spec: EnvSpec, groups: Sequence[str]) -> None:
-        self.env, self.spec, self.groups = env, spec, groups
+    def __init__(self, env: Env, spec: EnvSpec, groups: Sequence[str], known_dropout: bool) -> None:
+        self.env, self.spec, self.groups, self.known_dropout = env, spec, groups, known_dropout
         self.generator = torch.Generator()  # of the agent's draws
         self.job: Job | None = None
 
@@ -231,13 +238,15 @@ class _Seat:
     def leave(self) -> Observation:
         """Nothing is left to play: its last row, without an end, fills the batch."""
         self.job = None
-        return {**self.seen, **_extras()}
+        return {**self.told, **_extras()}
 
     def _row(
         self, clean: Observation, reward: float = 0.0, frames: int = 0, is_first: float = 0.0, is_last: float = 0.0
     ) -> Observation:
         self.clean, self.seen, self.ended = clean, self.noise(clean), is_last > 0
-        return {**self.seen, **_extras(reward, frames, is_first, is_last)}
+        masks = {SEEN + key: mask for key, mask in self.noise.seen.items()} if self.known_dropout else {}
+        self.told = {**self.seen, **masks}
+        return {**self.told, **_extras(reward, frames, is_first, is_last)}
 
 
 def _extras(reward: float = 0.0, frames: int = 0, is_first: float = 0.0, is_last: float = 0.0) -> Observation:
@@ -248,8 +257,10 @@ def _extras(reward: float = 0.0, frames: int = 0, is_first: float = 0.0, is_last
 class _Seats:
     """A ``Stage`` of environments in this process: whichever is free takes the next episode."""
 
-    def __init__(self, envs: Sequence[Env], spec: EnvSpec, jobs: Sequence[Job], groups: Sequence[str]) -> None:
-        self.seats = [_Seat(env, spec, groups) for env, _ in zip(envs, jobs, strict=False)]
+    def __init__(
+        self, envs: Sequence[Env], spec: EnvSpec, jobs: Sequence[Job], groups: Sequence[str], known_dropout: bool
+    ) -> None:
+        self.seats = [_Seat(env, spec, groups, known_dropout) for env, _ in zip(envs, jobs, strict=False)]
         self.num_envs, self.spec, self._todo = len(self.seats), spec, iter(jobs)
 
     def reset(self, episode: int = 0) -> Rows:
@@ -276,6 +287,7 @@ def play_grid(
     groups: Sequence[str] = (),
     explore: bool = False,
     films: Mapping[Job, Film] = MappingProxyType({}),
+    known_dropout: bool = False,
     tell: Callable[[float, int], Any] = lambda done, frames: None,
 ) -> list[Played]:
     """Play all jobs, spread over the environments, and return what each of them gave, in their order.
@@ -285,9 +297,10 @@ def play_grid(
 
     Args:
         films: those of these jobs are filled.
+        known_dropout: as ``evaluate_grid``.
         tell: called after every tick with the episodes done, running ones as the part that is over, and the frames.
     """
-    stage = _Seats(envs, agent.spec, jobs, groups)
+    stage = _Seats(envs, agent.spec, jobs, groups, known_dropout)
     noise = RowNoise([seat.generator for seat in stage.seats])
     act = AgentActs(agent, stage.num_envs, explore, noise=noise)
     played: dict[Job, Played] = {}
@@ -321,6 +334,7 @@ def _play_with_bar(
     groups: Sequence[str],
     explore: bool,
     films: Mapping[Job, Film],
+    known_dropout: bool,
 ) -> list[Played]:
     """``play_grid`` with a bar on the terminal, if there is one."""
     console = Console(stderr=True)
@@ -339,7 +353,7 @@ def _play_with_bar(
                 text = f"episodes {int(done)}/{len(jobs)}  {speed:.0f} frames/s"
                 bar.update(task, completed=done, description=text, refresh=True)
 
-        return play_grid(agent, envs, jobs, groups, explore, films, tell)
+        return play_grid(agent, envs, jobs, groups, explore, films, known_dropout, tell)
 
 
 # --- results ----------------------------------------------------------------------------------------------------------
@@ -386,8 +400,9 @@ def _write_files(out: Path, result: dict[str, Any], played: Sequence[Played], fi
     as_json.write_text(to_json(result), encoding="utf-8")
     with as_csv.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(("corruption", "level", "seed", "episode", "return", "frames"))
-        writer.writerows((*p.job.cell, p.job.seed, p.job.episode, p.episode_return, p.frames) for p in played)
+        writer.writerow(("corruption", "level", "seed", "episode", "return", "frames", "known_dropout"))
+        told = int(result["known_dropout"])
+        writer.writerows((*p.job.cell, p.job.seed, p.job.episode, p.episode_return, p.frames, told) for p in played)
     draw(result, as_png)
     videos = {f"{job.cell}.mp4": film for job, film in films.items()}
     for name, film in videos.items():
@@ -397,8 +412,9 @@ def _write_files(out: Path, result: dict[str, Any], played: Sequence[Played], fi
 
 def _print(result: dict[str, Any], out: Path, files: Sequence[str]) -> None:
     console = Console(highlight=False, markup=False, soft_wrap=True)
+    told = "; the belief is told which readings are lost" if result["known_dropout"] else ""
     console.print(
-        f"{result['agent']} on {result['task']}, checkpoint {result['checkpoint']}, {_training_noise(result)}"
+        f"{result['agent']} on {result['task']}, checkpoint {result['checkpoint']}, {_training_noise(result)}{told}"
     )
     console.print(table(result))
     console.print(f"{result['frames'] / result['seconds']:.0f} frames/s; in {out}: {', '.join(files)}")

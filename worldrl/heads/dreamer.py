@@ -161,6 +161,10 @@ class Dreamer(Head):
         modes = densest(self.policy.sample(x, self.policy.noise(x, n, noise))) if n else self.policy.mode(x)
         return self.actions.average(modes)
 
+    @torch.no_grad()
+    def probabilities(self, belief: Belief, explore: bool) -> Tensor:
+        return self.policy.probabilities(belief.feat) if explore else self.act(belief, explore)
+
     def update(
         self, phase: str, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra | None = None
     ) -> Metrics:

@@ -42,6 +42,10 @@ class Fitted(Head):
             return self.policy.act(belief.feat, noise)
         return self.actions.average(self.policy.mode(torch.cat([belief.feat[None], belief.particles])))
 
+    @torch.no_grad()
+    def probabilities(self, belief: Belief, explore: bool) -> Tensor:
+        return self.policy.probabilities(belief.feat) if explore else self.act(belief, explore)
+
     def fit_loss(self, tr: Transition, weight: Tensor | float = 1.0) -> Tensor:
         """-E w log pi(a | s) of the data's actions; ``weight`` broadcasts to (1, B, S)."""
         return -masked_mean(weight * self.policy.log_prob(tr.action, tr.feat), tr.mask)

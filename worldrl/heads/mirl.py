@@ -79,6 +79,7 @@ class MIRL(SoftQ):
         if c.prior_rate:
             self.prior.copy_(self.moved_prior(*self.newest(batch, belief, model, extra)))
             metrics["policy/prior_entropy"] = -(self.prior * self.log_prior()).sum()
+            metrics |= {f"policy/prior/{i}": p for i, p in enumerate(self.prior.clone().unbind())}
         if c.beta_rate:
             self.loss.copy_(self.started_or(1.0, c.loss_rate).mul(squared - self.loss).add(self.loss))
             wanted = c.beta_scale / self.loss.clamp(min=1e-12)

@@ -146,7 +146,7 @@ class MISA(CQL):
             energies, metrics = self.learn_bound(tr, y, self.draws(states))
         else:
             energies, metrics = None, self.critic_step(*self.critic_loss(tr, y))
-        loss, log_pi = self.actor_loss(states, tr, self.config.entropy_weight * alpha)
+        loss, log_pi, told = self.actor_loss(states, tr, self.config.entropy_weight * alpha)
         tilted = no_actions(tr)
         if energies and self.correction:
             tilted, told = self.tilt(states, energies, tr.mask)
@@ -154,7 +154,7 @@ class MISA(CQL):
         if self.cloning or self.correction:
             information, metrics["policy/log_prob"] = self.information_loss(states, tr, tilted)
             loss = loss + information
-        metrics |= self.actor_step(loss, log_pi, tr.mask, alpha)
+        metrics |= self.actor_step(loss, log_pi, told, tr.mask, alpha)
         polyak(self.target, self.critic, self.config.tau)
         return metrics
 

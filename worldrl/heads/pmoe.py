@@ -25,7 +25,7 @@ from worldrl.heads.sac import SAC
 from worldrl.heads.transitions import ActorStates, Transition
 from worldrl.nn.functional import masked_mean, normal_log_prob, tanh_log_det
 from worldrl.policies.mixture import Mixture, stratified
-from worldrl.types import Draw, Sizes
+from worldrl.types import Draw, Metrics, Sizes
 
 
 class Experts(Mixture):
@@ -55,14 +55,14 @@ class PMOE(SAC):
         make = partial(Experts, Mixture.Config(config.experts))
         super().__init__(config, sizes, make)
 
-    def actor_loss(self, states: ActorStates, tr: Transition, alpha: Tensor) -> tuple[Tensor, Tensor]:
-        """L_pi + L_gate, and log pi_b (B, S)."""
+    def actor_loss(self, states: ActorStates, tr: Transition, alpha: Tensor) -> tuple[Tensor, Tensor, Metrics]:
+        """L_pi + L_gate, log pi_b (B, S), and nothing else for the log."""
         draw = self.policy.sample(states.inputs)  # (M, B, S, A)
         q = self.q_pi(draw, states)  # (M, B, S)
         q_best, best = q.max(0)
         log_pi = draw.log_prob.take_along_dim(best[None], 0)[0]
         loss = alpha * log_pi - q_best + gate_loss(cast("Tensor", draw.weight), best)
-        return masked_mean(loss, tr.mask), log_pi
+        return masked_mean(loss, tr.mask), log_pi, {}
 
 
 def gate_loss(weight: Tensor, best: Tensor) -> Tensor:

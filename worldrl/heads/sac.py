@@ -130,6 +130,10 @@ class SAC(Head):
             return self.policy.mode(x)
         return self.actions.average(self.policy.mode(torch.cat([x[None], belief.particles])))
 
+    @torch.no_grad()
+    def probabilities(self, belief: Belief, explore: bool) -> Tensor:
+        return self.policy.probabilities(self.actor_input(belief)) if explore else self.act(belief, explore)
+
     def update(
         self, phase: str, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra | None = None
     ) -> Metrics:
@@ -146,8 +150,11 @@ class SAC(Head):
         norm = self.optimizers["critic"].step(loss)
         return {"loss/critic": loss.detach(), "opt/critic/grad_norm": norm, "critic/q": q}
 
-    def actor_step(self, loss: Tensor, log_pi: Tensor, mask: Tensor, alpha: Tensor) -> Metrics:
-        """One step of the actor down its loss, then one of the temperature, which has been ``alpha``."""
+    def actor_step(self, loss: Tensor, log_pi: Tensor, told: Metrics, mask: Tensor, alpha: Tensor) -> Metrics:
+        """One step of the actor down its loss, then one of the temperature, which has been ``alpha``.
+
+        ``told`` goes to the log.
+        """
         norm = self.optimizers["actor"].step(loss)
         log_pi = masked_mean(log_pi, mask).detach()
         metrics = {
@@ -155,6 +162,7 @@ class SAC(Head):
             "opt/actor/grad_norm": norm,
             "policy/entropy": -log_pi,
             "policy/alpha": alpha,
+            **told,
         }
         if self.config.tune_alpha:
             alpha_loss = -self.log_alpha * (log_pi + self.target_entropy)
@@ -181,12 +189,12 @@ class SAC(Head):
         q = self.critic(tr.feat, tr.action.expand(*tr.feat.shape[:-1], -1))  # (2, P, B, S)
         return len(q) * masked_mean((q - y).square(), tr.mask), masked_mean(q, tr.mask).detach()
 
-    def actor_loss(self, states: ActorStates, tr: Transition, alpha: Tensor) -> tuple[Tensor, Tensor]:
-        """E[alpha log pi - Q], and log pi (B, S)."""
+    def actor_loss(self, states: ActorStates, tr: Transition, alpha: Tensor) -> tuple[Tensor, Tensor, Metrics]:
+        """E[alpha log pi - Q], log pi (B, S), and what else the log is told."""
         draw = self.policy.sample(states.inputs)  # (M, B, S, A)
         log_pi = self.log_pi(draw, states)  # (M, B, S)
         loss = draw.mean(alpha * log_pi - self.q_pi(draw, states)) + alpha * draw.penalty
-        return masked_mean(loss, tr.mask), draw.mean(log_pi)
+        return masked_mean(loss, tr.mask), draw.mean(log_pi), {}
 
     def log_pi(self, draw: Draw, states: ActorStates) -> Tensor:
         """log pi(a | s) (M, B, S)."""

@@ -22,8 +22,9 @@ from worldrl.errors import wrong
 from worldrl.estimators.marginal import ESTIMATORS, draw_level, independent_draws, marginal_q
 from worldrl.fields import Particles, Range
 from worldrl.heads.sac import SAC, require_exact_density
-from worldrl.heads.transitions import ActorStates
-from worldrl.types import Belief, Draw, MakePolicy, Sizes
+from worldrl.heads.transitions import ActorStates, Transition
+from worldrl.nn.functional import masked_mean
+from worldrl.types import Belief, Draw, MakePolicy, Metrics, Sizes
 
 
 class SMAC(SAC):
@@ -85,15 +86,40 @@ class SMAC(SAC):
         others = self.policy.log_prob(draw.raw, particles[:, None])  # (K, M, ...)
         return ESTIMATORS[self.config.estimator](torch.cat([draw.log_prob[None], others]))
 
+    def actor_loss(self, states: ActorStates, tr: Transition, alpha: Tensor) -> tuple[Tensor, Tensor, Metrics]:
+        """E[alpha log pi - Q_K] (eq. 15), log pi (B, S), and how far the particles differ."""
+        if len(states.particles) == 0:
+            return super().actor_loss(states, tr, alpha)
+        draw = self.policy.sample(states.inputs)  # (M, B, S, A)
+        log_pi, q = self.log_pi(draw, states), self.particle_q(draw, states)  # (M, B, S), (2, P, M, B, S)
+        loss = draw.mean(alpha * log_pi - self.marginal_q(q)) + alpha * draw.penalty
+        told = self.particle_metrics(draw, log_pi, q, tr)
+        return masked_mean(loss, tr.mask), draw.mean(log_pi), told
+
     def log_pi(self, draw: Draw, states: ActorStates) -> Tensor:
         return self.marginal_log_pi(draw, states.particles)
 
-    def q_pi(self, draw: Draw, states: ActorStates) -> Tensor:
+    def particle_q(self, draw: Draw, states: ActorStates) -> Tensor:
+        """Q_j(s_k, a) (2, P, M, B, S) of every particle that eq. 14 counts."""
+        all_states = torch.cat([states.feat[None], states.particles])
+        feats = all_states if self.config.q_include_s0 else states.particles
+        return self.critic(feats[:, None], draw.action, frozen=True)
+
+    def marginal_q(self, q: Tensor) -> Tensor:
         """Q_K(h, a) (M, B, S), eq. 14."""
-        include_s0 = self.config.q_include_s0 or len(states.particles) == 0
-        feats = torch.cat([states.feat[None], states.particles]) if include_s0 else states.particles
-        q = self.critic(feats[:, None], draw.action, frozen=True)  # (2, P, M, B, S)
         return marginal_q(q, self.config.q_aggregate, self.config.q_twins_first)
+
+    @torch.no_grad()
+    def particle_metrics(self, draw: Draw, log_pi: Tensor, q: Tensor, tr: Transition) -> Metrics:
+        """How far SMAC is from Latent-SAC; both are 0 where all particles are the same.
+
+        ``policy/marginal_gain``: E[log pi(a | s_0) - log pi(a | h)], nats for each entry of a box action, or for a
+        choice. ``critic/spread``: the standard deviation (divisor P) of min_j Q_j(s_k, a) over particles.
+        """
+        entries = self.actions.size if self.actions.kind == "box" else 1
+        gain = draw.mean(draw.log_prob - log_pi) / entries  # (B, S)
+        spread = draw.mean(q.amin(0).std(0, correction=0))  # (B, S)
+        return {"policy/marginal_gain": masked_mean(gain, tr.mask), "critic/spread": masked_mean(spread, tr.mask)}
 
     def next_log_pi(self, draw: Draw, belief: Belief) -> Tensor:
         if self.config.critic_entropy == "conditional":

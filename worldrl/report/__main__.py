@@ -26,9 +26,9 @@ from worldrl.report.curves import (
     unlabelled_differences,
 )
 from worldrl.report.grids import by_agent, draw_grids, grid_rows, read_grids
+from worldrl.report.page import Report, find_grids, page
 from worldrl.report.plots import XLABEL, Line, Panels, draw, picture_formats
 from worldrl.report.tables import (
-    ALL,
     Row,
     Score,
     agent_rows,
@@ -36,6 +36,7 @@ from worldrl.report.tables import (
     common_tasks,
     pair_rows,
     run_rows,
+    summed,
     to_csv,
     to_markdown,
 )
@@ -50,8 +51,9 @@ AXES = {
     "eval/score": "normalised score\n(reference: 0, 100)",
 }
 XLABELS = {ACTING: XLABEL, DATA: "updates on data"}
+HTML, BESIDE = "report.html", "report-videos"
 FILES = {  # the page and the tables of each kind of report; tables without a row are left out
-    "curves": ("report.md", "agents.csv", "aggregate.csv", "pairs.csv", "runs.csv"),
+    "curves": ("report.md", "agents.csv", "aggregate.csv", "pairs.csv", "runs.csv", HTML),
     "robustness": ("robustness.md", "robustness.csv"),
 }
 SHORT = 0.9  # a run that ends before this share of the longest one is named
@@ -258,9 +260,7 @@ def to_text(metric: str, tables: Mapping[str, Sequence[Row]], notes: Notes) -> s
     if "aggregate" in tables:
         parts += ["All tasks, normalised:", to_markdown(tables["aggregate"])]
     if "pairs" in tables:
-        whole = {(row["agent"], row["other"]) for row in tables["pairs"] if row["task"] == ALL}
-        shown = [r for r in tables["pairs"] if r["task"] == ALL or (r["agent"], r["other"]) not in whole]
-        parts += ["Probability that a run of the agent beats one of the other:", to_markdown(shown)]
+        parts += ["Probability that a run of the agent beats one of the other:", to_markdown(summed(tables["pairs"]))]
     return _page(metric, parts, notes)
 
 
@@ -269,24 +269,32 @@ def _page(title: str, parts: Sequence[str], notes: Notes) -> str:
     return "\n\n".join([f"# {title}", *parts, *listed]) + "\n"
 
 
-def write(out: Path, text: str, tables: Mapping[str, Sequence[Row]], kind: str = "curves") -> tuple[Path, list[Path]]:
-    """Write Markdown and CSV; returns the place for the picture, and the files written.
-
-    ``out`` is a folder, which gets the files of ``FILES[kind]``; or a picture ``x.png``, which gets ``x-report.md``,
-    ``x-agents.csv``, ... next to it. Tables of an earlier report that this one does not have are removed.
-    """
-    page, *names = FILES[kind]
+def place(out: Path, name: str) -> Path:
+    """Where a file of a report goes: into the folder ``out``, or next to a picture ``x.png``, as ``x-name``."""
     is_picture = out.suffix[1:].lower() in picture_formats()
-    folder, prefix = (out.parent, f"{out.stem}-") if is_picture else (out, "")
-    folder.mkdir(parents=True, exist_ok=True)
-    texts = {page: text, **{f"{name}.csv": to_csv(rows) for name, rows in tables.items()}}
+    return out.with_name(f"{out.stem}-{name}") if is_picture else out / name
+
+
+def write(
+    out: Path, text: str, tables: Mapping[str, Sequence[Row]], kind: str = "curves", html: str = ""
+) -> tuple[Path, list[Path]]:
+    """Write Markdown, CSV and HTML; returns the place for the picture, and the files written.
+
+    ``out`` gets the files of ``FILES[kind]``, see ``place``. Those of an earlier report that this one does not have are
+    removed.
+    """
+    first, *names = FILES[kind]
+    texts = {first: text, **{f"{name}.csv": to_csv(rows) for name, rows in tables.items()}}
+    if html:
+        texts[HTML] = html
+    place(out, first).parent.mkdir(parents=True, exist_ok=True)
     for name in names:
         if name not in texts:
-            (folder / f"{prefix}{name}").unlink(missing_ok=True)
-    paths = [folder / f"{prefix}{name}" for name in texts]
+            place(out, name).unlink(missing_ok=True)
+    paths = [place(out, name) for name in texts]
     for path, content in zip(paths, texts.values(), strict=True):
         path.write_text(content, encoding="utf-8")
-    return out if is_picture else out / f"{kind}.png", paths
+    return out if place(out, first).parent != out else out / f"{kind}.png", paths
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -328,6 +336,7 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="a folder, or a picture such as x.png (default report)",
     )
+    add("--html", action="store_true", help=f"write {HTML} too: a page with curves, tables, grids, videos and settings")
     add("--robustness", action="store_true", help="compare robustness grids (eval.py --corruption) in place of curves")
     add("--metric", default=METRIC, metavar="KEY", help=f"any key of metrics.jsonl (default {METRIC})")
     add("--frames", type=positive, metavar="N", help="compare at N frames; shorter runs are left out")
@@ -351,6 +360,10 @@ def make_parser() -> argparse.ArgumentParser:
 
 def robustness_report(options: argparse.Namespace) -> str:
     """The same for robustness grids in place of learning curves."""
+    if options.html:
+        raise UserError(
+            "--html", "--robustness with it", "one of them", "leave out --robustness: the page has the grids"
+        )
     for name in ("frames", "updates", "smooth", "last", "random", "baseline", "normalise"):
         if getattr(options, name):
             raise UserError(f"--{name}", "an option for learning curves", "only --out and --label with --robustness")
@@ -387,12 +400,22 @@ def report(options: argparse.Namespace) -> str:
     units = {name: unit for task, unit in options.normalise for name in _named(task, groups)}
     scores, short = score(groups, ends)
     tables, missing = make_tables(scores, units)
-    text = to_text(options.metric, tables, [*notes, *doubts, *short, *missing])
+    notes += [*doubts, *short, *missing]
+    text = to_text(options.metric, tables, notes)
+    xlabels = {name: XLABELS[_all(panel)[0].phase] for name, panel in groups.items()}
+    drawn = (_panels(groups, ends), _axis(options, scores), lines, _estimates(tables), xlabels)
     with writing(options.out, OTHER_OUT):
-        picture, paths = write(options.out, text, tables)
-        xlabels = {name: XLABELS[_all(panel)[0].phase] for name, panel in groups.items()}
-        draw(picture, _panels(groups, ends), _axis(options, scores), lines, _estimates(tables), xlabels)
+        html = _html(options, Report(options.metric, groups, tables, notes, *drawn)) if options.html else ""
+        picture, paths = write(options.out, text, tables, html=html)
+        draw(picture, *drawn)
+    if options.html and place(options.out, BESIDE).is_dir():
+        paths.append(place(options.out, BESIDE))
     return f"{text}\nwritten: {', '.join(map(str, [picture, *paths]))}"
+
+
+def _html(options: argparse.Namespace, found: Report) -> str:
+    grids, refused = find_grids(options.run_dirs, options.label)
+    return page(found._replace(notes=[*found.notes, *refused]), grids, place(options.out, BESIDE))
 
 
 def _named(task: str | None, groups: Groups) -> Sequence[str | None]:

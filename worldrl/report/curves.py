@@ -116,7 +116,7 @@ def labelled(agent: str, settings: Mapping[str, Any], keys: Sequence[str]) -> st
 
 def task_name(task: str) -> str:
     """``walker-walk`` and ``walker_walk`` are one task; a Gymnasium id and a ``module:Class`` stay as they are."""
-    return task if re.search(r"-v\d+$|:", task) else task.replace("-", "_")
+    return task if re.search(r"-v\d+(\+|$)|:", task) else task.replace("-", "_")
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------

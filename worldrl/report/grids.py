@@ -59,7 +59,7 @@ def read_grids(paths: Sequence[Path], labels: Sequence[str] = ()) -> list[Grid]:
     """
     found: dict[Path, Path] = {}
     for path in paths:
-        below = _files_below(path)
+        below = grid_files(path)
         if not below:
             fix = "make one: python eval.py RUN_DIR --corruption ..."
             raise UserError(str(path), f"no {GRID} in or below it", fix=fix)
@@ -74,7 +74,8 @@ def read_grids(paths: Sequence[Path], labels: Sequence[str] = ()) -> list[Grid]:
     return grids
 
 
-def _files_below(path: Path) -> list[Path]:
+def grid_files(path: Path) -> list[Path]:
+    """Every grid at or below ``path``."""
     if path.name == GRID and path.is_file():
         return [path]
     return sorted(Path(folder) / GRID for folder, _, files in os.walk(path) if GRID in files)
@@ -95,7 +96,7 @@ def read_grid(path: Path, labels: Sequence[str] = ()) -> Grid:
 
 
 def _name(found: Mapping[str, Any]) -> str:
-    """What must not be averaged with anything else: agent, noise in training, checkpoint, actions, sensors."""
+    """What must not be averaged with anything else: agent, noise in training, checkpoint, actions, sensors, masks."""
     noise = ", ".join(f"{kind} {level:g}" for kind, level in found["trained_with"].items())
     parts = [
         found["agent"],
@@ -103,6 +104,7 @@ def _name(found: Mapping[str, Any]) -> str:
         "checkpoint best" if found.get("checkpoint") == "best" else "",
         "sampled actions" if found.get("action") == "sample" else "",
         f"noise on {', '.join(found['groups'])}" if found.get("groups") else "",
+        "known drop-out" if found.get("known_dropout") else "",
     ]
     return ", ".join(filter(None, parts))
 
@@ -144,11 +146,15 @@ def draw_grids(path: Path, grids: Sequence[Grid]) -> None:
     """``draw_levels`` of several grids; the sample are the runs of an agent."""
     groups = by_agent(grids)
     runs = {agent: {len(agents[agent]) for agents in groups.values() if agent in agents} for _, agent in _pairs(groups)}
-    panels = {
+    draw_levels(path, returns_of(groups), {agent: number_of("run", n) for agent, n in runs.items()})
+
+
+def returns_of(groups: Mapping[str, Mapping[str, Sequence[Grid]]]) -> dict[str, dict[str, Returns]]:
+    """task -> agent -> its runs' mean returns in each cell."""
+    return {
         task: {agent: {cell: [g.cells[cell] for g in same] for cell in same[0].cells} for agent, same in agents.items()}
         for task, agents in groups.items()
     }
-    draw_levels(path, panels, {agent: number_of("run", n) for agent, n in runs.items()})
 
 
 def _pairs(groups: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
@@ -163,13 +169,13 @@ def draw_levels(path: Path, panels: Mapping[str, Mapping[str, Returns]], samples
         samples: Per agent what its mean is taken over: ``5 runs``.
     """
     looks = looks_of(samples)
-    kinds = {task: _kinds(agents) for task, agents in panels.items()}
+    kinds = {task: kinds_of(agents) for task, agents in panels.items()}
     columns = max(map(len, kinds.values()))
     with picture(path, max(PANEL[0] * columns, SINGLE[0]), PANEL[1] * len(panels) + 0.6) as figure:
         grid = figure.subplots(len(panels), columns, squeeze=False, sharey="row")
         for line, (task, agents) in zip(grid, panels.items(), strict=True):
             for axes, kind in zip(line, kinds[task], strict=False):
-                _draw_kind(axes, kind, agents, looks)
+                draw_kind(axes, kind, agents, looks)
                 axes.set_title(f"{task}: {kind}")
             for axes in line[len(kinds[task]) :]:
                 axes.remove()
@@ -178,12 +184,14 @@ def draw_levels(path: Path, panels: Mapping[str, Mapping[str, Returns]], samples
         legend(figure, samples, looks)
 
 
-def _kinds(agents: Mapping[str, Returns]) -> list[str]:
+def kinds_of(agents: Mapping[str, Returns]) -> list[str]:
+    """The kinds of corruption of a task's grids."""
     first = next(iter(agents.values()))
     return list(dict.fromkeys(kind for kind, _ in first if kind != CLEAN.corruption))
 
 
-def _draw_kind(axes: Any, kind: str, agents: Mapping[str, Returns], looks: Mapping[str, Mapping[str, Any]]) -> None:
+def draw_kind(axes: Any, kind: str, agents: Mapping[str, Returns], looks: Mapping[str, Mapping[str, Any]]) -> None:
+    """Each agent's return against the level of one kind of corruption."""
     for agent, returns in agents.items():
         cells = sorted((c for c in returns if c.corruption in (kind, CLEAN.corruption)), key=lambda cell: cell.level)
         draw_band(axes, [cell.level for cell in cells], np.transpose([returns[cell] for cell in cells]), looks[agent])

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -25,7 +26,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#0
 MARKERS = "osD^vPX*"
 DASHES = ("-", "--", ":", "-.")  # the next eight agents
 PREFIX = "33"  # with it the agents that are compared most have colours of their own
-INK, PALE = "#333333", "#888888"
+INK, PALE, GRID = "#333333", "#888888", "#dddddd"
 PANEL = (3.5, 2.6)  # inches
 SINGLE = (6.4, 3.8)
 COLUMNS = 4  # even: the two phases of a task stay in one row
@@ -40,8 +41,9 @@ STYLE: dict[Any, Any] = {
     "axes.titlecolor": INK,
     "axes.axisbelow": True,
     "axes.formatter.useoffset": False,  # whole numbers at the ticks, not differences from one in a corner
-    "grid.color": "#dddddd",
+    "grid.color": GRID,
     "grid.linewidth": 0.6,
+    "text.parse_math": False,  # a dollar in somebody's name is a dollar
     "xtick.color": PALE,
     "ytick.color": PALE,
     "xtick.labelcolor": INK,
@@ -68,8 +70,8 @@ def picture_formats() -> set[str]:
 
 
 @contextlib.contextmanager
-def picture(path: Path, width: float, height: float) -> Iterator[Figure]:
-    """A figure of some inches in the style of this package, to be drawn on and then written."""
+def picture(path: Path | IO[bytes], width: float, height: float, **saved: Any) -> Iterator[Figure]:
+    """A figure of some inches in the style of this package, to be drawn on and then written; ``saved`` says how."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.rcsetup import cycler
@@ -77,7 +79,36 @@ def picture(path: Path, width: float, height: float) -> Iterator[Figure]:
     with rc_context({**STYLE, "axes.prop_cycle": cycler(color=COLOURS), "legend.frameon": False}):
         figure = Figure(figsize=(width, height), layout="constrained", dpi=200)
         yield figure
-        figure.savefig(path)
+        figure.savefig(path, **saved)
+
+
+SVG: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "worldrl"}  # letters as text; the same bytes every time
+NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+THEMED = {  # what a dark page shows in other colours -> the name that a page has for it
+    INK: "ink",
+    PALE: "pale",
+    GRID: "grid",
+    "#000000": "ink",
+    "#0072b2": "blue",
+    "#882255": "wine",
+}
+
+
+def svg(width: float, height: float, paint: Callable[[Figure], object]) -> str:
+    """What ``paint`` draws, as an element of a page that defines the variables ``THEMED``."""
+    from matplotlib import rc_context
+
+    file = io.BytesIO()
+    with rc_context(SVG), picture(file, width, height, format="svg", transparent=True, metadata=NO_METADATA) as figure:
+        paint(figure)
+    text = file.getvalue().decode()
+    text = re.sub(r"<g id=\"[^\"]*\"", "<g", text[text.index("<svg") :])  # names that every figure has
+    return re.sub(r"(?<=: )#\w{6}(?=[;\"])", lambda found: themed(found[0]), text)
+
+
+def themed(colour: str) -> str:
+    """A colour as a page has it."""
+    return f"var(--{THEMED[colour]})" if colour in THEMED else colour
 
 
 def draw(
@@ -117,12 +148,13 @@ def draw(
         for axes in cells.flat[number:]:
             axes.remove()
         for i, (axes, (task, panel)) in enumerate(zip(cells.flat, panels.items(), strict=False)):
-            _draw_panel(axes, panel, looks, [line for line in lines if line.task in (None, task)])
+            draw_panel(axes, panel, looks, [line for line in lines if line.task in (None, task)])
             axes.set_title(task)
             axes.set_xlabel(xlabels[task] if differ or i + columns >= number else "")
             axes.set_ylabel(ylabel if i % columns == 0 else "")
         if aggregate:
-            _draw_estimates(cells.flat[number - 1], aggregate, looks)
+            draw_estimates(cells.flat[number - 1], aggregate, looks)
+            cells.flat[number - 1].set_title("all tasks")
         if number == 1:
             _label_ends(cells[0, 0], names, looks)
         else:
@@ -178,9 +210,10 @@ def _width(texts: Iterable[str]) -> float:
     return 0.068 * max(map(len, texts))
 
 
-def _draw_panel(
+def draw_panel(
     axes: Any, panel: Mapping[str, Sequence[Curve]], looks: Mapping[str, Look], lines: Sequence[Line]
 ) -> None:
+    """Each agent's mean over its seeds with the 95 % interval, each seed faintly, and the baselines."""
     from matplotlib.ticker import EngFormatter
 
     faint = min(1.0, 4 / len(panel))  # many agents: less ink for each one's spread
@@ -282,12 +315,12 @@ def legend(figure: Any, seeds: Mapping[str, str], looks: Mapping[str, Look]) -> 
     figure.legend(handles=handles, labelcolor=INK, title=title, title_fontproperties={"size": "small"}, **place)
 
 
-def _draw_estimates(axes: Any, estimates: Mapping[str, Estimate], looks: Mapping[str, Look]) -> None:
+def draw_estimates(axes: Any, estimates: Mapping[str, Estimate], looks: Mapping[str, Look]) -> None:
+    """A value over all tasks and its interval for each agent, one below the other."""
     for i, (agent, (value, low, high)) in enumerate(estimates.items()):
         look = looks[agent]
         axes.plot([low, high], [i, i], color=look["color"], linewidth=5, alpha=0.35, solid_capstyle="butt")
         axes.plot(value, i, color=look["color"], marker=look["marker"], markersize=6)
-    axes.set_title("all tasks")
     axes.set_xlabel("interquartile mean, normalised")
     axes.set_yticks([])
     axes.set_ylim(len(estimates) - 0.5, -0.5)

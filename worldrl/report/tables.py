@@ -99,6 +99,12 @@ def pair_rows(scores: Sequence[Score]) -> list[Row]:
     return [row for x, y in pairs for row in _rows_of_pair(x, y)]
 
 
+def summed(rows: Sequence[Row]) -> list[Row]:
+    """Of the pairs that share several tasks only the row over all of them."""
+    whole = {(row["agent"], row["other"]) for row in rows if row["task"] == ALL}
+    return [row for row in rows if row["task"] == ALL or (row["agent"], row["other"]) not in whole]
+
+
 def _rows_of_pair(x: Sequence[Score], y: Sequence[Score]) -> list[Row]:
     tasks = common_tasks([*x, *y])
     spans = {task: [task] for task in tasks} | ({ALL: tasks} if len(tasks) > 1 else {})
@@ -192,7 +198,7 @@ def to_markdown(rows: Sequence[Row]) -> str:
     from rich.console import Console
     from rich.table import Table
 
-    shown = [_shown(row) for row in rows]
+    shown = [shown_as(row) for row in rows]
     table = Table(box=box.MARKDOWN)
     for column in shown[0]:
         table.add_column(column, no_wrap=True)
@@ -203,7 +209,8 @@ def to_markdown(rows: Sequence[Row]) -> str:
     return "\n".join(line.rstrip() for line in text.getvalue().strip().splitlines())
 
 
-def _shown(row: Row) -> dict[str, str]:
+def shown_as(row: Row) -> dict[str, str]:
+    """A row for reading, by the title of the column."""
     shown = {}
     for column, value in row.items():
         if f"{column}_std" in row:

@@ -18,6 +18,7 @@ from worldrl.data.episodes import Columns, Recorded, best, check_finite, extent,
 from worldrl.data.formats import format_of
 from worldrl.data.memory import check_room
 from worldrl.data.replay import Replay, nbytes
+from worldrl.data.returns import with_return_to_go
 from worldrl.data.settings import DataConfig
 from worldrl.errors import UserError
 from worldrl.runs.checkpoint import MANIFEST, STATE, Checkpoints, restoring
@@ -50,12 +51,13 @@ class Rows(NamedTuple):
     notes: tuple[str, ...] = ()  # what is worth telling of how they were read
 
 
-def load_rows(config: DataConfig, env: EnvSpec | None = None) -> Rows:
+def load_rows(config: DataConfig, env: EnvSpec | None = None, returns: bool = False) -> Rows:
     """Read the data of a run.
 
     Args:
         config: Which data, and what is done to them.
         env: What the environment tells, where there is one: the data must be of its kind.
+        returns: Whether the rewards still to come, as the file has them, are one more observation.
 
     Raises:
         UserError: No data set, a damaged one, one that does not fit, or other rows than ``config.checksum`` says.
@@ -63,6 +65,8 @@ def load_rows(config: DataConfig, env: EnvSpec | None = None) -> Rows:
     path = Path(config.name)
     found = read_data(path)
     check_finite(path, found)
+    if returns:
+        found = found._replace(columns=with_return_to_go(found.columns))
     if env is not None:
         found = _with_choices(path, found, env)
         _check_kind(path, found.spec(), env)

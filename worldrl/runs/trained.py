@@ -23,11 +23,20 @@ from torch.utils import _pytree as pytree
 
 from worldrl import trust
 from worldrl.agent import Agent, require
-from worldrl.config import CONFIG_FILE, Config, check_unchanged, load_config, moved
+from worldrl.config import (
+    CONFIG_FILE,
+    Config,
+    check_unchanged,
+    config_from_dict,
+    load_config,
+    moved,
+    run_folder,
+    save_config,
+)
 from worldrl.envs.scaling import rescale
-from worldrl.errors import UserError, check_writable, unknown, wrong
+from worldrl.errors import UserError, check_writable, unknown, writing, wrong
 from worldrl.nn.compiler import load_compiler
-from worldrl.runs.checkpoint import STATE, Checkpoints, restoring
+from worldrl.runs.checkpoint import STATE, Checkpoints, restoring, verify
 from worldrl.runs.transfer import decode_spec
 from worldrl.types import Belief, Decodes, EnvSpec, Obs, ObsSpec, State
 
@@ -48,7 +57,7 @@ def load(
     """The policy that a run has learned, ready to act on any device, whatever it was trained on.
 
     Args:
-        run_dir: a folder that ``train.py`` wrote.
+        run_dir: a folder that ``train.py`` wrote; ``demo`` is a trained agent inside this package.
         checkpoint: ``last``, or ``best`` (the highest evaluation return during training).
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         act_particles: act on the mean of the modes over this many more filtered paths (SMAC's marginal policy).
@@ -72,6 +81,7 @@ def load_agent(
     """
     if checkpoint not in CHECKPOINTS:
         raise unknown("checkpoint", checkpoint, CHECKPOINTS)
+    run_dir = run_folder(run_dir)
     config = load_config(run_dir, device=device, precision="fp32")  # half precision is for updates, and may need a GPU
     checkpoints = Checkpoints(run_dir)
     folder, state = checkpoints.read(checkpoint)
@@ -82,6 +92,25 @@ def load_agent(
         for line in moved(config, state["config"]):
             tell(f"{run_dir / CONFIG_FILE}: {line}")
     return agent, config
+
+
+def share(run_dir: str | Path, out: str | Path, checkpoint: str = "last") -> Path:
+    """Write what acting needs of a run into a new folder, without optimisers and replay: for ``load`` and ``eval``.
+
+    Raises:
+        UserError: as ``load``, or ``out`` holds something already.
+    """
+    run_dir, out = run_folder(run_dir), Path(out)
+    load_agent(run_dir, checkpoint, "cpu")  # nothing is handed on that could not be loaded
+    folder, state = Checkpoints(run_dir).read(checkpoint)
+    if out.exists() and any(out.iterdir()):
+        raise UserError(str(out), "something in it", "a new folder")
+    with writing(out, "choose another folder"):
+        out.mkdir(parents=True, exist_ok=True)
+        save_config(config_from_dict(state["config"]), out)
+    kept = {key: state[key] for key in ("spec", "config")}
+    agent = {key: value for key, value in state["agent"].items() if key != "optimizers"}
+    return Checkpoints(out).save(verify(folder)["frames"], {**kept, "agent": agent}, done=True)
 
 
 class TrainedPolicy:

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from worldrl.agent import Agent
-from worldrl.config import Config, check_same_belief
+from worldrl.config import Config, check_same_belief, run_folder
 from worldrl.errors import UserError
 from worldrl.runs.checkpoint import STATE, Checkpoints, restoring
 from worldrl.types import Actions, EnvSpec, ObsSpec
@@ -42,7 +42,7 @@ def load_model(agent: Agent, config: Config) -> Path:
         raise UserError(
             where, f"belief={config.belief['name']}, which has no weights", "one that has", "leave init_from out"
         )
-    checkpoints = Checkpoints(config.init_from)
+    checkpoints = Checkpoints(run_folder(config.init_from))
     try:
         folder, saved = checkpoints.read(config.init_from_checkpoint)
     except UserError as error:

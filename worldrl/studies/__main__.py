@@ -1,7 +1,8 @@
 """``worldrl studies STUDY``: a picture, and its numbers as JSON.
 
 STUDY is ``bandit``, ``entropy [RUN_DIR...]``, ``variance [RUN_DIR]``, ``marginal RUN_DIR``, ``counterexample``,
-``bounds``, ``sampler``, ``embedding RUN_DIR...``, ``grid``, ``theory`` or ``dimensions``.
+``bounds``, ``sampler``, ``embedding RUN_DIR...``, ``grid``, ``theory``, ``tables``, ``dimensions`` or
+``useless RUN_DIR...``.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ from worldrl.studies import (
     plots,
     point_mass,
     sampler,
+    tables,
+    useless,
     variance,
 )
 from worldrl.studies.pools import run_actions, run_latents, run_pools
@@ -95,11 +98,20 @@ def make_parser() -> argparse.ArgumentParser:
     cells.add_argument("--goal", type=number, default=9.0, help="reward of the step onto the goal, 9 or 8 (default 9)")
     claims = studies.add_parser("theory", help="what is printed in three papers, and what holds")
     claims.add_argument("--problems", type=whole(), default=20, metavar="N", help="random problems (default 20)")
+    deep = studies.add_parser("tables", help="deep agents on a grid world and the counterexample against their tables")
+    deep.add_argument("--size", type=int, choices=list(tables.GRIDS), default=16, help="cells on a side (default 16)")
+    deep.add_argument("--beta", type=positive, default=1.0, help="inverse temperature on the grid (default 1)")
+    deep.add_argument("--seeds", type=whole(), default=3, metavar="N", help="default 3")
+    deep.add_argument("--frames", type=whole(800), default=6_000, metavar="N", help="on the grid (default 6000)")
     points = studies.add_parser("dimensions", help="regret of SAC and VIREL on a point mass of 1 to 64 dimensions")
     points.add_argument("--dims", type=_dimension, nargs="+", default=list(point_mass.TASKS), help="of 1 4 16 64 (all)")
     points.add_argument("--seeds", type=whole(), default=5, metavar="N", help="default 5")
     points.add_argument("--frames", type=whole(501), default=5_000, metavar="N", help="of each run (default 5000)")
-    for each in (modes, entropies, noises, learned, wrong, order, chains, layers, cells, claims, points):
+    wasted = studies.add_parser("useless", help="frames to a good return against the number of useless actions")
+    wasted.add_argument(
+        "run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="run folders, or folders that hold some at any depth"
+    )
+    for each in (modes, entropies, noises, learned, wrong, order, chains, layers, cells, claims, deep, points, wasted):
         each.add_argument("--out", type=Path, default=Path("studies"), metavar="FOLDER", help="default studies")
     for each in (entropies, noises, learned, layers):
         add_allow(each)
@@ -252,14 +264,25 @@ def run_theory(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
     return {"statements": [table.record(result) for result in found]}
 
 
+def run_tables(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
+    """Trains every agent; a line for each at the end of its training. All files are of the agents so far after each."""
+    found: list[tables.Point] = []
+    for agent in tables.study(options.size, options.beta, options.seeds, options.frames):
+        found.extend(agent)
+        task, name, seed, frames, distances = found[-1]
+        print(f"{task}, {name}, seed {seed}, {frames:,} frames: " + _named(distances), flush=True)
+        tables.draw(picture, found)
+        tables.write_csv(picture.with_suffix(".csv"), found)
+    return {"points": [point._asdict() for point in found]}
+
+
 def run_dimensions(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
-    """Trains every agent on every point mass; picture and numbers are of the runs so far after each."""
-    found: dict[str, dict[int, list[float]]] = {}
-    for agent, dimensions, values in point_mass.regrets(options.dims, options.seeds, options.frames):
-        found.setdefault(agent, {})[dimensions] = values
-        print(f"{agent}, {dimensions} dimensions, regret by seed: " + " ".join(f"{x:.3f}" for x in values))
-        point_mass.draw(picture, found)
+    """Trains every agent on every point mass; the numbers are of the runs so far after each."""
+    found = point_mass.known_regrets(_numbers(options), options.frames)
+    for agent, dimensions, seed in point_mass.regrets(options.dims, options.seeds, options.frames, found):
+        print(f"{agent}, {dimensions} dimensions, seed {seed}: regret {found[agent][dimensions][-1]:.3f}", flush=True)
         write_numbers(options, {"regret": found})
+    point_mass.draw(picture, found)
     return {"regret": found}
 
 
@@ -291,7 +314,9 @@ STUDIES = {
     "embedding": run_embedding,
     "grid": run_grid,
     "theory": run_theory,
+    "tables": run_tables,
     "dimensions": run_dimensions,
+    "useless": useless.run,
 }
 
 

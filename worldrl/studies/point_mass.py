@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -99,23 +100,40 @@ def regret(agent: str, dimensions: int, seed: int, frames: int, folder: Path) ->
     return BEST - [float(record["eval/return"]) for record in records if "eval/return" in record][-1]
 
 
-def regrets(dims: Sequence[int], seeds: int, frames: int) -> Iterator[tuple[str, int, list[float]]]:
-    """The regret of every seed, agent by agent; the runs are deleted."""
-    for agent in AGENTS:
+Found = dict[str, dict[int, list[float]]]  # agent -> dimensions -> the regret of each seed
+
+
+def regrets(dims: Sequence[int], seeds: int, frames: int, found: Found) -> Iterator[tuple[str, int, int]]:
+    """Add the regrets that ``found`` lacks, and yield agent, dimensions and seed of each; the runs are deleted.
+
+    All agents have had one seed before the next one begins.
+    """
+    for seed in range(1, seeds + 1):
         for dimensions in dims:
-            with tempfile.TemporaryDirectory() as folder:
-                yield (
-                    agent,
-                    dimensions,
-                    [regret(agent, dimensions, seed, frames, Path(folder)) for seed in range(1, seeds + 1)],
-                )
+            for agent in AGENTS:
+                known = found.setdefault(agent, {}).setdefault(dimensions, [])
+                if len(known) < seed:
+                    with tempfile.TemporaryDirectory() as folder:
+                        known.append(regret(agent, dimensions, seed, frames, Path(folder)))
+                    yield agent, dimensions, seed
+
+
+def known_regrets(numbers: Path, frames: int) -> Found:
+    """What a study with as many frames has left in its file of numbers."""
+    try:
+        record = json.loads(numbers.read_text())
+        found = record["regret"] if record["settings"]["frames"] == str(frames) else {}
+        return {agent: {int(n): [float(x) for x in values] for n, values in found[agent].items()} for agent in AGENTS}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}  # none yet, or of another study
 
 
 def draw(path: Path, found: Mapping[str, Mapping[int, Sequence[float]]]) -> None:
     """The mean regret of each agent against the number of dimensions, and every seed faintly."""
     with picture(path, 5.0, 3.4) as figure:
         ax = figure.subplots()
-        for i, (agent, by_dimension) in enumerate(found.items()):
+        for i, (agent, unsorted) in enumerate(found.items()):
+            by_dimension = dict(sorted(unsorted.items()))
             dims = list(by_dimension)
             look: dict[str, Any] = {"color": COLOURS[i], "marker": MARKERS[i]}
             ax.plot(
@@ -125,7 +143,7 @@ def draw(path: Path, found: Mapping[str, Mapping[int, Sequence[float]]]) -> None
                 markersize=4,
                 label=agent.replace("alpha", "\N{GREEK SMALL LETTER ALPHA}"),
             )
-            for each in zip(*by_dimension.values(), strict=True):
+            for each in zip_longest(*by_dimension.values(), fillvalue=np.nan):
                 ax.plot(dims, each, **look, linestyle="none", markersize=3, alpha=0.3)
         ax.set_xscale("log", base=2)
         ax.set(xlabel="dimensions of the action", ylabel="regret of an episode")

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from worldrl.errors import wrong
 from worldrl.tabular.mdp import MDP, Array, make_mdp
 from worldrl.tabular.solve import backup, boltzmann, max_entropy_value_iteration, value_iteration
 
@@ -32,6 +33,23 @@ def counterexample(k: int, gamma: float) -> MDP:
     successor[1, :k], reward[1, :k] = worthless, 0.0
     successor[2:4, 0] = 3, 4
     return make_mdp(np.eye(end + 1)[successor], reward, gamma, np.arange(end + 1) == end)
+
+
+def with_k_actions(k: int, gamma: float) -> MDP:
+    """The same choice as an agent can learn it: every state has k actions. States: s0, s1, the end.
+
+    In s0 every other action is a1, the rest a2. Where the actions of the paper do not matter, the episode has ended.
+
+    Raises:
+        UserError: k is odd.
+    """
+    if k % 2:
+        raise wrong("k", k, "an even number, for a1 and a2 share the actions equally")
+    successor = np.full((3, k), 2)
+    successor[0, ::2] = 1
+    reward = np.zeros(successor.shape)
+    reward[0, 1::2] = 1.0
+    return make_mdp(np.eye(3)[successor], reward, gamma, [False, False, True], [1.0, 0.0, 0.0])
 
 
 def soft_q(mdp: MDP, temperature: float) -> Array:

@@ -541,7 +541,8 @@ def make_experience(config: Config) -> Experience:
     if config.frames:
         return Mixed(config)
     spec = _described(config) if config.task else None
-    return DataSet(config, load_rows(config.data, spec), spec)
+    returns = config.env.target_return is not None
+    return DataSet(config, load_rows(config.data, spec, returns), spec)
 
 
 def _described(config: Config) -> EnvSpec:

@@ -66,7 +66,10 @@ def toy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ("pkg.mod:Class", "gym"),
         ("ALE/Pong-v5", "atari"),
         ("MinAtar/Breakout-v1", "minatar"),
+        ("PointMaze_UMaze-v3", "robotics"),
         ("CartPole-v1+16dominated", "useless"),
+        ("grid8corner", "grid"),
+        ("grid8+4duplicates", "useless"),
     ],
 )
 def test_a_name_belongs_to_one_family(task: str, home: str) -> None:

@@ -15,7 +15,6 @@ import pytest
 import torch
 
 from worldrl.envs import EnvConfig, make_envs, rendering
-from worldrl.envs.families import gym
 from worldrl.envs.families.gym import GymEnv, canonical_name, claims
 from worldrl.envs.images import resize
 from worldrl.errors import UserError
@@ -256,21 +255,6 @@ def test_a_module_that_fails_is_told_in_one_line(
     with pytest.raises(UserError, match=message.format(module)) as caught:
         GymEnv(f"{module}:Env", "state")
     assert "\n" not in str(caught.value)
-
-
-def test_tasks_that_a_newer_mujoco_breaks_are_told_with_the_cure(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A module in the place of gymnasium-robotics' own, which asserts MuJoCo's types."""
-    file = tmp_path / gym.ROBOTICS
-    file.parent.mkdir(parents=True)
-    file.write_text("def check():\n    assert False\n")
-    monkeypatch.syspath_prepend(file.parent)
-    (tmp_path / "old_kitchen.py").write_text("def Env():\n    import mujoco_utils\n    mujoco_utils.check()\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(UserError) as caught:
-        GymEnv("old_kitchen:Env", "state")
-    assert "mujoco<3.12" in caught.value.fix
 
 
 @pytest.mark.parametrize(

@@ -41,14 +41,31 @@ def test_wasted_steps_count_for_the_time_limit() -> None:
     assert ends == [(False, False)] * 499 + [(False, True)]
 
 
+def test_a_grid_takes_them_too() -> None:
+    """A wasted step costs what each step does, and the time limit is that of the grid."""
+    env = UselessEnv("grid3corner+4dominated", "state", 1)
+    assert (env.choices, env.max_frames) == (9, 9)
+    first = env.reset(seed=0)[0]["state"]
+    obs, *rest = env.step(one_hot(env, 8))
+    np.testing.assert_array_equal(obs["state"], first)
+    assert rest[:3] == [-1.0, False, False]
+    assert [env.step(one_hot(env, 5))[3] for _ in range(8)] == [False] * 7 + [True]
+    copies = UselessEnv("grid3corner+7duplicates", "state", 1)
+    copies.reset(seed=0)
+    assert copies.step(one_hot(copies, 5))[0]["state"].argmax() == 1  # to the left, as 0 does
+    assert copies.step(one_hot(copies, 8))[0]["state"].argmax() == 4  # down, as 3 does
+
+
 def test_names() -> None:
     assert claims("CartPole-v1+16dominated")
     assert not any(
         map(claims, ("CartPole-v1", "CartPole-v1+dominated", "CartPole-v1+4others", "ALE/Pong-v5+4dominated"))
     )
-    assert canonical_name("CartPole-v1+4duplicates") == "CartPole-v1+4duplicates"
-    with pytest.raises(UserError):
-        canonical_name("CratPole-v1+4duplicates")
+    for name in ("CartPole-v1+4duplicates", "grid8corner+4dominated"):
+        assert canonical_name(name) == name
+    for name in ("CratPole-v1+4duplicates", "grid99+4dominated"):
+        with pytest.raises(UserError):
+            canonical_name(name)
 
 
 def test_a_box_has_no_choices_to_add_to() -> None:

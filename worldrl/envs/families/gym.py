@@ -35,8 +35,8 @@ from worldrl.envs.spaces import (
 from worldrl.errors import UserError, unknown
 
 SPELLING = "a Gymnasium id (Pendulum-v1, or package:Name-v0), or module:Class"
-ID = r"(?!(ALE|MinAtar)/)([\w.-]+/)?[\w.-]+-v\d+"  # without the namespaces that have families of their own
-ROBOTICS = "gymnasium_robotics/utils/mujoco_utils.py"  # asserts types that MuJoCo changed in 3.12
+ROBOTICS = "PointMaze_|AntMaze_|Adroit|FrankaKitchen|Fetch|HandReach|HandManipulate"  # how ids of that family begin
+ID = rf"(?!(ALE|MinAtar)/|{ROBOTICS})([\w.-]+/)?[\w.-]+-v\d+"  # without what has a family of its own
 NO_PIXELS = "use env.obs=state and eval.video=false"
 NO_VIDEO = "use eval.video=false (eval.py: leave out --video)"
 
@@ -343,8 +343,6 @@ def _kind(value: Any) -> str:
 
 
 def _remedy(error: Exception, task: str) -> str:
-    if _place(error).filename.endswith(ROBOTICS):
-        return "gymnasium-robotics cannot read this MuJoCo's types: pip install 'mujoco<3.12'"
     if not isinstance(error, ModuleNotFoundError):
         return "the class is called without arguments" if ":" in task and isinstance(error, TypeError) else ""
     if ":" in task:

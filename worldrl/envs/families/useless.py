@@ -1,4 +1,4 @@
-"""A Gymnasium task of choices with useless actions in addition: what a prior over actions is good for.
+"""A task of choices with useless actions in addition: what a prior over actions is good for.
 
 They are duplicates of the task's own, or dominated: a step in which nothing happens, at a cost.
 """
@@ -6,18 +6,19 @@ They are duplicates of the task's own, or dominated: a step in which nothing hap
 from __future__ import annotations
 
 import re
+from types import ModuleType
 from typing import Any
 
 import gymnasium
 from gymnasium import spaces
 
 from worldrl.envs.checks import check_spaces
-from worldrl.envs.families import gym
+from worldrl.envs.families import grid, gym
 from worldrl.envs.families.gym import GymEnv
 from worldrl.errors import UserError
 
-SPELLING = "a Gymnasium id of choices, + and a number of duplicates or dominated actions (CartPole-v1+16dominated)"
-NAME = re.compile(r"([\w./-]+-v\d+)\+(\d{1,4})(duplicates|dominated)")
+SPELLING = "a Gymnasium id or grid, + and a number of duplicates or dominated actions (CartPole-v1+16dominated)"
+NAME = re.compile(r"([\w./-]+)\+(\d{1,4})(duplicates|dominated)")
 COST = 1.0  # of a wasted step
 
 
@@ -29,8 +30,8 @@ class UselessEnv(GymEnv):
     """
 
     def _make(self) -> gymnasium.Env[Any, Any]:
-        task, number, kind = _parts(self.task)
-        env = gym.make_unwrapped(task, self._render.backend)
+        task, number, kind = parts(self.task)
+        env: gymnasium.Env[Any, Any] = _family(task).make_unwrapped(task, self._render.backend)
         check_spaces(env, task, self._obs)
         if not isinstance(env.action_space, spaces.Discrete):
             raise UserError(self.task, f"actions {env.action_space}", "a task of choices")
@@ -82,17 +83,23 @@ make = UselessEnv
 
 
 def claims(task: str) -> bool:
-    """A Gymnasium id, ``+``, a number and a kind."""
-    return (match := NAME.fullmatch(task)) is not None and gym.claims(match[1])
+    """A Gymnasium id or a grid, ``+``, a number and a kind."""
+    return (match := NAME.fullmatch(task)) is not None and (grid.claims(match[1]) or gym.claims(match[1]))
 
 
 def canonical_name(task: str) -> str:
     """The name as it is; the task must be registered already."""
-    gym.canonical_name(_parts(task)[0])
+    own = parts(task)[0]
+    _family(own).canonical_name(own)
     return task
 
 
-def _parts(task: str) -> tuple[str, int, str]:
+def parts(task: str) -> tuple[str, int, str]:
+    """The task without them, how many there are, and their kind."""
     match = NAME.fullmatch(task)
     assert match is not None
     return match[1], int(match[2]), match[3]
+
+
+def _family(own: str) -> ModuleType:
+    return grid if grid.claims(own) else gym

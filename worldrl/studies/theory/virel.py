@@ -196,6 +196,19 @@ def expected_gradient(x: Bench) -> Errors:
     return Errors(apart(by_scores, true))
 
 
+def gradient_of_own_values(x: Bench) -> Errors:
+    """E.4: where Q is that of the policy, the gradient moved out of the mean has E grad Q^pi in addition to scores."""
+
+    def value(logits: Array) -> Array:
+        return evaluate(x.mdp, boltzmann(logits, 1.0))
+
+    policy, q = boltzmann(x.q, 1.0), backup(x.mdp, value(x.q))
+    moved_out = slope(lambda y: float(x.d @ value(y)), x.q, 1e-4)
+    rest = slope(lambda y: float(x.d @ expect(policy, backup(x.mdp, value(y)))), x.q, 1e-4)
+    scores = e_step(q, 0.0, policy, x.d)
+    return Errors(apart(scores, moved_out), apart(scores + rest, moved_out))
+
+
 def gaussian_gradients(x: Bench) -> Errors:
     """E.4 for a ~ N(mu, sigma^2) and Q = cos a: by scores, by reparameterisation (SVG0), in closed form (Fourier)."""
     mu, sigma = float(x.q[0, 0]), 0.5 + float(x.d[0])
@@ -424,6 +437,13 @@ STATEMENTS = (
     ),
     Statement(
         PAPER, "appendix E.4", "E[Q grad log pi] = grad E Q, Q being independent of theta", "", expected_gradient
+    ),
+    Statement(
+        PAPER,
+        "appendix E.4, classic",
+        "(not printed) the same where Q is that of the policy",
+        "not justified there, as the paper says: E grad Q^pi is missing",
+        gradient_of_own_values,
     ),
     Statement(PAPER, "appendix E.4, densities", "scores, SVG0 and the Fourier form agree", "", gaussian_gradients),
     Statement(PAPER, "section 4.2", "at Q* there is no M-step", "", no_m_step),

@@ -1,0 +1,90 @@
+"""The grid world of ``tabular/grid.py`` as a task of choices: what an agent learns there can be held against the table.
+
+The observation is the one-hot row of the cell.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
+
+from worldrl.envs.families.gym import GymEnv
+from worldrl.envs.spaces import Array
+from worldrl.errors import wrong
+from worldrl.tabular.grid import ACTIONS, grid_world
+
+SPELLING = (
+    "grid and its side (grid16), and corner for a start in the corner that is farthest from the goal (grid8corner)"
+)
+NAME = re.compile(r"grid(\d{1,2})(corner)?")
+SIDES = range(2, 17)
+
+
+class Grid(gymnasium.Env[Array, Any]):
+    """Left, right, up, down or stay; -1 a step, +9 and the end at the bottom left corner. Nothing is drawn.
+
+    Episodes are cut after side^2 steps. They start in any cell but the goal, or in the corner that is 2 (side - 1)
+    steps away from it.
+    """
+
+    def __init__(self, task: str) -> None:
+        side, self.corner = _parts(task)
+        self.spec = EnvSpec(task, max_episode_steps=side * side)
+        self.mdp = grid_world(side)
+        self.after = self.mdp.transition.argmax(-1)  # (S, A)
+        self.side, self.limit = side, side * side
+        self.observation_space = spaces.Box(0.0, 1.0, (side * side,), np.float32)
+        self.action_space = spaces.Discrete(len(ACTIONS))
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        super().reset(seed=seed)
+        start = int(self.np_random.choice(len(self.mdp.start), p=self.mdp.start))
+        self.steps, self.cell = 0, self.side - 1 if self.corner else start
+        return self._seen(), {}
+
+    def step(self, action: int) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        reward = float(self.mdp.reward[self.cell, action])
+        self.cell, self.steps = int(self.after[self.cell, action]), self.steps + 1
+        return self._seen(), reward, bool(self.mdp.terminal[self.cell]), self.steps >= self.limit, {}
+
+    def _seen(self) -> Array:
+        return np.eye(1, self.limit, self.cell, np.float32)[0]
+
+
+class GridEnv(GymEnv):
+    """``grid16`` or ``grid8corner``. Raises UserError as ``GymEnv``."""
+
+    def _make(self) -> gymnasium.Env[Any, Any]:
+        return make_unwrapped(self.task)
+
+
+make = GridEnv
+
+
+def claims(task: str) -> bool:
+    """``grid``, a number, and ``corner`` or nothing."""
+    return NAME.fullmatch(task) is not None
+
+
+def canonical_name(task: str) -> str:
+    """The name as it is. Raises UserError for a side that there is not."""
+    _parts(task)
+    return task
+
+
+def make_unwrapped(task: str, backend: str = "auto") -> Grid:
+    """The environment itself; nothing is drawn."""
+    return Grid(task)
+
+
+def _parts(task: str) -> tuple[int, bool]:
+    match = NAME.fullmatch(task)
+    assert match is not None
+    if (side := int(match[1])) not in SIDES:
+        raise wrong(f"the side of {task}", side, f"{SIDES.start} to {SIDES.stop - 1}")
+    return side, bool(match[2])
