@@ -67,7 +67,8 @@ def test_every_experiment_takes_every_agent(experiment: str, agent: str, data: P
     config = settings(f"experiment={experiment} agent={agent}" + f" data={data}" * (experiment in ON_DATA))
     assert config.agent == agent
     choices = ("cartpole", "minatar", "minatar_sac", "atari", "useless", "useless_cartpole")
-    on_states = config.belief["name"] == "identity" or "states" in experiment or experiment in (*choices, *ON_DATA)
+    of_vectors = "states" in experiment or experiment in ("tutorial", *choices, *ON_DATA)
+    on_states = config.belief["name"] == "identity" or of_vectors
     assert config.env.obs == ("state" if on_states else "pixels")
 
 

@@ -6,6 +6,7 @@ import ast
 import importlib
 import re
 import shlex
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import fields
@@ -32,9 +33,12 @@ from worldrl.studies.__main__ import STUDIES
 from worldrl.types import Belief, BeliefModel
 
 ROOT = Path(__file__).resolve().parents[1]
-DOCUMENTS = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCUMENTS = [
+    *(ROOT / name for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md")),
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
 
-EXAMPLES = ["leaky_belief.py", "my_head.py", "point.py", "steady_noise.py", "tiny_head.py"]
+EXAMPLES = ROOT / "docs" / "examples"
 
 
 def fenced(document: Path, language: str) -> list[str]:
@@ -52,10 +56,7 @@ def train_commands() -> Iterator[str]:
 
 def save_examples(folder: Path) -> None:
     """The documents' own environment, heads, belief and policy, under the names that they give them."""
-    text = "".join((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/extending.md"))
-    for name, code in re.findall(r"`(\w+\.py)`[^`]*(?:`[^`\n]+`[^`]*)*?```python\n(.*?)```", text, re.DOTALL):
-        (folder / name).write_text(code, encoding="utf-8")
-    assert sorted(path.name for path in folder.iterdir()) == EXAMPLES
+    shutil.copytree(EXAMPLES, folder, dirs_exist_ok=True)
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_a_wrong_command_would_be_found() -> None:
 
 
 @pytest.mark.usefixtures("saved_examples")
-def test_the_environment_of_the_readme_runs() -> None:
+def test_the_environment_of_the_documents_runs() -> None:
     envs = make_envs(EnvConfig(obs="state", action_repeat=1), "point:Point", seed=1)
     envs.reset()
     rows = [envs.step(np.zeros((1, 2), np.float32)) for _ in range(50)]
@@ -100,6 +101,20 @@ def test_links_lead_somewhere(document: Path) -> None:
         linked = document.parent / path if path else document
         assert linked.is_file(), target
         assert not anchor or anchor in anchors(linked), target
+
+
+def test_the_navigation_of_the_site_has_every_page_once() -> None:
+    listed = re.findall(
+        r"^ +- (?:[^:#\n]+: )?([\w/]+\.md)", (ROOT / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    pages = [path.relative_to(ROOT / "docs").as_posix() for path in sorted((ROOT / "docs").rglob("*.md"))]
+    assert sorted(listed) == sorted([*pages, "changelog.md", "contributing.md"])
+
+
+def test_every_example_is_shown_by_a_page() -> None:
+    line = re.compile(r"^\[`([\w.]+)`\]\(examples/\1\)$", re.MULTILINE)
+    shown = {name for document in DOCUMENTS for name in line.findall(document.read_text(encoding="utf-8"))}
+    assert shown == {path.name for path in EXAMPLES.glob("*.py")}
 
 
 # --- names in backticks -----------------------------------------------------------------------------------------------

@@ -90,7 +90,7 @@ def test_a_training_of_the_documents_runs(line: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("line", WITH_A_RUN)
 def test_a_command_about_a_run_works(line: str, folder: Path) -> None:
-    trained = STATES if re.search("--groups|studies", line) else PIXELS
+    trained = STATES if re.search("--groups|studies|stuck", line) else PIXELS
     words = shlex.split(line.removeprefix("time ").replace("RUN_DIR...", trained).replace("RUN_DIR", trained))
     if "init_from=" in line:
         run(shortened(shlex.join(words)), folder)
@@ -102,6 +102,6 @@ def test_a_command_about_a_run_works(line: str, folder: Path) -> None:
 
 
 def test_the_training_from_python_runs(folder: Path) -> None:
-    (code,) = (block for block in fenced(ROOT / "README.md", "python") if "worldrl.train(" in block)
+    (code,) = (block for block in fenced(ROOT / "docs" / "training.md", "python") if "worldrl.train(" in block)
     (folder / "from_python.py").write_text(code.replace("20_000", "2_000"), encoding="utf-8")
     run([sys.executable, "from_python.py"], folder)

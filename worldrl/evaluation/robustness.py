@@ -99,7 +99,9 @@ def evaluate_grid(
         seeds: of the episodes, not of the run; each plays ``episodes`` of them.
         num_envs: environments side by side.
         groups: the sensors to corrupt, by name; none for all.
-        checkpoint, explore, device: as ``evaluate_run``.
+        checkpoint: as ``evaluate_run``.
+        explore: as ``evaluate_run``.
+        device: as ``evaluate_run``.
         out: where the files go, by default ``RUN_DIR/robustness``; those of an earlier grid are replaced.
         video: one of the worst level of each kind, the clean picture next to what the agent saw.
         known_dropout: tell the belief which readings are lost. Episodes and noise are those without it.
