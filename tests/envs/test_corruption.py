@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from worldrl.envs.corruption import KINDS, LEVELS, VECTORS, CorruptionConfig, Noise, check_corruption, is_active
+from worldrl.envs.corruption import KINDS, LEVELS, MASK, VECTORS, CorruptionConfig, Noise, check_corruption, is_active
 from worldrl.envs.families.gym import GymEnv
 from worldrl.envs.make import EnvConfig, make_env
 from worldrl.envs.vector import make_envs
@@ -262,6 +262,18 @@ def test_a_stuck_sensor_is_no_reading_and_a_noisy_one_is() -> None:
     hazy = noise({**PIXELS, **ROBOT}, 1, GROUPS, gaussian=0.5, blur=2.0, jpeg=0.5)
     hazy({"pixels": SCENE, "state": np.ones(6, np.float32)})
     assert all(seen.all() for seen in hazy.seen.values())
+
+
+def test_a_row_without_readings_is_lost_whole_with_its_mask_and_what_is_asked() -> None:
+    obs, asked = {"state": ObsSpec((7,), "float32")}, np.ones(1, np.float32)
+    made = noise(obs, 1, {"state": {"position": (0, 6), MASK: (6, 7)}}, flicker=0.5)
+    found = set()
+    for _ in range(30):
+        shown = made({"state": np.ones(7, np.float32), "asked": asked})["state"]
+        is_seen = bool(shown[6])
+        assert all((seen == is_seen).all() for seen in made.seen.values())
+        found.add(is_seen)
+    assert found == {False, True}
 
 
 # --- what the noise depends on ----------------------------------------------------------------------------------------

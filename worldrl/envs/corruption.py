@@ -291,8 +291,16 @@ class Noise:
         shown = {k: x if x.dtype == np.uint8 and not images else self._spoil(k, x) for k, x in obs.items()}
         for key, begin in self._masks.items():
             shown[key] = np.concatenate([shown[key][:begin], self._shares(key)])
+        self._lose_the_rest()
         self._step += 1
         return shown
+
+    def _lose_the_rest(self) -> None:
+        """In a row without any reading, what no sensor measures is lost too: a mask, and keys that are not described."""
+        begins = {key: self._masks.get(key) if key in self._sensors else 0 for key in self.seen}
+        if not any(seen[: begins[key]].any() for key, seen in self.seen.items()):
+            for seen in self.seen.values():
+                seen[...] = False
 
     def _shares(self, key: str) -> Array:
         """What ``MASK`` shows: the share of each group of this vector that is a reading, and of the image."""
