@@ -30,6 +30,7 @@ from worldrl.config import (
     known_keys,
     load_config,
     may_change,
+    run_folder,
     world_of,
 )
 from worldrl.envs.families import canonical_name
@@ -99,6 +100,9 @@ def compose(arguments: Mapping[str, Any]) -> Config:
 
 def resumed(run_dir: Path, changes: Mapping[str, Any]) -> Config:
     """The settings of a run folder with changes, dotted. Raises UserError for a key that may not change."""
+    if run_folder(run_dir) != Path(run_dir):
+        fix = f"start a new run with init_from={run_dir}"
+        raise UserError(f"resume={run_dir}", "the agent of the package, without its optimisers", "a run folder", fix)
     allow(changes.get("allow", ()))
     changes = {key: value for key, value in changes.items() if key != "allow"}
     stored = load_config(run_dir)

@@ -10,8 +10,10 @@ import pytest
 import worldrl
 from tests.toy_runs import STATE_SAC, make_run
 from worldrl.config import DEMO, load_config, run_folder
+from worldrl.errors import UserError
 from worldrl.evaluation.evaluate import evaluate_run
 from worldrl.runs.checkpoint import Checkpoints
+from worldrl.training.loop import resume
 
 INSIDE = Path(worldrl.__file__).parent / DEMO
 
@@ -34,6 +36,12 @@ def test_a_run_of_that_name_comes_first(elsewhere: Path) -> None:
     (elsewhere / "demo").rmdir()
     make_run(elsewhere / "demo", STATE_SAC)
     assert worldrl.load("demo", device="cpu", allow="tests").spec.task == STATE_SAC["task"]
+
+
+def test_it_cannot_be_resumed_and_leaves_nothing(elsewhere: Path) -> None:
+    with pytest.raises(UserError, match="init_from=demo"):
+        resume(Path(DEMO))
+    assert not [*elsewhere.iterdir()]
 
 
 def test_it_is_small_and_says_how_it_was_made() -> None:
