@@ -296,7 +296,7 @@ class Noise:
         return shown
 
     def _lose_the_rest(self) -> None:
-        """In a row without any reading, what no sensor measures is lost too: a mask, and keys that are not described."""
+        """In a row without any reading, what no sensor measures is lost too: masks, and keys without a spec."""
         begins = {key: self._masks.get(key) if key in self._sensors else 0 for key in self.seen}
         if not any(seen[: begins[key]].any() for key, seen in self.seen.items()):
             for seen in self.seen.values():
