@@ -158,8 +158,15 @@ def test_of_a_run_without_an_environment(tmp_path: Path, capsys: pytest.CaptureF
     assert (found["first_states"], found["fitted_updates"], found["updates"]) == (5, 6, 3)
     returns = [float(episode.reward @ 0.9 ** np.arange(len(episode.reward))) for episode in made()]
     assert found["recorded"] == pytest.approx(np.mean(returns))  # of the rewards as they are in the file
-    assert main(["eval", str(run)]) == 2
-    assert "--fqe" in capsys.readouterr().err
+    made_from = ["data", "make", str(tmp_path / "b"), "--policy", str(run)]
+    for played in (
+        ["eval", str(run)],
+        ["eval", str(run), "--corruption", "gaussian", "--level", "1"],
+        ["look", str(run)],
+        made_from,
+    ):
+        assert main([*played]) == 2
+        assert "--fqe" in capsys.readouterr().err
 
 
 def test_of_a_run_that_has_acted_by_its_own_replay(tmp_path: Path) -> None:

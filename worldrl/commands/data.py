@@ -23,7 +23,7 @@ from worldrl.errors import UserError, check_writable
 from worldrl.report.plots import calm, picture
 from worldrl.runs.checkpoint import environment_fingerprint
 from worldrl.runs.data import checksum, read_data
-from worldrl.runs.trained import CHECKPOINTS, load_agent
+from worldrl.runs.trained import CHECKPOINTS, check_playable, load_agent
 from worldrl.terminal import Parser, add_allow, command, number, pasted, say, whole
 from worldrl.trust import allow
 
@@ -237,6 +237,7 @@ def _source(options: argparse.Namespace) -> Source:
     if not (run_dir / CONFIG_FILE).is_file():
         raise UserError(f"--policy {options.policy}", "no run", f"a folder of worldrl train, or '{RANDOM}'")
     agent, config = load_agent(run_dir, options.checkpoint, tell=say)
+    check_playable(run_dir, config)
     name = f"{config.agent}, {options.checkpoint} of seed {config.seed}, {agent.updates} updates"
     recorder = by_mode(agent) if options.mode else exploring(agent, config.schedule.epsilon.end)
     return Source(config, recorder, {"algorithm_name": name})

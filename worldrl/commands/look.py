@@ -20,7 +20,7 @@ from worldrl.acting.recording import Condition, Recorder, conditions
 from worldrl.acting.video import check_video
 from worldrl.agent import Agent
 from worldrl.errors import UserError, check_out
-from worldrl.runs.trained import CHECKPOINTS, load_agent
+from worldrl.runs.trained import CHECKPOINTS, check_playable, load_agent
 from worldrl.studies.beliefs import doubt, many_paths, prediction, probe
 from worldrl.terminal import Parser, add_allow, command, say, to_json, whole
 from worldrl.trust import allow
@@ -145,6 +145,7 @@ def make_subject(options: argparse.Namespace) -> Subject:
         UserError: a bad run folder or corruption.
     """
     agent, config = load_agent(options.run_dir, options.checkpoint, options.device, say)
+    check_playable(options.run_dir, config)
     by_kind = conditions(config, options.corruption, options.level, options.burst_length)
     values = {name: getattr(options, name) for name in Settings._fields}
     settings = Settings(**{**values, "out": options.out or options.run_dir / "inside"})

@@ -12,9 +12,9 @@ from worldrl.config import Config
 from worldrl.envs import make_envs
 from worldrl.envs.make import EnvConfig
 from worldrl.errors import UserError, check_writable, wrong
-from worldrl.runs.trained import load_agent
+from worldrl.runs.trained import check_playable, load_agent
 from worldrl.statistics import mean_and_deviation
-from worldrl.terminal import pasted, say, to_json
+from worldrl.terminal import say, to_json
 from worldrl.types import EnvSpec
 
 
@@ -55,9 +55,7 @@ def evaluate_run(
         if path is not None:
             check_writable(path)
     agent, config = load_agent(run_dir, checkpoint, device, say)
-    if not config.task:
-        fix = f"estimate its value from its data: {pasted('eval', run_dir, '--fqe')}"
-        raise UserError(str(run_dir), "no environment", "one to play in", fix)
+    check_playable(run_dir, config)
     env = config.env if target_return is None else _asked_for(config, target_return)
     envs = make_envs(env, config.task, seed, num_envs=1, training=False)
     try:

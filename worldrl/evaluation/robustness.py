@@ -46,7 +46,7 @@ from worldrl.evaluation.evaluate import check_environment
 from worldrl.report.grids import CLEAN, Cell, draw_levels
 from worldrl.report.plots import number_of
 from worldrl.runs.folder import GRID
-from worldrl.runs.trained import load_agent
+from worldrl.runs.trained import check_playable, load_agent
 from worldrl.statistics import mean_and_deviation, mean_interval
 from worldrl.terminal import say, to_json
 from worldrl.types import SEEN, EnvSpec
@@ -116,6 +116,7 @@ def evaluate_grid(
     if len(set(seeds)) < len(seeds):
         raise UserError("--seeds", " ".join(map(str, seeds)), "each number once")
     agent, config = load_agent(run_dir, checkpoint, device, say)
+    check_playable(run_dir, config)
     if known_dropout:
         require_imputation(agent.model, "--known-dropout")
     for cell in cells:

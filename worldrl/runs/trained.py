@@ -38,6 +38,7 @@ from worldrl.errors import UserError, check_writable, unknown, writing, wrong
 from worldrl.nn.compiler import load_compiler
 from worldrl.runs.checkpoint import STATE, Checkpoints, restoring, verify
 from worldrl.runs.transfer import decode_spec
+from worldrl.terminal import pasted
 from worldrl.types import Belief, Decodes, EnvSpec, Obs, ObsSpec, State
 
 CHECKPOINTS = ("last", "best")
@@ -92,6 +93,13 @@ def load_agent(
         for line in moved(config, state["config"]):
             tell(f"{run_dir / CONFIG_FILE}: {line}")
     return agent, config
+
+
+def check_playable(run_dir: Path, config: Config) -> None:
+    """Refuse a run that has learned from data of no environment where an agent is to act."""
+    if not config.task:
+        fix = f"estimate its value from its data: {pasted('eval', run_dir, '--fqe')}"
+        raise UserError(str(run_dir), "no environment", "one to play in", fix)
 
 
 def share(run_dir: str | Path, out: str | Path, checkpoint: str = "last") -> Path:
