@@ -15,7 +15,7 @@ from tests.data.test_episodes import made
 from tests.runs.test_data import COUNT, trained
 from worldrl.__main__ import main
 from worldrl.agent import Agent
-from worldrl.config import Config, config_from_dict
+from worldrl.config import CONFIG_FILE, Config, config_from_dict
 from worldrl.evaluation.fitted_q import Fit, FittedQ, _episodes, evaluate_on_data, fitted
 from worldrl.registry import tiny_settings
 from worldrl.runs.data import Rewards, Rows
@@ -172,8 +172,12 @@ def test_of_a_run_without_an_environment(tmp_path: Path, capsys: pytest.CaptureF
 def test_of_a_run_that_has_acted_by_its_own_replay(tmp_path: Path) -> None:
     run = trained(tmp_path, task=COUNT, frames=30, **{"schedule.prefill": 10})
     found = evaluate_on_data(run, fit=Fit(updates=4, units=8))
+    settings = run / CONFIG_FILE
+    settings.write_text(
+        settings.read_text().replace("device: cpu", "device: cuda").replace("device: auto", "device: cuda")
+    )
     assert (found["data"], found["action"]) == (str(run), "mode")
-    again = evaluate_on_data(run, run, fit=Fit(updates=4, units=8))
+    again = evaluate_on_data(run, run, fit=Fit(updates=4, units=8), device="cpu")  # wherever it was trained
     assert again["value"] == found["value"]
 
 

@@ -200,7 +200,7 @@ def fitted(
         UserError: The critic diverged.
     """
     agent, count = critic.agent, len(rows.columns["reward"])
-    place = choose_replay_device(agent.spec, count, agent.device, config.replay.device)
+    place = choose_replay_device(agent.spec, count, agent.device, say=say)  # the run's may be of another machine
     replay = Replay(agent.spec, count, device=place, seed=seed)
     replay.extend({name: column[:, None] for name, column in rows.columns.items()})
     found = []
