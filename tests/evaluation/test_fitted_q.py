@@ -16,9 +16,11 @@ from tests.runs.test_data import COUNT, trained
 from worldrl.__main__ import main
 from worldrl.agent import Agent
 from worldrl.config import CONFIG_FILE, Config, config_from_dict
+from worldrl.data.episodes import to_unit
+from worldrl.data.formats import minari
 from worldrl.evaluation.fitted_q import Fit, FittedQ, _episodes, evaluate_on_data, fitted
 from worldrl.registry import tiny_settings
-from worldrl.runs.data import Rewards, Rows
+from worldrl.runs.data import Rewards, Rows, read_data
 from worldrl.tabular.mdp import MDP, make_mdp, random_mdp
 from worldrl.tabular.solve import evaluate
 from worldrl.types import Actions, Belief, EnvSpec, ObsSpec, box, choice
@@ -179,6 +181,15 @@ def test_of_a_run_that_has_acted_by_its_own_replay(tmp_path: Path) -> None:
     assert (found["data"], found["action"]) == (str(run), "mode")
     again = evaluate_on_data(run, run, fit=Fit(updates=4, units=8), device="cpu")  # wherever it was trained
     assert again["value"] == found["value"]
+
+
+def test_bounds_of_a_file_are_not_those_of_a_folder(tmp_path: Path) -> None:
+    file = npz(tmp_path / "a.npz", arrays(True))
+    run = trained(tmp_path, data=str(file), updates=1, **{"data.low": -2, "data.high": 2})
+    data = read_data(file)
+    minari.write(tmp_path / "b", to_unit(file, data, *np.full((2, data.actions.size), [[-2.0], [2.0]])))
+    values = [evaluate_on_data(run, path, Fit(updates=2, units=8))["value"] for path in (None, tmp_path / "b")]
+    assert values[0] == values[1]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,9 @@ from torch import Tensor, nn
 
 from worldrl.agent import Agent
 from worldrl.config import Config
+from worldrl.data.formats import d4rl
 from worldrl.data.replay import Replay, choose_replay_device
+from worldrl.data.settings import DataConfig
 from worldrl.errors import UserError, check_writable
 from worldrl.heads.transitions import transitions
 from worldrl.nn.build import critic
@@ -160,7 +162,7 @@ def evaluate_on_data(
         found = "a policy that is asked for returns: what it would be asked for is not in the data"
         raise UserError(str(run_dir), found, "a run without env.target_return")
     name = data or Path(config.data.name or run_dir)
-    rows = load_rows(replace(config.data, name=str(name), checksum="", reward="as_is", top=1.0), agent.spec)
+    rows = load_rows(_as_recorded(config.data, name), agent.spec)
     terminal, first, recorded = _episodes(rows, fit.gamma)
     if fit.gamma == 1.0 and not terminal.all():
         found = f"1, and {int((~terminal).sum()):,} of {len(terminal):,} episodes are cut"
@@ -189,6 +191,12 @@ def evaluate_on_data(
     if json_path is not None:
         json_path.write_text(to_json(result))
     return result
+
+
+def _as_recorded(config: DataConfig, path: Path) -> DataConfig:
+    """All rows of the data, with their own rewards; bounds of actions are only for files that do not know them."""
+    whole = replace(config, name=str(path), checksum="", reward="as_is", top=1.0)
+    return whole if d4rl.claims(path) else replace(whole, low=None, high=None)
 
 
 def fitted(
