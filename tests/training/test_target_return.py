@@ -105,6 +105,13 @@ def test_a_loaded_policy_is_asked_by_the_user(run: Path) -> None:
         policy.act({"state": np.zeros(2)})
 
 
+def test_data_of_it_are_those_of_the_task(run: Path, tmp_path: Path) -> None:
+    made = ["data", "make", str(tmp_path / "more"), "--policy", str(run), "--steps", "20", "--allow", "tests"]
+    assert main(made) == 0
+    again = settings(tmp_path / "more", updates=1)
+    assert worldrl.load(worldrl.train(again, run_dir=tmp_path / "run"), allow="tests").spec.obs["state"].shape == (2,)
+
+
 def test_the_environment_subtracts_what_was_received() -> None:
     env = make_env(EnvConfig(obs="state", action_repeat=2, target_return=3.0), PAID)
     for _ in range(2):  # the second episode begins anew

@@ -18,6 +18,7 @@ from worldrl.config import CONFIG_FILE, Config, run_folder
 from worldrl.data.episodes import Columns, Extent, Recorded, extent, to_unit
 from worldrl.data.formats import d4rl, minari
 from worldrl.data.hdf5 import SUFFIXES
+from worldrl.data.returns import RETURN_TO_GO
 from worldrl.envs.make import EnvConfig
 from worldrl.errors import UserError, check_writable
 from worldrl.report.plots import calm, picture
@@ -192,6 +193,7 @@ def make(options: argparse.Namespace) -> None:
     env, task, seed = source.config.env, source.config.task, options.seed
     reference = None if options.expert is None else _reference(options.expert, env, task, seed)
     columns, spec = collect(env, source.variant or task, seed, options.steps, source.recorder)
+    columns.pop(RETURN_TO_GO, None)  # what a policy was asked for is nothing that a sensor has seen
     data = Recorded(columns, spec.actions, task, reference, unit=True)
     versions = environment_fingerprint()
     columns = stored(data).columns
