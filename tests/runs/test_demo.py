@@ -12,6 +12,7 @@ from tests.toy_runs import STATE_SAC, make_run
 from worldrl.config import DEMO, load_config, run_folder
 from worldrl.errors import UserError
 from worldrl.evaluation.evaluate import evaluate_run
+from worldrl.evaluation.fitted_q import evaluate_on_data
 from worldrl.runs.checkpoint import Checkpoints
 from worldrl.training.loop import resume
 
@@ -42,6 +43,11 @@ def test_it_cannot_be_resumed_and_leaves_nothing(elsewhere: Path) -> None:
     with pytest.raises(UserError, match="init_from=demo"):
         resume(Path(DEMO))
     assert not [*elsewhere.iterdir()]
+
+
+def test_it_has_no_replay_to_learn_from() -> None:
+    with pytest.raises(UserError, match="no replay"):
+        evaluate_on_data(Path(DEMO), device="cpu")
 
 
 def test_it_is_small_and_says_how_it_was_made() -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from worldrl.config import CONFIG_FILE, load_config
+from worldrl.config import CONFIG_FILE, load_config, run_folder
 from worldrl.data.episodes import Columns, Recorded, best, check_finite, extent, to_unit
 from worldrl.data.formats import format_of
 from worldrl.data.memory import check_room
@@ -84,7 +84,8 @@ def load_rows(config: DataConfig, env: EnvSpec | None = None, returns: bool = Fa
 
 def read_data(path: Path) -> Recorded:
     """A data set or a run's replay, whole. Raises UserError in one line for what is neither."""
-    return read_run(path) if (path / CONFIG_FILE).is_file() else format_of(path).read(path)
+    folder = run_folder(path)
+    return read_run(folder) if (folder / CONFIG_FILE).is_file() else format_of(path).read(path)
 
 
 def read_run(run_dir: Path) -> Recorded:
