@@ -16,7 +16,7 @@ from worldrl.tabular.solve import backup
 
 
 @pytest.mark.parametrize("env", [tables.Grid4, tables.Grid16, tables.Counterexample])
-def test_an_environment_is_its_table(env: type[tables.TableEnv]) -> None:
+def test_an_environment_is_its_table(env: type[tables.Table]) -> None:
     task = env()
     mdp, rng = task.mdp, np.random.default_rng(0)
     seen, _ = task.reset(seed=0)

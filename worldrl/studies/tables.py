@@ -14,13 +14,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-import gymnasium
 import numpy as np
 import torch
-from gymnasium import spaces
 from torch import Tensor
 
 from worldrl.compose import compose
+from worldrl.envs.families.grid import Table
 from worldrl.report.plots import COLOURS, INK, picture
 from worldrl.tabular.counterexample import hard_q, max_entropy_probability, soft_q, with_k_actions
 from worldrl.tabular.grid import grid_world
@@ -47,47 +46,19 @@ MOST = 3_000  # frames at the counterexample
 # --- tables as environments -------------------------------------------------------------------------------------------
 
 
-class TableEnv(gymnasium.Env[Any, Any]):
-    """A process of ``worldrl.tabular`` as an environment: the observation is the state as a one-hot row."""
-
-    def process(self) -> MDP:
-        raise NotImplementedError
-
+class Grid4(Table):
     def __init__(self) -> None:
-        self.mdp = self.process()
-        states, actions = self.mdp.reward.shape
-        self.observation_space = spaces.Box(0.0, 1.0, (states,), np.float32)
-        self.action_space = spaces.Discrete(actions)
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.steps = 0
-        return self._arrive(self.mdp.start), {}
-
-    def step(self, action: int) -> tuple[Array, float, bool, bool, dict[str, Any]]:
-        self.steps += 1
-        reward = float(self.mdp.reward[self.state, action])
-        seen = self._arrive(self.mdp.transition[self.state, action])
-        return seen, reward, bool(self.mdp.terminal[self.state]), self.steps >= LIMIT, {}
-
-    def _arrive(self, p: Array) -> Array:
-        self.state = int(self.np_random.choice(len(p), p=p))
-        return np.eye(len(p), dtype=np.float32)[self.state]
+        super().__init__(grid_world(4), LIMIT)
 
 
-class Grid4(TableEnv):
-    def process(self) -> MDP:
-        return grid_world(4)
+class Grid16(Table):
+    def __init__(self) -> None:
+        super().__init__(grid_world(16), LIMIT)
 
 
-class Grid16(TableEnv):
-    def process(self) -> MDP:
-        return grid_world(16)
-
-
-class Counterexample(TableEnv):
-    def process(self) -> MDP:
-        return with_k_actions(K, GAMMA)
+class Counterexample(Table):
+    def __init__(self) -> None:
+        super().__init__(with_k_actions(K, GAMMA), LIMIT)
 
 
 GRIDS = {4: Grid4, 16: Grid16}
@@ -286,7 +257,7 @@ def study(size: int, beta: float, seeds: int, frames: int, times: int = 20) -> I
             yield [Point("counterexample", name, seed, x.experience.now, at_choice(x, name)) for x in runs]
 
 
-def task_of(env: type[TableEnv]) -> str:
+def task_of(env: type[Table]) -> str:
     """The name by which a run makes it."""
     return f"{env.__module__}:{env.__name__}"
 

@@ -87,7 +87,7 @@ def best_return(task: str) -> float:
     """The mean return of a grid's shortest ways, over where its episodes start; every step but the last costs 1."""
     world = grid.Grid(task)
     returns = world.mdp.reward.max() + 1.0 - distance(world.side)
-    return float(returns[world.side - 1] if world.corner else world.mdp.start @ returns)
+    return float(world.mdp.start @ returns)
 
 
 def read_trials(paths: Sequence[Path]) -> tuple[list[Trial], list[str]]:

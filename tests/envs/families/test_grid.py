@@ -17,7 +17,7 @@ def test_every_step_from_every_cell() -> None:
     env.reset(seed=0)
     for cell in range(side * side):
         for action, (down, right) in STEPS.items():
-            env.cell, env.steps = cell, 0
+            env.state, env.steps = cell, 0
             obs, reward, terminated, truncated, _ = env.step(action)
             row, column = (min(max(x, 0), side - 1) for x in (cell // side + down, cell % side + right))
             ends = (row, column) == (side - 1, 0)

@@ -16,7 +16,8 @@ from gymnasium.envs.registration import EnvSpec
 from worldrl.envs.families.gym import GymEnv
 from worldrl.envs.spaces import Array
 from worldrl.errors import wrong
-from worldrl.tabular.grid import ACTIONS, grid_world
+from worldrl.tabular.grid import grid_world
+from worldrl.tabular.mdp import MDP
 
 SPELLING = (
     "grid and its side (grid16), and corner for a start in the corner that is farthest from the goal (grid8corner)"
@@ -25,7 +26,32 @@ NAME = re.compile(r"grid(\d{1,2})(corner)?")
 SIDES = range(2, 17)
 
 
-class Grid(gymnasium.Env[Array, Any]):
+class Table(gymnasium.Env[Array, Any]):
+    """A process of ``worldrl.tabular``, cut after ``limit`` steps: the observation is the state as a one-hot row."""
+
+    def __init__(self, mdp: MDP, limit: int) -> None:
+        self.mdp, self.limit = mdp, limit
+        states, actions = mdp.reward.shape
+        self.observation_space = spaces.Box(0.0, 1.0, (states,), np.float32)
+        self.action_space = spaces.Discrete(actions)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.steps = 0
+        return self._arrive(self.mdp.start), {}
+
+    def step(self, action: int) -> tuple[Array, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        reward = float(self.mdp.reward[self.state, action])
+        seen = self._arrive(self.mdp.transition[self.state, action])
+        return seen, reward, bool(self.mdp.terminal[self.state]), self.steps >= self.limit, {}
+
+    def _arrive(self, p: Array) -> Array:
+        self.state = int(self.np_random.choice(len(p), p=p))
+        return np.eye(1, len(p), self.state, np.float32)[0]
+
+
+class Grid(Table):
     """Left, right, up, down or stay; -1 a step, +9 and the end at the bottom left corner. Nothing is drawn.
 
     Episodes are cut after side^2 steps. They start in any cell but the goal, or in the corner that is 2 (side - 1)
@@ -33,27 +59,10 @@ class Grid(gymnasium.Env[Array, Any]):
     """
 
     def __init__(self, task: str) -> None:
-        side, self.corner = _parts(task)
-        self.spec = EnvSpec(task, max_episode_steps=side * side)
-        self.mdp = grid_world(side)
-        self.after = self.mdp.transition.argmax(-1)  # (S, A)
-        self.side, self.limit = side, side * side
-        self.observation_space = spaces.Box(0.0, 1.0, (side * side,), np.float32)
-        self.action_space = spaces.Discrete(len(ACTIONS))
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
-        super().reset(seed=seed)
-        start = int(self.np_random.choice(len(self.mdp.start), p=self.mdp.start))
-        self.steps, self.cell = 0, self.side - 1 if self.corner else start
-        return self._seen(), {}
-
-    def step(self, action: int) -> tuple[Array, float, bool, bool, dict[str, Any]]:
-        reward = float(self.mdp.reward[self.cell, action])
-        self.cell, self.steps = int(self.after[self.cell, action]), self.steps + 1
-        return self._seen(), reward, bool(self.mdp.terminal[self.cell]), self.steps >= self.limit, {}
-
-    def _seen(self) -> Array:
-        return np.eye(1, self.limit, self.cell, np.float32)[0]
+        self.side, corner = _parts(task)
+        mdp, cells = grid_world(self.side), self.side * self.side
+        super().__init__(mdp._replace(start=np.eye(cells)[self.side - 1]) if corner else mdp, cells)
+        self.spec = EnvSpec(task, max_episode_steps=cells)
 
 
 class GridEnv(GymEnv):
