@@ -183,6 +183,14 @@ def test_of_a_run_that_has_acted_by_its_own_replay(tmp_path: Path) -> None:
     assert again["value"] == found["value"]
 
 
+def test_one_first_state_has_no_interval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    few = {name: column[:1] for name, column in arrays(True).items()}
+    run = trained(tmp_path, data=str(npz(tmp_path / "a.npz", few)), updates=1, **{"data.low": -1})
+    capsys.readouterr()
+    assert main(["eval", str(run), "--fqe", "--updates", "2"]) == 0
+    assert "nan" not in capsys.readouterr().out
+
+
 def test_bounds_of_a_file_are_not_those_of_a_folder(tmp_path: Path) -> None:
     file = npz(tmp_path / "a.npz", arrays(True))
     run = trained(tmp_path, data=str(file), updates=1, **{"data.low": -2, "data.high": 2})

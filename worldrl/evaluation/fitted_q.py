@@ -237,12 +237,13 @@ def _episodes(rows: Rows, gamma: float) -> tuple[NDArray[np.bool_], dict[str, ND
 
 def told_of_data(result: Mapping[str, Any]) -> str:
     """The result in words."""
-    low, high = result["interval"]
+    (low, high), n = result["interval"], result["first_states"]
+    mean_over = f"from {low:.3f} to {high:.3f} (95 % interval of the mean over {n:,} first states"
+    spread = mean_over if n > 1 else "without an interval (there is one first state"
     worth = "the return" if result["gamma"] == 1.0 else f"the return discounted by {result['gamma']:g}"
     lines = [
         f"{result['agent']}, checkpoint {result['checkpoint']}, by fitted Q evaluation on {result['data']}:",
-        f"{worth} is {result['value']:.3f}, from {low:.3f} to {high:.3f} (95 % interval of the mean over "
-        f"{result['first_states']:,} first states; how wrong the critic is, it does not say)",
+        f"{worth} is {result['value']:.3f}, {spread}; how wrong the critic is, it does not say)",
         f"after half of the {result['fitted_updates']:,} updates it was {result['halfway']:.3f}; "
         f"the recorded episodes have {result['recorded']:.3f}",
     ]
