@@ -116,6 +116,7 @@ def test_episodes_start_where_those_of_our_own_runs_start() -> None:
         (["ppo", "env.obs=pixels"], "found env.obs=pixels and env.num_envs=1, expected the states of one"),
         (["ppo", "resume=x"], "resume: found a run that cannot be continued"),
         (["ppo", "sb3.n_stepps=3"], "sb3.*: found settings that PPO refuses"),
+        (["ppo", "sb3.env=CartPole-v1"], "sb3.*: found settings that PPO refuses"),
         (["ppo", "frames=-1"], "frames: found -1"),
         (["ppo", "seed=1,2"], "seed=1,2: found several runs, expected one"),
         (["sac", "task=CartPole-v1"], "baseline sac: found CartPole-v1, which has a choice of actions"),

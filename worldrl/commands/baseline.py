@@ -157,7 +157,7 @@ def stable_baselines() -> ModuleType:
 
 def _built(make: Any, name: str, env: Env, arguments: dict[str, Any]) -> Any:
     try:
-        return make(**{"policy": "MlpPolicy", "env": env, **arguments, **_noise(env, arguments.get("action_noise"))})
+        return make(env=env, **{"policy": "MlpPolicy", **arguments, **_noise(env, arguments.get("action_noise"))})
     except (TypeError, ValueError, AssertionError) as error:
         raise UserError("sb3.*", f"settings that {ALGORITHMS[name]} refuses: {error}") from error
 
