@@ -322,7 +322,14 @@ def test_only_an_id_of_the_description_is_used(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "changes",
-    [{"action_space": "{}"}, {"action_space": "["}, {"observation_space": 3}, {"action_space": '{"type": "Text"}'}],
+    [
+        {"action_space": "{}"},
+        {"action_space": "["},
+        {"observation_space": 3},
+        {"action_space": '{"type": "Text"}'},
+        {"observation_space": '{"type": "Dict", "subspaces": {}}'},
+        {"action_space": '{"type": "Box", "shape": [1], "low": [1], "high": [-1]}'},
+    ],
 )
 def test_a_description_that_says_nothing_is_one_line(tmp_path: Path, changes: dict[str, object]) -> None:
     with pytest.raises(UserError):

@@ -79,7 +79,8 @@ def read(path: Path) -> Recorded:
     metadata, file = _metadata(path), _folder(path) / FILE
     space = _space(path, metadata, "observation_space")
     with _describing(path):
-        list(_spaces(space))
+        if not list(_spaces(space)):
+            raise ValueError("no observation")
         actions = _actions(path, _space(path, metadata, "action_space"))
     with hdf5.opened(file) as opened:
         groups = _groups(opened)
@@ -150,10 +151,10 @@ def _actions(path: Path, space: Mapping[str, Any]) -> Actions:
         if not 0 < size <= MOST_NUMBERS:
             raise UserError(f"actions of {path}", f"{size:,} numbers", f"1 to {MOST_NUMBERS:,}")
         ends = [np.broadcast_to(np.asarray(space[end], np.float64), (size,)) for end in ("low", "high")]
-        if all(np.isfinite(end).all() for end in ends):
+        if np.isfinite(ends).all() and (ends[0] < ends[1]).all():
             return box(size, *(end.tolist() for end in ends))
     found = f"{space['type']} {space.get('shape', '')}".strip()
-    raise UserError(f"actions of {path}", found, "a bounded Box (A,), or Discrete from 0")
+    raise UserError(f"actions of {path}", found, "a Box (A,) with low < high, or Discrete from 0")
 
 
 # --- episodes ---------------------------------------------------------------------------------------------------------
