@@ -175,6 +175,10 @@ def _many_choices(path: Path) -> None:
     npz(path, {**arrays(), "actions": np.arange(15) * 10_000_000})
 
 
+def _no_numbers(path: Path) -> None:
+    npz(path, {**arrays(), "actions": np.zeros((15, 0))})
+
+
 def _endless(path: Path) -> None:
     n = d4rl.ENDLESS + 2
     npz(
@@ -204,6 +208,7 @@ def _endless(path: Path) -> None:
         _broken,
         _floating_images,
         _many_choices,
+        _no_numbers,
     ],
 )
 def test_what_is_no_data_set_is_one_line(tmp_path: Path, write: Callable[[Path], None]) -> None:
@@ -328,7 +333,7 @@ def test_only_an_id_of_the_description_is_used(tmp_path: Path) -> None:
         {"observation_space": 3},
         {"action_space": '{"type": "Text"}'},
         {"observation_space": '{"type": "Dict", "subspaces": {}}'},
-        {"action_space": '{"type": "Box", "shape": [1], "low": [1], "high": [-1]}'},
+        {"action_space": '{"type": "Box", "shape": [1], "low": [9], "high": [-9]}'},
     ],
 )
 def test_a_description_that_says_nothing_is_one_line(tmp_path: Path, changes: dict[str, object]) -> None:

@@ -155,7 +155,7 @@ def _shape(path: Path) -> tuple[int, ...]:
 def _check_shapes(path: Path, arrays: Arrays) -> None:
     n = len(arrays["observations"]) if arrays["observations"].ndim else 0
     for name, values in arrays.items():
-        if len(np.shape(values)) == 0 or len(values) != n or n == 0:
+        if len(np.shape(values)) == 0 or len(values) != n or values.size == 0:
             raise UserError(f"{path}: '{name}'", f"shape {values.shape}", f"({n or 'N'}, ...) as the observations")
     for name in ("rewards", "terminals", "timeouts"):
         if name in arrays and arrays[name].size != n:
