@@ -128,7 +128,13 @@ class AgentActs:
 
     def __call__(self, rows: Rows) -> np.ndarray:
         self.state, action, self.belief = self.agent.act(
-            self.state, rows, self.explore, self.deterministic, self.perturb, self.noise, self.epsilon
+            self.state,
+            rows,
+            self.explore,
+            self.deterministic,
+            perturb=self.perturb,
+            noise=self.noise,
+            epsilon=self.epsilon,
         )
         return action
 
