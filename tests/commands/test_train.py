@@ -79,7 +79,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
         ("batch_size=256", "unknown key 'batch_size': expected one of: replay.batch"),
         ("env.frame_skip=2", "unknown key 'env.frame_skip': expected one of: env.action_repeat"),
         ("learning_rate=1e-3", "belief.lr, head.actor_lr"),
-        ("wandb=1", "unknown key 'wandb'; see --help, or all keys by --cfg job"),
+        ("wandb=1", "unknown key 'wandb'; see --help, or list all keys with --cfg job"),
         ("head.critic_lrr=1", "head.critic_lr"),
         ("head.lr=1", "did you mean: head.alpha_lr, head.actor_lr, head.critic_lr"),
         ("task=walker_wlak", "walker_walk"),
