@@ -1,6 +1,6 @@
-"""The OpenGL back-end: the only module that touches ``MUJOCO_GL``.
+"""The OpenGL backend: the only module that touches ``MUJOCO_GL``.
 
-MuJoCo and dm_control read the variable when they are imported, and a back-end that is installed may still be unable to
+MuJoCo and dm_control read the variable when they are imported, and a backend that is installed may still be unable to
 render, or may hang. So the choice is made by letting a child process draw one image within a time limit, and is then
 exported, so that worker processes inherit it instead of probing again.
 """
@@ -27,8 +27,8 @@ BACKENDS = ("egl", "osmesa", "glfw")
 QUALITIES = ("full", "fast")
 SIZE = 64
 PROBE_TIMEOUT_S = 120.0  # software OpenGL on a busy machine takes its time
-DRAWN = "WORLDRL_DRAWN"  # the back-end that has drawn an image for this run: its workers do not probe again
-LIKE_UNSET = ("on", "enable", "enabled", "true", "1")  # values of MUJOCO_GL that name no back-end
+DRAWN = "WORLDRL_DRAWN"  # the backend that has drawn an image for this run: its workers do not probe again
+LIKE_UNSET = ("on", "enable", "enabled", "true", "1")  # values of MUJOCO_GL that name no backend
 
 _INSTALL = (
     "on Debian or Ubuntu: apt-get install libegl1 libgl1-mesa-dri (EGL; an NVIDIA driver brings its own) or "
@@ -65,7 +65,7 @@ class RenderConfig:
 
 
 class Probe(NamedTuple):
-    """Whether a back-end can draw here."""
+    """Whether a backend can draw here."""
 
     works: bool
     text: str  # the GL renderer, or why it does not work
@@ -93,9 +93,9 @@ def load_triton_first() -> None:
 
 
 def choose_backend(requested: str = "auto") -> str:
-    """Choose, export and return the OpenGL back-end: ``egl``, ``osmesa`` or ``glfw``.
+    """Choose, export and return the OpenGL backend: ``egl``, ``osmesa`` or ``glfw``.
 
-    ``auto`` takes the one that ``MUJOCO_GL`` names, else the first that can draw. A back-end asked for by name wins
+    ``auto`` takes the one that ``MUJOCO_GL`` names, else the first that can draw. A backend asked for by name wins
     over ``MUJOCO_GL``. Each must draw an image in a child process first; one that ``MUJOCO_GL`` names is taken even if
     it gives no answer in time. The first choice holds for the whole process and its workers.
 
@@ -114,21 +114,21 @@ def choose_backend(requested: str = "auto") -> str:
 
 
 def describe_backend() -> str:
-    """One line that says which back-end was chosen and why."""
+    """One line that says which backend was chosen and why."""
     if _choice is None:
-        return "rendering: no OpenGL back-end chosen"
+        return "rendering: no OpenGL backend chosen"
     return f"rendering: {_choice.backend} ({_choice.why})"
 
 
 def probe_backends() -> dict[str, Probe]:
-    """Let every back-end of this platform draw an image, each in a child process with a time limit."""
+    """Let every backend of this platform draw an image, each in a child process with a time limit."""
     return {name: _probe(name) for name in _candidates()}
 
 
 def gl_string() -> str:
-    """Name of what draws: back-end, GL renderer, MuJoCo version. Images are bitwise the same only where this is.
+    """Name of what draws: backend, GL renderer, MuJoCo version. Images are bitwise the same only where this is.
 
-    Takes up to a second on the first call if the back-end was not probed. Without a back-end: ``"none"``.
+    Takes up to a second on the first call if the backend was not probed. Without a backend: ``"none"``.
     """
     if _choice is None:
         return "none"
@@ -158,7 +158,7 @@ def apply_quality(model: Any, quality: str) -> None:
 
 
 def prepare_without_backend() -> None:
-    """Import mujoco and dm_control's renderer without an OpenGL back-end; a later ``choose_backend`` still works.
+    """Import mujoco and dm_control's renderer without an OpenGL backend; a later ``choose_backend`` still works.
 
     By itself, dm_control tries GLFW first, which is slow and prints warnings on machines without a display; and with
     a ``MUJOCO_GL`` that cannot draw here, neither can be imported.
@@ -176,9 +176,9 @@ def mujoco_is_loaded() -> bool:
 
 
 def with_backend(action: Callable[[], T], requested: str = "auto") -> T:
-    """Run code of a user's that may draw with MuJoCo; where it fails, once more with a back-end that can draw.
+    """Run code of a user's that may draw with MuJoCo; where it fails, once more with a backend that can draw.
 
-    So nothing is probed for code that does not draw. Where no back-end can, its own error stands, with a note.
+    So nothing is probed for code that does not draw. Where no backend can, its own error stands, with a note.
     """
     try:
         with _no_glfw_without_a_display():
@@ -220,12 +220,12 @@ def _find(requested: str) -> _Choice:
 
 
 def _named(name: str, why: str) -> _Choice:
-    """The back-end that ``MUJOCO_GL`` names, if it draws; one that is slow is believed."""
+    """The backend that ``MUJOCO_GL`` names, if it draws; one that is slow is believed."""
     if name not in BACKENDS:
         raise UserError("MUJOCO_GL", name, f"one that draws images: {', '.join(BACKENDS)}", "unset the variable")
     if os.environ.get(DRAWN) != name and not (probe := _probe(name)).works and not probe.slow:
         fix = f"unset the variable, or install what it needs: {_INSTALL}"
-        raise UserError(f"MUJOCO_GL={name}", f"that it cannot draw ({probe.text})", "a back-end that draws", fix)
+        raise UserError(f"MUJOCO_GL={name}", f"that it cannot draw ({probe.text})", "a backend that draws", fix)
     return _Choice(name, why)
 
 
@@ -236,7 +236,7 @@ def _first_that_draws(names: tuple[str, ...], requested: str) -> _Choice:
     reasons = "; ".join(f"{name}: {_probe(name).text}" for name in names)
     slow = [name for name in names if _probe(name).slow]
     busy = f"where the machine is only busy, MUJOCO_GL={slow[0]} takes that one all the same; " if slow else ""
-    raise UserError(f"no OpenGL back-end can render images ({reasons})", fix=busy + _INSTALL)
+    raise UserError(f"no OpenGL backend can render images ({reasons})", fix=busy + _INSTALL)
 
 
 def _candidates() -> tuple[str, ...]:
@@ -282,14 +282,14 @@ def _export(name: str) -> None:
 
 
 def _switch_mujoco() -> None:
-    """Point an already imported mujoco at the back-end; its Renderer looks the context up at each use."""
+    """Point an already imported mujoco at the backend; its Renderer looks the context up at each use."""
     for name in ("mujoco.rendering.classic.gl_context", "mujoco.gl_context"):
         if name in sys.modules:
             importlib.reload(sys.modules[name])
 
 
 def _switch_dm_control(name: str) -> None:
-    """Point an already imported dm_control at the back-end; its engine looks the renderer up at each use."""
+    """Point an already imported dm_control at the backend; its engine looks the renderer up at each use."""
     module = sys.modules.get("dm_control._render")
     if module is None or getattr(module, "BACKEND", None) == name:
         return

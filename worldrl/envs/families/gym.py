@@ -93,7 +93,7 @@ class GymEnv(TaskEnv):
             raise UserError(f"{self.task} {what}", _reason(error), fix=f"fix that, or {cure}") from error
 
     def _offer_backend(self) -> None:
-        """Choose a back-end before what may draw with MuJoCo draws; only Gymnasium's own class is known to need one."""
+        """Choose a backend before what may draw with MuJoCo draws; only Gymnasium's own class is known to need one."""
         if rendering.mujoco_is_loaded():
             with contextlib.suppress(*(() if _uses_mujoco(self._env) else (UserError,))):
                 rendering.choose_backend(self._render.backend)
