@@ -99,7 +99,7 @@ def test_a_busy_machine_is_no_missing_library(undecided: pytest.MonkeyPatch) -> 
     slow(undecided)
     with pytest.raises(UserError) as caught:
         rendering.choose_backend("egl")
-    assert caught.value.fix.startswith("where the machine is only busy, MUJOCO_GL=egl takes that one all the same")
+    assert caught.value.fix.startswith("if the machine is only busy, MUJOCO_GL=egl uses that one anyway")
 
 
 @pytest.mark.parametrize("requested", ["auto", "egl"])

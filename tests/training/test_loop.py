@@ -523,7 +523,7 @@ def test_the_report_of_a_loss_that_is_not_finite_says_which_draws_it_lacks(tmp_p
     try:
         with torch.no_grad():
             next(trainer.agent.head.value.parameters()).fill_(float("nan"))
-        with pytest.raises(UserError, match=r"at update 1; .*; what was drawn beside it, td, is not kept\)"):
+        with pytest.raises(UserError, match=r"at update 1; .*; the other samples, td, are not kept\)"):
             trainer.run()
         assert json.loads((tmp_path / "run" / "non_finite.json").read_text())["draws_not_kept"] == ["td"]
     finally:
@@ -723,7 +723,7 @@ def test_an_evaluation_that_fails_again_is_left_out(
     with pytest.raises(WorkerError, match="on fire; continue with"):
         resume(run, {"frames": 2_400})
     resume(run)
-    assert "on fire; it failed there before: this evaluation is left out" in capsys.readouterr().out
+    assert "on fire; it failed there before, so this evaluation is skipped" in capsys.readouterr().out
     assert [r["frames"] for r in records(run) if "eval/return" in r] == [0, 2_000]
 
 
