@@ -93,7 +93,7 @@ def test_runs_that_are_no_seeds_of_one_agent_are_told(grids: Path, capsys: pytes
     assert notes() == ""
     wide = {"task": "walker_walk", "agent": "sac", "seed": 2, "head.units": 400}
     write_grid(grids / "wide", "sac", [0.0] * len(CELLS), settings=wide)
-    assert "sac on walker_walk: its runs differ in head.units; tell them apart with --label head.units" in notes()
+    assert "sac on walker_walk: its runs differ in head.units; separate them with --label head.units" in notes()
     assert names(grids, "head.units")["sac units=400"] == 1
     assert "differ" not in notes("--label", "head.units")
     write_grid(grids / "twice", "smac", [0.0] * len(CELLS), seed=2)

@@ -136,7 +136,7 @@ def test_a_score_is_a_metric(phases: Path, capsys: pytest.CaptureFixture) -> Non
 def test_frames_and_updates_are_of_their_phases(phases: Path, capsys: pytest.CaptureFixture) -> None:
     short = make_phases(phases / "short", [0, 1], agent="a", seed=4)
     text = run_report(capsys, phases, "--out", phases.parent / "out")
-    assert f"walker_walk (data) is compared at 100 updates, where {short} ends; others go on to 200 (--updates" in text
+    assert f"walker_walk (data) is compared at 100 updates, where {short} ends; others reach 200 (--updates" in text
     text = run_report(capsys, phases, "--out", phases.parent / "out", "--updates", 150, "--frames", 1000)
     assert f"left out {short} (data): it spans 0 to 100 updates" in text
     assert [float(row["last"]) for row in agents(phases)] == [16, 26, 10, 20]
@@ -175,7 +175,7 @@ def test_frames_compare_there_and_leave_out_shorter_runs(runs: Path, capsys: pyt
     assert {(row["frames"], row["seeds"]) for row in rows(runs.parent / "agents.csv")} == {("3000.0", "3")}
     assert rows(runs.parent / "agents.csv")[0]["last"] == "110.0"
     text = run_report(capsys, runs, "--out", runs.parent)
-    assert f"walker_walk is compared at 1,000 frames, where {short} ends; others go on to 4,000" in text
+    assert f"walker_walk is compared at 1,000 frames, where {short} ends; others continue to 4,000" in text
 
 
 def test_between_two_evaluations_is_between_their_returns(runs: Path, capsys: pytest.CaptureFixture) -> None:
@@ -295,7 +295,7 @@ def test_a_run_that_was_stopped_before_it_learnt_is_left_out(tmp_path: Path, cap
     make_run(tmp_path / "runs/2", [3], agent="sac", seed=2)
     text = run_report(capsys, tmp_path / "runs", "--out", tmp_path / "out")
     assert [row["frames"] for row in rows(tmp_path / "out/agents.csv")] == ["20000.0"]
-    assert f"left out {tmp_path / 'runs/2'}: it was stopped at 0 frames, before it learnt" in text
+    assert f"left out {tmp_path / 'runs/2'}: it was stopped at 0 frames, before it learned" in text
     assert "no interval" in text
     run_report(capsys, tmp_path / "runs/2", "--out", tmp_path / "out")  # there is nothing else
     assert [row["frames"] for row in rows(tmp_path / "out/agents.csv")] == ["0.0"]
