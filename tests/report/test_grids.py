@@ -99,7 +99,7 @@ def test_runs_that_are_no_seeds_of_one_agent_are_told(grids: Path, capsys: pytes
     write_grid(grids / "twice", "smac", [0.0] * len(CELLS), seed=2)
     assert "several runs of seed 2" in notes()
     write_grid(grids / "old", "smac", [0.0] * len(CELLS), settings={})
-    assert "smac on walker_walk: grids of an earlier version do not say" in notes()
+    assert "smac on walker_walk: grids of an earlier version do not have" in notes()
     assert main([str(grids), "--robustness", "--label", "head.unit"]) == 2
     assert "head.units" in capsys.readouterr().err
 
