@@ -161,7 +161,7 @@ def test_acting_after_other_numbers_of_updates_is_told(phases: Path, capsys: pyt
     text = run_report(capsys, phases, "--out", phases.parent / "out")
     assert "a on walker_walk (acting): its runs act after 200 and 300 updates on data; separate them with" in text
     text = run_report(capsys, phases, "--out", phases.parent / "out", "--label", "updates")
-    assert "tell them apart" not in text
+    assert "separate them" not in text
     assert [row["agent"] for row in agents(phases)][:3] == ["a updates=200", "a updates=300", "b updates=200"]
 
 

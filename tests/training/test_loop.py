@@ -339,7 +339,7 @@ def test_a_signal_in_the_first_evaluation_says_that_there_is_nothing_to_continue
     with pytest.raises(Stopped):
         trainer.run()
     trainer.close()
-    assert "nothing to continue from; delete" in capsys.readouterr().out
+    assert "nothing to resume from; delete" in capsys.readouterr().out
     assert trainer.checkpoints.latest() is None
 
 
@@ -670,7 +670,7 @@ def test_a_simulator_that_diverges_now_and_then_is_trained_in_and_evaluated(
     settings = {**DIVERGES, "env.num_envs": num_envs}
     train(settings, tmp_path / "whole")
     told = capsys.readouterr().out
-    assert told.count("(episode/cut counts them)") == 1
+    assert told.count("(see episode/cut)") == 1
     log = records(tmp_path / "whole")
     cuts = [r["episode/cut"] for r in log if "episode/cut" in r]
     assert cuts == list(range(1, len(cuts) + 1))
