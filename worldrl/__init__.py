@@ -1,7 +1,7 @@
 """World-model agents for continuous control.
 
 ``worldrl.train(agent="sac", task="cheetah_run")`` trains an agent from Python as ``worldrl train`` does from a shell;
-``worldrl.load(run_dir)`` gives the policy that a run has learned.
+``worldrl.load(run_dir)`` returns the policy that a run has learned.
 """
 
 from __future__ import annotations

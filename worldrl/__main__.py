@@ -1,4 +1,4 @@
-"""The one door, ``worldrl COMMAND ...``, which is ``python -m worldrl COMMAND ...`` too."""
+"""The command line, ``worldrl COMMAND ...`` or ``python -m worldrl COMMAND ...``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from worldrl.terminal import command
 
 
 class Command(NamedTuple):
-    """Where a command's ``main(argv) -> exit code`` is, and what it does in a line."""
+    """The place of a command's ``main(argv) -> exit code``, and one line on its purpose."""
 
     module: str
     function: str
@@ -25,9 +25,9 @@ COMMANDS = {
     "report": Command("worldrl.report.__main__", "main", "learning curves and statistics of many runs"),
     "look": Command("worldrl.commands.look", "main", "what a trained agent's belief knows"),
     "studies": Command("worldrl.studies.__main__", "main", "the papers' studies of estimators and policies"),
-    "data": Command("worldrl.commands.data", "main", "data sets: look at one, record one, write one in another layout"),
-    "parts": Command("worldrl.commands.parts", "main", "beliefs, heads, policies and agents, and what goes together"),
-    "bench": Command("worldrl.commands.bench.__main__", "main", "how fast updates, replay and environments are here"),
+    "data": Command("worldrl.commands.data", "main", "data sets: inspect one, record one, write one in another layout"),
+    "parts": Command("worldrl.commands.parts", "main", "beliefs, heads, policies and agents, and which are compatible"),
+    "bench": Command("worldrl.commands.bench.__main__", "main", "the speed of updates, replay and environments here"),
     "doctor": Command("worldrl.commands.doctor", "main", "what works on this machine, and how to fix the rest"),
     "baseline": Command("worldrl.commands.baseline", "main", "train a baseline of Stable-Baselines3"),
 }

@@ -62,7 +62,7 @@ class Agent:
         self.spec = spec
         self.device = choose_device(config.device)
         if self.device.type == "cuda":
-            torch.cuda.set_device(self.device)  # streams, graphs and generators below mean this one
+            torch.cuda.set_device(self.device)  # streams, graphs and generators below use the current device
         self.precision = choose_precision(config.precision, self.device, "pixels" in spec.obs)
         self.action_noise = config.schedule.action_noise
         self.model_every = config.schedule.model_every
@@ -95,13 +95,13 @@ class Agent:
         """Choose actions for ``N`` rows as they come from the environments.
 
         Args:
-            state: from ``initial`` or the previous call; rows that are first start from zero by themselves.
-            rows: observation keys, ``action`` (N, A) that led here, ``is_first`` (N,); what else is there of ``SEEN``.
+            state: from ``initial`` or the previous call; it is reset in rows where ``is_first`` is 1.
+            rows: observation keys, ``action`` (N, A) that led here, ``is_first`` (N,), and optional ``SEEN`` masks.
             explore: sample the policy; otherwise take its mode.
             deterministic: use the posterior mean instead of a posterior draw.
             perturb: when exploring, add the training's action noise.
             noise: where random numbers come from.
-            epsilon: the probability of a random choice in place of the head's, drawn by ``Head.exploration``.
+            epsilon: the probability of a random choice, drawn from ``Head.exploration``, in place of the head's.
 
         Returns:
             the next state, actions (N, A) float32 in [-1, 1] or one-hot, the belief.
@@ -119,7 +119,7 @@ class Agent:
     def choose(
         self, state: State, obs: Obs, prev_action: Tensor, is_first: Tensor, how: Acting, noise: Noise
     ) -> tuple[State, Tensor, Belief]:
-        """What ``act`` does on the device, without waiting for it: the next state, actions (N, A), the belief."""
+        """``act`` on the device, without waiting for the result: the next state, actions (N, A), the belief."""
         state, belief = self.model.step(state, self.normalized(obs), prev_action, is_first, how.deterministic, noise)
         action = self.head.act(belief, how.explore, noise)
         if how.perturb and self.action_noise > 0:
@@ -127,16 +127,16 @@ class Agent:
         return state, action.float(), belief
 
     def _upload(self, x: np.ndarray) -> Tensor:
-        """From pinned memory: any other copy would wait for the updates that are queued on a GPU."""
+        """Copy from pinned memory: any other copy would wait for the updates that are queued on a GPU."""
         rows = torch.from_numpy(np.ascontiguousarray(x))
         return rows.pin_memory().to(self.device, non_blocking=True) if self.device.type == "cuda" else rows
 
     def normalized(self, obs: Obs) -> Obs:
-        """Observations in the units that the belief sees."""
+        """Observations in the units of the belief."""
         return obs if self.normalizer is None else self.normalizer(obs)
 
     def decode(self, feat: Tensor) -> Obs:
-        """Features (..., F) as observations in the environment's units, by a belief that ``Decodes``."""
+        """Decode features (..., F) into observations in the environment's units; the belief must be a ``Decodes``."""
         model: Any = self.model
         obs = model.decode(feat)
         return obs if self.normalizer is None else self.normalizer.inverse(obs)
@@ -147,16 +147,16 @@ class Agent:
     # --- learning -----------------------------------------------------------------------------------------------------
 
     def next_phase(self, model_only: bool = False) -> str:
-        """Name of the coming update; decided on the host."""
+        """Name of the next update, decided on the host."""
         if model_only:
             return MODEL_ONLY
         due = self.model_every > 0 and self.updates % self.model_every == 0
         return self.head.phase(self.updates) + ("" if due else HEAD_ONLY)
 
     def update(self, phase: str, batch: Batch, extra: Extra | None = None) -> Metrics:
-        """One gradient update on a (B, T) slice: all draws, then the model's step if it is due, then the head's.
+        """One gradient update on a (B, T) slice: all sampling, then the model's step if it is due, then the head's.
 
-        ``extra`` is what the head's needs ask for in addition to the slice (``Replay.sample_extra``).
+        ``extra`` is what the head needs in addition to the slice (``Replay.sample_extra``).
 
         Contains no host synchronisation and no branch on data, so it can be captured as it is; for the same reason it
         leaves ``updates`` to its caller (``training.speed.make_update``), and counts on the device for the latch.
@@ -211,7 +211,7 @@ class Agent:
     # --- saving -------------------------------------------------------------------------------------------------------
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything that learning depends on, except the random generators."""
+        """Everything that learning depends on except the random generators."""
         return {
             "model": self.model.state_dict(),
             "head": self.head.state_dict(),
@@ -233,7 +233,7 @@ class Agent:
 
 
 def build_parts(config: Config, spec: EnvSpec) -> tuple[BeliefModel, Head]:
-    """The belief model and the head that runs on it. Raises UserError where they do not go together."""
+    """The belief model and the head that runs on it. Raises UserError if they are not compatible."""
     model: BeliefModel = _build("belief", config.belief, spec)
     head: Head = _build("head", config.head, model.sizes(spec.actions), **_chosen_policy(config, spec.actions))
     check_pair(model, head, spec.actions)
@@ -241,11 +241,11 @@ def build_parts(config: Config, spec: EnvSpec) -> tuple[BeliefModel, Head]:
 
 
 class _OtherActions(UserError):
-    """A part is for another kind of action: a task of that kind may take it."""
+    """A part supports another kind of action, so it may fit another task."""
 
 
 def check_parts(config: Config) -> None:
-    """Refuse parts that do not go together before there is an environment: they are built once, for any task."""
+    """Refuse incompatible parts before there is an environment: they are built once, for any task."""
     obs = {key: ANY_OBS[key] for key in ANY_OBS if config.env.obs in (key, "both")}
     refusals = []
     for actions in (box(2), choice(2)):
@@ -261,18 +261,18 @@ def check_parts(config: Config) -> None:
 
 
 def sketch_parts(config: Config, spec: EnvSpec) -> tuple[BeliefModel, Head] | None:
-    """``build_parts`` without numbers in the weights, which takes no memory; ``None`` for classes that need them."""
+    """``build_parts`` on the meta device, which takes no memory; ``None`` for classes that read their weights."""
     try:
         with torch.device("meta"), torch.random.fork_rng(devices=[]):
             return build_parts(config, spec)
     except UserError:
         raise
-    except Exception:  # a user's own class may read its weights; what is wrong with it shows when it is built
+    except Exception:  # a user's own class may read its weights; its real errors appear when it is built
         return None
 
 
 def check_length(config: Config, model: BeliefModel, head: Head) -> None:
-    """Refuse windows of which the belief leaves the head fewer rows than it needs."""
+    """Refuse windows that leave the head fewer rows than it needs."""
     lost, rows, length = model.lost_rows, head.needs.rows, config.replay.length
     if length < lost + rows:
         expected = f"{lost + rows} or more: the belief keeps {lost} rows to itself, the head needs {rows}"
@@ -280,7 +280,7 @@ def check_length(config: Config, model: BeliefModel, head: Head) -> None:
 
 
 def check_pair(model: BeliefModel, head: Head, actions: Actions) -> None:
-    """Refuse a head whose needs its belief cannot meet, naming the beliefs that can; and one of other actions."""
+    """Refuse a head for other actions, or whose needs its belief cannot meet; the error names the beliefs that can."""
     _check_kind(f"head {type(head).__name__} with its policy", actions, head.needs.actions)
     if head.needs.imagine and not isinstance(model, Imagines):
         raise UserError(
@@ -294,12 +294,12 @@ def check_pair(model: BeliefModel, head: Head, actions: Actions) -> None:
             f"head {type(head).__name__}",
             "actor_input=context",
             "actor_input=feat",
-            "the context goes with neither particles nor imagination",
+            "a head without particles or imagination: the context has neither",
         )
 
 
 def _check_exploration(config: Config, actions: Actions) -> None:
-    """Refuse the exploration of another kind of action."""
+    """Refuse exploration that is meant for another kind of action."""
     epsilon, noise = config.schedule.epsilon, config.schedule.action_noise
     if actions.kind == "choice" and noise:
         fix = "explore by schedule.epsilon.start, schedule.epsilon.end and schedule.epsilon.frames"
@@ -328,7 +328,7 @@ def require(model: BeliefModel, ability: Any, verb: str) -> None:
 
 
 def require_imputation(model: BeliefModel, where: str) -> None:
-    """Refuse a belief that cannot do without lost entries; ``where`` is what asks for it."""
+    """Refuse a belief that cannot impute lost entries; ``where`` names the setting that needs it."""
     if not model.imputes:
         able = ", ".join(name for name in BELIEFS if load_class("belief", name).imputes)
         raise UserError(where, f"the belief {type(model).__name__}", f"one that imputes what is lost: {able}")
@@ -349,20 +349,20 @@ def _build(kind: str, settings: dict[str, Any], *args: Any, **kwargs: Any) -> An
 
 
 def _chosen_policy(config: Config, actions: Actions) -> dict[str, MakePolicy]:
-    """What the head's constructor gets besides its usual arguments: nothing, or what builds the chosen policy."""
+    """What the head's constructor gets in addition to its usual arguments: nothing, or a maker of the chosen policy."""
     head, policy = config.head["name"], config.policy["name"]
     if policy == OWN_POLICY:
         return {}
     if not takes_policy(head):
         able = ", ".join(filter(takes_policy, HEADS))
-        told = f"this head has its own; heads that take another: {able}"
+        told = f"this head has its own; heads that accept another: {able}"
         raise UserError(f"head={head}", f"policy={policy}", f"policy={OWN_POLICY}", told)
     _check_kind(f"policy={policy}", actions, load_class("policy", policy).actions)
     return {"policy": partial(_build, "policy", config.policy)}
 
 
 def _optimizers(model: BeliefModel | None, head: Head, precision: Precision) -> dict[str, Optimizer]:
-    """The head's, and that of the model unless it is frozen (``None``) or has nothing to learn."""
+    """The head's optimisers, and the model's unless it is frozen (``None``) or has nothing to learn."""
     optimizers = dict(head.optimizers)
     params = [] if model is None else list(model.parameters())
     if model is not None and params:

@@ -1,8 +1,8 @@
-"""The settings of a run from what was asked for: for the command line, a sweep, Python and an installed package alike.
+"""The settings of a run, composed in the same way for the command line, a sweep, Python and an installed package.
 
 Presets are composed here and not by Hydra's defaults list, for two reasons. A preset's settings for a part must vanish
 when that part is swapped (``experiment=paper_smac head=sac`` has no use for ``head.estimator``), which a defaults list
-cannot say; and every mistake must end in one line.
+cannot express; and every mistake must end in a one-line error.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from worldrl.registry import DEFAULTS, PARTS, agent_label, canonical
 from worldrl.trust import allow, allow_named
 
 RUNS = "runs"  # the folder of all run folders
-NOT_SETTINGS = ("resume", "sweep", "presets", "allow")  # arguments that say where and whom, not how
+NOT_SETTINGS = ("resume", "sweep", "presets", "allow")  # arguments that are not settings of a run
 
 
 def compose(arguments: Mapping[str, Any]) -> Config:
@@ -49,16 +49,16 @@ def compose(arguments: Mapping[str, Any]) -> Config:
     Layers, each over the one before: dataclass defaults, ``train.yaml``, the ``env`` preset, the ``agent``, the
     ``experiment``, the arguments. Choices (agent, env, belief, head, policy) are made first: an argument beats an
     experiment, an experiment beats the agent it runs on, and an agent named in the arguments brings its own choices
-    along. Where a preset's part is not the one chosen, its settings for that part (``head.*``) count as far as both
-    inherit them.
-    With ``init_from`` the task, the environment and the belief are those of that run, and only the arguments beat them.
+    with it. If another part than the preset's is chosen, the preset's settings for that part (``head.*``) count only if
+    both parts inherit them.
+    With ``init_from`` the task, the environment and the belief come from that run, and only the arguments beat them.
 
     Args:
         arguments: dotted or nested, as on the command line; ``presets`` names the folder of the user's own ones,
             ``allow`` modules that run folders may use. A part or task may be the class itself.
 
     Raises:
-        UserError: one line that names the nearest valid keys, presets, parts or values.
+        UserError: a mistake in the arguments; it names the nearest valid keys, presets, parts or values.
     """
     given = _named(flatten(arguments))
     own = own_folder(given.get("presets"))
@@ -70,7 +70,7 @@ def compose(arguments: Mapping[str, Any]) -> Config:
     middle = (agent, experiment) if "agent" in asked else (experiment, agent)
     order = (asked, *middle, base)
     init_from = _first("init_from", *order, {"init_from": ""})
-    for layer in order:  # the person's own words and presets; a run folder is not among them
+    for layer in order:  # the user's own arguments and presets, but not a run folder
         allow_named(layer)
     data = _first("data", *order, {"data": ""})
     world = {**_world_of_data(data), **(world_of(init_from) if init_from else {})}
@@ -120,7 +120,7 @@ def resumed(run_dir: Path, changes: Mapping[str, Any]) -> Config:
 
 
 def run_name(config: Config, sweep: str = "") -> str:
-    """``<task>/<agent>/<seed>-<stamp>``, a new one at every call; in a sweep a fixed one for the same settings.
+    """``<task>/<agent>/<seed>-<stamp>``, new at every call; in a sweep, the same for the same settings.
 
     That is ``<sweep>/<task>/<agent>/<seed>-<digest>``, where the digest is of every setting that may not change on
     resume.
@@ -135,10 +135,10 @@ def run_name(config: Config, sweep: str = "") -> str:
 
 
 def _world_of_data(name: str) -> Arguments:
-    """The environment that a data set comes from, as far as it is known: no other layer but the arguments beats it."""
+    """The environment that a data set comes from, as far as it is known; only the arguments beat it."""
     if not name:
         return {}
-    from worldrl.data.formats import format_of  # imports torch, which a report does without
+    from worldrl.data.formats import format_of  # imports torch, which a report does not need
 
     path = Path(name).expanduser()
     if (path / CONFIG_FILE).is_file():
@@ -150,7 +150,7 @@ def _world_of_data(name: str) -> Arguments:
 
 
 def _can_be_made(task: str) -> bool:
-    """Whether a task that a data set names exists here."""
+    """Whether the task that a data set names exists here."""
     try:
         return bool(task and canonical_name(task))
     except UserError:
@@ -158,7 +158,7 @@ def _can_be_made(task: str) -> bool:
 
 
 def _without_acting(values: Arguments, asked: Arguments) -> Arguments:
-    """What a run on data leaves out unless it is asked for: acting, and evaluations where there is no environment."""
+    """What a run on data leaves out by default: acting, and evaluations if there is no environment."""
     left_out: Arguments = {}
     if values.get("data") and "frames" not in values:
         left_out["frames"] = 0
@@ -177,12 +177,12 @@ def _named(given: Mapping[str, Any]) -> Arguments:
 
 
 def _plain(layer: Mapping[str, Any]) -> Arguments:
-    """A layer without its choices, which are made by then."""
+    """A layer without its choices, which have already been made."""
     return {key: value for key, value in layer.items() if key not in (*GROUPS, *PARTS)}
 
 
 def _agent(name: Any, own: Path) -> Arguments:
-    """An agent's preset with the parts that it does not name; nothing for ``None``."""
+    """An agent's preset, completed by the parts that it does not name; empty for ``None``."""
     preset = read_preset("agent", name, own)
     return {**DEFAULTS, **preset} if preset else preset
 

@@ -1,6 +1,6 @@
 """Every setting of a run, as frozen dataclasses, and the checks between what a user writes and them.
 
-Hot code never sees OmegaConf. Keys are dotted wherever they meet a user: ``env.render.quality``, ``head.critic_lr``.
+Hot code never sees OmegaConf. Users always see dotted keys: ``env.render.quality``, ``head.critic_lr``.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ from worldrl.trust import check_allowed
 
 @dataclass(frozen=True)
 class EpsilonConfig:
-    """The probability of a random choice in training, falling linearly; for tasks of choices."""
+    """The probability of a random action in training, which falls linearly; for tasks with a choice of actions."""
 
     start: Share = 0.0
     end: Share = 0.0
-    frames: Frames = 0  # from the first frame of the run on; then it stays at its end
+    frames: Frames = 0  # length of the fall, from the first frame of the run; then it stays at its end
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class ScheduleConfig:
     prefill: Frames = 10_000  # frames of uniform random actions before the first update
     pretrain: Annotated[int, Range(0, 1e9)] = 0  # model-only updates right after the prefill
     updates_per_1000_frames: Annotated[float, Range(0, 100_000)] = 100.0
-    model_every: Every = 1  # the belief model learns at every n-th update, the head at each; 0: never (with init_from)
+    model_every: Every = 1  # the belief model learns in every n-th update, the head in each; 0: never (with init_from)
     action_noise: NotNegative = 0.0  # std of Gaussian noise added to training actions in a box
     epsilon: EpsilonConfig = field(default_factory=EpsilonConfig)
 
@@ -72,9 +72,9 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class Config:
-    """One run. ``belief``, ``head`` and ``policy`` hold ``name`` and the fields of that class's own ``Config``."""
+    """One run. ``belief``, ``head`` and ``policy`` have ``name`` and the fields of that class's own ``Config``."""
 
-    task: str = "walker_walk"  # "" where there is only data
+    task: str = "walker_walk"  # "" if there are only data
     agent: Label = "smac"  # a label; its parts say what it is
     seed: Annotated[int, Range(0, 2**32 - 1)] = 1
     frames: Frames = 1_000_000  # of acting
@@ -99,7 +99,7 @@ class Config:
 
     @property
     def length(self) -> int:
-        """How far a whole run goes: its updates on data and its frames of acting."""
+        """The length of a whole run: its updates on data and its frames of acting."""
         return self.updates + self.frames
 
 
@@ -114,7 +114,7 @@ MAY_CHANGE = ("frames", "updates", "eval.*", "log.*", "checkpoint.*", "env.timeo
 
 
 def may_change(key: str) -> bool:
-    """Whether a resumed run may set this dotted key anew."""
+    """Whether a resumed run may change this dotted key."""
     return any(key == name or (name.endswith(".*") and key.startswith(name[:-1])) for name in MAY_CHANGE)
 
 
@@ -130,23 +130,23 @@ def _check_together(config: Config) -> None:
 
 
 def _check_target_return(config: Config) -> None:
-    """Refuse to ask for returns where none have been seen, and returns that no network could read."""
+    """Refuse a target return if no returns have been seen, or if they are on no scale that a network can read."""
     target = config.env.target_return
     if not config.data.name:
         raise wrong("env.target_return", target, "none: only data say what came of an episode", "add data=PATH")
     if config.frames:
-        expected = "0 with env.target_return: what an agent is asked for while it acts is not what comes of it"
+        expected = "0 with env.target_return: the return that an agent gets is not the return that it was asked for"
         raise wrong("frames", config.frames, expected, "learn from the data only: updates=N")
     if not config.data.normalize:
-        raise wrong("data.normalize", False, "true with env.target_return: returns may be as large as they like")
+        raise wrong("data.normalize", False, "true with env.target_return: returns may be of any size")
 
 
 def _check_data(config: Config) -> None:
     if not config.data.name:
         if config.updates:
-            raise wrong("updates", config.updates, "0: they are of learning from data", "add data=PATH")
+            raise wrong("updates", config.updates, "0: they are updates on data", "add data=PATH")
         if config.data.normalize and not config.init_from:
-            raise wrong("data.normalize", True, "false: nothing says by what", "add data=PATH or init_from=RUN_DIR")
+            raise wrong("data.normalize", True, "false: there are no statistics", "add data=PATH or init_from=RUN_DIR")
         if not config.task:
             raise wrong("task", "", "a task", "add one, such as task=walker_walk, or data=PATH")
     if config.data.reference is not None and config.data.reference[0] == config.data.reference[1]:
@@ -176,7 +176,7 @@ _NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "tex
 def _typed(key: str, value: Any, hint: Any) -> Any:
     """``value`` as the annotated type, within its range; int passes for float, a whole float for int, list for tuple.
 
-    The only place where a setting is judged by its field.
+    This is the only place where a setting is checked against its field.
     """
     origin = typing.get_origin(hint)
     if origin is Annotated:
@@ -259,7 +259,7 @@ def flatten(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _dotted(prefix: str, name: str) -> str:
-    """A setting's key. ``name`` is what the value of its group stands for: ``head=sac``, ``data=PATH``."""
+    """A setting's key. The value of a group is its ``name``: ``head=sac``, ``data=PATH``."""
     return (prefix + name).removesuffix(".name")
 
 
@@ -285,7 +285,7 @@ def config_from_dict(settings: Mapping[str, Any]) -> Config:
 
 
 def _lengths(known: Mapping[str, tuple[Any, Any]], given: set[str], values: Mapping[str, Any]) -> dict[str, int]:
-    """Lengths inside of a part that nobody has given, and that follow those of the run (``fields.OfUpdates``)."""
+    """Lengths inside a part that are not given and follow those of the run (``fields.OfUpdates``)."""
     follow = {key: of_updates(hint) for key, (hint, _) in known.items() if key not in given}
     found = {key: each.length(values["updates"], values["frames"]) for key, each in follow.items() if each}
     return {key: length for key, length in found.items() if length}
@@ -297,12 +297,12 @@ def config_to_dict(config: Config) -> dict[str, Any]:
 
 
 def known_keys(parts: Mapping[str, str]) -> set[str]:
-    """Every dotted key of a run that is made of ``parts``."""
+    """Every dotted key of a run with these ``parts``."""
     return {*_leaves(Config), *_part_leaves(parts), *PARTS}
 
 
 def check_keys(keys: Iterable[str], valid: set[str], where: str = "") -> None:
-    """Raise UserError for the first key that is not valid, with the nearest ones. ``where`` is put in front."""
+    """Raise UserError for the first key that is not valid, with the nearest ones. ``where`` begins the message."""
     for key in keys:
         if key in valid:
             continue
@@ -330,14 +330,14 @@ ELSEWHERE = {  # what other packages call a setting -> the last part of its keys
 
 
 def _unknown_key(key: str, valid: set[str]) -> UserError:
-    """The error for it: the other part that has this setting, or related keys, or similar ones, or where all are."""
+    """The error for an unknown key: it names the other part with this setting, related or similar keys, or --help."""
     group, _, last = key.rpartition(".")
     if group in valid and (others := _parts_with(group, last)):
         return UserError(f"unknown key '{key}'", f"a setting of {', '.join(others)}", f"one of this {group}")
     if related := _related(group, ELSEWHERE.get(last, last), valid):
         return unknown("key", key, related)
     error = unknown("key", key, valid)
-    return error if error.fix else UserError(error.where, fix="see --help, or all keys by --cfg job")
+    return error if error.fix else UserError(error.where, fix="see --help, or list all keys with --cfg job")
 
 
 def _parts_with(kind: str, setting: str) -> list[str]:
@@ -346,8 +346,8 @@ def _parts_with(kind: str, setting: str) -> list[str]:
 
 
 def _related(group: str, last: str, valid: set[str]) -> set[str]:
-    """Valid keys of the same group that share a word (``head.lr``, ``head.actor_lr``), else those that end alike,
-    however far the rest is."""
+    """Valid keys of the same group that share a word (``head.lr``, ``head.actor_lr``), else those with the same last
+    part."""
     words = set(last.split("_"))
     near = {name for name in valid if name.rpartition(".")[0] == group and words & set(_last(name).split("_"))}
     return near or {name for name in valid if f"_{_last(name)}".endswith(f"_{last}")}
@@ -434,7 +434,7 @@ def _plain(value: Any) -> Any:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """A YAML mapping as plain values. Raises UserError when it cannot be read as one."""
+    """A YAML mapping as plain values. Raises UserError if the file is not one."""
     try:
         text = read_text(path, YAML_BYTES)
         if "&" in text and any(isinstance(event, AliasEvent) for event in yaml.parse(text)):
@@ -453,14 +453,14 @@ def to_yaml(config: Config) -> str:
 
 
 def save_config(config: Config, run_dir: Path) -> None:
-    """Write ``config.yaml`` into the run folder, over one that is there; never half a file."""
+    """Write ``config.yaml`` into the run folder, in place of an existing one; never half a file."""
     partial = Path(run_dir) / f"{CONFIG_FILE}.partial"
     partial.write_text(to_yaml(config), encoding="utf-8")
     partial.replace(Path(run_dir) / CONFIG_FILE)
 
 
 def run_folder(run_dir: str | Path) -> Path:
-    """Where a run is read from: the folder itself; of ``demo``, if no run is there, the one inside the package."""
+    """The folder that a run is read from: ``run_dir``, or the run inside the package if ``demo`` is not a folder."""
     path = Path(run_dir)
     return Path(__file__).with_name(DEMO) if str(path) == DEMO and not (path / CONFIG_FILE).is_file() else path
 
@@ -469,8 +469,8 @@ def load_config(run_dir: Path, **changes: Any) -> Config:
     """The settings of a run folder; ``changes`` are dotted keys with new values (``**{"eval.every": 100}``).
 
     Raises:
-        UserError: no run in the folder, settings that do not pass ``config_from_dict``, or code from outside of the
-            package that nobody has allowed (``worldrl.trust``).
+        UserError: no run in the folder, settings that do not pass ``config_from_dict``, or code from outside the
+            package that is not allowed (``worldrl.trust``).
     """
     path = run_folder(run_dir) / CONFIG_FILE
     if not path.is_file():
@@ -486,7 +486,7 @@ def load_config(run_dir: Path, **changes: Any) -> Config:
         return config_from_dict({**stored, **changes})
     except UserError as error:
         if changes:
-            load_config(run_dir)  # it is the file that is wrong, or the changes
+            load_config(run_dir)  # either the file is wrong or the changes are
             raise
         told = error.inside(path)
         raise (told.also(OLDER) if error.where.startswith("unknown key") else told) from error
@@ -519,7 +519,7 @@ def check_unchanged(run_dir: Path, trained: Mapping[str, Any], agent_only: bool 
 
 
 def moved(config: Config, trained: Mapping[str, Any]) -> list[str]:
-    """Lines on where ``config`` acts somewhere else than the checkpoint with the settings ``trained`` (nested) did."""
+    """A line for each setting of the environment in which ``config`` differs from ``trained`` (nested)."""
     then, now = (flatten(config_to_dict(each)) for each in (config_from_dict(trained), config))
     keys = [key for key in now if key == "seed" or (key.startswith("env.") and not may_change(key))]
     return [f"{key} is {now[key]}, not {then[key]} as in training" for key in keys if now[key] != then[key]]
@@ -527,7 +527,7 @@ def moved(config: Config, trained: Mapping[str, Any]) -> list[str]:
 
 # --- starting from another run ----------------------------------------------------------------------------------------
 
-OPTIMISER_SETTINGS = ("belief.lr", "belief.grad_clip", "belief.adam_eps")  # a model that is taken over may learn anew
+OPTIMISER_SETTINGS = ("belief.lr", "belief.grad_clip", "belief.adam_eps")  # they may differ from those of the run
 
 
 def world_of(run_dir: str, where: str = "init_from") -> dict[str, Any]:
@@ -550,7 +550,7 @@ def check_same_belief(config: Config) -> None:
     """Refuse a belief whose class or settings are not those of the run that ``init_from`` names.
 
     Raises:
-        UserError: the first setting that differs; those of the optimiser may.
+        UserError: the first setting that differs; only those of the optimiser may.
     """
     ours, theirs = flatten({"belief": config_to_dict(config)["belief"]}), world_of(config.init_from)
     ours["data.normalize"] = config.data.normalize

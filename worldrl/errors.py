@@ -21,10 +21,10 @@ class UserError(Exception):
     Commands print it without a traceback and exit with code 2 (``exit_code``). Tests compare the fields.
 
     Attributes:
-        where: a setting's key, a file, a command-line option; or what cannot be done.
+        where: a setting's key, a file, a command-line option, or what cannot be done.
         found: what is there, as text.
-        expected: what could be there instead.
-        fix: what to do about it; may be pasted where it is a command.
+        expected: what should be there instead.
+        fix: what to do about it; if it is a command, it can be pasted.
     """
 
     def __init__(self, where: str, found: str = "", expected: str = "", fix: str = "") -> None:
@@ -32,11 +32,11 @@ class UserError(Exception):
         self.where, self.found, self.expected, self.fix = where, found, expected, fix
 
     def inside(self, where: object) -> UserError:
-        """The same error, met while reading ``where``."""
+        """The same error, found while reading ``where``."""
         return UserError(f"{where}: {self.where}", self.found, self.expected, self.fix)
 
     def also(self, fix: str) -> UserError:
-        """The same error with one thing more to do about it."""
+        """The same error with one more fix."""
         return UserError(self.where, self.found, self.expected, f"{self.fix}; {fix}".removeprefix("; "))
 
     def __str__(self) -> str:
@@ -52,7 +52,7 @@ def wrong(key: str, value: object, expected: str, fix: str = "") -> UserError:
 
 
 class Diverged(UserError):
-    """A loss or a gradient was not finite: training has stopped, and its last good checkpoint is from before that."""
+    """A loss or a gradient was not finite: training has stopped, and the last good checkpoint is older than that."""
 
 
 def unknown(kind: str, found: str, valid: Iterable[str]) -> UserError:
@@ -71,13 +71,13 @@ def given_twice(key: str) -> UserError:
 
 
 def cannot_import(what: str, error: BaseException | str, fix: str) -> UserError:
-    """The error for a package that is missing, or that fails while it is imported."""
+    """The error for a package that is missing or cannot be imported."""
     found = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
     return UserError(f"{what} cannot be imported", found, fix=fix)
 
 
 def starved(error: OSError) -> UserError | None:
-    """The error where the process may not open one file more; ``None`` for every other failure."""
+    """The error if the process cannot open another file; ``None`` for every other failure."""
     if error.errno not in (errno.EMFILE, errno.ENFILE):
         return None
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -85,12 +85,12 @@ def starved(error: OSError) -> UserError | None:
 
 
 def unwritable(path: object, error: OSError, remedy: str = OTHER_RUN_DIR) -> UserError:
-    """The error for a file or folder that cannot be made or written."""
+    """The error for a file or folder that cannot be created or written."""
     return UserError(f"cannot write to {path}", error.strerror or str(error), fix=remedy)
 
 
 def exit_code(error: UserError | KeyboardInterrupt) -> int:
-    """One line on stderr about what ended a command; returns its exit code, 2 or 130."""
+    """Print one line on stderr about the error that ended a command; returns the exit code, 2 or 130."""
     if isinstance(error, KeyboardInterrupt):
         print("stopped", file=sys.stderr)
         return 130
@@ -99,7 +99,7 @@ def exit_code(error: UserError | KeyboardInterrupt) -> int:
 
 
 def one_line(error: UserError) -> str:
-    """The error on one line, which is cut in its middle where a damaged file would make pages of it."""
+    """The error on one line, cut in the middle if it is too long, as for a damaged file."""
     line = " ".join(str(error).split())
     return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
 
@@ -114,7 +114,7 @@ def writing(path: object, remedy: str = OTHER_RUN_DIR) -> Iterator[None]:
 
 
 def check_writable(file: Path) -> None:
-    """Refuse a file that could not be written, before the minutes that its contents take; what is there stays."""
+    """Refuse a file that cannot be written before minutes are spent on its contents; an existing file is kept."""
     with writing(file, "choose another file"):
         file.parent.mkdir(parents=True, exist_ok=True)
         existed = file.exists()
@@ -124,7 +124,7 @@ def check_writable(file: Path) -> None:
 
 
 def check_out(folder: Path) -> None:
-    """Make the folder of ``--out``, or refuse it before the minutes that its contents take."""
+    """Create the folder of ``--out``, or refuse it before minutes are spent on its contents."""
     with writing(folder, "choose another folder with --out"):
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()

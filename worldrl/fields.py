@@ -1,4 +1,4 @@
-"""What a setting may be, said once, on its field: ``tau: PositiveShare = 0.005``.
+"""What a setting may be, declared once, on its field: ``tau: PositiveShare = 0.005``.
 
 A ``Config`` annotates its fields with these types, or with ``Annotated[int, Range(1, 100)]``; ``worldrl.config`` checks
 what a user asks for. Upper limits are far above what makes sense: they refuse what could not be built, or would never
@@ -19,7 +19,7 @@ from worldrl.errors import unknown, wrong
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from ``low`` to ``high``; ``above``: without ``low`` itself. ``what`` is what the number stands for."""
+    """Numbers from ``low`` to ``high``; ``above`` excludes ``low`` itself. ``what`` is what the number means."""
 
     low: float
     high: float
@@ -48,7 +48,7 @@ class Range:
 
 @dataclass(frozen=True, init=False)
 class OneOf:
-    """Some words."""
+    """One of several words."""
 
     words: tuple[str, ...]
 
@@ -66,7 +66,7 @@ class OneOf:
 
 @dataclass(frozen=True)
 class Pattern:
-    """Text of a form; ``what`` says which."""
+    """Text of a certain form, which ``what`` describes."""
 
     form: str
     what: str
@@ -84,14 +84,14 @@ class Pattern:
 class OfUpdates:
     """Where nothing is said: this share of the run's ``updates``, if it learns from data.
 
-    ``whole``: only if the run ends with them, for what it then acts by has to learn on.
+    ``whole``: only if the run ends with them, because an agent that acts afterwards has to continue learning.
     """
 
     share: float = 1.0
     whole: bool = False
 
     def length(self, updates: int, frames: int) -> int | None:
-        """The number of updates; None where the field's own default holds."""
+        """The number of updates; None if the field's own default applies."""
         return round(self.share * updates) or None if not (self.whole and frames) else None
 
 
@@ -120,19 +120,19 @@ Rule = Range | OneOf | Pattern
 
 
 def rules(hint: Any) -> Iterator[Rule]:
-    """What an annotated type asks of a value."""
+    """What an annotated type requires of a value."""
     if typing.get_origin(hint) is Annotated:
         yield from (rule for rule in hint.__metadata__ if isinstance(rule, Rule))
 
 
 def of_updates(hint: Any) -> OfUpdates | None:
-    """What an annotated type says of a length that follows the run's."""
+    """The ``OfUpdates`` of an annotated type, for a length that follows the run's."""
     said = hint.__metadata__ if typing.get_origin(hint) is Annotated else ()
     return next((each for each in said if isinstance(each, OfUpdates)), None)
 
 
 def ranges(cls: type[Any]) -> dict[str, Range]:
-    """Field -> its range, of the fields of a dataclass that have one."""
+    """Field -> its range, for the fields of a dataclass that have one."""
     hints = typing.get_type_hints(cls, include_extras=True)
     found = {item.name: [*rules(hints[item.name])] for item in dataclasses.fields(cls)}
     return {name: rule for name, each in found.items() for rule in each if isinstance(rule, Range)}

@@ -1,6 +1,6 @@
-"""Files that somebody else may have written or damaged: read within bounds, or refused in one line that names the file.
+"""Files that somebody else may have written or damaged: read within bounds, or refused by an error that names the file.
 
-Nothing here waits (a pipe is not a file), and nothing allocates more than the bound that the caller gives.
+Nothing here blocks (a pipe is not a file), and nothing allocates more than the caller's bound.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def open_file(path: Path) -> BinaryIO:
     """A regular file, open for reading. Folders, pipes, devices and dangling links are refused without waiting.
 
     Raises:
-        UserError: there is no such file, or the system does not give it.
+        UserError: there is no such file, or it cannot be opened.
     """
     try:
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -39,14 +39,14 @@ def open_file(path: Path) -> BinaryIO:
 
 
 def unreadable(path: object, error: OSError) -> UserError:
-    """The error for a file that the system does not give."""
+    """The error for a file that cannot be opened or read."""
     if isinstance(error, FileNotFoundError):
         return UserError(str(path), "no such file")
     return UserError(f"cannot read {path}", error.strerror or str(error))
 
 
 def damaged(path: object, found: str, expected: str = "", fix: str = "") -> UserError:
-    """The error for a file whose content is not what was written, or was never written by this package."""
+    """The error for a file that is damaged or was not written by this package."""
     return UserError(f"{path} is damaged", found, expected, fix)
 
 
@@ -76,12 +76,12 @@ def read_text(path: Path, most: int = TEXT_BYTES) -> str:
 
 
 def read_json(path: Path, most: int = TEXT_BYTES) -> Any:
-    """The value in a JSON file; raises as ``read_bytes``, or for something else than JSON."""
+    """The value in a JSON file; raises as ``read_bytes``, and for text that is not JSON."""
     return parse_json(read_bytes(path, most), path)
 
 
 def parse_json(data: bytes, where: object) -> Any:
-    """The value of JSON text, however deep it pretends to be; ``where`` is named in the error."""
+    """The value of JSON text of any depth; an error names ``where``."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError) as error:
@@ -89,7 +89,7 @@ def parse_json(data: bytes, where: object) -> Any:
 
 
 def lines(path: Path, stop: int | None = None) -> Iterator[bytes]:
-    """The lines of a file, each with its newline where it has one; those of the first ``stop`` bytes if given.
+    """The lines of a file with their newlines, or those of the first ``stop`` bytes.
 
     Raises:
         UserError: as ``open_file``, or a line has more than ``LINE_BYTES`` bytes.
@@ -145,5 +145,5 @@ def stored_entries(archive: Path | BinaryIO, size: int) -> list[zipfile.ZipInfo]
 
 
 def is_plain_name(name: object) -> bool:
-    """Whether ``name`` names a file in a folder, and leads nowhere else."""
+    """Whether ``name`` is a file name without a path, so that it stays inside its folder."""
     return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set("/\\\0")

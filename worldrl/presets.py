@@ -1,8 +1,8 @@
 """Where presets are, and what is in them: ``agent/NAME.yaml``, ``env/NAME.yaml``, ``experiment/NAME.yaml``.
 
-Those of the package are files of its repository, ``configs/``, and lie inside the package in a wheel. A user's own are
-in ``./configs/``, or in the folder that ``presets=DIR`` names. A preset may say ``base: NAME``: the settings of that
-preset of the same group, under its own. A name that begins with ``_`` is only a base.
+The package's presets are in ``configs/`` of its repository, and inside the package in a wheel. A user's own are in
+``./configs/``, or in the folder that ``presets=DIR`` names. A preset may say ``base: NAME`` to build on the settings of
+another preset of its group. A name that begins with ``_`` is only a base.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def shipped() -> Path:
 
 
 def own_folder(folder: Any = None) -> Path:
-    """The folder of the user's presets, ``presets=DIR`` or by default ``./configs``, which need not exist."""
+    """The folder of the user's presets: ``presets=DIR``, or by default ``./configs``, which need not exist."""
     if folder is None:
         return Path(OWN)
     path = Path(folder).expanduser()
@@ -48,7 +48,7 @@ def preset_names(group: str, own: Path | None = None) -> list[str]:
 
 
 def preset_path(group: str, name: str, own: Path) -> Path:
-    """The file of a preset; a user's own file may be a copy of the package's, but may not differ from it."""
+    """The file of a preset; a user's file with the name of a package preset must be an exact copy of it."""
     ours, theirs = (folder / group / f"{name}.yaml" for folder in (shipped(), own))
     if not theirs.is_file():
         if not ours.is_file():
@@ -79,7 +79,7 @@ def read_base() -> Arguments:
 
 
 def settings_for(layer: Mapping[str, Any], intended: Mapping[str, Any], parts: Mapping[str, str]) -> Arguments:
-    """A layer's settings without those that mean nothing to a part that was chosen in place of the ``intended`` one."""
+    """A layer's settings, without those that do not apply to a part chosen in place of the ``intended`` one."""
     settings = dict(layer)
     for kind, chosen in parts.items():
         if kind not in intended or canonical(kind, intended[kind]) == canonical(kind, chosen):

@@ -1,6 +1,6 @@
 """Names of parts: a file in ``beliefs/``, ``heads/`` or ``policies/`` is one, and the class in it with a ``Config``.
 
-``heads/mpo.py`` with ``class MPO`` is ``head=mpo``: there is no table to write it into.
+``heads/mpo.py`` with ``class MPO`` is ``head=mpo``: there is no table to add it to.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FOLDERS = {"belief": "beliefs", "head": "heads", "policy": "policies"}
 
 
 def _find(folder: str) -> dict[str, str]:
-    """File name -> ``module:Class`` of the parts in a folder, read from the source: nothing is imported for it."""
+    """File name -> ``module:Class`` of the parts in a folder, read from the source without importing anything."""
     found = {}
     for path in sorted((Path(__file__).parent / folder).glob("*.py")):
         name = _class_with_settings(path.read_text(encoding="utf-8"))
@@ -28,7 +28,7 @@ def _find(folder: str) -> dict[str, str]:
 
 
 def _class_with_settings(source: str) -> str:
-    """The first class that has a ``Config`` of its own inside, or nothing."""
+    """The first class that defines a ``Config``, or nothing."""
     inside = ""
     for line in source.splitlines():
         if top := re.match(r"class (\w+)", line):
@@ -46,12 +46,12 @@ DEFAULTS: dict[str, str] = {"policy": OWN_POLICY}  # parts that an agent need no
 
 
 def known_parts(kind: str) -> list[str]:
-    """Names that ``belief=``, ``head=`` or ``policy=`` accepts, besides a user's own ``module:Class``."""
+    """Names that ``belief=``, ``head=`` or ``policy=`` accepts, in addition to a user's own ``module:Class``."""
     return sorted({*PARTS[kind], *ALIASES[kind]})
 
 
 def canonical(kind: str, name: str) -> str:
-    """The one name of a part: aliases and the full path of a registered class become its registered name.
+    """The canonical name of a part: aliases and the full path of a registered class become its registered name.
 
     Args:
         kind: ``"belief"``, ``"head"`` or ``"policy"``.
@@ -85,11 +85,11 @@ def load_class(kind: str, name: str) -> type[Any]:
 
 
 def check_class(kind: str, cls: type[Any], name: str = "") -> type[Any]:
-    """``cls``, if it is such a part and has a ``Config``; messages call it ``name``. Raises UserError otherwise."""
+    """``cls``, if it is such a part and has a ``Config``, else UserError; ``name`` is its name in messages."""
     if not hasattr(getattr(cls, "Config", None), "__dataclass_fields__"):
         expected = f"a frozen dataclass of its settings as {cls.__name__}.Config"
         raise UserError(f"{kind} '{name or cls.__name__}'", "no Config", expected)
-    from worldrl.types import BeliefModel, Head, Policy  # imports torch, which workers do without
+    from worldrl.types import BeliefModel, Head, Policy  # imports torch, which workers do not need
 
     base = {"belief": BeliefModel, "head": Head, "policy": Policy}[kind]
     if not issubclass(cls, base):
@@ -113,14 +113,14 @@ def settings_of(kind: str, part: Mapping[str, Any]) -> Any:
 
 
 def tiny_settings(kind: str, name: str) -> dict[str, Any]:
-    """The smallest settings of a part that still run, by key: ``{"belief.stoch": 4, ...}``."""
+    """The smallest settings with which a part still runs, by key: ``{"belief.stoch": 4, ...}``."""
     return {f"{kind}.{field}": value for field, value in load_class(kind, name).tiny.items()}
 
 
 def shared_fields(kind: str, name: str, other: str) -> set[str]:
     """Settings that two parts inherit from a common ``Config``: the same name and the same meaning.
 
-    A part names those to which it gives another meaning in ``own_meaning``.
+    A part lists in ``own_meaning`` those that mean something else to it.
     """
     one, two = (load_class(kind, part) for part in (name, other))
     bases, others = inspect.getmro(one.Config), inspect.getmro(two.Config)
@@ -129,14 +129,14 @@ def shared_fields(kind: str, name: str, other: str) -> set[str]:
 
 
 def takes_policy(head: str) -> bool:
-    """Whether the head lets ``policy=`` choose: its constructor has a parameter of that name."""
+    """Whether the head accepts ``policy=``: its constructor has a parameter of that name."""
     return "policy" in inspect.signature(load_class("head", head)).parameters
 
 
 def agent_label(agent: str, usual: Mapping[str, str], belief: str, head: str, policy: str = OWN_POLICY) -> str:
     """``agent`` when its parts are the ``usual`` ones, else ``head@belief`` or ``head@belief+policy``.
 
-    A user's own class goes by its name.
+    A user's own class is called by its class name.
     """
     parts = {"belief": belief, "head": head, "policy": policy}
     if all(canonical(kind, {**DEFAULTS, **usual}[kind]) == name for kind, name in parts.items()):

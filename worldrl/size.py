@@ -1,4 +1,4 @@
-"""Does a run fit into memory? Judged once, before anything is allocated: its parts are built without numbers."""
+"""Does a run fit into memory? Checked once, before anything is allocated: its parts are built on the meta device."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ from worldrl.registry import PARTS, load_class
 from worldrl.types import EnvSpec
 
 FLOAT = 4  # bytes
-TRAINED = 4  # numbers for each weight that is trained: itself, its gradient, two moments of Adam
+TRAINED = 4  # numbers for each trained weight: the weight, its gradient, two moments of Adam
 
 
 def check_size(config: Config, spec: EnvSpec, device: torch.device) -> None:
-    """Refuse a run whose weights, Adam, one batch and replay cannot lie in the memory that is free now.
+    """Refuse a run whose weights, Adam state, one batch and replay do not fit into the free memory.
 
-    It is a lower bound: activations come on top. A replay that may lie anywhere is judged by this machine's memory.
+    This is a lower bound without activations. A replay that may be anywhere is compared with this machine's memory.
 
     Args:
         config: its settings.
-        spec: what the environment gives.
-        device: where the agent is to learn.
+        spec: what the environment provides.
+        device: where the agent will learn.
 
     Raises:
-        UserError: it names the setting that takes most.
+        UserError: it names the setting that takes the most memory.
     """
     needs = {"replay.batch": _batch(config, spec), "": part_bytes(config, spec)}
     _compare(config, spec, needs, device)
@@ -42,14 +42,14 @@ def check_size(config: Config, spec: EnvSpec, device: torch.device) -> None:
 
 
 def part_bytes(config: Config, spec: EnvSpec) -> int:
-    """Bytes of belief, head, their gradients and Adam; 0 for parts of a user's own that cannot say."""
+    """Bytes of belief, head, their gradients and Adam; 0 for a user's own parts that cannot be built without memory."""
     modules = (part for part in sketch_parts(config, spec) or () if isinstance(part, nn.Module))
     tensors = {id(x): x for module in modules for x in (*module.parameters(), *module.buffers())}.values()
     return sum(FLOAT * x.numel() * (TRAINED if x.requires_grad else 1) for x in tensors)
 
 
 def _batch(config: Config, spec: EnvSpec) -> int:
-    """Bytes of one batch, as it is stored and as numbers."""
+    """Bytes of one batch, as stored and as floats."""
     values = sum(torch.Size(obs.shape).numel() for obs in spec.obs.values())
     return config.replay.batch * config.replay.length * (row_bytes(spec) + FLOAT * values)
 
@@ -70,13 +70,13 @@ def _compare(config: Config, spec: EnvSpec, needs: dict[str, int], device: torch
 
 
 def _largest(config: Config, spec: EnvSpec) -> str:
-    """The setting of a part that takes most: the one whose default would make the parts smallest."""
+    """The setting of a part that takes the most memory: the one whose default would make the parts smallest."""
     smaller = {key: part_bytes(other, spec) for key, other in _with_defaults(config)}
     return min(smaller, key=lambda key: smaller[key], default="belief")
 
 
 def _with_defaults(config: Config) -> Iterator[tuple[str, Config]]:
-    """The settings with one number of a part at its default, for every number that is not."""
+    """The settings with one number of a part at its default, for each number that is not."""
     for kind in PARTS:
         part = getattr(config, kind)
         for item in dataclasses.fields(load_class(kind, part["name"]).Config):

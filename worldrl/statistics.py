@@ -2,8 +2,8 @@
 
 Scores are arrays (seeds, tasks), one run per entry; NaN where a task has fewer seeds than others. The interquartile
 mean, the stratified bootstrap and the probability of improvement are those of Agarwal et al. 2021, "Deep Reinforcement
-Learning at the Edge of the Statistical Precipice" (arXiv 2108.13264). Intervals hold 95 %; bounds are NaN where fewer
-than two seeds of a task leave nothing to say. ``rng`` is a seeded generator: the same one gives the same interval.
+Learning at the Edge of the Statistical Precipice" (arXiv 2108.13264). Intervals are 95 % intervals; their bounds are
+NaN if a task has fewer than two seeds. ``rng`` is a seeded generator: the same seed yields the same interval.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ def mean_interval(values: ArrayLike) -> tuple[Array, Array]:
 
 
 def normalized(value: float, ends: tuple[float, float]) -> float:
-    """Where a return lies between two that score 0 and 1."""
+    """The score of a return, on a scale where two given returns score 0 and 1."""
     return (value - ends[0]) / (ends[1] - ends[0])
 
 
 def mean_and_deviation(values: ArrayLike) -> tuple[float, float]:
-    """The mean of ``values`` (n,) and their standard deviation, of divisor n - 1 wherever one is told; NaN for one."""
+    """The mean of ``values`` (n,) and their standard deviation (divisor n - 1, NaN for one value)."""
     values = np.asarray(values, float)
     return float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else np.nan
 
@@ -58,7 +58,7 @@ def mean_and_deviation(values: ArrayLike) -> tuple[float, float]:
 def interquartile_mean(scores: ArrayLike) -> float:
     """The mean of the middle half of all runs (section 4.3): every run counts once, whatever its task.
 
-    Of n runs floor(n / 4) are left out at either end, so that of three or fewer it is the plain mean.
+    Of n runs, floor(n / 4) are left out at either end, so for three or fewer it is the plain mean.
     """
     from scipy import stats
 
@@ -79,8 +79,8 @@ def interquartile_mean_interval(scores: ArrayLike, rng: np.random.Generator, res
 def probability_of_improvement(x: ArrayLike, y: ArrayLike, paired: bool = False) -> float:
     """How probable it is that a run of x beats a run of y on a task drawn at random (section 4.3); a tie counts 1/2.
 
-    The mean over tasks of the mean over pairs of [x > y] + [x = y] / 2. Without pairing the pairs are all of a run of x
-    with a run of y on that task: Mann and Whitney's U / (n m). With it they are the runs of the same seed.
+    The mean over tasks of the mean over pairs of [x > y] + [x = y] / 2. Unpaired, every run of x meets every run of y
+    on that task: Mann and Whitney's U / (n m). Paired, only the runs of the same seed meet.
 
     Args:
         x: (seeds, tasks).
@@ -138,7 +138,7 @@ def _mean_of_means(*samples: Array, axis: int) -> Array:
 def _bootstrap(
     samples: Sequence[Array], statistic: Callable[..., Array], rng: np.random.Generator, resamples: int
 ) -> tuple[float, float]:
-    """The percentile interval of ``statistic(*samples, axis=-1)``; each sample is redrawn within itself."""
+    """The percentile interval of ``statistic(*samples, axis=-1)``; each sample is resampled independently."""
     from scipy import stats
 
     if min(map(len, samples)) < 2:

@@ -1,4 +1,4 @@
-"""What the commands share: exit codes, a parser whose complaints are one line, numbers with bounds, JSON."""
+"""What the commands share: exit codes, a parser with one-line errors, numbers with bounds, JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ P = ParamSpec("P")
 
 
 def command(main: Callable[P, int]) -> Callable[P, int]:
-    """``main`` with the exit code 2, after one line on stderr, for bad input; 130 for Ctrl-C; 141 for a closed pipe."""
+    """``main`` with exit code 2 and one line on stderr for bad input, 130 for Ctrl-C and 141 for a closed pipe."""
 
     @functools.wraps(main)
     def run(*args: P.args, **kwargs: P.kwargs) -> int:
@@ -48,7 +48,7 @@ def command(main: Callable[P, int]) -> Callable[P, int]:
 
 
 def _open_standard_files() -> None:
-    """Where a caller closed them (``>&-``), what is printed goes nowhere, and not into the next file that is opened."""
+    """If a caller closed them (``>&-``), what is printed is dropped, and not written into the next file that opens."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -60,25 +60,25 @@ def _open_standard_files() -> None:
 
 
 def _output_fails() -> bool:
-    """Whether stdout takes nothing: a pipe that nobody reads any more, as in ``... | head``, or a full disk."""
+    """Whether stdout cannot be written: a closed pipe, as in ``... | head``, or a full disk."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), 0)
     if any(event & select.POLLERR for _, event in poll.poll(0)):
         return True
     try:
-        os.write(sys.stdout.fileno(), b"\n")  # what was refused is no longer in a buffer
+        os.write(sys.stdout.fileno(), b"\n")  # the refused text is not in a buffer any more
     except OSError:
         return True
     return False
 
 
 def pasted(name: str, *arguments: object) -> str:
-    """A command of this program, ready to be pasted into a shell, whatever its arguments are called."""
+    """A command of this program, quoted so that it can be pasted into a shell."""
     return shlex.join(["python", "-m", "worldrl", name, *map(str, arguments)])
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that raises ``UserError`` where another prints a usage block and exits."""
+    """An argument parser that raises ``UserError`` instead of printing a usage block and exiting."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message, fix="see --help")
@@ -86,7 +86,7 @@ class Parser(argparse.ArgumentParser):
 
 def add_allow(parser: argparse.ArgumentParser) -> None:
     """The option ``--allow`` of every command that reads a run folder."""
-    told = "a module outside of worldrl that the run may import; more: --allow again"
+    told = "a module outside worldrl that the run may import; repeatable"
     parser.add_argument("--allow", action="append", default=[], metavar="MODULE", help=told)
 
 
@@ -109,7 +109,7 @@ def positive(text: str) -> float:
 
 
 def whole(least: int = 1) -> Callable[[str], int]:
-    """Whole numbers from ``least``, 0 or more, on."""
+    """Whole numbers of at least ``least``, which is 0 or more."""
 
     def parse(text: str) -> int:
         digits = text.replace("_", "")  # 20_000, as in settings
@@ -121,12 +121,12 @@ def whole(least: int = 1) -> Callable[[str], int]:
 
 
 def say(line: str) -> None:
-    """Something to know that is not a result: a line on stderr."""
+    """Print a note that is not a result as a line on stderr."""
     print(line, file=sys.stderr)
 
 
 def to_json(x: Any) -> str:
-    """``x`` as JSON, with null for every number that is not finite, which JSON does not know."""
+    """``x`` as JSON, with null for every number that is not finite, which JSON cannot express."""
     return json.dumps(_finite(x), indent=2, allow_nan=False) + "\n"
 
 

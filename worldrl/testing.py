@@ -1,8 +1,8 @@
 """Is a class of your own a head, a belief or a policy that the package can run?
 
 ``check_head``, ``check_belief`` and ``check_policy`` do for the contract of ``worldrl/types.py`` what Gymnasium's
-checker does for environments: they build the class on tiny inputs, use it as the agent does, and raise ``UserError``
-that names the first rule it breaks. Only of a policy's density do they see whether its equations are right.
+checker does for environments: they build the class on tiny inputs, use it as the agent does, and raise a ``UserError``
+that names the first rule it breaks. They do not check equations, except a policy's density.
 """
 
 from __future__ import annotations
@@ -48,14 +48,14 @@ from worldrl.types import (
 )
 
 BATCH, ACTIONS, PARTICLES, HORIZON = 3, 2, 2, 3
-FEAT, CONTEXT = 6, 5  # of the toy belief: not the same, so that a head that takes one for the other fails
+FEAT, CONTEXT = 6, 5  # of the toy belief: different, so a head that confuses them fails
 KINDS = (box(ACTIONS), choice(ACTIONS))
 VECTORS, PIXELS = {"state": ObsSpec((5,), "float32")}, {"pixels": ObsSpec((64, 64, 3), "uint8")}
 SPECS = [EnvSpec("toy", obs, KINDS[0], terminates=True) for obs in (VECTORS, PIXELS, {**PIXELS, **VECTORS})]
 UPDATES = 16  # numbers of updates whose phases are tried
-NETWORK = (8, 2, "elu")  # units, layers and activation that a head tells its policy
-GRID, REACH = 200, 8.0  # points per action dimension, and standard deviations either way, to integrate a density over
-NOT_THEIRS = (__file__, str(Path(torch.__file__).parent))  # where an error of the user's code may surface
+NETWORK = (8, 2, "elu")  # units, layers and activation that a head passes to its policy
+GRID, REACH = 200, 8.0  # points per action dimension, and standard deviations to each side, for integrating a density
+NOT_THEIRS = (__file__, str(Path(torch.__file__).parent))  # files in which an error of the user's code may surface
 CPU = torch.device("cpu")
 
 Make = Callable[..., Any]  # a new part, with the weights of a seed
@@ -76,7 +76,7 @@ def check_head(head: type | str, **settings: Any) -> None:
 def check_belief(belief: type | str, **settings: Any) -> None:
     """Check a belief class, or the one behind a name or ``"module:Class"``, with these settings of its ``Config``.
 
-    It is tried on state vectors, on images and on both; those that it refuses by a ``UserError`` are left out.
+    It is tested on state vectors, on images and on both; those that it refuses with a ``UserError`` are left out.
 
     Raises:
         UserError: what is wrong, in one line.
@@ -96,7 +96,7 @@ def check_belief(belief: type | str, **settings: Any) -> None:
             else:
                 _check_belief(on, make, spec)
     if len(refusals) == len(SPECS):
-        raise UserError(name, f"that it refuses vectors, images and both: {refusals[0]}", "one of them to be taken")
+        raise UserError(name, f"that it refuses vectors, images and both: {refusals[0]}", "support for one of them")
 
 
 def check_policy(policy: type | str, **settings: Any) -> None:
@@ -133,7 +133,7 @@ def random_batch(spec: EnvSpec, windows: int, rows: int, device: torch.device = 
 
 
 def random_extra(needs: Needs, spec: EnvSpec, rows: int, device: torch.device = CPU, lost_rows: int = 0) -> Extra:
-    """What the loop draws for the head in addition to its slice (``Replay.sample_extra``)."""
+    """The batches for the head in addition to its slice (``Replay.sample_extra``)."""
     extra: Extra = {}
     if needs.td_batch:
         extra["td"] = random_batch(spec, needs.td_windows(rows - lost_rows), rows, device)
@@ -149,7 +149,7 @@ def _random_belief(*lead: int, particles: int) -> Belief:
 
 
 class _ToyModel(BeliefModel):
-    """A belief that can imagine and decode; its filter gives noise, and has nothing to learn."""
+    """A belief that can imagine and decode; its filter returns noise, and it has nothing to learn."""
 
     feat_dim, context_dim = FEAT, CONTEXT
 
@@ -201,7 +201,7 @@ def _maker(name: str, cls: type[Any], *args: Any) -> Make:
 
 @contextmanager
 def _doing(where: str) -> Iterator[None]:
-    """Any other exception of the user's code in one line, with its place."""
+    """Turn any other exception of the user's code into one line, with its place."""
     try:
         yield
     except UserError:
@@ -214,7 +214,7 @@ def _doing(where: str) -> Iterator[None]:
 
 
 def _call(where: str, method: Callable[..., Any], *args: Any) -> Any:
-    """What the user's code gives with the noise of a fixed seed; it must not wait for a GPU."""
+    """The result of the user's code with the noise of a fixed seed; the code must not wait for a GPU."""
     torch.manual_seed(2)
     with _doing(where), _NoSync(where):
         return method(*args)
@@ -256,7 +256,7 @@ def _by_mask(name: str, args: Any) -> bool:
 
 
 class _NoNoise(TorchFunctionMode):
-    """Gaussian noise is zero, so that a filter's draws are its means."""
+    """Gaussian noise is zero, so a filter's draws are its means."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
@@ -285,12 +285,12 @@ def _check_tensors(
     detached: bool = True,
     finite: bool = True,
 ) -> None:
-    """Every entry is a tensor of its shape, by default without its graph, and finite."""
+    """Check that every entry is a tensor of its shape, finite, and by default without a graph."""
     for key, shape in shapes.items():
         here, value = f"{where}: {key}", given[key]
         _ensure_type(here, value, Tensor)
         _ensure(tuple(value.shape) == tuple(shape), here, f"shape {tuple(value.shape)}", f"{tuple(shape)}")
-        _ensure(not (detached and value.requires_grad), here, "a tensor with its graph", "a detached one")
+        _ensure(not (detached and value.requires_grad), here, "a tensor with a graph", "a detached one")
         _ensure(not finite or bool(value.isfinite().all()), here, "numbers that are not finite", "finite ones")
 
 
@@ -318,7 +318,7 @@ def _close(a: Tensor, b: Tensor) -> bool:
 def _check_alike(
     where: str, a: Mapping[str, Tensor], b: Mapping[str, Tensor], when: str, expected: str, same: Any = _same
 ) -> None:
-    """Two results that must not differ."""
+    """Check that two results do not differ."""
     for key, value in a.items():
         _ensure(key in b and same(value, b[key]), where, f"another {key} {when}", expected)
 
@@ -328,7 +328,7 @@ def _check_repeats(where: str, first: Mapping[str, Tensor], again: Mapping[str, 
 
 
 def _check_saves(name: str, saved: Any, loaded: Any, use: Callable[[Any], Mapping[str, Tensor]]) -> None:
-    """What a part computes after saving and loading is what it would have computed."""
+    """Check that a part computes the same after saving and loading."""
     with _doing(f"{name}: load_state_dict(state_dict())"):
         loaded.load_state_dict(saved.state_dict())
         for key, optimizer in getattr(saved, "optimizers", {}).items():
@@ -338,11 +338,11 @@ def _check_saves(name: str, saved: Any, loaded: Any, use: Callable[[Any], Mappin
 
 @contextmanager
 def _unchanged(where: str, tensors: Sequence[Tensor]) -> Iterator[None]:
-    """What it was given is left unchanged."""
+    """Check that the arguments are left unchanged."""
     before = [x.detach().clone() for x in tensors]
     yield
     _ensure(
-        all(map(_same, before, tensors)), where, "that it changes what it is given in place", "a copy to be changed"
+        all(map(_same, before, tensors)), where, "that it changes its arguments in place", "that it changes only a copy"
     )
 
 
@@ -350,7 +350,7 @@ def _unchanged(where: str, tensors: Sequence[Tensor]) -> Iterator[None]:
 
 
 class _Inputs(NamedTuple):
-    """What ``update`` takes after the phase."""
+    """The arguments of ``update`` after the phase."""
 
     batch: Batch
     belief: Belief
@@ -400,7 +400,7 @@ def _check_head_parts(name: str, head: Any) -> None:
 
 
 def _phases(name: str, head: Any) -> list[str]:
-    """The phases of the first updates, each once; they must be text, and follow only from the update's number."""
+    """The phases of the first updates, each once; they must be text and depend only on the update's number."""
     where = f"{name}: phase(n)"
     phases, again = ([_call(where, head.phase, n) for n in range(UPDATES)] for _ in range(2))
     for phase in phases:
@@ -409,7 +409,7 @@ def _phases(name: str, head: Any) -> list[str]:
         _ensure(not taken, where, f"'{phase}', a name that the agent uses itself", "another one")
         k = _call(f"{name}: particles('{phase}')", head.particles, phase)
         _ensure(isinstance(k, int) and k >= 0, f"{name}: particles('{phase}')", repr(k), "0, 1, 2, ...")
-    _ensure(phases == again, where, "another name when asked again", "one that follows from n: else no run resumes")
+    _ensure(phases == again, where, "another name at the second call", "one that depends only on n, or no run resumes")
     return list(dict.fromkeys(phases))
 
 
@@ -425,7 +425,7 @@ def _check_acts(name: str, head: Any, actions: Actions) -> None:
 
 
 def _check_update(where: str, make: Make, phase: str, actions: Actions) -> None:
-    """On slices of six rows and of as few as it takes, what one update gives and what it leaves alone."""
+    """Check what one update returns and what it must not change, on slices of six rows and of the fewest possible."""
     for rows in (make().needs.rows, 6):
         head = make()
         inputs = _inputs(head, phase, actions, rows)
@@ -434,9 +434,9 @@ def _check_update(where: str, make: Make, phase: str, actions: Actions) -> None:
         _check_metrics(where, first)
         _ensure(any(key.startswith("loss/") for key in first), where, f"{sorted(first)}", "loss/<name> among them")
         left = any(param.grad is not None for param in inputs.model.parameters())
-        _ensure(not left, where, "gradients left in the belief model", "them for the head's parameters only")
+        _ensure(not left, where, "gradients left in the belief model", "gradients only for the head's parameters")
     _check_repeats(where, first, _call(where, make().update, phase, *inputs))
-    for batch in inputs.batches():  # what led to a first row belongs to the episode before
+    for batch in inputs.batches():  # the action of a first row belongs to the previous episode
         batch.reward.add_(50.0 * batch.is_first)
         batch.action.add_(0.5 * batch.is_first[..., None])
     masked = _call(where, make().update, phase, *inputs)
@@ -444,7 +444,7 @@ def _check_update(where: str, make: Make, phase: str, actions: Actions) -> None:
 
 
 def _check_learns(name: str, head: Any, other: Any, phases: Sequence[str], actions: Actions) -> None:
-    """A round of updates changes the head, and all of that is saved."""
+    """Check that a round of updates changes the head, and that everything is saved."""
 
     def update(head: Any, phase: str = phases[0]) -> Metrics:
         return _call(f"{name}: update('{phase}')", head.update, phase, *_inputs(head, phase, actions))
@@ -480,7 +480,7 @@ def _sample(name: str, policy: Any, x: Tensor, *noise: Any) -> Draw:
 
 
 def _check_draws(name: str, policy: Any, actions: Actions, lead: tuple[int, ...]) -> None:
-    """Shapes, ranges, weights and gradients of draws in the states ``x`` (*lead, F)."""
+    """Check shapes, ranges, weights and gradients of draws in the states ``x`` (*lead, F)."""
     torch.manual_seed(1)
     x = torch.randn(*lead, FEAT)
     draw, where = _sample(name, policy, x), f"{name}: sample(x) with x of shape {(*lead, FEAT)}"
@@ -518,7 +518,7 @@ def _check_draw(where: str, draw: Draw, lead: tuple[int, ...]) -> None:
 
 @torch.no_grad()
 def _check_density(name: str, policy: Any, actions: Actions) -> None:
-    """``log_prob`` broadcasts; where it is exact it agrees with that of ``sample`` and integrates to one."""
+    """Check that ``log_prob`` broadcasts and, if it is exact, agrees with that of ``sample`` and integrates to one."""
     torch.manual_seed(1)
     x = torch.randn(PARTICLES, 1, BATCH, FEAT)  # the first of them made the draws, (M, B, A)
     draw, where = _sample(name, policy, x[0, 0]), f"{name}: log_prob(raw, x)"
@@ -533,7 +533,7 @@ def _check_density(name: str, policy: Any, actions: Actions) -> None:
 
 
 def _mass(name: str, policy: Any, x: Tensor, actions: Actions) -> float:
-    """Integral of the density of actions in the state ``x`` (F,): over all choices, or a grid about the draws."""
+    """Integral of the density of actions in the state ``x`` (F,): over all choices, or a grid around the draws."""
     if actions.kind == "choice":
         return float(policy.log_prob(torch.eye(ACTIONS), x).exp().sum())
     draws = _sample(name, policy, x.expand(1000, FEAT)).raw.flatten(0, -2)
@@ -588,7 +588,7 @@ def _check_shapes(where: str, belief: Any, lead: tuple[int, ...], particles: int
 
 
 def _observe(name: str, model: Any, batch: Batch, particles: int, learn: bool = True) -> tuple[Belief, Metrics]:
-    """``observe`` as the agent calls it, without gradient where nothing is learned: the belief and the loss terms."""
+    """Call ``observe`` as the agent does, without gradient if nothing is learned: the belief and the loss terms."""
     where = f"{name}: observe(batch, {particles}, learn={learn})"
     with torch.set_grad_enabled(learn):
         result = _call(where, model.observe, batch, particles, learn)
@@ -653,7 +653,7 @@ def _check_acting(name: str, model: Any, batch: Batch) -> None:
 
 
 def _check_imputation(name: str, model: Any, batch: Batch) -> None:
-    """What is lost is not read, and where nothing is lost nothing changes."""
+    """Check that lost entries are not read, and that masks without lost entries have no effect."""
     start, first = model.initial(BATCH, PARTICLES), torch.ones(BATCH)
     lost = {SEEN + key: torch.zeros_like(x, dtype=torch.bool) for key, x in batch.obs.items()}
     seen = {key: ~mask for key, mask in lost.items()}
@@ -670,7 +670,7 @@ def _check_imputation(name: str, model: Any, batch: Batch) -> None:
 
 
 def _check_agreement(name: str, model: Any, batch: Batch) -> None:
-    """Learning and acting filter the same rows alike, as far as noise can be switched off."""
+    """Check that learning and acting filter the same rows equally, as far as noise can be switched off."""
     with _NoNoise():
         learnt, seen = (_observe(name, model, batch, 0, learn)[0]._asdict() for learn in (True, False))
     _check_alike(f"{name}: observe(learn=False)", seen, learnt, "than with learn=True", "the same", _close)
@@ -687,7 +687,7 @@ def _check_agreement(name: str, model: Any, batch: Batch) -> None:
 
 
 def _is_noisy(model: Any, batch: Batch) -> bool:
-    """Whether there is noise that is not Gaussian, which cannot be switched off from here."""
+    """Whether there is noise that is not Gaussian, which cannot be switched off here."""
     draws = []
     for seed in (5, 6):
         torch.manual_seed(seed)

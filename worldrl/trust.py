@@ -1,7 +1,7 @@
-"""A run folder is data: a module outside of the package is imported only where the person has named or allowed it.
+"""A run folder is data: a module outside the package is imported only if the user has named or allowed it.
 
-Names come from what the person types, from their own presets and from Python; ``allow`` remembers them for the process.
-What a file says is compared with them before anything is imported.
+Names come from what the user types, from the user's presets and from Python; ``allow`` remembers them for the process.
+The names in a file are compared with them before anything is imported.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def allow(names: str | Iterable[str]) -> None:
 
 
 def allowed() -> tuple[str, ...]:
-    """What is allowed by now, for another process of the same person."""
+    """What is allowed so far, for another process of the same user."""
     return tuple(sorted(_allowed))
 
 
 def outside(settings: Mapping[str, Any]) -> dict[str, str]:
-    """Key -> ``module:Class`` or module, of what dotted settings name and the package does not have itself."""
+    """Key -> ``module:Class`` or module, for everything in dotted settings that is not part of the package."""
     found = {}
     for kind in PARTS:
         name = settings.get(kind)
@@ -40,25 +40,25 @@ def outside(settings: Mapping[str, Any]) -> dict[str, str]:
             found[kind] = name
     task = settings.get("task")
     if isinstance(task, str) and ":" in task:
-        found["task"] = task  # whatever its family: what stands before the colon is imported
+        found["task"] = task  # whatever its family: the text before the colon is imported
     return found
 
 
 def allow_named(settings: Mapping[str, Any]) -> None:
-    """Allow what the person's own words name."""
+    """Allow what the user's own arguments name."""
     allow(outside(settings).values())
 
 
 def check_allowed(where: str | Path, settings: Mapping[str, Any]) -> None:
-    """Refuse what a file names and nobody has allowed.
+    """Refuse what a file names and the user has not allowed.
 
     Raises:
-        UserError: ``where``, the setting, and what to type if it is to be trusted.
+        UserError: the setting, and what to type in order to trust it; ``where`` begins the message.
     """
     for key, name in outside(settings).items():
         if not _is_allowed(name):
             fix = f"if you trust it, add {words([name])} (eval and studies: --allow)"
-            raise UserError(str(where), f"{key}={name}, which is not part of worldrl", "what you allow", fix)
+            raise UserError(str(where), f"{key}={name}, which is not part of worldrl", "something that you allow", fix)
 
 
 def words(names: Iterable[str]) -> str:

@@ -3,7 +3,7 @@
 An agent is a *belief model* (what is the state?) under a *head* (what do I do in it?), and any head runs on any belief.
 
 Shape letters, used everywhere: ``K`` particles, ``B`` batch, ``T`` time, ``F`` feature, ``C`` context, ``A`` action,
-``H`` horizon, ``M`` policy components; ``...`` stands for any leading shape.
+``H`` horizon, ``M`` policy components; ``...`` is any leading shape.
 
 **Time.** Row ``t`` is what was known on arrival at time ``t``: ``obs[t]``, the ``action[t]`` that LED there (zero on
 the first row of an episode), the ``reward[t]`` received on arriving, ``is_first[t]`` and ``is_terminal[t]`` (true
@@ -27,7 +27,7 @@ Obs = dict[str, Tensor]  # "pixels": (..., 64, 64, 3) uint8; vectors such as "st
 State = dict[str, Tensor]  # recurrent state while acting, every entry (B, ...)
 Metrics = dict[str, Tensor]  # 0-d tensors that stay on the device until they are logged
 SEEN = "seen/"  # obs["seen/" + key], if a row has it, is True where obs[key] is a reading and False where it is lost
-INSIDE = 0.999  # given actions are brought within it before a density is evaluated: at one it is infinite
+INSIDE = 0.999  # given actions are clamped to ±this before their density is evaluated: at ±1 it is infinite
 
 
 class ObsSpec(NamedTuple):
@@ -38,10 +38,10 @@ class ObsSpec(NamedTuple):
 
 
 class Noise:
-    """Where random numbers come from: torch's default generator. ``acting/noise.py`` has one generator for each row."""
+    """Source of random numbers: torch's default generator. ``acting/noise.py`` has one generator per row."""
 
     def normal(self, shape: Sequence[int], rows: int, like: Tensor) -> Tensor:
-        """Standard normal numbers on the device of ``like``. ``rows`` is the axis of ``shape`` that is the batch."""
+        """Standard normal numbers on the device of ``like``. ``rows`` is the batch axis of ``shape``."""
         return torch.randn(tuple(shape), device=like.device)
 
     def uniform(self, shape: Sequence[int], rows: int, like: Tensor) -> Tensor:
@@ -53,9 +53,9 @@ NOISE = Noise()
 
 
 class Actions(NamedTuple):
-    """The kind of action of a task. To an agent every action is a row (A,) of floats.
+    """The action space of a task. To an agent every action is a row (A,) of floats.
 
-    - ``box``: ``size`` numbers in [-1, 1]. ``low`` and ``high`` are what the task itself calls the ends, if known.
+    - ``box``: ``size`` numbers in [-1, 1]. ``low`` and ``high`` are the task's own bounds, if known.
     - ``choice``: one of ``size`` alternatives, as a one-hot row.
     """
 
@@ -66,7 +66,7 @@ class Actions(NamedTuple):
 
     @property
     def target_entropy(self) -> float:
-        """Nats that a tuned temperature holds a policy to: -A, or 0.98 log A of a choice (arXiv 1910.07207)."""
+        """The target entropy of a tuned temperature, in nats: -A, or 0.98 log A for a choice (arXiv 1910.07207)."""
         return -float(self.size) if self.kind == "box" else 0.98 * math.log(self.size)
 
     def random(self, rng: np.random.Generator, n: int) -> np.ndarray:
@@ -76,9 +76,9 @@ class Actions(NamedTuple):
         return np.eye(self.size, dtype=np.float32)[rng.integers(self.size, size=n)]
 
     def perturb(self, action: Tensor, scale: float, noise: Noise = NOISE, prior: Tensor | None = None) -> Tensor:
-        """(B, A): Gaussian noise of this standard deviation; of a choice, with this probability a random one.
+        """(B, A): a box gets Gaussian noise of standard deviation ``scale``; a choice is random with that probability.
 
-        That is drawn by the probabilities ``prior`` (A,), uniformly without them.
+        The random choice is drawn from the probabilities ``prior`` (A,), or uniformly if there is none.
         """
         if self.kind == "box":
             return (action + scale * noise.normal(action.shape, -2, action)).clamp(-1.0, 1.0)
@@ -87,12 +87,12 @@ class Actions(NamedTuple):
         return hardened(race).where(change[..., :1] < scale, action)
 
     def average(self, actions: Tensor) -> Tensor:
-        """(P, ..., A) -> (..., A): the mean; of choices the most frequent one, the first among equals."""
+        """(P, ..., A) -> (..., A): the mean; for choices the most frequent one, the first in a tie."""
         return actions.mean(0) if self.kind == "box" else hardened(actions.sum(0))
 
 
 def box(size: int, low: Sequence[float] = (), high: Sequence[float] = ()) -> Actions:
-    """``size`` numbers, from ``low`` to ``high`` (each ``size`` values, or nothing) as the task has them."""
+    """``size`` numbers; ``low`` and ``high`` are the task's own bounds, ``size`` values each or empty."""
     return Actions("box", size, tuple(low), tuple(high))
 
 
@@ -102,7 +102,7 @@ def choice(size: int) -> Actions:
 
 
 def hardened(x: Tensor) -> Tensor:
-    """(..., A): the one-hot row at the largest entry, the first among equals."""
+    """(..., A): the one-hot row at the largest entry, the first in a tie."""
     return torch.zeros_like(x).scatter(-1, x.argmax(-1, keepdim=True), 1.0)
 
 
@@ -110,8 +110,8 @@ class EnvSpec(NamedTuple):
     """What an environment tells an agent before the first step.
 
     ``groups[key][name] = (start, stop)`` names the sensors inside a state vector. ``terminates`` says whether episodes
-    can end by true termination. ``max_frames`` is the time limit in frames (0: none known). ``protocol`` is what else
-    fixes the task, in words; it is said when training begins, and is in every checkpoint.
+    can end by true termination. ``max_frames`` is the time limit in frames (0: none known). ``protocol`` describes in
+    words what else defines the task; it is printed when training begins and is stored in every checkpoint.
     """
 
     task: str
@@ -125,7 +125,7 @@ class EnvSpec(NamedTuple):
 
     @property
     def action_dim(self) -> int:
-        """Numbers in an action's row."""
+        """The length of an action's row."""
         return self.actions.size
 
 
@@ -145,18 +145,18 @@ class Batch(NamedTuple):
         return Batch({k: v[:, n:] for k, v in self.obs.items()}, *(x[:, n:] for x in self[1:]))
 
     def windows(self, which: slice) -> Batch:
-        """Some of the windows, whole."""
+        """The windows that ``which`` selects, with all their rows."""
         return Batch({k: v[which] for k, v in self.obs.items()}, *(x[which] for x in self[1:]))
 
 
-Extra = dict[str, Batch]  # what a head needs besides its slice: "td" (N, T) windows, "recent" (N, 1) rows or windows
+Extra = dict[str, Batch]  # what a head needs in addition to its slice: "td" (N, T) windows, "recent" (N, 1) or windows
 
 
 class Belief(NamedTuple):
-    """What a belief model knows: detached tensors, nothing else. While acting the axis ``T`` is missing."""
+    """What a belief model knows, as detached tensors. While acting there is no axis ``T``."""
 
-    feat: Tensor  # (B, T, F) one draw of the state
-    particles: Tensor  # (K, B, T, F) K more draws, in addition to feat
+    feat: Tensor  # (B, T, F) one sample of the state
+    particles: Tensor  # (K, B, T, F) K more samples, in addition to feat
     context: Tensor  # (B, T, C) the deterministic part of what is known
     entropy: Tensor  # (B, T) nats, of the last filtering distribution
 
@@ -171,25 +171,25 @@ class Rollout(NamedTuple):
 
 
 class Draw(NamedTuple):
-    """``M`` weighted draws of a policy: one for a Gaussian, one of every component of a mixture, every choice once.
+    """``M`` weighted actions of a policy: one for a Gaussian, one per component of a mixture, every choice once.
 
-    Where ``n`` draws are asked for, there are ``n`` times as many.
+    If ``n`` draws are asked for, there are ``n`` times as many.
     """
 
     action: Tensor  # (M, ..., A) in [-1, 1]
     raw: Tensor  # (M, ..., A) what the density is evaluated at: the value before tanh, or the one-hot row itself
     log_prob: Tensor  # (M, ...) log density of action
     weight: Tensor | float = 1.0  # (M, ...) sums to one over M
-    penalty: Tensor | float = 0.0  # (...) the actor loss gets alpha times it, e.g. the term of SMAC eq. 26
+    penalty: Tensor | float = 0.0  # (...) added to the actor loss times alpha, e.g. the term of SMAC eq. 26
 
     def mean(self, values: Tensor) -> Tensor:
-        """(M, ...) -> (...): the expectation of what ``values`` says of each action."""
+        """(M, ...) -> (...): the expectation of ``values``, which has one entry per action."""
         return (self.weight * values).sum(0)
 
     def one(self, noise: Noise = NOISE) -> Tensor:
-        """(..., A): one action, drawn by the weights. ``noise`` is asked for rows in the last leading axis.
+        """(..., A): one action, drawn by the weights. The rows of ``noise`` are on the last leading axis.
 
-        Its gradient is that of the action, and of the weights straight-through: as if the mean had been returned.
+        The gradient flows through the action, and straight through the weights as if the mean had been returned.
         """
         if not isinstance(self.weight, Tensor):
             return self.action[0]
@@ -200,27 +200,27 @@ class Draw(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """What a head asks of its belief and of the training loop."""
+    """What a head requires of its belief and of the training loop."""
 
     particles: int = 0
     imagine: bool = False
     actor_input: str = "feat"  # or "context"
-    td_batch: int = 0  # transitions besides the slice, redrawn for every update: Extra["td"]
-    recent_batch: int = 0  # rows drawn for every update from the newest recent_actions ones: Extra["recent"]
+    td_batch: int = 0  # transitions in addition to the slice, redrawn for every update: Extra["td"]
+    recent_batch: int = 0  # rows drawn for every update from the newest recent_actions rows: Extra["recent"]
     recent_actions: int = 0
-    recent_obs: bool = False  # the newest rows as whole windows with observations, in place of (N, 1) rows without
-    rows: int = 2  # of a window that the belief serves, at least
-    action_noise: bool = False  # it explores only by schedule.action_noise
-    epsilon: bool = False  # it explores only by schedule.epsilon
-    actions: tuple[str, ...] = ("box",)  # the kinds of action that it takes: "box", "choice"
+    recent_obs: bool = False  # the newest rows are whole windows with observations, not (N, 1) rows without
+    rows: int = 2  # least number of rows of a window that the belief must serve
+    action_noise: bool = False  # the head explores only by schedule.action_noise
+    epsilon: bool = False  # the head explores only by schedule.epsilon
+    actions: tuple[str, ...] = ("box",)  # the kinds of action that the head supports: "box", "choice"
 
     def td_windows(self, rows: int) -> int:
-        """How many windows of ``rows`` rows that the belief serves hold ``td_batch`` transitions."""
+        """How many windows hold ``td_batch`` transitions if the belief serves ``rows`` rows of each."""
         return -(-self.td_batch // (rows - 1))
 
 
 class Sizes(NamedTuple):
-    """What a head's networks are built from."""
+    """The sizes from which a head builds its networks."""
 
     feat: tuple[int, ...]  # (F,), or (h, w, c) of a small grid that is stored flat
     context: tuple[int, ...]
@@ -228,31 +228,31 @@ class Sizes(NamedTuple):
 
 
 class Part(nn.Module):
-    """What beliefs, heads and policies are: modules with a ``Config``, a frozen dataclass of their settings.
+    """Base of beliefs, heads and policies: a module with a ``Config``, a frozen dataclass of its settings.
 
-    Whatever else the package reads of a part is declared here and below, with what holds where a part does not say.
+    Everything else that the package reads from a part is declared here and below, with its default.
     """
 
     tiny: ClassVar[dict[str, Any]] = {}  # the smallest settings that still run, for tests
     compiled: ClassVar[tuple[str, ...]] = ()  # methods that speed=compile compiles
-    own_meaning: ClassVar[tuple[str, ...]] = ()  # settings that a parent has too, with another meaning
-    note: str = ""  # said when training begins
+    own_meaning: ClassVar[tuple[str, ...]] = ()  # settings that mean something else than in the parent class
+    note: str = ""  # printed when training begins
     config: Any
 
     def advice(self, metrics: Mapping[str, float]) -> str:
-        """What to tell, once in a run, of the means over a logging interval; nothing where all is as it should be."""
+        """A warning about the means over a logging interval, printed once per run; empty if all is well."""
         return ""
 
 
 class BeliefModel(Part):
-    """Turns observations into beliefs and learns to do so; its parameters never see a head's gradient."""
+    """Turns observations into beliefs and learns to do so; its parameters never receive a head's gradient."""
 
     feat_dim: int
     context_dim: int
-    grid: tuple[int, ...] = ()  # (h, w, c) that feat and context hold flat
-    lost_rows: int = 0  # leading rows of a slice it cannot serve
-    model_batch: int | None = None  # windows that it learns from, if not from all: model-only updates skip the others
-    imputes: bool = False  # step heeds SEEN: it imputes what is lost, and takes the prior where a row has no reading
+    grid: tuple[int, ...] = ()  # (h, w, c) if feat and context are flattened grids
+    lost_rows: int = 0  # leading rows of a slice that it cannot serve
+    model_batch: int | None = None  # windows that it learns from, if not all: model-only updates skip the others
+    imputes: bool = False  # step uses SEEN: it imputes lost entries, and takes the prior where a row has no reading
 
     def sizes(self, actions: Actions) -> Sizes:
         return Sizes(self.grid or (self.feat_dim,), self.grid or (self.context_dim,), actions)
@@ -271,14 +271,14 @@ class BeliefModel(Part):
     ) -> tuple[State, Belief]:
         """Filter one row while acting; leading shape (B,). ``deterministic`` takes the posterior mean.
 
-        To a belief that ``imputes``, ``obs`` may say what is lost: ``SEEN``, bool, for every key in the key's shape.
+        For a belief that ``imputes``, ``obs`` may mark lost entries: ``SEEN + key``, bool, in the shape of ``key``.
         """
         raise NotImplementedError
 
     def observe(self, batch: Batch, particles: int, learn: bool = True) -> tuple[Belief, Metrics, Metrics]:
         """Filter a slice: the belief, the loss terms (the only graph; their sum is minimised), detached metrics.
 
-        Without ``learn`` there are no loss terms: only the belief is wanted, and nothing is computed for the others.
+        Without ``learn`` only the belief is computed, and there are no loss terms.
         """
         raise NotImplementedError
 
@@ -290,8 +290,8 @@ class Imagines(Protocol):
     def imagine(self, feat: Tensor, actor: Callable[[Tensor], Tensor], horizon: int) -> Rollout:
         """From ``feat`` (N, F), ``horizon`` steps of ``action (N, A) = actor(feat)``, called once per step in order.
 
-        The roll-out depends differentiably on the actions. The model's weights are in its graph too: whoever takes a
-        gradient asks only for that of its own parameters.
+        The rollout is differentiable in the actions. The model's weights are in its graph too, so a caller must take
+        the gradient of its own parameters only.
         """
         ...
 
@@ -313,40 +313,40 @@ class Decodes(Protocol):
 
 
 class Policy(Part):
-    """What a head acts by; a head builds it as ``MakePolicy`` says, and a class that ``policy=`` names gets its
-    ``Config`` before those arguments.
+    """A distribution over actions. A head builds it with the arguments of ``MakePolicy``; the constructor of a class
+    that ``policy=`` names takes its ``Config`` before them.
     """
 
-    actions: ClassVar[tuple[str, ...]] = ("box",)  # the kinds of action that it draws
-    exact_density: ClassVar[bool] = True  # log_prob is the density of a given action, and not a bound on it
+    actions: ClassVar[tuple[str, ...]] = ("box",)  # the kinds of action that it supports
+    exact_density: ClassVar[bool] = True  # log_prob is the density of a given action, not a bound on it
 
     def noise(self, x: Tensor, n: int = 1, source: Noise = NOISE) -> Any:
-        """What ``sample`` turns into ``n`` draws in each state x (..., B, F); ``source`` has rows in the axis B."""
+        """Noise that ``sample`` turns into ``n`` draws in each state x (..., B, F); B is the row axis of ``source``."""
         raise NotImplementedError
 
     def sample(self, x: Tensor, noise: Any = None) -> Draw:
-        """x (..., F) -> reparameterised draws from this ``noise``; without it, one draw from ``noise(x)``."""
+        """x (..., F) -> reparameterised draws from this ``noise``, by default one draw from ``self.noise(x)``."""
         raise NotImplementedError
 
     def drawing(self, x: Tensor) -> Callable[[Any], Draw]:
-        """``sample`` in the states x for many noises; what does not depend on the noise may be computed once."""
+        """``sample`` in the states x for many noises; a policy may compute once what does not depend on the noise."""
         return partial(self.sample, x)
 
     def raw_of(self, action: Tensor) -> Tensor:
-        """(..., A): what ``log_prob`` takes for a given action: the value before tanh, not beyond ±``INSIDE``."""
+        """(..., A): what ``log_prob`` takes for a given action: the value before tanh, clamped to ±``INSIDE``."""
         return action.clamp(-INSIDE, INSIDE).atanh()
 
     def act(self, x: Tensor, noise: Noise = NOISE) -> Tensor:
-        """x (..., F) -> one action (..., A) in [-1, 1], drawn as by ``sample``, where possible without its density."""
+        """x (..., F) -> one action (..., A) in [-1, 1], drawn as by ``sample``, if possible without its density."""
         return self.sample(x, self.noise(x, source=noise)).one(noise)
 
     def probabilities(self, x: Tensor) -> Tensor:
-        """(..., A): of a choice, how probable each alternative is in the states x (..., F)."""
+        """(..., A): the probability of each alternative of a choice in the states x (..., F)."""
         draw = self.sample(x)
         return (torch.as_tensor(draw.weight)[..., None] * draw.action).sum(0)
 
     def log_prob(self, raw: Tensor, x: Tensor) -> Tensor:
-        """(...) log density of the action that ``raw`` stands for; both arguments broadcast."""
+        """(...) log density of the action whose ``raw`` value is given; both arguments broadcast."""
         raise NotImplementedError
 
     def mode(self, x: Tensor) -> Tensor:
@@ -359,32 +359,32 @@ MakePolicy = Callable[[tuple[int, ...], Actions, int, int, str], Policy]
 
 
 class Head(Part):
-    """One paper's actor-critic on a belief, made from (config, sizes); it owns its optimisers.
+    """One paper's actor-critic on a belief, built from (config, sizes); it owns its optimisers.
 
-    A third argument of its constructor, ``policy: MakePolicy | None``, lets users choose its policy.
+    If its constructor takes a third argument, ``policy: MakePolicy | None``, users can choose its policy.
     """
 
     needs: Needs = Needs()
     optimizers: dict[str, Any]
 
     def act(self, belief: Belief, explore: bool, noise: Noise = NOISE) -> Tensor:
-        """(B, A): a draw of the policy, or what it thinks best."""
+        """(B, A): with ``explore`` a sample of the policy, otherwise its best action."""
         raise NotImplementedError
 
     def probabilities(self, belief: Belief, explore: bool) -> Tensor:
-        """(B, A): of a choice, how probable each alternative is in ``act``; by default a draw, which has that mean."""
+        """(B, A): the probability of each alternative of a choice in ``act``; by default a draw, whose mean it is."""
         return self.act(belief, explore)
 
     def exploration(self) -> Tensor | None:
-        """(A,): the probabilities of the choices that schedule.epsilon draws from; None: they are equal."""
+        """(A,): the probabilities of the random choices of schedule.epsilon; None: they are equal."""
         return None
 
     def phase(self, n: int) -> str:
-        """Host-side name of update number ``n`` (0-based): one captured graph per name."""
+        """Name of update number ``n`` (0-based), decided on the host: one captured graph per name."""
         return "update"
 
     def particles(self, phase: str) -> int:
-        """Particles asked of the belief in this phase; more than ``needs.particles`` where their number is random."""
+        """Particles that the belief must supply in this phase; if random, they may exceed ``needs.particles``."""
         return self.needs.particles
 
     def update(

@@ -114,7 +114,7 @@ def test_episodes_start_where_those_of_our_own_runs_start() -> None:
         (["pbo"], "unknown algorithm 'pbo'; did you mean: ppo"),
         (["ppo", "head.units=3"], "unknown key 'head.units'"),
         (["ppo", "env.obs=pixels"], "found env.obs=pixels and env.num_envs=1, expected the states of one"),
-        (["ppo", "resume=x"], "resume: found a run that cannot be continued"),
+        (["ppo", "resume=x"], "resume: found a run that cannot be resumed"),
         (["ppo", "sb3.n_stepps=3"], "sb3.*: found settings that PPO refuses"),
         (["ppo", "sb3.env=CartPole-v1"], "sb3.*: found settings that PPO refuses"),
         (["ppo", "frames=-1"], "frames: found -1"),

@@ -120,7 +120,7 @@ def test_no_back_end_ends_training(backends: dict[str, rendering.Probe], monkeyp
     assert by_name("rendering")["rendering"].status == FAIL  # chosen by the environment variable, unseen
 
     def nothing() -> str:
-        raise UserError("no OpenGL back-end can render images: apt-get install libegl1")
+        raise UserError("no OpenGL backend can render images: apt-get install libegl1")
 
     monkeypatch.setattr(rendering, "choose_backend", nothing)
     found = by_name("rendering")["rendering"]
@@ -139,7 +139,7 @@ def test_frame_rates_are_measured_in_a_child(monkeypatch: pytest.MonkeyPatch) ->
     outcome = (1, "", "Traceback\nRuntimeError: broken\n")
     assert doctor.frame_rates("egl") == "walker_walk cannot be drawn: RuntimeError: broken"
     outcome = (-11, "", "")
-    assert "died without a word" in doctor.frame_rates("egl")
+    assert "died without a message" in doctor.frame_rates("egl")
 
 
 def test_a_check_that_breaks_down_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:

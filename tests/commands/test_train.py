@@ -79,7 +79,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
         ("batch_size=256", "unknown key 'batch_size': expected one of: replay.batch"),
         ("env.frame_skip=2", "unknown key 'env.frame_skip': expected one of: env.action_repeat"),
         ("learning_rate=1e-3", "belief.lr, head.actor_lr"),
-        ("wandb=1", "unknown key 'wandb'; see --help, or all keys by --cfg job"),
+        ("wandb=1", "unknown key 'wandb'; see --help, or list all keys with --cfg job"),
         ("head.critic_lrr=1", "head.critic_lr"),
         ("head.lr=1", "did you mean: head.alpha_lr, head.actor_lr, head.critic_lr"),
         ("task=walker_wlak", "walker_walk"),
@@ -111,7 +111,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
         ("sweep=3", "sweep: found 3, expected a folder name"),
         (
             "-m sweep=x frames=10,20",
-            "sweep=x: found two runs that differ in nothing but frames, updates, eval.*, log.*, checkpoint.*",
+            "sweep=x: found two runs that differ only in frames, updates, eval.*, log.*, checkpoint.*",
         ),
         (
             "sweep=x hydra.run.dir=y",
@@ -266,7 +266,7 @@ def test_a_run_of_a_sweep_that_lost_its_last_checkpoint_is_not_deleted(
     if left == "best":
         Checkpoints(run_dir).save_best(40, 1.0, {})
     assert train_main(["sweep=mine", "agent=sac"]) == 2
-    assert "found a run that lost its last checkpoint; delete it to train it anew" in capsys.readouterr().err
+    assert "found a run that lost its last checkpoint; delete it to train it again" in capsys.readouterr().err
     assert (run_dir / "metrics.jsonl").exists()
     assert len(runs) == 1
 

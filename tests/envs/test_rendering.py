@@ -14,7 +14,7 @@ from worldrl.errors import UserError
 
 @pytest.fixture
 def undecided(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """No back-end chosen yet, no variable set, and nothing exported afterwards."""
+    """No backend chosen yet, no variable set, and nothing exported afterwards."""
     monkeypatch.setattr(rendering, "_choice", None)
     monkeypatch.setattr(rendering, "_probes", {})
     monkeypatch.setattr(rendering, "_switch_dm_control", lambda name: None)
@@ -99,7 +99,7 @@ def test_a_busy_machine_is_no_missing_library(undecided: pytest.MonkeyPatch) -> 
     slow(undecided)
     with pytest.raises(UserError) as caught:
         rendering.choose_backend("egl")
-    assert caught.value.fix.startswith("where the machine is only busy, MUJOCO_GL=egl takes that one all the same")
+    assert caught.value.fix.startswith("if the machine is only busy, MUJOCO_GL=egl uses that one anyway")
 
 
 @pytest.mark.parametrize("requested", ["auto", "egl"])
@@ -117,7 +117,7 @@ def test_a_name_wins_over_the_variable(undecided: pytest.MonkeyPatch) -> None:
 
 def test_nothing_works(undecided: pytest.MonkeyPatch) -> None:
     can_draw(undecided)
-    with pytest.raises(UserError, match=r"no OpenGL back-end .*egl: no library.*libegl1 libgl1-mesa-dri.*libosmesa6"):
+    with pytest.raises(UserError, match=r"no OpenGL backend .*egl: no library.*libegl1 libgl1-mesa-dri.*libosmesa6"):
         rendering.choose_backend()
     with pytest.raises(UserError, match=r"unknown render.backend 'elg'; did you mean: egl"):
         rendering.choose_backend("elg")

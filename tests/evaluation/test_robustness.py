@@ -354,7 +354,7 @@ def test_videos_of_the_worst_levels(kind: str, request: pytest.FixtureRequest, t
         ("--corruption missing --level 0.1 --out /proc/nowhere", "cannot write to /proc/nowhere"),
         ("--level 0.1", "--level: expected --corruption with it"),
         ("--groups speed", "--groups: expected --corruption with it"),
-        ("--video", "--video: found no PATH, expected one of a file"),
+        ("--video", "--video: found no PATH, expected the path of a file"),
     ],
 )
 def test_mistakes_are_told_in_one_line(

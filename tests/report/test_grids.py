@@ -93,13 +93,13 @@ def test_runs_that_are_no_seeds_of_one_agent_are_told(grids: Path, capsys: pytes
     assert notes() == ""
     wide = {"task": "walker_walk", "agent": "sac", "seed": 2, "head.units": 400}
     write_grid(grids / "wide", "sac", [0.0] * len(CELLS), settings=wide)
-    assert "sac on walker_walk: its runs differ in head.units; tell them apart with --label head.units" in notes()
+    assert "sac on walker_walk: its runs differ in head.units; separate them with --label head.units" in notes()
     assert names(grids, "head.units")["sac units=400"] == 1
     assert "differ" not in notes("--label", "head.units")
     write_grid(grids / "twice", "smac", [0.0] * len(CELLS), seed=2)
     assert "several runs of seed 2" in notes()
     write_grid(grids / "old", "smac", [0.0] * len(CELLS), settings={})
-    assert "smac on walker_walk: grids of an earlier version do not say" in notes()
+    assert "smac on walker_walk: grids of an earlier version do not have" in notes()
     assert main([str(grids), "--robustness", "--label", "head.unit"]) == 2
     assert "head.units" in capsys.readouterr().err
 

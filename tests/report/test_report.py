@@ -136,7 +136,7 @@ def test_a_score_is_a_metric(phases: Path, capsys: pytest.CaptureFixture) -> Non
 def test_frames_and_updates_are_of_their_phases(phases: Path, capsys: pytest.CaptureFixture) -> None:
     short = make_phases(phases / "short", [0, 1], agent="a", seed=4)
     text = run_report(capsys, phases, "--out", phases.parent / "out")
-    assert f"walker_walk (data) is compared at 100 updates, where {short} ends; others go on to 200 (--updates" in text
+    assert f"walker_walk (data) is compared at 100 updates, where {short} ends; others reach 200 (--updates" in text
     text = run_report(capsys, phases, "--out", phases.parent / "out", "--updates", 150, "--frames", 1000)
     assert f"left out {short} (data): it spans 0 to 100 updates" in text
     assert [float(row["last"]) for row in agents(phases)] == [16, 26, 10, 20]
@@ -159,9 +159,9 @@ def test_runs_that_only_act_meet_those_that_had_data(phases: Path, capsys: pytes
 def test_acting_after_other_numbers_of_updates_is_told(phases: Path, capsys: pytest.CaptureFixture) -> None:
     make_phases(phases / "more", [0, 1, 2, 3], [4, 5], agent="a", seed=4)
     text = run_report(capsys, phases, "--out", phases.parent / "out")
-    assert "a on walker_walk (acting): its runs act after 200 and 300 updates on data; tell them apart with" in text
+    assert "a on walker_walk (acting): its runs act after 200 and 300 updates on data; separate them with" in text
     text = run_report(capsys, phases, "--out", phases.parent / "out", "--label", "updates")
-    assert "tell them apart" not in text
+    assert "separate them" not in text
     assert [row["agent"] for row in agents(phases)][:3] == ["a updates=200", "a updates=300", "b updates=200"]
 
 
@@ -175,7 +175,7 @@ def test_frames_compare_there_and_leave_out_shorter_runs(runs: Path, capsys: pyt
     assert {(row["frames"], row["seeds"]) for row in rows(runs.parent / "agents.csv")} == {("3000.0", "3")}
     assert rows(runs.parent / "agents.csv")[0]["last"] == "110.0"
     text = run_report(capsys, runs, "--out", runs.parent)
-    assert f"walker_walk is compared at 1,000 frames, where {short} ends; others go on to 4,000" in text
+    assert f"walker_walk is compared at 1,000 frames, where {short} ends; others reach 4,000" in text
 
 
 def test_between_two_evaluations_is_between_their_returns(runs: Path, capsys: pytest.CaptureFixture) -> None:
@@ -209,7 +209,7 @@ def test_a_label_tells_settings_apart(tmp_path: Path, capsys: pytest.CaptureFixt
         make_run(tmp_path / f"t{k}", [k], task="finger_spin", **{"head.num_particles": k})
     make_run(tmp_path / "sac", [1], agent="sac")
     text = run_report(capsys, tmp_path, "--out", tmp_path)
-    assert "smac on finger_spin, walker_walk: its runs differ in head.num_particles; tell them apart with" in text
+    assert "smac on finger_spin, walker_walk: its runs differ in head.num_particles; separate them with" in text
     text = run_report(capsys, tmp_path, "--out", tmp_path, "--label", "head.num_particles")
     assert "differ" not in text
     agents = [row["agent"] for row in rows(tmp_path / "agents.csv") if row["task"] == "walker_walk"]
@@ -232,7 +232,7 @@ def test_normalisers_and_lines_may_belong_to_a_task(runs: Path, capsys: pytest.C
 
 
 def test_what_is_missing_for_an_aggregate_is_told(runs: Path, capsys: pytest.CaptureFixture) -> None:
-    assert "no aggregate over tasks: give the return that is 1" in run_report(capsys, runs, "--out", runs.parent)
+    assert "no aggregate over tasks: set the return that counts as 1" in run_report(capsys, runs, "--out", runs.parent)
     text = run_report(capsys, runs / "walker_walk", "--out", runs.parent, "--normalise", 1000)
     assert "no aggregate over tasks: all agents share 1" in text
     assert "--normalise: found no value for cheetah_run" in fails(capsys, runs, "--normalise", "walker_walk=1")
@@ -295,7 +295,7 @@ def test_a_run_that_was_stopped_before_it_learnt_is_left_out(tmp_path: Path, cap
     make_run(tmp_path / "runs/2", [3], agent="sac", seed=2)
     text = run_report(capsys, tmp_path / "runs", "--out", tmp_path / "out")
     assert [row["frames"] for row in rows(tmp_path / "out/agents.csv")] == ["20000.0"]
-    assert f"left out {tmp_path / 'runs/2'}: it was stopped at 0 frames, before it learnt" in text
+    assert f"left out {tmp_path / 'runs/2'}: it was stopped at 0 frames, before it learned" in text
     assert "no interval" in text
     run_report(capsys, tmp_path / "runs/2", "--out", tmp_path / "out")  # there is nothing else
     assert [row["frames"] for row in rows(tmp_path / "out/agents.csv")] == ["0.0"]

@@ -400,7 +400,7 @@ def test_beside_a_damaged_checkpoint_the_best_one_is_pointed_to(tmp_path: Path) 
     (last / "state.pt").write_bytes(b"x")
     error = refusal(checkpoints, last)
     assert error.found.startswith("1 bytes")
-    assert error.fix.startswith("best-000000010 is there too: eval.py --checkpoint")
+    assert error.fix.startswith("best-000000010 exists too: eval.py --checkpoint")
     (last / "COMPLETE.json").unlink()
     with pytest.raises(
         UserError, match=r"only half-written checkpoints .*; best-000000010 is there: eval.py --checkpoint"

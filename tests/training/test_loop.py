@@ -339,7 +339,7 @@ def test_a_signal_in_the_first_evaluation_says_that_there_is_nothing_to_continue
     with pytest.raises(Stopped):
         trainer.run()
     trainer.close()
-    assert "nothing to continue from; delete" in capsys.readouterr().out
+    assert "nothing to resume from; delete" in capsys.readouterr().out
     assert trainer.checkpoints.latest() is None
 
 
@@ -523,7 +523,7 @@ def test_the_report_of_a_loss_that_is_not_finite_says_which_draws_it_lacks(tmp_p
     try:
         with torch.no_grad():
             next(trainer.agent.head.value.parameters()).fill_(float("nan"))
-        with pytest.raises(UserError, match=r"at update 1; .*; what was drawn beside it, td, is not kept\)"):
+        with pytest.raises(UserError, match=r"at update 1; .*; the other samples, td, are not kept\)"):
             trainer.run()
         assert json.loads((tmp_path / "run" / "non_finite.json").read_text())["draws_not_kept"] == ["td"]
     finally:
@@ -670,7 +670,7 @@ def test_a_simulator_that_diverges_now_and_then_is_trained_in_and_evaluated(
     settings = {**DIVERGES, "env.num_envs": num_envs}
     train(settings, tmp_path / "whole")
     told = capsys.readouterr().out
-    assert told.count("(episode/cut counts them)") == 1
+    assert told.count("(see episode/cut)") == 1
     log = records(tmp_path / "whole")
     cuts = [r["episode/cut"] for r in log if "episode/cut" in r]
     assert cuts == list(range(1, len(cuts) + 1))
@@ -723,7 +723,7 @@ def test_an_evaluation_that_fails_again_is_left_out(
     with pytest.raises(WorkerError, match="on fire; continue with"):
         resume(run, {"frames": 2_400})
     resume(run)
-    assert "on fire; it failed there before: this evaluation is left out" in capsys.readouterr().out
+    assert "on fire; it failed there before, so this evaluation is skipped" in capsys.readouterr().out
     assert [r["frames"] for r in records(run) if "eval/return" in r] == [0, 2_000]
 
 

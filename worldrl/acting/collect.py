@@ -1,4 +1,4 @@
-"""Data sets are recorded here: rows of one stream, by a policy that acts in an environment."""
+"""Recording of data sets: rows of one stream, from a policy that acts in an environment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from worldrl.envs.stream import TRAIN, RowStream
 from worldrl.types import EnvSpec
 
 Columns = dict[str, np.ndarray]
-Recorder = Callable[[EnvSpec], Act]  # what acts, made for the environment that it acts in
+Recorder = Callable[[EnvSpec], Act]  # makes a policy for an environment
 
 
 def collect(env: EnvConfig, task: str, seed: int, steps: int, make_act: Recorder) -> tuple[Columns, EnvSpec]:
@@ -26,7 +26,7 @@ def collect(env: EnvConfig, task: str, seed: int, steps: int, make_act: Recorder
         task: Its name.
         seed: Of the episodes, and of all that the policy draws.
         steps: Agent steps.
-        make_act: Called once with what the environment tells.
+        make_act: Called once with the environment's spec.
 
     Returns:
         The columns of the contract, each (rows, ...), with actions in [-1, 1]; an episode of n steps is n + 1 rows.
@@ -52,7 +52,7 @@ def at_random(seed: int) -> Recorder:
 
 
 def exploring(agent: Agent, epsilon: float) -> Recorder:
-    """A trained agent as it acts in training: draws of its policy, its action noise, and ``epsilon`` of a choice."""
+    """A trained agent as it acts in training: with draws of its policy, its action noise and ``epsilon``."""
     return lambda spec: AgentActs(agent, 1, explore=True, perturb=True, epsilon=epsilon)
 
 

@@ -1,7 +1,7 @@
-"""The one player of episodes, and what is played with it: evaluations, recordings, grids, studies, baselines.
+"""The only player of episodes: for evaluations, recordings, grids, studies and baselines.
 
-``play`` is the only loop. It takes any environments that tick together and anything that acts, and gives a ``Tick`` for
-every row; who wants returns, a film or a record looks at the ticks, and stops taking them when it has enough.
+``play`` is the only loop. It takes any environments that tick together and any policy, and yields a ``Tick`` for every
+row; a caller that wants returns, a film or a record reads the ticks, and stops when it has enough.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ Act = Callable[[Rows], np.ndarray]  # rows (N, ...) -> actions (N, A) in [-1, 1]
 
 
 class Interrupted(Exception):
-    """Episodes were given up because the caller was asked to stop."""
+    """Episodes were abandoned because the caller was asked to stop."""
 
 
 # --- the player -------------------------------------------------------------------------------------------------------
 
 
 class Stage(Protocol):
-    """Environments that tick together and give rows (N, ...), such as a ``VectorEnv``."""
+    """Environments that tick together and return rows (N, ...), such as a ``VectorEnv``."""
 
     num_envs: int
     spec: EnvSpec
@@ -49,7 +49,7 @@ class Stage(Protocol):
 
 
 class Tick(NamedTuple):
-    """The rows of all environments, and what their episodes have come to with them."""
+    """The rows of all environments, with the returns and lengths of their episodes so far."""
 
     rows: Rows  # (N, ...) each, with the action that led there
     returns: np.ndarray  # (N,) undiscounted, so far
@@ -57,11 +57,11 @@ class Tick(NamedTuple):
 
     @property
     def ended(self) -> list[int]:
-        """The environments whose episode ends in this row, or was cut before it: that row begins the next one."""
+        """The environments whose episode ends in this row, or was cut before it, so this row begins the next one."""
         return np.flatnonzero(self.rows["is_last"] + self.rows["is_cut"]).tolist()
 
     def caption(self, i: int) -> str:
-        """What a picture of environment ``i`` says."""
+        """The caption of a picture of environment ``i``."""
         return f"return {self.returns[i]:.0f}  frame {self.frames[i]}"
 
 
@@ -69,7 +69,7 @@ def play(envs: Stage, act: Act, first: int = 0, stop: Callable[[], object] = boo
     """Play episodes, numbers ``first`` and on, without end; the first tick has the rows that they begin with.
 
     Raises:
-        Interrupted: ``stop``, which is asked before every step, said so.
+        Interrupted: ``stop``, which is called before every step, returned true.
         UserError: an episode does not end.
     """
     n = envs.num_envs
@@ -88,7 +88,7 @@ def play(envs: Stage, act: Act, first: int = 0, stop: Callable[[], object] = boo
 
 
 def _complete(rows: Rows, action: np.ndarray) -> Rows:
-    """Rows with the ``action`` that led to them, zero where an episode begins; nothing is cut unless they report it."""
+    """Rows with the ``action`` that led to them, zero where an episode begins; only what they report is cut."""
     led_here = (action * (1.0 - rows["is_first"])[:, None]).astype(np.float32)
     return {"is_cut": np.zeros(len(action), np.float32), **rows, "action": led_here}
 
@@ -106,7 +106,7 @@ class AgentActs:
         epsilon: The probability of a random choice in place of the agent's.
 
     Attributes:
-        belief: What it knew when it acted last.
+        belief: The agent's belief at its last action.
     """
 
     belief: Belief
@@ -165,12 +165,12 @@ def _batch_of_one(row: dict[str, Any]) -> Rows:
 
 
 class Episodes(NamedTuple):
-    """What a number of episodes gave; ``video`` of the first one if asked for, to be saved."""
+    """The results of several episodes; ``video`` of the first one if asked for, to be saved."""
 
     returns: list[float]
     lengths: list[int]  # environment frames
     video: Video | None
-    cut: int = 0  # how many of them the environment gave up (``VectorEnv``): they count as far as they came
+    cut: int = 0  # how many of them the environment cut (``VectorEnv``): they count up to there
 
 
 def run_episodes(
@@ -206,13 +206,13 @@ def run_episodes(
 
 
 def film_speed(spec: EnvSpec) -> float:
-    """Pictures per second that show an episode of the task's time limit, by default 1000 frames, in ten seconds."""
+    """Pictures per second that show an episode of full length (by default 1000 frames) in ten seconds."""
     pictures = (spec.max_frames or 1000) / spec.action_repeat
     return max(10.0, min(60.0, pictures / 10))
 
 
 def random_return(config: EnvConfig, task: str, seed: int, episodes: int) -> list[float]:
-    """Undiscounted returns of the uniform random policy, one per seeded episode; nothing is drawn."""
+    """Undiscounted returns of the uniform random policy, one per seeded episode; nothing is rendered."""
     returns: list[float] = []
     with contextlib.closing(make_task(config, task, draws=False)) as env:
         spec = describe(env, config)
@@ -228,7 +228,7 @@ def random_return(config: EnvConfig, task: str, seed: int, episodes: int) -> lis
 
 
 def check_length(task: str, frames: int) -> None:
-    """Raise UserError where an episode of so many ``frames`` continues: it would be waited for in silence."""
+    """Raise UserError if an episode with this many ``frames`` continues, which may never end."""
     if frames > LONGEST:
         expected = "one that terminates or is truncated, for example by gymnasium.wrappers.TimeLimit"
         raise UserError(task, f"an evaluation episode without an end after {LONGEST:,} frames", expected)
@@ -236,7 +236,7 @@ def check_length(task: str, frames: int) -> None:
 
 @contextlib.contextmanager
 def naming_failures(task: str, where: object) -> Iterator[None]:
-    """Whatever the environment raises in the block, in one line that says in which episode."""
+    """Turn any exception of the environment in this block into one line that names the episode."""
     try:
         yield
     except UserError:
@@ -247,7 +247,7 @@ def naming_failures(task: str, where: object) -> Iterator[None]:
 
 @contextlib.contextmanager
 def own_randomness(seed: int, *key: int) -> Iterator[None]:
-    """Seeded torch noise inside the block; the noise outside continues as if the block had not been."""
+    """Seeded torch noise inside the block; the noise outside continues as if there were no block."""
     cuda = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     with torch.random.fork_rng(devices=cuda):
         torch.manual_seed(int(np.random.SeedSequence([seed, *key]).generate_state(1)[0]))

@@ -1,4 +1,4 @@
-"""What an agent was shown, row by row, as a video: the clean observation next to the one that it saw."""
+"""A video of what an agent observed, row by row: the clean observation next to the one that it saw."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Film:
         self.captions.append(caption)
 
     def save(self, path: Path) -> None:
-        """Write it, 1000 environment frames in about ten seconds."""
+        """Write the video, 1000 environment frames in about ten seconds."""
         fps = max(10, min(60, len(self.clean) // 10))
         save_video(path, self.pictures(), fps, [f"{self.title}  {caption}" for caption in self.captions])
 
@@ -46,7 +46,7 @@ class Film:
 
 
 def _panels(clean: list[np.ndarray], seen: list[np.ndarray]) -> tuple[Sequence[Picture], Sequence[Picture]]:
-    """Pictures (64, 64, 3) of images, as they are, or of vectors (D,), in the range of the clean ones."""
+    """Pictures (64, 64, 3) of images, unchanged, or of vectors (D,), in the range of the clean ones."""
     if clean[0].dtype == np.uint8:
         return clean, seen
     low, high = np.min(clean, 0), np.max(clean, 0)

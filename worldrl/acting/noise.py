@@ -1,4 +1,4 @@
-"""Noise that belongs to the rows of a batch: what one row draws does not depend on the others."""
+"""Noise for each row of a batch: the draws of one row do not depend on the others."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from worldrl.types import Noise
 class RowNoise(Noise):
     """Every row of a batch draws from its own one of the ``generators``, on the host: the same on every device.
 
-    The number of rows must be that of the generators.
+    There must be as many rows as generators.
     """
 
     def __init__(self, generators: Sequence[torch.Generator]) -> None:

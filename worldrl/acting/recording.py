@@ -1,8 +1,8 @@
-"""Episodes to study a belief on: what the agent saw and did, and the simulator's truth with it.
+"""Episodes for studies of a belief: what the agent saw and did, and the simulator's true state.
 
 The agent plays each episode once, under the run's own evaluation settings. Every other corruption is studied on the
-same episodes, by repeating their actions: the truth is then the same to the last bit, and so is the noise that the
-belief draws; only what is seen differs.
+same episodes, by repeating their actions: the true states are then the same to the last bit, and so is the noise that
+the belief draws; only the observations differ.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Episode(NamedTuple):
 
 
 class Filtered(NamedTuple):
-    """What a belief model makes of the T rows of an episode."""
+    """The beliefs of a model over the T rows of an episode."""
 
     feat: np.ndarray  # (T, F) a posterior draw, or mean
     entropy: np.ndarray  # (T,) nats
@@ -68,7 +68,7 @@ def conditions(
 ) -> dict[str, list[Condition]]:
     """By kind, level 0 and each level asked for, in rising order; bursts of ``burst_length`` rows, or the run's own.
 
-    The run's own corruption stays in addition, and counts even where it was meant only for training.
+    The run's own corruption is added, even if it was meant only for training.
 
     Raises:
         UserError: an unknown kind (with the nearest), or a level outside its range.
@@ -91,7 +91,7 @@ class Recorder:
     """Plays and repeats episodes 0 to ``episodes - 1`` of a seed, and keeps them.
 
     Args:
-        rows: episodes are cut after so many rows; 0 is never.
+        rows: episodes are cut after this many rows; 0 is never.
     """
 
     def __init__(self, agent: Agent, config: Config, seed: int, episodes: int, rows: int = 0) -> None:
@@ -100,11 +100,11 @@ class Recorder:
         self._known: dict[CorruptionConfig, list[Episode]] = {}
 
     def played(self) -> list[Episode]:
-        """The episodes as the agent plays them, without exploring, under the run's own evaluation settings."""
+        """The episodes of the agent without exploration, under the run's own evaluation settings."""
         return self.under(self.config)
 
     def under(self, config: Config) -> list[Episode]:
-        """The same episodes, action by action, as they look under the corruption of ``config``."""
+        """The same episodes, action by action, observed under the corruption of ``config``."""
         key = shown_corruption(config)
         if key not in self._known:
             actions: list[np.ndarray | None] = [None] * self._count
@@ -115,7 +115,7 @@ class Recorder:
         return self._known[key]
 
     def filtered(self, config: Config, agent: Agent | None = None, deterministic: bool = False) -> list[Filtered]:
-        """What the agent (or another one) makes of them under the corruption of ``config``, step by step."""
+        """The beliefs of the agent (or another one) over them under the corruption of ``config``, step by step."""
         return filter_rows(agent or self.agent, self.under(config), self.seed, deterministic)
 
     def _record(self, stream: RowStream, number: int, actions: np.ndarray | None) -> Episode:
@@ -132,13 +132,13 @@ class Recorder:
 
 
 def _repeating(actions: np.ndarray) -> Act:
-    """Acts as an episode's ``actions`` (T, A) did; the first of them led to its first row."""
+    """Repeats an episode's ``actions`` (T, A), the first of which led to its first row."""
     left = iter(actions[1:, None])
     return lambda rows: next(left)
 
 
 def filter_rows(agent: Agent, episodes: Sequence[Episode], seed: int, deterministic: bool = False) -> list[Filtered]:
-    """Run the belief over episodes side by side, as in acting; the same seed draws the same noise whatever is seen."""
+    """Run the belief over episodes side by side, as in acting; the noise depends only on the seed."""
     policy, lengths = TrainedPolicy(agent), [len(episode.action) for episode in episodes]
     feat, entropy = [], []
     with own_randomness(seed):
@@ -161,6 +161,6 @@ def _stack(number: int, rows: list[dict[str, Any]], keys: list[str]) -> Episode:
 
 
 def shown_corruption(config: Config) -> CorruptionConfig:
-    """The corruption that evaluation episodes show, one value for all settings that show the same."""
+    """The corruption of evaluation episodes, one value for all settings that have the same effect."""
     corruption = config.env.corruption
     return dataclasses.replace(corruption, apply="both") if is_active(corruption, False) else CorruptionConfig()

@@ -1,7 +1,7 @@
 """Videos and contact sheets of episodes: MP4, GIF and PNG.
 
-An MP4 holds H.264 in the form that every browser, Jupyter and VS Code play: 4:2:0 at even sizes, its index in front.
-PyAV, Pillow and torchvision are imported only where they are used, so that a missing library never stops a training run
+An MP4 has H.264 in the form that every browser, Jupyter and VS Code can play: 4:2:0 at even sizes, its index in front.
+PyAV, Pillow and torchvision are imported only where they are used, so a missing library never stops a training run
 without videos.
 """
 
@@ -23,16 +23,16 @@ from worldrl.errors import UserError, cannot_import
 Frames = NDArray[np.uint8]  # (T, H, W, 3) RGB
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 
-READABLE = 256  # rows and columns from which captions can be read
+READABLE = 256  # rows and columns from which captions are readable
 FONT, LETTER, EDGE = 14, 8, 6  # size of the captions, about the width of a letter, place of the first: pixels
-BT709, LIMITED = 1, 1  # FFmpeg's numbers of the colour space and range of video; players guess where they are not named
+BT709, LIMITED = 1, 1  # FFmpeg's numbers of the colour space and range of video; players guess them if they are missing
 
 
 class Video:
-    """A film that is encoded picture by picture as it comes; ``save`` writes it. Only the encoded film is in memory.
+    """A film that is encoded picture by picture; ``save`` writes it. Only the encoded film is in memory.
 
     Args:
-        path: Where to; the suffix says as what: ``.mp4`` (H.264) or ``.gif`` (larger, and in 256 colours a picture).
+        path: The file; its suffix is the format: ``.mp4`` (H.264) or ``.gif`` (larger, with 256 colours per picture).
         fps: Pictures per second.
 
     Raises:
@@ -45,10 +45,10 @@ class Video:
         self._film: _Film = _Gif(fps) if self.path.suffix == ".gif" else _Mp4(fps)
 
     def add(self, picture: Picture, caption: str = "") -> None:
-        """The next picture, all of one size; a small one is enlarged by a whole factor until its caption is readable.
+        """Add a picture, all of one size; a small one is enlarged by a whole factor until its caption is readable.
 
         Raises:
-            UserError: Anything but (H, W, 3) uint8.
+            UserError: Anything except (H, W, 3) uint8.
         """
         _check(picture, "(H, W, 3)")
         factor = max(1, -(-READABLE // min(picture.shape[:2])))
@@ -56,7 +56,7 @@ class Video:
         self._film.add(_with_text(large, caption) if caption else large)
 
     def save(self) -> Path:
-        """Write the film once, after its last picture; folders are made."""
+        """Write the film once, after its last picture; missing folders are created."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._film.save(self.path)
         return self.path
@@ -65,7 +65,7 @@ class Video:
 def save_video(
     path: str | Path, pictures: Iterable[Picture], fps: float, captions: Iterable[str] | None = None
 ) -> Path:
-    """Write a whole ``Video``, if wanted with a line of text for each picture."""
+    """Write a whole ``Video``, optionally with a line of text for each picture."""
     video = Video(path, fps)
     lines = zip(pictures, repeat("")) if captions is None else zip(pictures, captions, strict=True)
     for picture, caption in lines:
@@ -74,7 +74,7 @@ def save_video(
 
 
 def check_video(path: Path) -> None:
-    """Raise UserError for a suffix that videos do not have, or if the encoder cannot be loaded."""
+    """Raise UserError for an unsupported suffix, or if the encoder cannot be loaded."""
     if path.suffix not in (".mp4", ".gif"):
         raise UserError("a video's name", found=f"'{path.name}'", expected="one that ends in .mp4 or .gif")
     if path.suffix == ".mp4":
@@ -82,7 +82,7 @@ def check_video(path: Path) -> None:
 
 
 def contact_sheet(frames: Frames, columns: int, border: int = 2) -> Picture:
-    """``frames`` (T, H, W, 3) side by side, ``columns`` to a row, as one picture (H', W', 3) with white borders."""
+    """``frames`` (T, H, W, 3) side by side, ``columns`` per row, as one picture (H', W', 3) with white borders."""
     import torch
     from torchvision.utils import make_grid
 
@@ -97,7 +97,7 @@ def _check(pixels: NDArray[Any], form: str) -> None:
 
 
 def _with_text(picture: Picture, text: str) -> Picture:
-    """White letters with a black rim at the top, in as many lines as the width needs."""
+    """White letters with a black outline at the top, in as many lines as the width requires."""
     from PIL import Image, ImageDraw, ImageFont
 
     image = Image.fromarray(picture)
@@ -172,7 +172,7 @@ class _Gif:
 
 
 def _encoder() -> Any:
-    """The module ``av``, or UserError where it cannot be loaded."""
+    """The module ``av``, or UserError if it cannot be loaded."""
     try:
         import av
     except ImportError as error:

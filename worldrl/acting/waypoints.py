@@ -1,7 +1,7 @@
-"""The way-point controller of PointMaze, by which D4RL recorded its maze data (Fu et al. 2020, arXiv 2004.07219).
+"""The waypoint controller of PointMaze, with which D4RL recorded its maze data (Fu et al. 2020, arXiv 2004.07219).
 
-The shortest way through the cells of the maze gives way-points: the centres of the cells, and at the end the goal.
-With x the position, v the velocity and w the next way-point, which counts as reached at the distance ``REACH``,
+The waypoints are the centres of the cells on the shortest path through the maze, and at the end the goal. With x the
+position, v the velocity and w the next waypoint, which counts as reached at the distance ``REACH``,
 
     a = clip(clip(p (w - x) + d v) + sigma noise)        to [-1, 1]
 """
@@ -52,7 +52,7 @@ class Maze:
         return self.free[int(np.square(self.centres - point).sum(-1).argmin())]
 
     def path(self, start: Point, goal: Point) -> list[Point]:
-        """Way-points from the cell after that of ``start`` to the ``goal`` itself: a shortest path.
+        """Waypoints from the cell after that of ``start`` to the ``goal`` itself: a shortest path.
 
         Raises:
             UserError: no path leads there.
@@ -76,11 +76,11 @@ class Maze:
 
 
 class Follows:
-    """Acts in one maze by the rows that it gives.
+    """Acts in one maze, given its rows.
 
     Args:
         maze: Its map.
-        groups: Where position and velocity, and the goal, are in the state.
+        groups: Where position, velocity and goal are in the state.
         rng: Draws the noise of the actions.
         sigma: Standard deviation of that noise.
     """
@@ -108,7 +108,7 @@ class Follows:
 
 
 def follow(task: str, seed: int, sigma: float = SIGMA) -> Recorder:
-    """The controller for a task of PointMaze. Raises UserError for any other task, or one that shows no state."""
+    """The controller for a task of PointMaze. Raises UserError for any other task, or one without a state."""
     maze = Maze(_maze_spec(task).kwargs["maze_map"])
     rng = np.random.default_rng([seed, 0x57415950])
 
@@ -121,7 +121,7 @@ def follow(task: str, seed: int, sigma: float = SIGMA) -> Recorder:
 
 
 def mean_return(config: EnvConfig, task: str, seed: int, episodes: int) -> float:
-    """Of the controller without noise, in the task itself; nothing is drawn."""
+    """Mean return of the controller without noise, in the task itself; nothing is rendered."""
     with contextlib.closing(make_task(config, task, draws=False)) as env:
         spec = describe(env, config)
         ticks = play(Alone(RowStream(env, seed, RANDOM, 0), spec, seed), follow(task, seed, 0.0)(spec))
@@ -130,7 +130,7 @@ def mean_return(config: EnvConfig, task: str, seed: int, episodes: int) -> float
 
 
 def with_new_goals(task: str) -> str:
-    """The name of a task of PointMaze as data are recorded in it: a goal that is reached is replaced by a new one.
+    """The variant of a PointMaze task in which data are recorded: a goal that is reached is replaced by a new one.
 
     In the task itself the goal stays, and every step near it is rewarded.
     """

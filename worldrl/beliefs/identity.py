@@ -1,4 +1,4 @@
-"""The point belief: what is seen is the state. Every head on it is the ordinary state-based agent."""
+"""The point belief: the observation is the state. Every head on it is the ordinary state-based agent."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from worldrl.types import NOISE, Batch, Belief, BeliefModel, EnvSpec, Metrics, N
 class Identity(BeliefModel):
     """feat = context = the observed vectors, concatenated in the order of the environment's description.
 
-    A small grid (h, w, c) is a vector too; where nothing else is seen, networks know its shape.
+    A small grid (h, w, c) is a vector too; if it is the only observation, networks know its shape.
     """
 
     @dataclass(frozen=True)

@@ -52,19 +52,19 @@ class RSSM(BeliefModel):
         deter: Width = 200
         hidden: Width = 200
         depth: Width = 32  # CNN channels
-        background: bool = False  # learn a constant image in addition to the decoder: for small ones
-        init: Literal["default", "xavier"] = "default"  # xavier: with zero bias, on all layers but the GRU
+        background: bool = False  # learn a constant image in addition to the decoder; for small decoders
+        init: Literal["default", "xavier"] = "default"  # xavier: with zero bias, on all layers except the GRU
         reward_units: Width = 300
-        reward_scale: NotNegative = 1.0  # weight of the reward's loss; PlaNet has 10
+        reward_scale: NotNegative = 1.0  # weight of the reward's loss; 10 in PlaNet
         vector_units: Width = 200  # width of encoders and decoders of state vectors
         vector_layers: Layers = 2
         min_std: Positive = 0.1
         free_nats: NotNegative = 3.0
         free_nats_per_element: bool = False  # False: clip after averaging over (B, T); True: clip each KL, then average
         kl_scale: NotNegative = 1.0
-        continue_predictor: Literal["auto", "on", "off"] = "auto"  # auto: where the task terminates
-        burn_in: AnySamples = 0  # leading rows of a slice that only warm the state up: the head does not see them
-        particles: Literal["history", "last_step"] = "history"  # re-run the filter, or redraw the last state only
+        continue_predictor: Literal["auto", "on", "off"] = "auto"  # auto: on if the task terminates
+        burn_in: AnySamples = 0  # leading rows of a slice that only warm up the state: the head does not get them
+        particles: Literal["history", "last_step"] = "history"  # re-run the filter, or only redraw the last state
         lr: Rate = 6e-4
         grad_clip: NotNegative = 100.0
         adam_eps: Positive = 1e-8
@@ -119,7 +119,7 @@ class RSSM(BeliefModel):
     # --- the contract -------------------------------------------------------------------------------------------------
 
     def initial(self, batch: int, particles: int = 0) -> State:
-        """All-zero state of ``1 + particles`` parallel paths; path 0 is the one that ``feat`` follows."""
+        """All-zero state of ``1 + particles`` parallel paths; ``feat`` follows path 0."""
         zeros = next(self.parameters()).new_zeros
         return {
             "stoch": zeros(batch, 1 + particles, self.config.stoch),
@@ -138,7 +138,7 @@ class RSSM(BeliefModel):
     ) -> tuple[State, Belief]:
         """Filter one row on every path. obs (B, ...), prev_action (B, A), is_first (B,).
 
-        What ``obs`` says is lost (``SEEN``) is imputed: the decoder's mean at the prior mean of path 0. A row without
+        Lost entries of ``obs`` (``SEEN``) are imputed by the decoder's mean at the prior mean of path 0. A row without
         any reading takes the prior in place of the posterior.
         """
         draws = noise.normal(state["stoch"].shape, 0, state["stoch"])  # (B, 1 + K, S)
@@ -182,14 +182,14 @@ class RSSM(BeliefModel):
 
     @torch.no_grad()
     def surprise(self, batch: Batch) -> Tensor:
-        """See ``Surprises``; on one filtered path from an all-zero state."""
+        """See ``Surprises``; uses one filtered path from an all-zero state."""
         embed = self._encode(self._targets(batch.obs)).unflatten(0, batch.reward.shape)
         return self._kl(self._filter(embed, batch))
 
     def imagine(self, feat: Tensor, actor: Callable[[Tensor], Tensor], horizon: int) -> Rollout:
         """Dream ``horizon`` steps of the prior from every feat (N, F); see ``Imagines``.
 
-        Only the transition has to wait for the actor: noise is drawn before, rewards and ends are predicted after.
+        Only the transition depends on the actor: noise is drawn before, rewards and ends are predicted afterwards.
         """
         noise = torch.randn(horizon, len(feat), self.config.stoch, device=feat.device)
         feats, actions = [feat], []
@@ -203,7 +203,7 @@ class RSSM(BeliefModel):
     # --- encoding -----------------------------------------------------------------------------------------------------
 
     def _targets(self, obs: Obs) -> Obs:
-        """What is encoded and what is decoded: pixels as (N, 12, 32, 32) blocks, vectors as (N, D)."""
+        """The observations to encode and to decode: pixels as (N, 12, 32, 32) blocks, vectors as (N, D)."""
         targets: Obs = {key: to_blocks(obs[key]) for key in self.pixel_keys}
         targets.update({key: obs[key].reshape(-1, math.prod(self.shapes[key])) for key in self.vector_keys})
         return targets
@@ -215,11 +215,11 @@ class RSSM(BeliefModel):
     # --- filtering ----------------------------------------------------------------------------------------------------
 
     def _action_part(self, action: Tensor) -> Tensor:
-        """What the action gives to the first layer before the memory, (..., hidden)."""
+        """The action's contribution to the first layer before the GRU, (..., hidden)."""
         return linear(action, self.state_in.weight[:, self.config.stoch :], self.state_in.bias).float()
 
     def _embed_part(self, embed: Tensor) -> Tensor:
-        """What the observation gives to the first layer of the posterior, (..., hidden)."""
+        """The observation's contribution to the first layer of the posterior, (..., hidden)."""
         return linear(embed, self.post_in.weight[:, self.config.deter :], self.post_in.bias).float()
 
     def _memory(self, stoch: Tensor, deter: Tensor, action_part: Tensor, keep: Tensor) -> Tensor:
@@ -238,7 +238,7 @@ class RSSM(BeliefModel):
         return embed, *self._posterior(deter, self._embed_part(embed[:, None]))
 
     def _see_partly(self, deter: Tensor, obs: Obs) -> tuple[Tensor, Tensor, Tensor]:
-        """``_see`` of a row that says what is lost of it."""
+        """``_see`` for a row with masks of what is lost."""
         prior = self._gaussian(self.prior_head(deter))
         predicted = self.decode(torch.cat([prior[0], deter], -1)[:, 0])
         embed, *posterior = self._see(deter, impute(obs, predicted))
@@ -273,7 +273,7 @@ class RSSM(BeliefModel):
         """K more draws of the state, (K, B, T, F).
 
         ``history`` re-runs the filter, so each particle is an independent path and the marginal is over the whole
-        history (SMAC eq. 7); ``last_step`` keeps the path and redraws the last stochastic state only.
+        history (SMAC eq. 7); ``last_step`` keeps the path and only redraws the last stochastic state.
         """
         if k == 0:
             return post.stoch.new_zeros(0, *post.stoch.shape[:-1], self.feat_dim)
@@ -293,7 +293,7 @@ class RSSM(BeliefModel):
         return torch.cat([mean + std * noise, deter], -1)
 
     def _discount(self, feat: Tensor) -> Tensor:
-        """(..., F) -> (...) probability that the episode continues after this state; one where nothing can end it."""
+        """(..., F) -> (...) probability that the episode continues after this state; one if nothing can end it."""
         if self.continue_head is None:
             return feat.new_ones(feat.shape[:-1])
         return torch.sigmoid(self.continue_head(feat))
@@ -324,7 +324,7 @@ class RSSM(BeliefModel):
         return 0.5 * error.square().sum() / len(flat)
 
     def _free_nats(self, kl: Tensor) -> Tensor:
-        """Below ``free_nats`` the KL has no gradient: of the average (TF2 Dreamer, SMAC), or per element (TF1)."""
+        """Below ``free_nats`` the KL has no gradient: clipped on average (TF2 Dreamer, SMAC) or per element (TF1)."""
         if self.config.free_nats_per_element:
             return kl.clamp(min=self.config.free_nats).mean()
         return kl.mean().clamp(min=self.config.free_nats)

@@ -11,9 +11,9 @@ With f_t the features of o_t and a_t the action that led to o_t:
     feat_t    = [z1_t, z2_t]
     context_t = the last eight features and the seven actions between them
 
-First is the first row of an episode, or of a slice. Prior and posterior share the networks of z2, so that its KL is
-zero. A context that reaches back beyond the start of its episode repeats the episode's first features, with zero
-actions; so it does while acting, and an actor on contexts never sees the difference.
+The first row is that of an episode or of a slice. Prior and posterior share the networks of z2, so its KL is zero. A
+context that reaches back beyond the start of its episode repeats the episode's first features, with zero actions. The
+same happens while acting, so an actor on contexts sees no difference.
 
 Only the first ``model_batch`` windows of a batch enter the loss; the others are filtered without gradient.
 """
@@ -41,7 +41,7 @@ PLAIN_STD = math.log(2.0)  # softplus(0)
 
 
 class Gaussian(NamedTuple):
-    """Diagonal; ``std`` is what softplus gives, float32."""
+    """A diagonal Gaussian; ``std`` is the output of softplus, float32."""
 
     mean: Tensor  # (..., D)
     std: Tensor  # (..., D)
@@ -50,14 +50,14 @@ class Gaussian(NamedTuple):
         return self.mean + self.std * noise
 
     def where(self, keep: Tensor, other: Gaussian) -> Gaussian:
-        """This one where ``keep`` is true, else ``other``."""
+        """This Gaussian where ``keep`` is true, else ``other``."""
         return Gaussian(*(torch.where(keep, a, b) for a, b in zip(self, other, strict=True)))
 
 
 class GaussianMLP(nn.Module):
     """N(mean, std^2) of the concatenated inputs: two layers of leaky ReLU, std = softplus + 1e-5.
 
-    An offset makes ``init_std`` the standard deviation where the network gives zero.
+    An offset makes ``init_std`` the standard deviation where the network's output is zero.
     """
 
     def __init__(self, inputs: int, units: int, outputs: int, init_std: float = PLAIN_STD) -> None:
@@ -86,7 +86,7 @@ class Path(NamedTuple):
         return torch.cat([self.z1, self.z2], -1)
 
     def entropy(self) -> Tensor:
-        """Of the two last draws, given the path so far."""
+        """Entropy of the two last draws, given the path so far."""
         return normal_entropy(self.std) + normal_entropy(self.std2)
 
 
@@ -99,15 +99,15 @@ class SLAC(BeliefModel):
         z2: Width = 256
         units: Width = 256  # of every Gaussian network
         depth: Width = 32  # CNN channels; features are 8 x depth
-        background: bool = False  # learn a constant image in addition to the decoder: for small ones
+        background: bool = False  # learn a constant image in addition to the decoder; for small decoders
         vector_units: Width = 256  # width of encoders and decoders of state vectors
         vector_layers: Layers = 2
-        init_std: Positive = PLAIN_STD  # of the latents; less noise at first is for small models and short runs
-        decoder_std: Positive = 0.31622777  # sqrt(0.1); in the published curves the best of five per task
+        init_std: Positive = PLAIN_STD  # initial, of the latents; small models and short runs want less noise
+        decoder_std: Positive = 0.31622777  # sqrt(0.1); the published curves use the best of five per task
         reward_scale: NotNegative = 1.0  # weight of the reward's log-density
         history: Annotated[int, Range(1, 10_000)] = 8  # rows of features that an actor on the context reads
         model_batch: AnySamples = 32  # windows of a batch that the model learns from; 0: all
-        continue_predictor: Literal["auto", "on", "off"] = "auto"  # auto: where the task terminates
+        continue_predictor: Literal["auto", "on", "off"] = "auto"  # auto: on if the task terminates
         lr: Rate = 1e-4
         grad_clip: NotNegative = 0.0
         adam_eps: Positive = 1e-8
@@ -128,7 +128,7 @@ class SLAC(BeliefModel):
         c, a = config, spec.action_dim
         self.config = config
         self.lost_rows = c.history - 1
-        self.model_batch = c.model_batch or None  # where only the model learns, these windows of a batch are enough
+        self.model_batch = c.model_batch or None  # model-only updates use only these windows of a batch
         self.action_dim, self.feat_dim = a, c.z1 + c.z2
         self.vector_keys = [key for key, obs in spec.obs.items() if obs.dtype == "float32"]
         self.pixel_keys = [key for key, obs in spec.obs.items() if obs.dtype == "uint8"]
@@ -163,7 +163,7 @@ class SLAC(BeliefModel):
     # --- the contract -------------------------------------------------------------------------------------------------
 
     def initial(self, batch: int, particles: int = 0) -> State:
-        """Nothing seen yet: the next row counts as first. Path 0 of ``1 + particles`` is the one of ``feat``."""
+        """State before any observation: the next row counts as first. ``feat`` follows path 0 of ``1 + particles``."""
         c = self.config
         zeros = next(self.parameters()).new_zeros
         return {
@@ -185,7 +185,7 @@ class SLAC(BeliefModel):
     ) -> tuple[State, Belief]:
         """Filter one row on every path. obs (B, ...), prev_action (B, A), is_first (B,).
 
-        What ``obs`` says is lost (``SEEN``) is imputed: the decoder's mean at the prior means of path 0. A row without
+        Lost entries of ``obs`` (``SEEN``) are imputed by the decoder's mean at the prior means of path 0. A row without
         any reading takes the prior in place of the posterior.
         """
         keep = (state["started"] * (1.0 - is_first))[:, None, None] > 0
@@ -208,7 +208,7 @@ class SLAC(BeliefModel):
         return {"z2": path.z2, "features": features, "actions": actions, "started": started}, belief
 
     def observe(self, batch: Batch, particles: int, learn: bool = True) -> tuple[Belief, Metrics, Metrics]:
-        """Filter (B, T) rows; the belief is that of the rows from ``lost_rows`` on; see ``BeliefModel.observe``."""
+        """Filter (B, T) rows; the belief has the rows from ``lost_rows`` on; see ``BeliefModel.observe``."""
         n = (self.model_batch or len(batch.reward)) if learn else 0
         learnt, others = batch.windows(slice(n)), batch.windows(slice(n, None))
         embed = self._encode(learnt.obs, learnt.reward.shape)
@@ -238,14 +238,14 @@ class SLAC(BeliefModel):
 
     @torch.no_grad()
     def surprise(self, batch: Batch) -> Tensor:
-        """See ``Surprises``; on one filtered path."""
+        """See ``Surprises``; uses one filtered path."""
         path = self._filter(self._encode(batch.obs, batch.reward.shape), batch)
         return self._kl(batch, path, later_rows(batch.is_first))
 
     def imagine(self, feat: Tensor, actor: Callable[[Tensor], Tensor], horizon: int) -> Rollout:
         """Dream ``horizon`` steps of the prior from every feat (N, F); see ``Imagines``.
 
-        ``reward[0]`` is zero: a reward belongs to a step, and the one into the start is not known.
+        ``reward[0]`` is zero: a reward belongs to a step, and the step into the start is unknown.
         """
         noise = torch.randn(horizon, len(feat), self.feat_dim, device=feat.device)
         feats, actions = [feat], []
@@ -279,7 +279,7 @@ class SLAC(BeliefModel):
         return Path(*(torch.stack(parts, -2) for parts in zip(*steps, strict=True)))
 
     def _draw_particles(self, embed: Tensor, batch: Batch, k: int) -> Tensor:
-        """K more draws of the state, (K, B, T, F): the filter is run again, so that each is an independent path."""
+        """K more draws of the state, (K, B, T, F): the filter is run again, so each is an independent path."""
         if k == 0:
             return embed.new_zeros(0, *batch.reward.shape, self.feat_dim)
         return self._filter(embed, batch, (k,)).feat()
@@ -289,7 +289,7 @@ class SLAC(BeliefModel):
     ) -> Path:
         """One row of the posterior from z2 of the row before; leading axes broadcast; first rows do not ``keep``.
 
-        Where a row is ``dark``, z1 has its prior.
+        In ``dark`` rows z1 follows its prior.
         """
         noise1, noise2 = noise.split([self.config.z1, self.config.z2], -1)
         with torch.autocast(z2.device.type, enabled=False):  # the recurrent state stays float32
@@ -300,12 +300,12 @@ class SLAC(BeliefModel):
         return Path(post.mean.expand_as(z1), post.std.expand_as(z1), second.std, z1, second.sample(noise2))
 
     def _prior(self, z2: Tensor, action: Tensor, keep: Tensor) -> Gaussian:
-        """p(z1_t | z2_{t-1}, a_t), of first rows N(0, I)."""
+        """p(z1_t | z2_{t-1}, a_t), for first rows N(0, I)."""
         later = self.z1_prior(z2, action)
         return later.where(keep, Gaussian(torch.zeros_like(later.mean), torch.ones_like(later.std)))
 
     def _predict(self, z2: Tensor, action: Tensor, keep: Tensor) -> Tensor:
-        """The feature of a row before it is seen, (..., F): the means of the prior."""
+        """The predicted feature of a row before its observation, (..., F): the means of the prior."""
         z1 = self._prior(z2, action, keep).mean
         return torch.cat([z1, self.z2_later(z1, z2, action).where(keep, self.z2_first(z1)).mean], -1)
 
@@ -318,7 +318,7 @@ class SLAC(BeliefModel):
             return torch.cat([z1, self.z2_later(z1, z2, action).sample(noise2)], -1)
 
     def _discount(self, feat: Tensor) -> Tensor:
-        """(..., F) -> (...) probability that the episode continues after this state; one where nothing can end it."""
+        """(..., F) -> (...) probability that the episode continues after this state; one if nothing can end it."""
         if self.continue_head is None:
             return feat.new_ones(feat.shape[:-1])
         return torch.sigmoid(self.continue_head(feat))
@@ -366,8 +366,8 @@ def later_rows(is_first: Tensor) -> Tensor:
 def contexts(embed: Tensor, action: Tensor, is_first: Tensor, history: int) -> Tensor:
     """The last ``history`` features and the actions between them, oldest first, for every row that has them.
 
-    (B, T, E), (B, T, A), (B, T) -> (B, T - history + 1, history * E + (history - 1) * A). What lies before the first
-    row of the row's episode is replaced by that row's features, and by zero actions.
+    (B, T, E), (B, T, A), (B, T) -> (B, T - history + 1, history * E + (history - 1) * A). Everything before the first
+    row of the episode is replaced by that row's features and by zero actions.
     """
     b, t = is_first.shape
     time = torch.arange(t, device=embed.device)

@@ -1,6 +1,6 @@
-"""The last n observations are the state: vectors or the channels of images one behind the other.
+"""The last n observations are the state: vectors or the channels of images, concatenated.
 
-With four screens of 84 x 84 in grey it is what Mnih et al. 2015 (doi 10.1038/nature14236) show to DQN. An episode
+With four greyscale screens of 84 x 84 it is the input of DQN in Mnih et al. 2015 (doi 10.1038/nature14236). An episode
 begins with copies of its first observation.
 """
 
@@ -47,7 +47,7 @@ class Stack(BeliefModel):
         self.feat_dim = self.context_dim = config.frames * prod(obs.shape)
 
     def initial(self, batch: int, particles: int = 0) -> State:
-        """Nothing seen yet: the next row counts as first."""
+        """State before any observation: the next row counts as first."""
         zeros = self.origin.new_zeros
         kind = torch.uint8 if self.bytes else torch.float32
         return {"frames": zeros(batch, self.config.frames, *self.shape, dtype=kind), "started": zeros(batch)}
@@ -62,7 +62,7 @@ class Stack(BeliefModel):
         deterministic: bool = False,
         noise: Noise = NOISE,
     ) -> tuple[State, Belief]:
-        """The oldest of the frames goes, the new one (B, ...) comes."""
+        """Replace the oldest frame by the new one (B, ...)."""
         new = obs[self.key][:, None]
         starts = ((state["started"] == 0) | (is_first > 0)).reshape(-1, *[1] * new[0].dim())
         frames = torch.where(starts, new, torch.cat([state["frames"][:, 1:], new], 1))

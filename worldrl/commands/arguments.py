@@ -1,4 +1,4 @@
-"""Reading ``key=value`` arguments: Hydra's grammar for values and sweeps of them, and no grammar at all for paths."""
+"""Reading ``key=value`` arguments: Hydra's grammar for values and sweeps, and no grammar at all for paths."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Argument(NamedTuple):
 
 
 class CommandLine(NamedTuple):
-    """The arguments of ``worldrl train``, read and not yet judged."""
+    """The arguments of ``worldrl train``, read but not yet checked."""
 
     ours: tuple[Argument, ...]
     hydra: tuple[str, ...] = ()  # for Hydra itself
@@ -74,7 +74,7 @@ def read_command_line(argv: Sequence[str]) -> CommandLine:
 
 
 def read_argument(text: str) -> Argument:
-    """One argument. Raises UserError for what cannot be read."""
+    """One argument. Raises UserError if it cannot be read."""
     key, sign, value = text.partition("=")
     if not sign:
         raise wrong("argument", text, "key=value such as task=walker_walk", "see --help")
@@ -91,17 +91,17 @@ def read_argument(text: str) -> Argument:
             f"cannot read '{text}'", first_line(error), fix="quote unusual values: 'key=\"value\"'"
         ) from error
     if override.type != OverrideType.CHANGE:
-        raise wrong("argument", text, text.lstrip("+~"), "every setting exists, none is added or removed")
+        raise wrong("argument", text, text.lstrip("+~"), "every setting exists already; none can be added or removed")
     if override.package is not None:
         raise wrong("argument", text, "a dotted key before '=', without '@'")
     return Argument(text, override.key_or_group.removesuffix(".name"), *_values(override))
 
 
 def read_path(key: str, value: str) -> str:
-    """A path as it is, ``~`` expanded; in quotes as Hydra writes them (``"a b"``) without these.
+    """A path as written, with ``~`` expanded and without the quotes of Hydra (``"a b"``).
 
     Raises:
-        UserError: nothing, where a folder is expected.
+        UserError: an empty value where a folder is expected.
     """
     quoted = len(value) > 1 and value[0] == value[-1] and value[0] in "'\""
     path = value[1:-1].replace(f"\\{value[0]}", value[0]) if quoted and not Path(value).exists() else value
@@ -111,7 +111,7 @@ def read_path(key: str, value: str) -> str:
 
 
 def expand(arguments: Sequence[Argument]) -> Iterator[Arguments]:
-    """The arguments of every job of a sweep; a single one without sweeps."""
+    """The arguments of every job of a sweep; one job if there is no sweep."""
     keys = [argument.key for argument in arguments]
     for values in itertools.product(*(argument.values for argument in arguments)):
         yield flatten(dict(zip(keys, values, strict=True)))

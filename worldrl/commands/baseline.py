@@ -1,9 +1,9 @@
 """``worldrl baseline ppo task=walker_walk``: a baseline of Stable-Baselines3 on our environments, in a run folder.
 
-It learns from state vectors and small grids, from the training episodes that worldrl's own agents of the same seed
-start in, and is evaluated on theirs, so that ``worldrl report`` can put all of them into one plot. The algorithm and
-its settings are theirs, ``sb3.*`` being the arguments of its constructor. There is no checkpoint to continue from: a
-run that was stopped begins anew.
+It learns from state vectors and small grids. Its training episodes start as those of worldrl's own agents with the same
+seed, and it is evaluated on the same episodes, so ``worldrl report`` can put them all into one plot. The algorithm and
+its settings are those of Stable-Baselines3; ``sb3.*`` are the arguments of its constructor. There is no checkpoint to
+continue from: a run that was stopped has to start again.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from worldrl.types import Actions, EnvSpec
 
 ALGORITHMS = {"ppo": "PPO", "ddpg": "DDPG", "td3": "TD3", "sac": "SAC", "a2c": "A2C", "dqn": "DQN"}
 BOX, CHOICE = ("ppo", "ddpg", "td3", "sac", "a2c"), ("ppo", "a2c", "dqn")  # by the kind of action that they take
-LABEL = "sb3_"  # begins the agent's name in the report
+LABEL = "sb3_"  # prefix of the agent's name in the report
 ANOTHER = "choose another folder with dir="
-SETTINGS = "sb3."  # what comes before an argument of the algorithm
-SHARED = ("agent", "task", "seed", "frames", "env", "eval", "log")  # what of our settings has a meaning here
+SETTINGS = "sb3."  # prefix of an argument of the algorithm
+SHARED = ("agent", "task", "seed", "frames", "env", "eval", "log")  # which of our settings have a meaning here
 MODEL_FILE = "model.zip"
 USAGE = f"""worldrl baseline ALGORITHM [key=value ...]
 
 ALGORITHM: {", ".join(ALGORITHMS)}
-keys: task, seed, frames, env.*, eval.*, log.* as for train.py, from states at one frame per action unless told;
+keys: task, seed, frames, env.*, eval.*, log.* as for train.py; by default states, at one frame per action;
       sb3.KEY, an argument of the algorithm's constructor, such as sb3.learning_rate=1e-3
       dir, the run folder (runs/<task>/sb3_<algorithm>/<seed>-<stamp>)"""
 
@@ -55,7 +55,7 @@ Env = gymnasium.Env[Any, Any]
 
 
 class Choices(gymnasium.ActionWrapper[Any, Any, Any]):
-    """A choice by its number, as their algorithms make it, and not by a one-hot row."""
+    """A choice by its number, as in their algorithms, not by a one-hot row."""
 
     def __init__(self, env: Env, actions: Actions) -> None:
         super().__init__(env)
@@ -66,7 +66,7 @@ class Choices(gymnasium.ActionWrapper[Any, Any, Any]):
 
 
 def rows_of(action: Any, actions: Actions) -> np.ndarray:
-    """Actions (...) or (..., A) as their algorithms give them -> rows (..., A) of the contract."""
+    """Actions (...) or (..., A) of their algorithms -> rows (..., A) of the contract."""
     return np.eye(actions.size, dtype=np.float32)[action] if actions.kind == "choice" else action
 
 
@@ -93,15 +93,15 @@ def train(algorithm: str, config: Config, run_dir: Path, arguments: dict[str, An
 
     Args:
         algorithm: a key of ``ALGORITHMS``.
-        config: of it task, seed, frames, env, eval and log are read.
+        config: only task, seed, frames, env, eval and log are read.
         arguments: of the algorithm's constructor.
 
     Returns:
         the run folder, with ``config.yaml``, ``metrics.jsonl`` and ``model.zip``.
 
     Raises:
-        UserError: it is not installed, an argument or a kind of action that it does not take, or a folder that is not
-            empty.
+        UserError: Stable-Baselines3 is not installed, an argument or the kind of action is not supported, or the folder
+            is not empty.
     """
     make = _algorithm(algorithm)
     if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
@@ -120,7 +120,7 @@ def train(algorithm: str, config: Config, run_dir: Path, arguments: dict[str, An
         stack.callback(logger.close)
         watch = _watcher(config, evaluation, logger)
         stack.callback(watch.progress.close)
-        model.learn(total_timesteps=config.frames, callback=watch)  # the callback ends it: steps are of several frames
+        model.learn(total_timesteps=config.frames, callback=watch)  # the callback ends it: steps have several frames
         if config.eval.every:
             watch.evaluate()
         model.save(run_dir / MODEL_FILE)
@@ -147,7 +147,7 @@ def _algorithm(name: str) -> Any:
 
 
 def stable_baselines() -> ModuleType:
-    """The package. Raises UserError where it is not installed."""
+    """The package. Raises UserError if it is not installed."""
     try:
         import stable_baselines3
     except ImportError as error:
@@ -163,7 +163,7 @@ def _built(make: Any, name: str, env: Env, arguments: dict[str, Any]) -> Any:
 
 
 def _noise(env: Env, std: Any) -> dict[str, Any]:
-    """The object that ``sb3.action_noise=0.1`` stands for: Gaussian noise of this width on actions in [-1, 1]."""
+    """The object for ``sb3.action_noise=0.1``: Gaussian noise of this standard deviation on actions in [-1, 1]."""
     if std is None:
         return {}
     if isinstance(std, bool) or not isinstance(std, int | float) or std < 0:
@@ -175,14 +175,14 @@ def _noise(env: Env, std: Any) -> dict[str, Any]:
 
 
 def _save_settings(config: Config, run_dir: Path, arguments: dict[str, Any]) -> None:
-    """What the report reads, and what it takes to run this again."""
+    """What the report needs, and what a second run of this would need."""
     stored = config_to_dict(config)
     settings = {**{key: stored[key] for key in SHARED}, "sb3": arguments}
     (run_dir / CONFIG_FILE).write_text(OmegaConf.to_yaml(OmegaConf.create(settings)), encoding="utf-8")
 
 
 def _watcher(config: Config, envs: VectorEnv, logger: Logger) -> Any:
-    """A callback that counts frames, evaluates, logs and stops; its class needs theirs, which is optional."""
+    """A callback that counts frames, evaluates, logs and stops; its base class is theirs, which is optional."""
     from stable_baselines3.common.callbacks import BaseCallback
 
     class Watch(BaseCallback):
@@ -244,7 +244,7 @@ def parse(argv: Sequence[str]) -> tuple[str, Config, Path, dict[str, Any]]:
     (given,) = expand([argument for argument in line.ours if argument not in theirs])
     folder = given.pop("dir", "")
     if "resume" in given:
-        raise UserError("resume", "a run that cannot be continued", "a new one", "start it again with more frames")
+        raise UserError("resume", "a run that cannot be resumed", "a new one", "start it again with more frames")
     check_keys(given, {key for key in known_keys({}) if key.partition(".")[0] in SHARED[1:]} | {"dir"})
     config = compose({"agent": "sac", "env.obs": "state", "env.action_repeat": 1, **given})
     if config.env.obs != "state" or config.env.num_envs != 1:

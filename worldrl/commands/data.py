@@ -1,4 +1,4 @@
-"""``worldrl data``: look at a data set, record one, or write one in another layout."""
+"""``worldrl data``: inspect a data set, record one, or write one in another layout."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SCRIPTED = RANDOM, WAYPOINTS = "random", "waypoints"
 RANDOM_EPISODES = 100  # whose mean return scores 0
 FLAT = (".npz", *SUFFIXES)  # D4RL's layout
 JOIN, RUN = "--join", "--policy RUN_DIR"
-MADE_WITH: Mapping[str, tuple[Any, tuple[str, ...]]] = {  # option -> its default, and what has a use for it
+MADE_WITH: Mapping[str, tuple[Any, tuple[str, ...]]] = {  # option -> its default, and what uses it
     "steps": (100_000, (*SCRIPTED, RUN)),
     "seed": (0, (*SCRIPTED, RUN)),
     "expert": (None, (*SCRIPTED, RUN)),
@@ -56,12 +56,12 @@ def make_parser() -> argparse.ArgumentParser:
     made.add_argument("--policy", metavar="RUN_DIR", help=f"a trained run, '{RANDOM}', or '{WAYPOINTS}' in PointMaze")
     made.add_argument("--join", type=Path, nargs="+", metavar="PATH", help="data sets, one after another")
     made.add_argument("--steps", type=whole(), metavar="N", help="default 100000")
-    made.add_argument("--seed", type=whole(0), metavar="N", help="of episodes and policy (default 0)")
-    made.add_argument("--task", metavar="NAME", help="with a policy that is not a run, which has its own")
+    made.add_argument("--seed", type=whole(0), metavar="N", help="seed of episodes and policy (default 0)")
+    made.add_argument("--task", metavar="NAME", help="for a policy that is not a run; a run has its own")
     made.add_argument("--obs", choices=("state", "pixels", "both"), help="as --task (default state)")
     made.add_argument("--checkpoint", choices=CHECKPOINTS, help="of the run (default last)")
-    made.add_argument("--mode", action="store_true", default=None, help="the policy without its draws or noise")
-    expert = f"scores 100, or '{WAYPOINTS}' for what these have without noise; the random policy's mean scores 0"
+    made.add_argument("--mode", action="store_true", default=None, help="the policy's mode, without draws or noise")
+    expert = f"scores 100, or '{WAYPOINTS}' for the waypoint policy's without noise; the random policy's mean scores 0"
     made.add_argument("--expert", type=_expert, metavar="RETURN", help=expert)
     converted = commands.add_parser("convert", help="write a data set, or a run's replay, in another layout")
     converted.add_argument("path", type=Path, metavar="PATH")
@@ -84,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def show(options: argparse.Namespace) -> None:
-    """Print what a data set holds, and every finding about it."""
+    """Print what a data set has, and every finding about it."""
     if options.picture:
         check_writable(options.picture)
     data = read_data(options.path)
@@ -99,7 +99,7 @@ def show(options: argparse.Namespace) -> None:
 
 
 def facts(data: Recorded, found: Extent) -> dict[str, str]:
-    """What a data set holds, in words."""
+    """What a data set has, in words."""
     shapes = ", ".join(f"{key} {'x'.join(map(str, obs.shape))} {obs.dtype}" for key, obs in data.obs.items())
     reference = "unknown" if data.reference is None else "{:g} scores 0, {:g} scores 100".format(*data.reference)
     ended = int(found.terminal.sum())
@@ -145,9 +145,9 @@ def findings(data: Recorded, found: Extent) -> Iterator[str]:
 def _of_actions(action: np.ndarray) -> Iterator[str]:
     beyond = int((np.abs(action) > 1.0).any(1).sum())
     if beyond:
-        yield f"{beyond:,} actions are beyond [-1, 1] (to {np.abs(action).max():g}): say data.low and data.high"
+        yield f"{beyond:,} actions are beyond [-1, 1] (to {np.abs(action).max():g}): set data.low and data.high"
     elif action.size and action.min() >= 0 and action.max() > 0:
-        yield "no action is below 0: if they begin there, say data.low=0"
+        yield "no action is below 0: if that is the lower bound, set data.low=0"
     if (still := np.flatnonzero(action.std(0) < CONSTANT)).size:
         yield f"entries {', '.join(map(str, still))} of the actions do not vary"
 
@@ -173,7 +173,7 @@ class Source(NamedTuple):
     config: Config
     recorder: Recorder
     about: Mapping[str, Any]
-    variant: str = ""  # of the task, in which it is recorded
+    variant: str = ""  # of the task, for the recording
 
 
 def make(options: argparse.Namespace) -> None:
@@ -202,7 +202,7 @@ def make(options: argparse.Namespace) -> None:
 
 
 def _settle(options: argparse.Namespace) -> None:
-    """Give options their defaults, and refuse those that would be ignored."""
+    """Set the defaults of options, and refuse options that would be ignored."""
     source = JOIN if options.join else options.policy if options.policy in SCRIPTED else RUN
     for name, (usual, users) in MADE_WITH.items():
         if vars(options)[name] is None:
@@ -225,7 +225,7 @@ def _reference(expert: float | str, env: EnvConfig, task: str, seed: int) -> tup
 
 
 def stored(data: Recorded) -> Recorded:
-    """As it will be read again: through the task's own units, in float32."""
+    """The return as it will be read: through the task's own units, in float32."""
     if data.actions.kind == "choice" or not data.actions.low:
         return data
     low, high = np.array(data.actions.low), np.array(data.actions.high)
@@ -246,14 +246,14 @@ def _source(options: argparse.Namespace) -> Source:
 
 
 def _scripted(options: argparse.Namespace) -> Source:
-    """A policy that nobody has trained."""
+    """A policy that was not trained."""
     if not options.task:
         raise UserError(f"--policy {options.policy}", "no task", "--task NAME")
     config = compose({"agent": "sac", "task": options.task, "env.obs": options.obs})
     if options.policy == RANDOM:
         return Source(config, at_random(options.seed), {"algorithm_name": RANDOM})
     sigma = 0.0 if options.mode else SIGMA
-    name = f"way-point controller, action noise {sigma}; a new goal whenever one is reached"
+    name = f"waypoint controller, action noise {sigma}; a new goal whenever one is reached"
     return Source(
         config, follow(config.task, options.seed, sigma), {"algorithm_name": name}, with_new_goals(config.task)
     )
@@ -276,19 +276,19 @@ def joined(paths: Sequence[Path]) -> Recorded:
 
 
 def convert(options: argparse.Namespace) -> None:
-    """Read and write."""
+    """Read a data set and write it in another layout."""
     check_new(options.out)
     write(options.out, read_data(options.path), {})
 
 
 def check_new(out: Path) -> None:
-    """Refuse a path that is taken, before anything is recorded."""
+    """Refuse a path that exists, before anything is recorded."""
     if out.exists():
         raise UserError(str(out), "a file or folder", "a new one")
 
 
 def write(out: Path, data: Recorded, about: Mapping[str, Any]) -> None:
-    """Write a data set in the layout that the name says, and tell what it holds."""
+    """Write a data set in the layout of the file name, and print what it has."""
     out.parent.mkdir(parents=True, exist_ok=True)
     writer: Callable[[Path, Recorded, Mapping[str, Any]], None] = d4rl.write if out.suffix in FLAT else minari.write
     writer(out, data, about)

@@ -1,7 +1,7 @@
-"""Can this machine train, and what to do if not: ``worldrl doctor``.
+"""Can this machine train, and what to do if it cannot: ``worldrl doctor``.
 
-Tries what a training needs, one thing after the other: the packages, one update on the device, OpenGL, worker
-processes, videos. The exit code is 0 when the default training would start here, else 1. A GPU is not required.
+Checks what training needs, one thing after the other: the packages, one update on the device, OpenGL, worker processes,
+videos. The exit code is 0 if the default training would start here, else 1. A GPU is not required.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ LITTLE_DISK = 5e9  # bytes: about what a run on images with the default replay w
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the report. ``note`` is something one can do without, ``warn`` limits training, ``fail`` ends it."""
+    """One line of the report. ``note`` is harmless, ``warn`` limits training, ``fail`` prevents it."""
 
     name: str
     status: str
@@ -57,7 +57,7 @@ class Check:
 
 
 def judge(name: str, good: bool, found: str, gravity: str, remedy: str) -> Check:
-    """A line that is ``ok`` where it is good, and else of this gravity with the remedy."""
+    """A line that is ``ok`` if the finding is good, else of the given severity and with the remedy."""
     return Check(name, OK, found) if good else Check(name, gravity, found, remedy)
 
 
@@ -65,7 +65,7 @@ def judge(name: str, good: bool, found: str, gravity: str, remedy: str) -> Check
 
 
 def check_packages() -> Iterator[Check]:
-    """Python and every package against the ranges that this package declares."""
+    """Python and every package, compared with the ranges that this package declares."""
     from packaging.requirements import Requirement
     from packaging.specifiers import SpecifierSet
 
@@ -114,7 +114,7 @@ def check_device() -> Iterator[Check]:
 def _cuda_remedy(built_for: str | None) -> str:
     if built_for is None:
         return "install a CUDA build of torch"
-    return f"torch was built for CUDA {built_for}: update the driver, and see that CUDA_VISIBLE_DEVICES is not empty"
+    return f"torch was built for CUDA {built_for}: update the driver, and check that CUDA_VISIBLE_DEVICES is not empty"
 
 
 def check_update() -> Iterator[Check]:
@@ -135,25 +135,25 @@ def check_update() -> Iterator[Check]:
 
 
 def check_cpu() -> Iterator[Check]:
-    """Cores that this process may use, against the threads that torch would take."""
+    """The cores that this process may use, compared with the threads that torch would use."""
     import torch
 
     cores, threads = usable_cores(), torch.get_num_threads()
-    found = f"{cores} cores, {threads} torch threads" + ": they get in each other's way" * (threads > cores)
+    found = f"{cores} cores, {threads} torch threads" + ": the threads compete for cores" * (threads > cores)
     yield judge("cpu", threads <= cores, found, WARN, f"set threads={cores}, or OMP_NUM_THREADS")
     if shutil.which(os.environ.get("CXX", "c++")) is None:
         yield Check("compiler", NOTE, "no C++ compiler: speed=compile does not work", "apt-get install g++")
 
 
 def usable_cores() -> int:
-    """Cores that the system lets this process run on."""
+    """The number of cores that the system lets this process run on."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def check_memory() -> Iterator[Check]:
-    """Free memory against the default replay, and free disk space where runs are written."""
+    """Free memory, compared with the default replay, and free disk space where runs are written."""
     import torch
 
     from worldrl.commands.bench.cases import PIXEL_SPEC
@@ -174,7 +174,7 @@ def check_memory() -> Iterator[Check]:
 
 
 def check_rendering() -> Iterator[Check]:
-    """Every OpenGL back-end in a process of its own, and the one that training would take."""
+    """Every OpenGL backend in a process of its own, and the one that training would use."""
     probes = rendering.probe_backends()
     for name, probe in probes.items():
         status, rates = (OK, f"; {frame_rates(name)}") if probe.works else (NOTE, "")
@@ -186,17 +186,17 @@ def check_rendering() -> Iterator[Check]:
         return
     works = chosen not in probes or probes[chosen].works
     found = rendering.describe_backend().removeprefix("rendering: ") + ", which does not work" * (not works)
-    yield judge("rendering", works, found, FAIL, "unset the variable, or install what this back-end needs")
+    yield judge("rendering", works, found, FAIL, "unset the variable, or install what this backend needs")
 
 
 def frame_rates(backend: str) -> str:
-    """Images per second of a back-end, measured in a child process: a back-end holds for a whole process."""
+    """Images per second of a backend, measured in a child process, because a process has only one backend."""
     code = f"from worldrl.commands.doctor import print_frame_rates; print_frame_rates({backend!r})"
     try:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=RATE_TIMEOUT_S)
     except subprocess.TimeoutExpired:
         return f"no images of {RATE_TASK} within {RATE_TIMEOUT_S:.0f} s"
-    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines() or ["died without a word"]
+    lines = (done.stdout if done.returncode == 0 else done.stderr).strip().splitlines() or ["it died without a message"]
     return lines[-1] if done.returncode == 0 else f"{RATE_TASK} cannot be drawn: {lines[-1]}"
 
 
@@ -242,7 +242,7 @@ def check_videos() -> Iterator[Check]:
     yield judge("videos", count == len(frames), found, WARN, NO_VIDEOS)
 
 
-# By name: the check, what an exception in it is, and what to do about that.
+# By name: the check, the severity of an exception in it, and what to do about it.
 CHECKS: dict[str, tuple[Callable[[], Iterator[Check]], str, str]] = {
     "packages": (check_packages, FAIL, ""),
     "device": (check_device, FAIL, ""),
@@ -259,12 +259,12 @@ CHECKS: dict[str, tuple[Callable[[], Iterator[Check]], str, str]] = {
 
 
 def examine(names: Sequence[str] | None = None) -> Iterator[Check]:
-    """Run the named checks, or all; one that breaks down is a finding like any other."""
+    """Run the named checks, or all; a check that raises is a finding like any other."""
     for name in CHECKS if names is None else names:
         check, gravity, remedy = CHECKS[name]
         try:
             yield from check()
-        except Exception as error:  # what is examined may be broken in any way
+        except Exception as error:  # the things that are examined may be broken in any way
             text = " ".join(str(error).split())
             found = text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
             yield Check(name, gravity, found, remedy)
@@ -290,7 +290,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def show(console: Console, check: Check) -> None:
-    """One line, and one for what to do."""
+    """Print one line for a finding, and one for its remedy."""
     from rich.text import Text
 
     console.print(Text.assemble((f"{check.status:5}", STYLES[check.status]), f"{check.name}: {check.found}"))

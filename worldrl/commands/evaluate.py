@@ -1,4 +1,4 @@
-"""``worldrl eval``: evaluate one run folder, plainly, over a grid of corruptions, or on recorded rows."""
+"""``worldrl eval``: evaluate one run folder, as it is, over a grid of corruptions, or on recorded rows."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def _evaluate(options: dict[str, Any]) -> None:
     _refuse_options(options, GRID_ONLY, "--corruption with it, for a grid")
     _refuse_options(options, FIT_ONLY, "--fqe with it")
     if options.get("video") is True:
-        raise UserError("--video", "no PATH", "one of a file, such as episode.mp4")
+        raise UserError("--video", "no PATH", "the path of a file, such as episode.mp4")
     print(told(evaluate_run(**options)))
 
 
@@ -54,7 +54,7 @@ def _evaluate_on_data(options: dict[str, Any]) -> None:
     from worldrl.evaluation.fitted_q import Fit, evaluate_on_data, told_of_data
 
     refused = {**PLAY_ONLY, **GRID_ONLY, "corruptions": "--corruption"}
-    _refuse_options(options, refused, "no --fqe with it: that plays no episodes")
+    _refuse_options(options, refused, "no --fqe with it, which plays no episodes")
     fit = Fit(**{name: options.pop(name) for name in FIT_ONLY if name in options})
     print(told_of_data(evaluate_on_data(fit=fit, **options)))
 
@@ -63,9 +63,9 @@ def _evaluate_grid(options: dict[str, Any]) -> None:
     from worldrl.evaluation.robustness import evaluate_grid
 
     _refuse_options(options, FIT_ONLY, "--fqe with it")
-    _refuse_options(options, PLAIN_ONLY, "no --corruption with it: a grid has --seeds, and --out for all files")
+    _refuse_options(options, PLAIN_ONLY, "no --corruption with it: a grid takes --seeds, and --out for all files")
     if options.get("video", True) is not True:
-        raise UserError("--video", "a PATH", "none with --corruption: videos go where the other files go, see --out")
+        raise UserError("--video", "a PATH", "none with --corruption: videos go to --out, with the other files")
     evaluate_grid(**options)
 
 
@@ -76,7 +76,7 @@ def _refuse_options(options: Mapping[str, Any], refused: Mapping[str, str], expe
 
 
 def _eval_parser() -> argparse.ArgumentParser:
-    """Options that are not given are not in the result: defaults are those of the functions that take them."""
+    """Options that are not given are not in the result, so the functions that take them have the defaults."""
     parser = Parser(
         prog="worldrl eval",
         description="Evaluate a trained agent over fresh seeded episodes, or with --corruption over a grid of noise.",
@@ -84,21 +84,21 @@ def _eval_parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("run_dir", type=Path, metavar="RUN_DIR", help="a folder that train.py wrote")
-    add("--episodes", type=whole(), help="how many, for each seed and cell of a grid (default 10)")
+    add("--episodes", type=whole(), help="number of episodes, for each seed and cell of a grid (default 10)")
     add("--seed", type=whole(0), help="of the episodes, not of the run (default 1000)")
     add("--checkpoint", choices=("last", "best"), help="default last")
     add("--sample", action="store_true", dest="explore", help="sample the policy; without it, its mode")
-    add("--target-return", type=number, metavar="R", help="what the policy is asked for (default env.target_return)")
+    add("--target-return", type=number, metavar="R", help="the return to ask for (default env.target_return)")
     add("--video", nargs="?", type=Path, const=True, metavar="PATH", help="write the first episode here")
     add("--device", help="auto, cpu, cuda or cuda:N (default auto)")
     add("--json", type=Path, dest="json_path", metavar="PATH", help="write the numbers here")
     add_allow(parser)
-    fitted = parser.add_argument_group("fitted Q evaluation", "Without an environment, on recorded rows. docs/data.md")
+    fitted = parser.add_argument_group("fitted Q evaluation", "On recorded rows, without an environment: docs/data.md")
     add = fitted.add_argument
-    add("--fqe", nargs="?", type=Path, const=None, dest="data", metavar="PATH", help="on this data (default the run's)")
-    add("--updates", type=whole(2), metavar="N", help="of the critic (default 20000)")
+    add("--fqe", nargs="?", type=Path, const=None, dest="data", metavar="PATH", help="its data (default the run's)")
+    add("--updates", type=whole(2), metavar="N", help="updates of the critic (default 20000)")
     add("--gamma", type=_discount, metavar="X", help="discount (default 0.99)")
-    grid = parser.add_argument_group("robustness grid", "Every kind at every level, and clean. docs/robustness.md")
+    grid = parser.add_argument_group("robustness grid", "Every kind at every level, and clean: docs/robustness.md")
     add = grid.add_argument
     add("--corruption", nargs="+", dest="corruptions", metavar="KIND", help="gaussian, missing, ... (see the page)")
     add("--level", nargs="+", type=float, dest="levels", metavar="X", help="levels, larger is worse; clean is included")

@@ -1,7 +1,7 @@
 """What does a trained agent believe: ``worldrl look RUN_DIR``.
 
-Four studies of a run's belief model, each a picture and a JSON file: what it predicts, whether it notices bad
-observations, what of the simulator's state can be read off it, and what acting on all of it is worth.
+Four studies of a run's belief model, each with a picture and a JSON file: what it predicts, whether it notices bad
+observations, how much of the simulator's state can be decoded from it, and what acting on all of it is worth.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Results = dict[str, Any]
 
 
 class Settings(NamedTuple):
-    """What the command was asked for."""
+    """The settings of the command."""
 
     episodes: int
     rows: int
@@ -41,7 +41,7 @@ class Settings(NamedTuple):
 
 
 class Subject(NamedTuple):
-    """Whom to study, and how."""
+    """The agent to study, and the settings."""
 
     agent: Agent
     recorder: Recorder
@@ -49,7 +49,7 @@ class Subject(NamedTuple):
     settings: Settings
 
 
-# --- the studies: each writes its pictures and returns its figures and what they say in a line ------------------------
+# --- the studies: each writes its pictures and returns its figures and a line that sums them up -----------------------
 
 
 def study_prediction(subject: Subject) -> tuple[Results, str]:
@@ -106,8 +106,8 @@ def _interval(half: float) -> str:
 
 
 def _at_worst(records: Sequence[Results], say: Callable[[Results], str]) -> str:
-    """What is to be said of the highest level of each kind."""
-    worst = {record["kind"]: record for record in records}  # levels rise: the last one stays
+    """A summary of the highest level of each kind."""
+    worst = {record["kind"]: record for record in records}  # levels rise, so the highest one remains
     return "; ".join(f"{kind}@{record['level']:g}: {say(record)}" for kind, record in worst.items())
 
 
@@ -118,7 +118,7 @@ def run_studies(subject: Subject, names: Sequence[str], console: Console) -> lis
     """Run studies one after the other; returns the names of those that the agent or task does not allow.
 
     Raises:
-        UserError: of the only study that was asked for.
+        UserError: the error of a study, if it is the only one.
     """
     skipped = []
     for name in names:
@@ -139,7 +139,7 @@ def run_studies(subject: Subject, names: Sequence[str], console: Console) -> lis
 
 
 def make_subject(options: argparse.Namespace) -> Subject:
-    """Load the run and check what was asked for.
+    """Load the run and check the options.
 
     Raises:
         UserError: a bad run folder or corruption.
@@ -160,7 +160,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add = parser.add_argument
     add("run_dir", type=Path, metavar="RUN_DIR", help="a folder that train.py wrote")
     add("--study", choices=[*STUDIES, "all"], default="all", help="default all")
-    add("--out", type=Path, metavar="DIR", help="where to (default RUN_DIR/inside)")
+    add("--out", type=Path, metavar="DIR", help="output folder (default RUN_DIR/inside)")
     add("--corruption", nargs="+", default=["gaussian", "missing"], metavar="NAME", help="default gaussian missing")
     add("--level", nargs="+", type=float, default=[0.05, 0.2], help="levels in addition to 0 (default 0.05 0.2)")
     add(
@@ -170,11 +170,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="of bursts (default: the run's own, 10 if unset)",
     )
     add("--episodes", type=whole(), default=6, help="how many (default 6)")
-    add("--rows", type=whole(0), default=0, help="cut recorded episodes after so many rows (default 0: whole)")
+    add("--rows", type=whole(0), default=0, help="cut recorded episodes after this many rows (default 0: whole)")
     add("--seed", type=whole(0), default=1000, help="of the episodes, not of the run (default 1000)")
-    add("--context", type=whole(), default=5, help="rows that are seen before a prediction (default 5)")
-    add("--horizon", type=whole(), default=45, help="rows that are predicted (default 45)")
-    add("--particles", type=whole(), default=8, help="paths besides the single one in the marginal study (default 8)")
+    add("--context", type=whole(), default=5, help="observed rows before a prediction (default 5)")
+    add("--horizon", type=whole(), default=45, help="predicted rows (default 45)")
+    add("--particles", type=whole(), default=8, help="additional paths in the marginal study (default 8)")
     add("--checkpoint", choices=CHECKPOINTS, default="last", help="default last")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N (default auto)")
     add_allow(parser)
@@ -190,7 +190,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     subject = make_subject(options)
     names = list(STUDIES) if options.study == "all" else [options.study]
     if len(run_studies(subject, names, console)) == len(names):
-        raise UserError("no study could be made of this run", fix="see above")
+        raise UserError("no study of this run was possible", fix="see above")
     console.print(f"in {subject.settings.out}")
     return 0
 

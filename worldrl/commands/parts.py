@@ -1,7 +1,7 @@
 """What an agent can be made of: ``worldrl parts``.
 
-It lists beliefs, heads, policies and agents; ``worldrl parts pairs`` says which of them go together, and ``worldrl
-parts head=mpo`` lists the settings of one, as tables of Markdown. A class of your own is ``head=my_mod:MyHead``.
+It lists beliefs, heads, policies and agents; ``worldrl parts pairs`` lists the compatible ones, and ``worldrl parts
+head=mpo`` the settings of a part, as Markdown tables. Your own class is ``head=my_mod:MyHead``.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from worldrl.terminal import command
 
 
 def table(*rows: Iterable[str]) -> str:
-    """Rows of cells, the first of which are the columns' names."""
+    """A Markdown table; ``head`` has the names of the columns."""
     head, *body = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *body])
 
@@ -52,7 +52,7 @@ def list_parts(own: Path) -> Iterator[str]:
 
 
 def list_pairs(chosen: dict[str, list[str]]) -> Iterator[str]:
-    """For each kind of action: what runs, and what a refused pair would need. Beliefs of equal rows share one."""
+    """For each kind of action: what runs, and what a refused pair would need. Beliefs with equal rows share one."""
     from worldrl.types import box, choice
 
     for actions in (box(2), choice(2)):
@@ -92,7 +92,7 @@ def list_settings(kind: str, name: str) -> str:
 
 
 def comments(cls: type[Any]) -> dict[str, str]:
-    """Field -> the comment behind it, of a dataclass and those that it extends."""
+    """Field -> the comment after it, for a dataclass and its bases."""
     found: dict[str, str] = {}
     for base in filter(dataclasses.is_dataclass, reversed(cls.__mro__)):
         found |= dict(re.findall(r"^ +(\w+): [^#\n]*(?:  # (.*))?$", inspect.getsource(base), re.MULTILINE))

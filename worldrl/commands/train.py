@@ -1,4 +1,4 @@
-"""``worldrl train``: every job is composed and checked once, here; Hydra runs the jobs of a sweep where told."""
+"""``worldrl train``: every job is composed and checked once, here; Hydra launches the jobs of a sweep."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ from worldrl.trust import allow, allowed
 HYDRA_CONFIG = "worldrl_train"
 HYDRA_SETTINGS: dict[str, Any] = {
     "output_subdir": None,  # the run folder holds our own config.yaml
-    "sweep": {"dir": RUNS, "subdir": "."},  # multirun.yaml and a launcher's own files lie there
+    "sweep": {"dir": RUNS, "subdir": "."},  # multirun.yaml and a launcher's own files are there
     "job": {"name": "train", "chdir": False},
 }
 
 
 class Job(NamedTuple):
-    """One run: its finished settings and its folder. In a process elsewhere there is nothing left to compose."""
+    """One run: its composed settings and its folder, so that another process has nothing left to compose."""
 
     config: Config
     run_dir: Path
     resume: bool = False
     changes: Mapping[str, Any] = {}  # of a resumed run, dotted
-    allowed: tuple[str, ...] = ()  # by the person who has typed the command
+    allowed: tuple[str, ...] = ()  # by the user who typed the command
 
     def run(self, again: bool = False) -> None:
-        """Train or resume; ``again``: a folder that holds this run already is not a mistake, the run is continued."""
+        """Train or resume; ``again``: if the folder has this run already, resume it."""
         from worldrl.training import loop
 
         allow(self.allowed)
@@ -86,7 +86,7 @@ def train_main(argv: Sequence[str]) -> int:
 
 
 def make_job(arguments: Arguments, line: CommandLine) -> Job:
-    """Compose one job of a command line. Raises UserError for arguments that no run could have."""
+    """Compose one job of a command line. Raises UserError for invalid arguments."""
     placed = [key for key, place in ((RUN_DIR, line.run_dir), (SWEEP_DIR, line.sweep_dir)) if place]
     for key in ("resume", "sweep"):
         if key in arguments and placed:
@@ -114,13 +114,13 @@ def train(
         settings: arguments as on the command line, dotted or nested, with the presets that they name
             (``{"experiment": "quickstart", "head.units": 64}``); or finished ones, a ``Config``.
         run_dir: a new or empty folder; by default ``runs/<task>/<agent>/<seed>-<stamp>``.
-        arguments: more of them, over ``settings``.
+        arguments: further settings, which override ``settings``.
 
     Returns:
         the run folder.
 
     Raises:
-        UserError: wrong settings, or a folder that holds a run.
+        UserError: invalid settings, or a folder that has a run.
     """
     if isinstance(settings, Config):
         config = config_from_dict({**flatten(config_to_dict(settings)), **flatten(arguments)})
@@ -132,7 +132,7 @@ def train(
 
 
 def train_anew(config: Config, run_dir: Path) -> None:
-    """Train in a new or empty folder. Raises UserError where a run has begun in it."""
+    """Train in a new or empty folder. Raises UserError if there is a run in it."""
     from worldrl.training import loop
 
     if any((run_dir / name).exists() for name in BEGUN):
@@ -144,15 +144,15 @@ def train_anew(config: Config, run_dir: Path) -> None:
 
 
 def train_or_continue(config: Config, run_dir: Path) -> None:
-    """One run of a sweep: train it, resume it where it has begun, leave it as it is where it has finished."""
+    """One run of a sweep: train it, resume it if it has begun, and skip it if it has finished."""
     from worldrl.training import loop
 
     checkpoints = Checkpoints(run_dir)
     if checkpoints.latest() is None:
         with sole_use(run_dir):
             if checkpoints.best() or _has_frames(run_dir):
-                raise UserError(str(run_dir), "a run that lost its last checkpoint", fix="delete it to train it anew")
-            shutil.rmtree(run_dir)  # killed before its first checkpoint: there is nothing to continue from
+                raise UserError(str(run_dir), "a run that lost its last checkpoint", fix="delete it to train it again")
+            shutil.rmtree(run_dir)  # killed before its first checkpoint: there is nothing to resume
         train_anew(config, run_dir)
     elif checkpoints.reached(config.length):
         print(f"finished before: {run_dir}")
@@ -162,7 +162,7 @@ def train_or_continue(config: Config, run_dir: Path) -> None:
 
 
 def _has_frames(run_dir: Path) -> bool:
-    """Whether the metrics of a run go beyond its start."""
+    """Whether a run has metrics from after its start."""
     from worldrl.runs.metrics import read_records
 
     path = run_dir / METRICS
@@ -170,11 +170,11 @@ def _has_frames(run_dir: Path) -> bool:
 
 
 def _check_together(arguments: Sequence[Arguments], jobs: Sequence[Job]) -> list[str]:
-    """The names of the sweeps that these jobs belong to. Raises UserError for two jobs that share a run folder."""
+    """The names of the sweeps of these jobs. Raises UserError for two jobs that share a run folder."""
     seen: set[Path] = set()
     for given, job in zip(arguments, jobs, strict=True):
         if job.run_dir in seen and "sweep" in given:
-            found = f"two runs that differ in nothing but {', '.join(MAY_CHANGE)}"
+            found = f"two runs that differ only in {', '.join(MAY_CHANGE)}"
             raise UserError(f"sweep={given['sweep']}", found, "one value for each of these")
         if job.run_dir in seen:
             raise UserError(str(job.run_dir), "several runs", "a folder for each run")
@@ -191,20 +191,20 @@ def _refuse_unasked_sweep(line: CommandLine) -> None:
     if line.hydra and not line.multirun:
         raise UserError(line.hydra[0], "a single run", "the jobs of a sweep", "add -m, or leave it out")
     if line.sweep_dir and not line.multirun:
-        raise UserError(SWEEP_DIR, "a single run", "the jobs of a sweep", f"add -m, or say {RUN_DIR}=DIR")
+        raise UserError(SWEEP_DIR, "a single run", "the jobs of a sweep", f"add -m, or set {RUN_DIR}=DIR")
 
 
 # --- Hydra ------------------------------------------------------------------------------------------------------------
 
 
 class _Jobs:
-    """What Hydra's launchers call, here or in another process, with the number of a job."""
+    """The function that Hydra's launchers call, here or in another process, with the number of a job."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         self.jobs, self.path = list(jobs), list(sys.path)
 
     def __call__(self, settings: Any) -> str:
-        """Run one job; returns what was wrong with it, so that the other jobs still run, or nothing."""
+        """Run one job; returns its error, if any, so that the other jobs still run."""
         sys.path.extend(folder for folder in self.path if folder not in sys.path)  # where a user's own classes are
         job = self.jobs[settings.job]
         try:
@@ -216,7 +216,7 @@ class _Jobs:
 
 
 def _launch(jobs: Sequence[Job], line: CommandLine) -> None:
-    """Let Hydra launch the jobs; it knows them by number only.
+    """Let Hydra launch the jobs, which it knows only by number.
 
     Raises:
         UserError: an option that Hydra does not have, a folder that cannot be written, or runs that failed.
@@ -276,14 +276,14 @@ Train an agent.   worldrl train [-m] key=value ...
   seed=1  frames=1e6  device=auto  precision=auto  speed=eager|compile|capture
   env.num_envs=1  env.action_repeat=2  env.render.quality=full|fast
   replay.batch=50  replay.length=50  schedule.prefill=10000  eval.every=10000
-  presets=DIR        presets of your own, in DIR/agent, DIR/env and DIR/experiment (default ./configs)
+  presets=DIR        your own presets, in DIR/agent, DIR/env and DIR/experiment (default ./configs)
   init_from=RUN_DIR  start with that run's trained belief model; schedule.model_every=0 freezes it
-  resume=RUN_DIR     continue a run; may change: {listed(MAY_CHANGE)}
-  allow=MODULE,...   let a run folder use code that is not part of worldrl; what you name here yourself is allowed
+  resume=RUN_DIR     resume a run; may change: {listed(MAY_CHANGE)}
+  allow=MODULE,...   let a run folder use code that is not part of worldrl; classes in your own arguments are allowed
   hydra.run.dir=DIR  a run folder other than runs/<task>/<agent>/<seed>-<stamp>
 
-  -m                 run every combination of comma-separated values; hydra/launcher=NAME says where
-  sweep=NAME         into runs/NAME; the same command again skips what has finished and continues the rest
+  -m                 run every combination of comma-separated values; hydra/launcher=NAME chooses where
+  sweep=NAME         write to runs/NAME; the same command again skips finished runs and resumes the others
   --cfg job          print all settings of the run, and stop
 
   worldrl train experiment=smoke

@@ -1,4 +1,4 @@
-"""``.npz`` archives that a stranger may have written: arrays of numbers, bounded, nothing pickled."""
+"""``.npz`` archives that a stranger may have written: arrays of numbers, of bounded size, without pickles."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ REFUSED = (  # what a damaged or foreign archive raises
 
 
 def read_archive(path: Path, needed: Sequence[str], optional: Sequence[str] = ()) -> dict[str, NDArray[Any]]:
-    """The arrays with these names; how large they are is known from ``read_shapes``.
+    """The arrays with these names; ``read_shapes`` returns their sizes.
 
     Raises:
-        UserError: no archive, one of ``needed`` is missing, or an array of something else than numbers.
+        UserError: not an archive, one of ``needed`` is missing, or an array without numbers.
     """
     open_file(path).close()
     try:
@@ -51,10 +51,10 @@ def read_archive(path: Path, needed: Sequence[str], optional: Sequence[str] = ()
 
 
 def read_shapes(path: Path, names: Sequence[str]) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-    """Shape and type of those of the arrays that are there: only their headers are read.
+    """Shape and type of the arrays that exist; only their headers are read.
 
     Raises:
-        UserError: no archive, or an array with no header.
+        UserError: not an archive, or an array without a header.
     """
     open_file(path).close()
     try:
@@ -78,6 +78,6 @@ def _header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dt
 
 
 def write_archive(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write the arrays, compressed. Raises UserError where the system refuses."""
+    """Write the arrays, compressed. Raises UserError if that fails."""
     with writing(path):
         np.savez_compressed(path, **arrays)  # type: ignore[arg-type]

@@ -40,7 +40,7 @@ def read_chunk(folder: Path, file: Mapping[str, Any], shapes: Mapping[str, tuple
     """The arrays of a file that ``write_chunk`` described, which must have these ``shapes`` by name.
 
     Raises:
-        UserError: The file is missing, damaged or another one.
+        UserError: The file is missing, damaged or a different one.
     """
     if not is_plain_name(file["name"]):
         raise UserError(f"the replay's list of files in {folder.parent}", repr(file["name"]), "a name in that folder")
@@ -61,7 +61,7 @@ def read_chunk(folder: Path, file: Mapping[str, Any], shapes: Mapping[str, tuple
 
 
 def prune(folder: str | Path, manifest: Mapping[str, Any]) -> None:
-    """Delete the chunk files in ``folder`` that ``manifest`` does not name; call it once that manifest is safe."""
+    """Delete the chunk files in ``folder`` that ``manifest`` does not name; call this after saving that manifest."""
     keep = {file["name"] for file in manifest["files"]}
     for path in Path(folder).glob("rows-*.npz*"):
         if path.name not in keep:

@@ -1,8 +1,8 @@
 """Data sets as rows of the contract: an episode of ``T`` steps is ``T + 1`` rows of one stream.
 
-Files hold steps (``action[i]`` is taken in ``obs[i]``), the contract holds arrivals (``worldrl.types``). What a step
-leads to must be known to be learned from: a time limit ends an episode and is never a termination, and the observation
-after it is in a file or it is not.
+Files have steps (``action[i]`` is taken in ``obs[i]``), the contract has arrivals (``worldrl.types``). Learning from a
+step requires its next observation: a time limit ends an episode but is not a termination, and the observation after it
+may or may not be in the file.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ Columns = dict[str, Array]  # observation keys, action, reward, is_first, is_ter
 
 BLOCK = 65_536  # rows that are compared at a time
 MOST_CHOICES = 10_000
-FLAT = {"action": "actions", "reward": "rewards", "is_terminal": "terminals"}  # columns as flat files call them
-SLACK = 1e-3  # beyond its bounds an action is taken for rounded, and is clipped
+FLAT = {"action": "actions", "reward": "rewards", "is_terminal": "terminals"}  # columns under their names in flat files
+SLACK = 1e-3  # an action beyond its bounds by less than this is clipped, as a rounding error
 
 
 class Recorded(NamedTuple):
-    """A data set in memory, with actions in [-1, 1], as the contract has them, if ``unit`` says so."""
+    """A data set in memory; if ``unit`` is true, its actions are in [-1, 1] as in the contract."""
 
     columns: Columns  # (rows, ...)
     actions: Actions
-    task: str = ""  # the environment that it comes from, where it says so
+    task: str = ""  # the environment that it comes from, if known
     reference: tuple[float, float] | None = None  # returns that score 0 and 1
     unit: bool = False
-    notes: tuple[str, ...] = ()  # what is worth telling of how it was read
-    file_rows: Array | None = None  # (rows,) of a flat file: its row whose observation this is, or leads to this
+    notes: tuple[str, ...] = ()  # remarks on how it was read
+    file_rows: Array | None = None  # (rows,) for a flat file: its row that has this observation or leads to it
 
     @property
     def obs(self) -> dict[str, ObsSpec]:
@@ -42,7 +42,7 @@ class Recorded(NamedTuple):
         return {name: ObsSpec(self.columns[name].shape[1:], str(self.columns[name].dtype)) for name in names}
 
     def episodes(self) -> Iterator[Episode]:
-        """One by one, as they were recorded."""
+        """The episodes, one by one, as they were recorded."""
         c, found = self.columns, extent(self.columns)
         for start, steps, terminal in zip(found.start, found.steps, found.terminal, strict=True):
             rows, arrivals = slice(start, start + steps + 1), slice(start + 1, start + steps + 1)
@@ -50,7 +50,7 @@ class Recorded(NamedTuple):
             yield Episode(obs, c["action"][arrivals], c["reward"][arrivals], bool(terminal))
 
     def steps(self) -> Steps:
-        """As transitions one after another, each with its next observation."""
+        """The data as transitions, each with its next observation."""
         first = self.columns["is_first"] > 0
         arrivals = np.flatnonzero(~first)
         ends = np.append(first[1:], True)[arrivals]
@@ -65,7 +65,7 @@ class Recorded(NamedTuple):
         )
 
     def place(self, name: str, row: int) -> str:
-        """Where the number in a row of a column is in the file: rows and episodes are counted from 0."""
+        """The place in the file of a number in a row of a column; rows and episodes are counted from 0."""
         seen = name in self.obs  # everything else is in the row of the step that led to this one
         if self.file_rows is not None:
             number = self.file_rows[row if seen else row - 1]
@@ -76,25 +76,25 @@ class Recorded(NamedTuple):
         return f"row {row - start[episode] - (not seen)} of {name}, episode {episode}"
 
     def in_own_units(self) -> Recorded:
-        """With actions in the task's own units, where these are known."""
+        """The data with actions in the task's own units, if these are known."""
         if not self.unit or self.actions.kind == "choice" or not self.actions.low:
             return self
         low, high = np.array(self.actions.low), np.array(self.actions.high)
         return self._replace(columns=from_unit(self.columns, low, high), unit=False)
 
     def spec(self) -> EnvSpec:
-        """What an agent is told of it where there is no environment."""
+        """The spec for an agent if there is no environment."""
         return EnvSpec(self.task, self.obs, self.actions, terminates=bool(self.columns["is_terminal"].any()))
 
 
 class Steps(NamedTuple):
-    """Transitions one after another, as flat files hold them."""
+    """A sequence of transitions, as in flat files."""
 
     obs: Mapping[str, Array]  # (N, ...)
     action: Array  # (N, A) taken in obs
     reward: Array  # (N,)
     terminal: Array  # (N,) bool
-    timeout: Array  # (N,) bool: the episode ends here, and not by termination
+    timeout: Array  # (N,) bool: the episode ends here, but not by termination
     next_obs: Mapping[str, Array] | None = None  # (N, ...)
 
 
@@ -110,18 +110,18 @@ class Episode(NamedTuple):
 class Layout(NamedTuple):
     """Where the steps of a flat file go.
 
-    Without next observations, the last step of an episode that does not terminate is left out, for what it leads to is
-    unknown. The row that a terminating step leads to then repeats its observation: no value is taken of it.
+    Without next observations, the last step of an episode that does not terminate is left out, because its next
+    observation is unknown. The row after a terminating step repeats its observation, whose value is never used.
     """
 
-    begins_at: Array  # (N,) the row that a step is taken in
+    begins_at: Array  # (N,) the row in which a step is taken
     kept: Array  # (N,) bool: whether it has a row to lead to
     last: Array  # (E,) the last step of each episode
     final: Array  # (E' <= E,) those of them that are kept
 
     @property
     def file_rows(self) -> Array:
-        """(rows,) the step whose observation a row is, or the last step, which leads to it."""
+        """(rows,) the step that has a row's observation, or the last step, which leads to it."""
         times = np.ones(len(self.begins_at), np.int64)
         times[self.final] += 1
         return np.repeat(np.arange(len(times)), times)
@@ -160,11 +160,11 @@ def rows_of_steps(steps: Steps, layout: Layout | None = None) -> Columns:
 
 
 def _borders(steps: Steps) -> Array:
-    """(N,) bool: steps that the next one does not continue, though the file may not say so; the last is one of them."""
+    """(N,) bool: steps that the next one does not continue, even if not marked in the file; the last is one of them."""
     found = np.zeros(len(steps.reward), bool)
     found[-1] = True
     for key, following in (steps.next_obs or {}).items():
-        kind = _stored(steps.obs[key])  # one file may hold them in two precisions
+        kind = _stored(steps.obs[key])  # one file may have them in two precisions
         for start in range(0, len(found) - 1, BLOCK):
             stop = min(start + BLOCK, len(found) - 1)
             differs = following[start:stop].astype(kind) != steps.obs[key][start + 1 : stop + 1].astype(kind)
@@ -178,7 +178,7 @@ def rows_of_episodes(episodes: Iterable[Episode]) -> Columns:
     for episode in episodes:
         for name, values in _rows_of_one(episode).items():
             parts.setdefault(name, []).append(values)
-    return {name: np.concatenate(parts.pop(name)) for name in [*parts]}  # each part is given up as soon as it can be
+    return {name: np.concatenate(parts.pop(name)) for name in [*parts]}  # each part is freed as soon as possible
 
 
 def _rows_of_one(episode: Episode) -> Columns:
@@ -192,7 +192,7 @@ def _rows_of_one(episode: Episode) -> Columns:
 
 
 def _stored(values: Array) -> np.dtype[Any]:
-    """Images stay bytes, everything else is a float."""
+    """Images remain bytes, everything else becomes float."""
     return np.dtype(np.uint8 if values.dtype == np.uint8 and values.ndim == 4 else np.float32)
 
 
@@ -200,7 +200,7 @@ def _stored(values: Array) -> np.dtype[Any]:
 
 
 class Extent(NamedTuple):
-    """Where the episodes of a stream lie, and what they came to."""
+    """The places of a stream's episodes, and their results."""
 
     start: NDArray[np.int64]  # (E,) first row
     steps: NDArray[np.int64]  # (E,)
@@ -209,7 +209,7 @@ class Extent(NamedTuple):
 
 
 def extent(columns: Mapping[str, Array]) -> Extent:
-    """The episodes of a stream of rows that begins with one."""
+    """The episodes of a stream of rows that begins with a first row."""
     start = np.flatnonzero(columns["is_first"])
     stop = np.append(start[1:], len(columns["reward"]))
     returns = np.add.reduceat(columns["reward"].astype(np.float64), start)
@@ -251,14 +251,14 @@ def to_unit(where: object, data: Recorded, low: Array, high: Array, fix: str = "
 
 
 def from_unit(columns: Columns, low: Array, high: Array) -> Columns:
-    """The inverse of ``to_unit``; rows that no action led to keep their zeros."""
+    """The inverse of ``to_unit``; rows without an action keep their zeros."""
     led = (1.0 - columns["is_first"])[:, None]
     action = (low + (columns["action"].astype(np.float64) + 1.0) / 2.0 * (high - low)) * led
     return {**columns, "action": action.astype(np.float32)}
 
 
 def one_hot(where: object, action: Array, size: int) -> Array:
-    """(N, size) float32 of the numbers (N,) of alternatives. Raises UserError for a number that is none."""
+    """(N, size) float32, the one-hot rows of choices (N,). Raises UserError for a number that is not a choice."""
     if action.dtype.kind not in "iu":
         raise UserError(f"actions of {where}", f"{action.dtype} for a choice", "whole numbers, of an integer type")
     if size > MOST_CHOICES:
@@ -278,4 +278,4 @@ def check_finite(where: object, data: Recorded) -> None:
             row, *entry = np.argwhere(~np.isfinite(values))[0].tolist()
             at = f", entry {entry[0]}" if entry else ""
             found = f"{values[(row, *entry)]} in {data.place(name, row)}{at}"
-            raise UserError(str(where), found, "finite numbers", "leave out the episode that it is in")
+            raise UserError(str(where), found, "finite numbers", "leave out the episode that has it")

@@ -1,7 +1,7 @@
 """HDF5 files that a stranger may have written: arrays of numbers are read, everything else is refused.
 
-An HDF5 file can point to other files (external links, external or virtual storage) and can ask for a plug-in that
-unpacks it, which is code. None of that is followed.
+An HDF5 file can point to other files (external links, external or virtual storage) and can require a decompression
+plug-in, which is code. All of that is refused.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ MOST = 1_000_000  # entries of a group
 
 
 def write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write flat arrays, compressed. Raises UserError where the system refuses."""
+    """Write flat arrays, compressed. Raises UserError if that fails."""
     with writing(path), h5py.File(path, "w") as file:
         for name, values in arrays.items():
             file.create_dataset(name, data=values, compression="gzip")
 
 
 def is_hdf5(path: Path) -> bool:
-    """Whether a file begins as HDF5 does."""
+    """Whether a file begins like an HDF5 file."""
     if not path.is_file():
         return False
     with open_file(path) as file:
@@ -42,7 +42,7 @@ def is_hdf5(path: Path) -> bool:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[h5py.File]:
-    """An HDF5 file, open for reading; what goes wrong inside is one line that names it."""
+    """An HDF5 file, open for reading; an error inside the block is one line that names it."""
     open_file(path).close()
     try:
         with h5py.File(path, "r") as file:
@@ -54,7 +54,7 @@ def opened(path: Path) -> Iterator[h5py.File]:
 
 
 def group(parent: h5py.Group, name: str) -> h5py.Group:
-    """A group inside of a group. Raises UserError for a link, something else, or none."""
+    """A group inside a group. Raises UserError if it is missing, a link or anything else."""
     found = _own(parent, name)
     if not isinstance(found, h5py.Group):
         raise damaged(_place(parent, name), "an array", "a group")
@@ -77,7 +77,7 @@ def array(parent: h5py.Group, name: str, most: int) -> NDArray[Any]:
     """An array of numbers inside of a group, of at most so many bytes, for which there is room.
 
     Raises:
-        UserError: it is not there, holds something else than numbers, lies elsewhere, needs a plug-in, or is larger.
+        UserError: it is missing, not an array of numbers, stored in another file, needs a plug-in, or is larger.
     """
     found = _dataset(parent, name)
     if _size(found) > most:
@@ -105,7 +105,7 @@ def text(value: Any) -> str:
 
 
 def parsed(value: Any) -> Any:
-    """What a text attribute of JSON says, or None."""
+    """The value of a text attribute with JSON, or None."""
     with contextlib.suppress(ValueError, RecursionError):
         return json.loads(text(value))
     return None
@@ -122,7 +122,7 @@ def _dataset(parent: h5py.Group, name: str, of_bytes: bool = False) -> h5py.Data
     if found.dtype.kind not in "biuf" and not (of_bytes and h5py.check_vlen_dtype(found.dtype) == np.uint8):
         raise damaged(_place(parent, name), f"values of type {found.dtype}", "numbers")
     if found.is_virtual or found.external:
-        raise damaged(_place(parent, name), "an array that lies in another file", "one in this file")
+        raise damaged(_place(parent, name), "an array in another file", "one in this file")
     plist = found.id.get_create_plist()
     filters = {plist.get_filter(i)[0] for i in range(plist.get_nfilters())}
     if filters - FILTERS:

@@ -1,4 +1,4 @@
-"""JPEG images that a stranger may have coded, and OpenCV, which is imported only where it is used."""
+"""JPEG images that a stranger may have encoded, and OpenCV, which is imported only where it is used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def decode(data: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8
     """The colour image (height, width, 3) in these bytes (L,), RGB.
 
     Raises:
-        ValueError: no JPEG, a damaged one, or one of another size, which is then not unpacked.
+        ValueError: not a JPEG, a damaged one, or one of another size, which is then not decoded.
     """
     found = size_of(data.tobytes())
     if found != (height, width):
@@ -30,13 +30,13 @@ def decode(data: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8
 
 
 def size_of(data: bytes) -> tuple[int, int]:
-    """Height and width that the header says. Raises ValueError where there is none."""
+    """Height and width in the header. Raises ValueError if there is none."""
     at = len(BEGINS) - 1
     while data.startswith(BEGINS) and at + 9 <= len(data) and data[at] == 0xFF:
         if data[at + 1] in FRAMES:
             return int.from_bytes(data[at + 5 : at + 7], "big"), int.from_bytes(data[at + 7 : at + 9], "big")
         at += 2 + int.from_bytes(data[at + 2 : at + 4], "big")
-    raise ValueError("bytes that are no JPEG image")
+    raise ValueError("bytes that are not a JPEG image")
 
 
 def opencv() -> Any:

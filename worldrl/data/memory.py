@@ -13,7 +13,7 @@ GIB = 2**30
 
 
 def check_room(where: object, size: int, fix: str = "write fewer of its episodes into a new data set") -> None:
-    """Raise UserError, which ``where`` begins, if ``size`` bytes are more than this machine has left."""
+    """Raise UserError, which begins with ``where``, if ``size`` bytes are more than this machine has free."""
     free = available_bytes(torch.device("cpu"))
     if free is not None and size > free:
         memory = f"at most the {free / GIB:.2f} GiB that are available"
@@ -21,7 +21,7 @@ def check_room(where: object, size: int, fix: str = "write fewer of its episodes
 
 
 def available_bytes(device: torch.device) -> int | None:
-    """Memory that can still be used, in bytes; ``None`` where the system does not say."""
+    """Memory that can still be used, in bytes; ``None`` if the system does not say."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     found = [value for value in (_meminfo(), _cgroup_room()) if value is not None]
@@ -45,7 +45,7 @@ def _meminfo() -> int | None:
 
 
 def _cgroup_room(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int | None:
-    """The least room under the memory limits of this process's control groups, version 2 or 1."""
+    """The least free memory under the limits of this process's control groups, version 2 or 1."""
     try:
         path = next(line[3:] for line in own.read_text().splitlines() if line.startswith("0::")).lstrip("/")
     except (OSError, StopIteration):
@@ -63,7 +63,7 @@ def _cgroup_room(root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/se
 
 
 def _reclaimable(group: Path) -> int:
-    """File cache counts as used but gives way."""
+    """The size of the file cache, which counts as used but can be freed."""
     try:
         lines = (group / "memory.stat").read_text().splitlines()
     except OSError:

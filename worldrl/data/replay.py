@@ -1,11 +1,11 @@
-"""The replay: rows of all environments in one ring of memory, drawn as windows of consecutive rows.
+"""The replay: rows of all environments in one ring buffer, drawn as windows of consecutive rows.
 
 A row is what was known on arrival at a time step: the observation, the action that LED there, the reward received on
-arriving (``worldrl.types``). Every tick delivers one row per environment, resets included, so that environment ``e`` is
-one unbroken stream, windows may cross episode borders, and ``is_first`` says where they do.
+arriving (``worldrl.types``). Every tick delivers one row per environment, including resets, so environment ``e`` is one
+unbroken stream, windows may cross episode borders, and ``is_first`` marks where they do.
 
-Ticks are counted from 0 for the whole life of a run; tick ``t`` lies in slot ``t % ticks`` of the ring. Saving writes
-only the ticks that no chunk file holds yet, so its cost does not grow with the buffer.
+Ticks are counted from 0 for the whole run; tick ``t`` is in slot ``t % ticks`` of the ring. Saving writes only the
+ticks that are not in a chunk file yet, so its cost does not grow with the buffer.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from worldrl.errors import UserError, wrong
 from worldrl.files import damaged
 from worldrl.types import Batch, EnvSpec, Extra, Needs
 
-CHUNK_BYTES = 2**28  # bounds the memory that reading a chunk takes
+CHUNK_BYTES = 2**28  # bounds the memory for reading a chunk
 RECENT = 1000  # draws that can be rebuilt
 GPU_HEADROOM = 2.5  # the agent, its activations and the captured graphs need room next to the replay
 
@@ -49,11 +49,11 @@ class Replay:
         spec: Names, shapes and types of the observations, and the size of an action.
         capacity: Rows over all environments.
         num_envs: Rows per tick.
-        device: Where the rows lie.
-        seed: Of the draws; the generator is part of what is saved.
+        device: Where the rows are stored.
+        seed: Of the draws; the state of the generator is saved with the rows.
 
     Raises:
-        UserError: It does not fit into the memory that is available now (nothing has been allocated then).
+        UserError: It does not fit into the free memory (nothing has been allocated then).
     """
 
     def __init__(
@@ -84,15 +84,15 @@ class Replay:
 
         self._folder: Path | None = None
         self._files: list[dict[str, Any]] = []
-        self._saved = 0  # every held tick below it is in a file
+        self._saved = 0  # every held tick below this is in a file
 
     def __len__(self) -> int:
-        """Rows held, over all environments."""
+        """The number of rows held, over all environments."""
         return (self._next - self._first) * self.num_envs
 
     @property
     def draws(self) -> Any:
-        """The state of the generator that draws; what is saved with the rows has it too."""
+        """The state of the generator of the draws; it is also saved with the rows."""
         return self._rng.bit_generator.state
 
     @draws.setter
@@ -104,7 +104,7 @@ class Replay:
         return self._next - self._first >= length
 
     def add(self, rows: Columns) -> None:
-        """Store one tick: arrays ``(N, ...)`` by name; names that the replay does not keep are ignored.
+        """Store one tick: arrays ``(N, ...)`` by name; other names than those of the replay are ignored.
 
         Raises:
             KeyError, ValueError, TypeError: A column is missing, has another size, or pixels are not uint8.
@@ -112,7 +112,7 @@ class Replay:
         self._append(rows, 1)
 
     def extend(self, rows: Columns) -> None:
-        """Store ``T`` ticks at once: arrays ``(T, N, ...)`` by name. The same rows in the same slots as by ``add``.
+        """Store ``T`` ticks at once: arrays ``(T, N, ...)`` by name. The result is the same as with ``add``.
 
         Raises:
             KeyError, ValueError, TypeError: As ``add``; nothing has been stored then.
@@ -138,13 +138,13 @@ class Replay:
         return self._gather(windows, to)
 
     def sample_extra(self, needs: Needs, length: int, lost_rows: int = 0, to: torch.device | None = None) -> Extra:
-        """Draw what a head needs besides its slice, by the same generator; nothing for a head without such needs.
+        """Draw what a head needs in addition to its slice, by the same generator; empty for a head without such needs.
 
         Args:
-            needs: ``td_batch`` asks for ``"td"``: windows with so many transitions, or as few more as whole windows
-                allow; left out until the replay holds more rows than that. ``recent_batch`` asks for ``"recent"``: so
-                many rows (N, 1) of the ``recent_actions`` newest ones, without observations; with ``recent_obs`` for as
-                many whole windows of them.
+            needs: ``td_batch`` is the number of transitions in ``"td"``, rounded up to whole windows; left out until
+                the replay has more rows than that. ``recent_batch`` is the number of rows (N, 1) in ``"recent"``, drawn
+                from the ``recent_actions`` newest ones, without observations; with ``recent_obs`` they are whole
+                windows with observations.
             length: ``T`` of the windows.
             lost_rows: leading rows of a window that the belief does not serve.
             to: Device of the result, as in ``sample``.
@@ -191,7 +191,7 @@ class Replay:
             JSON-serialisable.
 
         Raises:
-            OSError: As the file system says; what was saved before is untouched, and the call can be repeated.
+            OSError: From the file system; earlier files are untouched, and the call can be repeated.
         """
         folder = Path(folder).resolve()
         folder.mkdir(parents=True, exist_ok=True)
@@ -218,7 +218,7 @@ class Replay:
         A smaller capacity than the saved one keeps the newest rows. After an error the replay is empty.
 
         Raises:
-            UserError: A file is missing or damaged (it is named), or the rows are those of other environments.
+            UserError: A file is missing or damaged (the error names it), or the rows are from other environments.
         """
         _check_fits(self, manifest)
         folder = Path(folder).resolve()
@@ -241,7 +241,7 @@ class Replay:
         self.draws = manifest["rng"]
 
     def _chunk_shapes(self, ticks: int) -> dict[str, tuple[int, ...]]:
-        """The arrays of a file of so many ticks."""
+        """The shapes of the arrays in a file of this many ticks."""
         shapes = {**self._shapes, **{name: self.spec.obs[name].shape for name in self._bytes}}
         return {name: (ticks, self.num_envs, *shape) for name, shape in shapes.items()}
 
@@ -278,7 +278,7 @@ class Replay:
             floats = [flat[name][source] for name in self._shapes]
             self._put(self._floats[target], np.concatenate(floats, axis=1, dtype=np.float32, casting="same_kind"))
             for name, stored in self._bytes.items():
-                # torch.from_numpy wants its own kind of memory: in one piece, and not read-only.
+                # torch.from_numpy needs contiguous memory that is not read-only.
                 self._put(stored[target], np.require(flat[name][source], requirements=("C", "W")))
 
     def _put(self, target: Tensor, source: NDArray[Any]) -> None:
@@ -308,7 +308,7 @@ class Replay:
             start = end
 
     def _arrays(self, start: int, stop: int) -> dict[str, NDArray[Any]]:
-        """The columns of a piece, each (ticks, N, ...); views where the replay lies on the CPU."""
+        """The columns of a piece, each (ticks, N, ...); views if the replay is on the CPU."""
         low = start % self.ticks * self.num_envs
         rows = slice(low, low + (stop - start) * self.num_envs)
         lead = (stop - start, self.num_envs)
@@ -340,7 +340,7 @@ def choose_replay_device(
     setting: str = "auto",
     say: Callable[[str], None] = print,
 ) -> torch.device:
-    """Where the replay should lie; one line through ``say`` gives its size and the place.
+    """The device for the replay; prints one line with its size and place through ``say``.
 
     ``auto`` is the agent's GPU when ``GPU_HEADROOM`` times the replay is free there, else the CPU.
     """

@@ -1,6 +1,6 @@
-"""Returns-to-go as an observation: what a policy that is asked for a return has learned from.
+"""Returns-to-go as an observation, for policies that can be asked for a return.
 
-This file imports no torch: the workers of environments read the column's name.
+This file does not import torch, because the workers of environments need the column's name.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ RETURN_TO_GO = "return_to_go"  # the observation's key
 
 
 def with_return_to_go(columns: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    """Columns of a stream of rows with one more, (rows, 1) float32: the rewards still to come in the episode.
+    """The columns of a stream of rows and one more, (rows, 1) float32: the sum of the episode's future rewards.
 
     Row t has r_{t+1} + ... + r_T, undiscounted, and the last row of an episode has 0, whether it terminates or is cut.
     """

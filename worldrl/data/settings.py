@@ -1,4 +1,4 @@
-"""The settings of rows. This file does not import torch, so that a report reads settings without it."""
+"""The settings of rows. This file does not import torch, so a report can read settings without it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from worldrl.fields import Device, OneOf, PositiveShare, Range, Samples, Share
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    """What is kept of the past, and how it is drawn: windows of ``T`` rows, ``B`` of them for an update."""
+    """Which rows are kept, and how they are drawn: windows of ``T`` rows, ``B`` of them for an update."""
 
     capacity: Annotated[int, Range(2, 1e12)] = 1_000_000  # rows (agent steps, and one more per episode) of all streams
     batch: Samples = 50  # B
@@ -20,14 +20,14 @@ class ReplayConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Rows that are there already: ``data=PATH`` names them."""
+    """Existing rows, named by ``data=PATH``."""
 
-    name: str = ""  # a data set (Minari, D4RL, .npz) or a run folder, whose replay it is
-    checksum: str = ""  # of the rows as they are learned from; filled in by the run, which refuses others
+    name: str = ""  # a data set (Minari, D4RL, .npz) or a run folder, whose replay is used
+    checksum: str = ""  # of the transformed rows; filled in by the run, which refuses other rows
     top: PositiveShare = 1.0  # keep only this share of the episodes, those with the highest returns
     reward: Annotated[str, OneOf("as_is", "minus_1", "antmaze", "min_max", "range_1000")] = "as_is"
-    normalize: bool = False  # vectors to mean 0 and deviation 1 over the data, in the agent, before its belief
-    low: float | None = None  # what the actions in a file that does not say it are bounded by
+    normalize: bool = False  # scale vectors to mean 0 and deviation 1 over the data, before the agent's belief
+    low: float | None = None  # bound of the actions, if the file does not have it
     high: float | None = None
     reference: tuple[float, float] | None = None  # returns that score 0 and 1; None: the file's own
-    share: Share = 0.5  # of a batch, that is drawn from the data once the agent acts
+    share: Share = 0.5  # of a batch that is drawn from the data when the agent acts

@@ -1,6 +1,6 @@
-"""Whether an agent of this package can use a Gymnasium environment; where it cannot, the error names a fix.
+"""Whether an agent of this package can use a Gymnasium environment; if it cannot, the error names a fix.
 
-A fix is Python that works where it stands: the tests run it.
+A fix is Python code that works as it is: the tests run it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from worldrl.errors import UserError
 
 WHOLE = ""  # the only part of an observation that is not a dict
 WRAPPERS = "gymnasium.wrappers"
-GRID_SIDE = 32  # an array (H, W, C) that is no larger is a grid: networks take its shape
+GRID_SIDE = 32  # an array (H, W, C) up to this size is a grid: networks use its shape
 
 
 class Layout(NamedTuple):
     """Which parts of an environment's observation are vectors (name -> size) and which one is the image.
 
-    A grid is the only part, and a vector whose shape (H, W, C) is ``grid``.
+    A grid is the only part, a vector of shape (H, W, C) in ``grid``.
     """
 
     vectors: dict[str, int]
@@ -36,11 +36,11 @@ def check_spaces(env: gymnasium.Env[Any, Any], task: str, obs: str = "both") -> 
 
     Args:
         env: the environment, unwrapped by this package.
-        task: what messages call it.
-        obs: ``pixels``, ``state`` or ``both``; parts of a dict that the agent is not shown may be anything.
+        task: its name in messages.
+        obs: ``pixels``, ``state`` or ``both``; parts of a dict that the agent does not observe may be anything.
 
     Raises:
-        UserError: for other than a bounded float box of actions or a choice; for observations other than a grid,
+        UserError: for actions other than a bounded float box or a choice; for observations other than a grid,
             vectors, 64 x 64 x 3 uint8 images or a flat dict of those; for wrappers that learn from what they see.
     """
     _check_actions(env, task)
@@ -82,7 +82,7 @@ def _check_actions(env: gymnasium.Env[Any, Any], task: str) -> None:
 
 
 def _choice_fix(space: spaces.Space[Any]) -> str:
-    """Number all combinations of several choices; other spaces are left to the person."""
+    """Number all combinations of several choices; other spaces are left to the user."""
     if not isinstance(space, spaces.MultiDiscrete | spaces.MultiBinary):
         return "map its actions in a wrapper"
     sizes = space.nvec.ravel().tolist() if isinstance(space, spaces.MultiDiscrete) else [2] * int(np.prod(space.shape))
@@ -97,10 +97,10 @@ def _is_bounded(space: spaces.Space[Any]) -> bool:
 
 
 def _bounds_fix(env: gymnasium.Env[Any, Any], space: spaces.Box) -> str:
-    """Leave out the wrapper that took the bounds away, if that is all it does; otherwise declare some."""
+    """Leave out the wrapper that removes the bounds, if that is all it does; otherwise declare bounds."""
     for layer in layers(env):
         if isinstance(layer, gymnasium.wrappers.ClipAction) and _is_bounded(layer.env.action_space):
-            return f"leave {WRAPPERS}.ClipAction out: it declares no bounds, and actions stay in the others anyway"
+            return f"leave {WRAPPERS}.ClipAction out: it declares no bounds, and actions stay within the others anyway"
     box = f"gymnasium.spaces.Box(-1.0, 1.0, {space.shape})"
     return f"declare the range to act in: {WRAPPERS}.TransformAction(env, lambda action: action, {box})"
 
@@ -117,15 +117,15 @@ def layers(env: gymnasium.Env[Any, Any]) -> Iterator[gymnasium.Env[Any, Any]]:
 
 
 def _check_statistics(env: gymnasium.Env[Any, Any], task: str) -> None:
-    """Refuse wrappers that learn: training, evaluation and each worker would see worlds of their own."""
+    """Refuse wrappers that learn: training, evaluation and each worker would see different worlds."""
     for layer in layers(env):
         if _learns(layer):
             raise UserError(
                 f"{task}: {type(layer).__name__}",
                 "running statistics, which differ between processes and are in no checkpoint",
                 "a fixed function",
-                f"scale by numbers of your own ({WRAPPERS}.TransformObservation, {WRAPPERS}.TransformReward), or set "
-                "its update_running_mean to False once it has seen enough",
+                f"scale by fixed numbers ({WRAPPERS}.TransformObservation, {WRAPPERS}.TransformReward), or set "
+                "its update_running_mean to False when it has seen enough",
             )
 
 
@@ -168,7 +168,7 @@ def _vector_size(space: spaces.Space[Any], name: str, label: str) -> int:
 
 
 def _flat(space: spaces.Space[Any], name: str) -> tuple[str, str]:
-    """The flattened value, and its space, as Python."""
+    """The flattened value and its space, as Python code."""
     part = f"env.observation_space[{name!r}]" if name else "env.observation_space"
     return f"gymnasium.spaces.flatten({part}, {_value(name)})", f"gymnasium.spaces.flatten_space({part})"
 
@@ -190,7 +190,7 @@ def _check_image(whole: spaces.Space[Any], name: str, label: str) -> None:
 
 
 def _image_fix(space: spaces.Box, name: str) -> str:
-    """Python that makes the image (64, 64, 3) of uint8, with a word on what it does."""
+    """Python code that makes a (64, 64, 3) uint8 image, with a few words on what it does."""
     words, value, shape = _one_frame(_value(name), space.shape)
     value, shape = _three_channels(value, shape)
     if space.dtype != np.uint8:
@@ -203,7 +203,7 @@ def _image_fix(space: spaces.Box, name: str) -> str:
 
 
 def _one_frame(value: str, shape: tuple[int, ...]) -> tuple[str, str, tuple[int, ...]]:
-    """Words, and the newest frame of a stack with the colours last: (H, W) or (H, W, channels)."""
+    """A description, and the newest frame of a stack with the colours last: (H, W) or (H, W, channels)."""
     stacked = "leave the stack of frames out (the beliefs rssm and slac remember), or keep the newest"
     if len(shape) == 4:
         words, value, shape = stacked, f"{value}[-1]", shape[1:]
@@ -234,7 +234,7 @@ def _value(name: str) -> str:
 
 
 def _transform(name: str, value: str, space: str) -> str:
-    """The wrapper that puts ``value`` in place of an observation, or of one part of a dict."""
+    """The wrapper that replaces an observation, or one part of a dict, by ``value``."""
     if name:
         value = f"{{**obs, {name!r}: {value}}}"
         space = f"gymnasium.spaces.Dict({{**env.observation_space.spaces, {name!r}: {space}}})"

@@ -1,8 +1,8 @@
-"""Noise on observations: what a camera and a robot's sensors do, and the rule that makes it reproducible.
+"""Noise on observations, like that of cameras and a robot's sensors, and the rule that makes it reproducible.
 
-The noise of a row is a function of (episode seed, step index, observation key) and of nothing else: it does not depend
-on how many environments run with it, in which process, or on whether earlier rows were drawn at all. A stuck sensor
-needs the clean values of earlier rows besides; state vectors are there even where images are not drawn.
+The noise of a row is a function only of (episode seed, step index, observation key): it does not depend on the number
+of environments, on the process, or on whether earlier rows were rendered. A stuck sensor also needs the clean values of
+earlier rows; state vectors are available even if images are not rendered.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 STREAM, EPISODE_STREAM = 0xC0221, 0xC0222  # keep these draws apart from every other use of an episode's seed
 APPLY = ("both", "train", "eval")
-IMAGE = "pixels"  # what `groups` calls an image
+IMAGE = "pixels"  # the name of an image in `groups`
 MASK = "seen"  # the last sensor group of a state vector, where env.mask adds it: shares of the others, and of the image
 IMAGES, VECTORS = "images", "state vectors"
 
@@ -46,23 +46,23 @@ class CorruptionConfig:
     missing: ValueShare = 0.0  # share of values that are zero, per channel value
     flicker: RowShare = 0.0  # share of rows whose whole frame (or vector) is zero
     missing_pixels: PixelShare = 0.0  # share of pixels that are black in all channels
-    occlusion: ImageShare = 0.0  # share of the image behind a black square that stays in place for the episode
+    occlusion: ImageShare = 0.0  # share of the image behind a black square that is fixed for the episode
     blur: PixelDeviation = 0.0  # standard deviation in pixels
     jpeg: QualityShare = 0.0  # lost share of quality: 0.9 is JPEG quality 10
-    bursts: RowShare = 0.0  # share of rows in which a sensor group (or the frame) is zero, burst_length rows in a run
+    bursts: RowShare = 0.0  # share of rows in which a sensor group (or the frame) is zero, burst_length rows at a time
     group_dropout: RowShare = 0.0  # share of rows in which a sensor group is zero
-    stuck: RowShare = 0.0  # share of rows in which a sensor group repeats what it read before
+    stuck: RowShare = 0.0  # share of rows in which a sensor group repeats its previous reading
     burst_length: Annotated[int, Range(1, 1_000_000)] = 10  # rows
-    groups: tuple[str, ...] = ()  # the sensors it applies to, by name, "pixels" for the image; none named: all
+    groups: tuple[str, ...] = ()  # the sensors it applies to, by name, "pixels" for the image; empty: all
     apply: Annotated[str, OneOf("both", "train", "eval")] = "both"
 
 
-# Of each kind of corruption: its levels.
+# The levels of each kind of corruption.
 LEVELS = {name: levels for name, levels in ranges(CorruptionConfig).items() if name != "burst_length"}
 
 
 class Moment(NamedTuple):
-    """The row of one observation key: where its noise comes from, and which entries belong together."""
+    """The row of one observation key: the source of its noise, and which entries belong together."""
 
     seed: int  # of the episode
     step: int  # 0 on the reset row
@@ -70,11 +70,11 @@ class Moment(NamedTuple):
     rng: np.random.Generator  # of this row; the active kinds draw from it one after another
     labels: Array  # the sensor group of each entry, (D,) int; an image is one group, (1, 1, 1)
     burst_length: int
-    held: dict[str, Array]  # what stuck sensors showed on the row before, by key; empty on the reset row
-    dark: Array  # bool, shaped as the observation: which of its entries are no readings of this row
+    held: dict[str, Array]  # values of stuck sensors in the previous row, by key; empty on the reset row
+    dark: Array  # bool, in the observation's shape: which entries are not readings of this row
 
     def lose(self, entries: Array) -> None:
-        """Note that these ``entries``, a mask that broadcasts against the observation, are no readings."""
+        """Record that these ``entries``, a mask that broadcasts against the observation, are not readings."""
         self.dark[...] |= entries
 
     def zero(self, x: Array, entries: Array) -> Array:
@@ -83,7 +83,7 @@ class Moment(NamedTuple):
         return np.where(entries, np.zeros((), x.dtype), x)
 
     def lost(self, probability: float) -> Array:
-        """Which entries belong to a group that one draw for each group hits; broadcasts against the observation."""
+        """The entries of the groups that are hit, with one draw per group; broadcasts against the observation."""
         return (self.rng.random(self.groups) < probability)[self.labels]
 
     @property
@@ -111,7 +111,7 @@ def blur(x: Array, sigma: float, moment: Moment) -> Array:
 
 
 def compress(x: Array, lost: float, moment: Moment) -> Array:
-    """There and back through JPEG of quality ``100 (1 - lost)``."""
+    """Encode and decode as JPEG of quality ``100 (1 - lost)``."""
     cv2 = opencv()
     quality = [cv2.IMWRITE_JPEG_QUALITY, round(100 * (1 - lost))]
     _, data = cv2.imencode(".jpg", np.ascontiguousarray(x[..., ::-1]), quality)  # OpenCV wants BGR
@@ -119,7 +119,7 @@ def compress(x: Array, lost: float, moment: Moment) -> Array:
 
 
 def hold(x: Array, probability: float, moment: Moment) -> Array:
-    """Stuck: with the given probability a group shows what it showed on the row before."""
+    """Stuck: with the given probability a group repeats its values of the previous row."""
     stuck = moment.lost(probability)
     if moment.key in moment.held:
         moment.lose(stuck)
@@ -129,7 +129,7 @@ def hold(x: Array, probability: float, moment: Moment) -> Array:
 
 
 def darken(x: Array, share: float, moment: Moment) -> Array:
-    """Bursts: each group is zero for ``burst_length`` rows in a run, and for ``share`` of the rows in the long run.
+    """Bursts: each group is zero for ``burst_length`` rows in sequence, and for ``share`` of all rows on average.
 
     A group is dark while any of the last n draws, one per row, was below p, which leaves (1 - p)^n of the rows.
     """
@@ -173,14 +173,14 @@ def add_gaussian(x: Array, sigma: float, moment: Moment) -> Array:
 
 
 class Kind(NamedTuple):
-    """A kind of corruption: how it spoils an observation, and which ones it fits. ``LEVELS`` has its range."""
+    """A kind of corruption: its function, and the observations it fits. ``LEVELS`` has its range."""
 
     spoil: Callable[[Array, float, Moment], Array]
     fits: tuple[str, ...]
 
 
-# In the order in which they happen: before the lens, in the sensor, on the way from it. Flicker, missing, Gaussian is
-# the order of the SMAC paper's code.
+# In the order in which they occur: before the lens, in the sensor, in transmission. The SMAC paper's code has the order
+# flicker, missing, Gaussian.
 KINDS: dict[str, Kind] = {
     "occlusion": Kind(occlude, (IMAGES,)),
     "blur": Kind(blur, (IMAGES,)),
@@ -201,7 +201,7 @@ def active_levels(config: CorruptionConfig) -> dict[str, float]:
 
 
 def check_level(key: str, corruption: str, level: float) -> None:
-    """Refuse a level outside the range of its kind of corruption; ``key`` is what the message calls it."""
+    """Refuse a level outside the range of its kind of corruption; ``key`` is its name in the message."""
     LEVELS[corruption].check(key, level)
 
 
@@ -214,7 +214,7 @@ def check_corruption(config: CorruptionConfig) -> None:
 
 
 def is_active(config: CorruptionConfig, training: bool) -> bool:
-    """Whether any noise is to be added to training (or evaluation) environments."""
+    """Whether there is noise in training (or evaluation) environments."""
     return config.apply in ("both", "train" if training else "eval") and bool(active_levels(config))
 
 
@@ -242,23 +242,23 @@ class Described(Protocol):
 
 
 class _Sensor(NamedTuple):
-    """One observation key and what happens to it."""
+    """One observation key and its noise."""
 
     kinds: dict[str, float]
     labels: Array  # as in Moment
-    chosen: Array  # bool, which entries the noise reaches; shaped as labels
+    chosen: Array  # bool, which entries have noise; in the shape of labels
 
 
 class Noise:
     """The corruption of one stream of observations: ``begin`` an episode, then call it once for each of its rows.
 
     Args:
-        config: levels; ``apply`` is for the caller to follow.
-        obs: shape and type of each observation key; uint8 is an image. Others pass as they are.
+        config: levels; the caller handles ``apply``.
+        obs: shape and type of each observation key; uint8 is an image. Other keys are unchanged.
         groups: ``groups[key][name] = (start, stop)``, the sensors inside a state vector.
 
     Attributes:
-        seen: of the last row by key, in the observation's shape: False where an entry is lost (zero, or stuck).
+        seen: masks of the last row by key, in the observation's shape: False where an entry is lost (zero, or stuck).
 
     Raises:
         UserError: a level outside its range, a sensor group that does not exist, or a kind that fits no observation.
@@ -286,7 +286,7 @@ class Noise:
         self.seen: dict[str, Array] = {}
 
     def __call__(self, obs: Observation, images: bool = True) -> Observation:
-        """The row as it is seen; without ``images`` those pass as they are, and the rows after it are the same."""
+        """The corrupted row; without ``images`` those are unchanged, and later rows are not affected."""
         self.seen = {key: np.ones(x.shape, bool) for key, x in obs.items()}
         shown = {k: x if x.dtype == np.uint8 and not images else self._spoil(k, x) for k, x in obs.items()}
         for key, begin in self._masks.items():
@@ -303,7 +303,7 @@ class Noise:
                 seen[...] = False
 
     def _shares(self, key: str) -> Array:
-        """What ``MASK`` shows: the share of each group of this vector that is a reading, and of the image."""
+        """The values of ``MASK``: the share of each group of this vector, and of the image, that is a reading."""
         parts = [self.seen[key][start:stop] for start, stop in self._groups[key].values()]
         parts += [self.seen[IMAGE]] if IMAGE in self.seen else []
         return np.array([part.mean() for part in parts], np.float32)
@@ -324,7 +324,7 @@ class Noise:
 
 
 def _sensor(config: CorruptionConfig, box: Described, groups: Groups, size: int | None) -> _Sensor:
-    """Of a vector its first ``size`` entries count, or all."""
+    """The noise of one key; of a vector only the first ``size`` entries count, or all."""
     image = _is_image(box)
     labels = np.zeros((1, 1, 1) if image else box.shape, np.intp)[:size]
     chosen = np.full(labels.shape, not config.groups or (image and IMAGE in config.groups))

@@ -1,8 +1,8 @@
-"""The OpenGL back-end: the only module that touches ``MUJOCO_GL``.
+"""The OpenGL backend: the only module that touches ``MUJOCO_GL``.
 
-MuJoCo and dm_control read the variable when they are imported, and a back-end that is installed may still be unable to
-render, or may hang. So the choice is made by letting a child process draw one image within a time limit, and is then
-exported, so that worker processes inherit it instead of probing again.
+MuJoCo and dm_control read the variable when they are imported, and a backend that is installed may still be unable to
+render, or may hang. So a child process has to render one image within a time limit; the choice is then exported, and
+worker processes inherit it instead of probing again.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ T = TypeVar("T")
 BACKENDS = ("egl", "osmesa", "glfw")
 QUALITIES = ("full", "fast")
 SIZE = 64
-PROBE_TIMEOUT_S = 120.0  # software OpenGL on a busy machine takes its time
-DRAWN = "WORLDRL_DRAWN"  # the back-end that has drawn an image for this run: its workers do not probe again
-LIKE_UNSET = ("on", "enable", "enabled", "true", "1")  # values of MUJOCO_GL that name no back-end
+PROBE_TIMEOUT_S = 120.0  # software OpenGL on a busy machine is slow
+DRAWN = "WORLDRL_DRAWN"  # the backend that has rendered an image for this run, so its workers do not probe again
+LIKE_UNSET = ("on", "enable", "enabled", "true", "1")  # values of MUJOCO_GL that name no backend
 
 _INSTALL = (
     "on Debian or Ubuntu: apt-get install libegl1 libgl1-mesa-dri (EGL; an NVIDIA driver brings its own) or "
@@ -56,20 +56,20 @@ os._exit(0)
 
 @dataclass(frozen=True)
 class RenderConfig:
-    """How pixels are made."""
+    """How pixels are rendered."""
 
     backend: Annotated[str, OneOf("auto", "egl", "osmesa", "glfw")] = "auto"  # auto probes them in this order
     quality: Annotated[str, OneOf("full", "fast")] = "full"  # fast: cheaper shadows and meshes, about 3 x in software
-    size: Literal[64] = 64  # the networks are built for 64 x 64 images only
+    size: Literal[64] = 64  # the networks are built only for 64 x 64 images
     camera: Annotated[int, Range(-1, 1_000)] = -1  # -1: the task's usual camera (0; quadruped 2)
 
 
 class Probe(NamedTuple):
-    """Whether a back-end can draw here."""
+    """Whether a backend can render here."""
 
     works: bool
     text: str  # the GL renderer, or why it does not work
-    slow: bool = False  # it gave no answer in time, which a busy machine does too
+    slow: bool = False  # there was no answer in time, which also happens on a busy machine
 
 
 class _Choice(NamedTuple):
@@ -84,8 +84,8 @@ _choice: _Choice | None = None
 def load_triton_first() -> None:
     """Call this before anything may load OpenGL.
 
-    PyTorch's Triton and software OpenGL each bring an LLVM; loaded in the other order the process crashes. Worker
-    processes never load PyTorch, and where dm_control is already there it is too late.
+    PyTorch's Triton and software OpenGL each have an LLVM; if they are loaded in the other order, the process crashes.
+    Worker processes never load PyTorch, and if dm_control is already imported it is too late.
     """
     if multiprocessing.parent_process() is None and "dm_control" not in sys.modules:
         with contextlib.suppress(ImportError):
@@ -93,14 +93,14 @@ def load_triton_first() -> None:
 
 
 def choose_backend(requested: str = "auto") -> str:
-    """Choose, export and return the OpenGL back-end: ``egl``, ``osmesa`` or ``glfw``.
+    """Choose, export and return the OpenGL backend: ``egl``, ``osmesa`` or ``glfw``.
 
-    ``auto`` takes the one that ``MUJOCO_GL`` names, else the first that can draw. A back-end asked for by name wins
-    over ``MUJOCO_GL``. Each must draw an image in a child process first; one that ``MUJOCO_GL`` names is taken even if
-    it gives no answer in time. The first choice holds for the whole process and its workers.
+    ``auto`` takes the one that ``MUJOCO_GL`` names, else the first that works. A backend requested by name has priority
+    over ``MUJOCO_GL``. Each must first render an image in a child process; one that ``MUJOCO_GL`` names is used even if
+    there is no answer in time. The first choice applies to the whole process and its workers.
 
     Raises:
-        UserError: for an unknown name, and when nothing can draw; names the packages to install.
+        UserError: for an unknown name, and if no backend works; it names the packages to install.
     """
     global _choice
     load_triton_first()
@@ -114,21 +114,21 @@ def choose_backend(requested: str = "auto") -> str:
 
 
 def describe_backend() -> str:
-    """One line that says which back-end was chosen and why."""
+    """One line that says which backend was chosen and why."""
     if _choice is None:
-        return "rendering: no OpenGL back-end chosen"
+        return "rendering: no OpenGL backend chosen"
     return f"rendering: {_choice.backend} ({_choice.why})"
 
 
 def probe_backends() -> dict[str, Probe]:
-    """Let every back-end of this platform draw an image, each in a child process with a time limit."""
+    """Let every backend of this platform render an image, each in a child process with a time limit."""
     return {name: _probe(name) for name in _candidates()}
 
 
 def gl_string() -> str:
-    """Name of what draws: back-end, GL renderer, MuJoCo version. Images are bitwise the same only where this is.
+    """Name of what draws: backend, GL renderer, MuJoCo version. Images are bitwise the same only where this is.
 
-    Takes up to a second on the first call if the back-end was not probed. Without a back-end: ``"none"``.
+    Takes up to a second on the first call if the backend was not probed. Without a backend: ``"none"``.
     """
     if _choice is None:
         return "none"
@@ -138,13 +138,13 @@ def gl_string() -> str:
 
 
 def check_size(size: int) -> None:
-    """Raise UserError unless ``size`` is 64, the only image size that encoders and decoders are made for."""
+    """Raise UserError unless ``size`` is 64, the only image size of the encoders and decoders."""
     if size != SIZE:
         raise wrong("render.size", size, str(SIZE), "remove the setting")
 
 
 def apply_quality(model: Any, quality: str) -> None:
-    """Set the drawing quality of a ``mujoco.MjModel``; must come before its first render.
+    """Set the rendering quality of a ``mujoco.MjModel``; must be called before its first render.
 
     ``full`` leaves the model's own settings, ``fast`` takes coarser shadows and meshes: about three times faster in
     software OpenGL.
@@ -158,7 +158,7 @@ def apply_quality(model: Any, quality: str) -> None:
 
 
 def prepare_without_backend() -> None:
-    """Import mujoco and dm_control's renderer without an OpenGL back-end; a later ``choose_backend`` still works.
+    """Import mujoco and dm_control's renderer without an OpenGL backend; a later ``choose_backend`` still works.
 
     By itself, dm_control tries GLFW first, which is slow and prints warnings on machines without a display; and with
     a ``MUJOCO_GL`` that cannot draw here, neither can be imported.
@@ -171,14 +171,14 @@ def prepare_without_backend() -> None:
 
 
 def mujoco_is_loaded() -> bool:
-    """Whether somebody has imported MuJoCo or dm_control, or tried to."""
+    """Whether MuJoCo or dm_control has been imported, successfully or not."""
     return any(name.partition(".")[0] in ("mujoco", "dm_control") for name in sys.modules)
 
 
 def with_backend(action: Callable[[], T], requested: str = "auto") -> T:
-    """Run code of a user's that may draw with MuJoCo; where it fails, once more with a back-end that can draw.
+    """Run a user's code that may render with MuJoCo; if it fails, run it again with a backend that works.
 
-    So nothing is probed for code that does not draw. Where no back-end can, its own error stands, with a note.
+    So nothing is probed for code that does not render. If no backend works, the code's own error is raised with a note.
     """
     try:
         with _no_glfw_without_a_display():
@@ -196,7 +196,7 @@ def with_backend(action: Callable[[], T], requested: str = "auto") -> T:
 
 @contextlib.contextmanager
 def _no_glfw_without_a_display() -> Iterator[None]:
-    """Where nothing is chosen, MuJoCo would try GLFW, and a process in which that failed may crash when it draws."""
+    """Without a choice, MuJoCo would try GLFW, and a process in which that fails may crash when it renders."""
     present = os.environ.get("MUJOCO_GL")
     if _choice is not None or present or not sys.platform.startswith("linux") or _has_display():
         yield
@@ -220,12 +220,12 @@ def _find(requested: str) -> _Choice:
 
 
 def _named(name: str, why: str) -> _Choice:
-    """The back-end that ``MUJOCO_GL`` names, if it draws; one that is slow is believed."""
+    """The backend that ``MUJOCO_GL`` names, if it renders or is only slow."""
     if name not in BACKENDS:
         raise UserError("MUJOCO_GL", name, f"one that draws images: {', '.join(BACKENDS)}", "unset the variable")
     if os.environ.get(DRAWN) != name and not (probe := _probe(name)).works and not probe.slow:
         fix = f"unset the variable, or install what it needs: {_INSTALL}"
-        raise UserError(f"MUJOCO_GL={name}", f"that it cannot draw ({probe.text})", "a back-end that draws", fix)
+        raise UserError(f"MUJOCO_GL={name}", f"that it cannot draw ({probe.text})", "a backend that draws", fix)
     return _Choice(name, why)
 
 
@@ -235,8 +235,8 @@ def _first_that_draws(names: tuple[str, ...], requested: str) -> _Choice:
             return _Choice(name, f"{'first that works' if requested == 'auto' else 'asked for'}: {_probe(name).text}")
     reasons = "; ".join(f"{name}: {_probe(name).text}" for name in names)
     slow = [name for name in names if _probe(name).slow]
-    busy = f"where the machine is only busy, MUJOCO_GL={slow[0]} takes that one all the same; " if slow else ""
-    raise UserError(f"no OpenGL back-end can render images ({reasons})", fix=busy + _INSTALL)
+    busy = f"if the machine is only busy, MUJOCO_GL={slow[0]} uses that one anyway; " if slow else ""
+    raise UserError(f"no OpenGL backend can render images ({reasons})", fix=busy + _INSTALL)
 
 
 def _candidates() -> tuple[str, ...]:
@@ -268,28 +268,28 @@ def _has_display() -> bool:
 
 def _last_line(text: str) -> str:
     lines = text.strip().splitlines()
-    return lines[-1].strip() if lines else "died without a word"
+    return lines[-1].strip() if lines else "died without a message"
 
 
 def _export(name: str) -> None:
     os.environ["MUJOCO_GL"] = os.environ[DRAWN] = name
     if name == "glfw":
         os.environ.pop("PYOPENGL_PLATFORM", None)
-    else:  # dm_control refuses EGL and OSMesa when PyOpenGL was told something else
+    else:  # dm_control refuses EGL and OSMesa if PyOpenGL uses another platform
         os.environ["PYOPENGL_PLATFORM"] = name
     _switch_mujoco()
     _switch_dm_control(name)
 
 
 def _switch_mujoco() -> None:
-    """Point an already imported mujoco at the back-end; its Renderer looks the context up at each use."""
+    """Point an already imported mujoco at the backend; its Renderer looks the context up at each use."""
     for name in ("mujoco.rendering.classic.gl_context", "mujoco.gl_context"):
         if name in sys.modules:
             importlib.reload(sys.modules[name])
 
 
 def _switch_dm_control(name: str) -> None:
-    """Point an already imported dm_control at the back-end; its engine looks the renderer up at each use."""
+    """Point an already imported dm_control at the backend; its engine looks the renderer up at each use."""
     module = sys.modules.get("dm_control._render")
     if module is None or getattr(module, "BACKEND", None) == name:
         return

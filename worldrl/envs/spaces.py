@@ -19,23 +19,22 @@ Groups = dict[str, tuple[int, int]]  # sensor name -> (start, stop) inside "stat
 
 OBS_MODES = ("pixels", "state", "both")
 IMAGE_SHAPE = (64, 64, 3)
-NO_BOUND = 1e10  # what MuJoCo writes where there is none
+NO_BOUND = 1e10  # MuJoCo's value for a missing bound
 
 
 class BrokenContractError(UserError):
-    """An environment does not give what its spaces or Gymnasium's interface promise: no other episode would help."""
+    """An environment breaks the promises of its spaces or of Gymnasium's interface: another episode would not help."""
 
 
 class TaskEnv(gymnasium.Env[Any, Any]):
     """A task with action repeat, whose actions are in [-1, 1] or one-hot rows.
 
     Observations are a dict with ``"pixels"`` (64, 64, 3) uint8 and/or ``"state"``: (D,) float32, or a grid (H, W, C) of
-    float32, of uint8 where it is a screen. One step repeats the
-    action over ``action_repeat`` frames, sums their rewards, stops where the episode ends, and draws only the last
-    frame; ``info["frames"]`` counts the frames simulated. ``reset(seed=s)`` makes the episode a pure function of ``s``
-    and the actions.
+    float32, or of uint8 if it is a screen. One step repeats the action over ``action_repeat`` frames, sums their
+    rewards, stops where the episode ends, and renders only the last frame; ``info["frames"]`` counts the simulated
+    frames. ``reset(seed=s)`` makes the episode a pure function of ``s`` and the actions.
 
-    With ``render_pixels = False`` nothing is drawn and images are black: for replaying an episode quickly.
+    With ``render_pixels = False`` nothing is rendered and images are black: for replaying an episode quickly.
     """
 
     metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012 (the base class declares it so)
@@ -44,9 +43,9 @@ class TaskEnv(gymnasium.Env[Any, Any]):
     groups: Groups
     terminates: bool
     max_frames: int
-    bounds: tuple[Array, Array] | None = None  # the ends of its actions in its own units, each (A,); None: none known
-    choices: int = 0  # an action is one of so many, as a one-hot row; 0: it is a box
-    protocol: str = ""  # what else fixes the task, in words: versions, sticky actions, where episodes end
+    bounds: tuple[Array, Array] | None = None  # the bounds of its actions in its own units, each (A,); None: unknown
+    choices: int = 0  # the number of alternatives of a choice, a one-hot row; 0: actions are a box
+    protocol: str = ""  # what else defines the task, in words: versions, sticky actions, where episodes end
     render_pixels: bool = True
 
     def __init__(
@@ -65,15 +64,15 @@ class TaskEnv(gymnasium.Env[Any, Any]):
         self._open()
 
     def _open(self) -> None:
-        """Make what is simulated, by settings that have been checked, and describe it."""
+        """Create the simulation with checked settings, and describe it."""
         raise NotImplementedError
 
     def video_frame(self, height: int, width: int) -> Array:
-        """Draw the present state for a video: (height, width, 3) uint8, or the size at hand where it is fixed."""
+        """Render the current state for a video: (height, width, 3) uint8, or the environment's size if it is fixed."""
         raise NotImplementedError
 
     def truth(self) -> dict[str, float]:
-        """The present state by coordinate, whatever the agent is shown of it; empty where there is none to read."""
+        """The current state by coordinate, whatever the agent observes of it; empty if it cannot be read."""
         return {}
 
 
@@ -90,7 +89,7 @@ def check_repeat(action_repeat: int) -> None:
 
 
 def observation_space(obs: str, state: int | spaces.Box) -> spaces.Dict:
-    """The space of an observation dict with the keys that ``obs`` asks for; ``state`` is a vector's size, or a box."""
+    """The space of an observation dict with the keys of ``obs``; ``state`` is a vector's size, or a box."""
     keys: dict[str, spaces.Space[Any]] = {}
     if obs != "state":
         keys["pixels"] = spaces.Box(0, 255, IMAGE_SHAPE, np.uint8)
@@ -105,7 +104,7 @@ def unit_box(dim: int) -> spaces.Box:
 
 
 def unbounded(bounds: Array) -> Array:
-    """Which entries bound nothing: infinite, not a number, or so large that they only say that there is no bound."""
+    """Which entries are not bounds: infinite, not a number, or so large that they mean that there is no bound."""
     return ~(np.abs(bounds) < min(NO_BOUND, float(np.finfo(bounds.dtype).max)))
 
 
@@ -120,7 +119,7 @@ def name_groups(parts: dict[str, int]) -> Groups:
 
 
 def as_array(value: Any) -> Array:
-    """``value`` as an array, also where it is a tensor that is on a GPU or wants a gradient."""
+    """``value`` as an array, even if it is a tensor that is on a GPU or requires a gradient."""
     return np.asarray(value.detach().cpu() if hasattr(value, "detach") else value)
 
 

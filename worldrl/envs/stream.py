@@ -1,4 +1,4 @@
-"""An environment as one endless stream of rows: every tick gives one row, resets included."""
+"""An environment as one endless stream of rows: every tick returns one row, including resets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXTRAS: dict[str, type] = {
 def episode_seed(run_seed: int, stream: int, index: int, episode: int) -> int:
     """Seed of episode ``episode`` of environment ``index``: ``SeedSequence([run_seed, stream, index, episode])``.
 
-    ``stream`` is TRAIN, EVAL or RANDOM, so that no two of them share an episode. The result is a 32-bit integer.
+    ``stream`` is TRAIN, EVAL or RANDOM, so no two of them share an episode. The result is a 32-bit integer.
     """
     return int(np.random.SeedSequence([run_seed, stream, index, episode]).generate_state(1)[0])
 
@@ -43,14 +43,14 @@ def _scalar(dtype: type) -> spaces.Box:
 class RowStream(gymnasium.Env[Any, Any]):
     """One environment as a stream of rows.
 
-    A row holds the observation keys, ``reward`` received on arriving, ``is_first``, ``is_terminal``, ``is_last``
+    A row has the observation keys, ``reward`` received on arriving, ``is_first``, ``is_terminal``, ``is_last``
     (float32, 0 or 1) and ``frames`` simulated to reach it (int32). After a last row the next step ignores its action
-    and gives the first row of the next episode (reward 0, frames 0). Termination and truncation are never reported to
+    and returns the first row of the next episode (reward 0, frames 0). Termination and truncation are never reported to
     the caller, so automatic resets of vector wrappers have nothing to do.
 
     ``reset()`` starts episode 0. ``reset(options={"episode": [...], "actions": [...]})``, one entry per environment
-    of the run, starts that episode and replays those actions, each array (n, A), drawing only the last row, which is
-    returned: bitwise the row that the same actions gave before.
+    of the run, starts that episode and replays those actions, each array (n, A). It renders and returns only the last
+    row, which is bitwise the same as before.
     """
 
     def __init__(self, env: gymnasium.Env[Observation, Array], run_seed: int, stream: int, index: int) -> None:
@@ -69,7 +69,7 @@ class RowStream(gymnasium.Env[Any, Any]):
         return self.env.unwrapped
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Row, dict[str, Any]]:
-        """Start an episode and replay its actions; ``seed`` is ignored, episodes have seeds of their own."""
+        """Start an episode and replay its actions; ``seed`` is ignored, because episodes have their own seeds."""
         index, options = self._key[2], options or {}
         episode = int(options["episode"][index]) if "episode" in options else 0
         actions = options["actions"][index] if "actions" in options else ()

@@ -19,7 +19,7 @@ HOPELESS = 10  # episodes in a row that fail at their first step
 
 
 class WorkerError(UserError):
-    """An environment failed, or its worker process died or fell silent. ``index`` says which environment."""
+    """An environment failed, or its worker process died or hung. ``index`` is the environment's number."""
 
     def __init__(self, message: str, index: int) -> None:
         super().__init__(message)
@@ -32,18 +32,18 @@ class VectorEnv:
     Every call to ``reset``, ``step`` and ``restore`` returns rows: a dict of arrays (N, ...) that the caller may keep,
     with the observation keys, the ``action`` (N, A) that led there (zero on a first row), ``reward``, ``is_first``,
     ``is_terminal``, ``is_last`` (float32) and ``frames`` (int32), see ``RowStream``; and ``is_cut``, 1 on a first row
-    whose environment gave the episode before up without a last row. Rows do not depend on ``N`` or on where the
+    whose environment cut the previous episode without a last row. Rows do not depend on ``N`` or on where the
     environments run.
 
-    An environment that raises, or gives something that is not finite, is played again from the start of its episode. If
+    An environment that raises or returns something that is not finite is played again from the start of its episode. If
     it fails again, as a simulator that diverges does, the episode is cut there: the next one begins, and ``cuts`` has a
-    line about it. Other failures end in a WorkerError: a lost worker, a broken contract, ``HOPELESS`` episodes in a row
-    that fail at their first step. ``state`` and ``close`` still work after it.
+    line about it. Other failures end in a WorkerError: a lost worker, a broken contract, or ``HOPELESS`` episodes in a
+    row that fail at their first step. ``state`` and ``close`` still work after it.
 
     Attributes:
-        cuts: what failed in each episode that was cut, or left out because it could not begin.
-        patient: whether the other failures are treated in this way, too. It becomes true with a WorkerError and is part
-            of the state: the first time the person may want to change something; a run that continues there gets past.
+        cuts: what failed in each episode that was cut, or skipped because it could not begin.
+        patient: whether other failures are treated in this way too. It becomes true with a WorkerError and is part of
+            the state: at first the user may want to change something, but a resumed run gets past the failure.
     """
 
     def __init__(self, config: EnvConfig, task: str, seed: int, num_envs: int, training: bool) -> None:
@@ -60,7 +60,7 @@ class VectorEnv:
         self.patient = False
 
     def reset(self, episode: int = 0) -> Rows:
-        """Start the given episode in every environment, or the next one where it cannot begin."""
+        """Start the given episode in every environment, or the next one if it cannot begin."""
         self._log.before(episode)
         self._sent = self._log.no_action()
         try:
@@ -69,7 +69,7 @@ class VectorEnv:
             return self._again(failure)
 
     def step(self, actions: Array) -> Rows:
-        """Tick once. ``actions`` (N, A) in [-1, 1]; an entry is ignored where the row before was a last row."""
+        """Tick once. ``actions`` (N, A) in [-1, 1]; an entry is ignored if the previous row was a last row."""
         self.send(actions)
         return self.receive()
 
@@ -99,10 +99,10 @@ class VectorEnv:
         return {**self._log.state(), "patient": self.patient}
 
     def restore(self, state: dict[str, Any]) -> Rows:
-        """Bring every environment back to where ``state`` was taken, and return the rows it had there.
+        """Bring every environment back to where ``state`` was taken, and return its rows from there.
 
         Raises:
-            UserError: for the state of another number of environments.
+            UserError: if the state has another number of environments.
         """
         self._check_state(state)
         self._log.load(state)
@@ -113,7 +113,7 @@ class VectorEnv:
         return self._whole(rows)
 
     def _whole(self, rows: Rows) -> Rows:
-        """Rows with what the streams do not know: the action that led there, and that nothing was cut."""
+        """Rows with what the streams do not know: the action that led there, and that no episode was cut."""
         self._barren[rows["is_first"] == 0] = 0
         rows["action"] = (self._sent * (1.0 - rows["is_first"])[:, None]).astype(np.float32)
         rows["is_cut"] = np.zeros(self.num_envs, np.float32)
@@ -147,7 +147,7 @@ class VectorEnv:
         return {**self._whole(rows), "is_cut": is_cut.astype(np.float32)}
 
     def _check_use(self, failure: Failure, skipped: Array) -> None:
-        """Give up where playing again is of no use, or is left to the person."""
+        """Raise WorkerError if playing again would not help, or is left to the user."""
         i = failure.index
         bad = failure.lost or failure.final or self._barren[i] >= HOPELESS
         if skipped[i] >= HOPELESS or (bad and not self.patient):
@@ -164,16 +164,16 @@ class VectorEnv:
     # --- the rest -----------------------------------------------------------------------------------------------------
 
     def render(self, height: int = 240, width: int = 320) -> Array:
-        """Environment 0 as it is now, (height, width, 3) uint8, for videos; works for state observations too.
+        """The current image of environment 0, (height, width, 3) uint8, for videos; also for state observations.
 
         Raises:
-            UserError: where nothing can draw.
+            UserError: if nothing can render.
         """
         with self._naming_failures():
             return self._streams.render(height, width, self._config.timeout_s)
 
     def close(self) -> None:
-        """End the environments; never hangs, may be called twice."""
+        """Close the environments; never hangs, may be called twice."""
         self._streams.close()
 
     def _check_state(self, state: dict[str, Any]) -> None:
@@ -199,13 +199,13 @@ class VectorEnv:
 
 
 def make_envs(config: EnvConfig, task: str, seed: int, num_envs: int | None = None, training: bool = True) -> VectorEnv:
-    """Make ``num_envs`` environments (``config.num_envs`` if None), in worker processes if more than one.
+    """Create ``num_envs`` environments (``config.num_envs`` if None), in worker processes if there are several.
 
     Episode ``e`` of environment ``i`` has the seed ``episode_seed(seed, TRAIN or EVAL, i, e)``. Corruption applies
-    where ``config.corruption.apply`` asks for it.
+    where ``config.corruption.apply`` says so.
 
     Raises:
-        UserError: for bad settings or a task that does not exist or does not fit.
+        UserError: for invalid settings, or a task that does not exist or does not fit.
     """
     n = config.num_envs if num_envs is None else num_envs
     if n < 1:
@@ -216,7 +216,7 @@ def make_envs(config: EnvConfig, task: str, seed: int, num_envs: int | None = No
 
 
 class _EpisodeLog:
-    """What has to be repeated to get back: per environment the episode and its actions so far.
+    """What has to be replayed in order to restore: per environment the episode and its actions so far.
 
     Kept next to the streams, not in them, so that it outlives a dead worker.
     """
@@ -240,11 +240,11 @@ class _EpisodeLog:
         return np.zeros((len(self._actions), self._empty.shape[1]), np.float32)
 
     def last_action(self) -> Array:
-        """(N, A): what led to the present rows, zero where an episode has just begun."""
+        """(N, A): the actions that led to the current rows, zero where an episode has just begun."""
         return np.stack([a[-1] if a else self._empty.sum(0) for a in self._actions])
 
     def steps(self, index: int) -> int:
-        """Of the running episode of an environment."""
+        """The seed of an environment's current episode."""
         return len(self._actions[index])
 
     def after(self, actions: Array, skipped: Array) -> dict[str, Any]:
@@ -299,7 +299,7 @@ class _Streams(Protocol):
 
 
 class _Local:
-    """One stream in this process. There is no time limit: nobody else could enforce it."""
+    """One stream in this process. There is no time limit, because nothing could enforce it."""
 
     def __init__(self, env: gymnasium.Env[Any, Any], run_seed: int, stream: int) -> None:
         self._stream = RowStream(env, run_seed, stream, 0)

@@ -27,16 +27,16 @@ from worldrl.errors import UserError, starved
 Rows = dict[str, Array]  # observation keys and the stream's extras, each (N, ...)
 
 START_GRACE_S = 60.0  # a worker imports its simulator before its first reply
-REPLAY_S = 1.0  # of more patience for each action that is repeated
+REPLAY_S = 1.0  # additional time for each action that is replayed
 CLOSE_S = 3.0
-SHARED_MEMORY = "they share memory in /dev/shm, which must have room and take writes; or set env.num_envs=1"
+SHARED_MEMORY = "they share memory in /dev/shm, which must have space and be writable; or set env.num_envs=1"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 
 class Failure(Exception):
     """Environment ``index`` failed; ``what`` continues the sentence that names it.
 
-    ``lost``: its process died or hangs. ``final``: it broke its contract, and would do so in any episode.
+    ``lost``: its process died or hangs. ``final``: it broke its contract, and would in any episode.
     """
 
     def __init__(self, index: int, what: str, lost: bool = False, final: bool = False) -> None:
@@ -46,7 +46,7 @@ class Failure(Exception):
 
 @contextlib.contextmanager
 def failing_as(index: int, but: type[Exception] | tuple[()] = ()) -> Iterator[None]:
-    """Turn every exception ``but`` these into the failure of an environment."""
+    """Turn every exception except ``but`` into the failure of an environment."""
     try:
         yield
     except but:
@@ -61,13 +61,13 @@ def in_words(error: BaseException) -> str:
 
 
 def _told(error: BaseException) -> dict[str, Any]:
-    """A failure as the information that a worker returns."""
+    """A failure as the ``info`` that a worker returns."""
     return {"failure": in_words(error), "final": isinstance(error, BrokenContractError)}
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a worker makes its environment."""
+    """How a worker creates its environment."""
 
     config: EnvConfig
     task: str
@@ -82,8 +82,8 @@ class Recipe:
 class _WorkerStream(gymnasium.Env[dict[str, Array], Array]):
     """A stream inside a worker: made at its first reset, and answering failures as data.
 
-    So neither a slow start nor an exception can stop a worker from replying; the parent has the time limit and tells
-    the user. In the parent process the same object only carries the spaces.
+    So neither a slow start nor an exception can stop a worker from replying; the parent has the time limit and informs
+    the user. In the parent process the same object only has the spaces.
     """
 
     def __init__(self, recipe: Recipe, index: int, row: spaces.Space[Any], action: spaces.Space[Any]) -> None:
@@ -134,9 +134,9 @@ class _WorkerFactory:
     parent: int
 
     def __call__(self) -> _WorkerStream:
-        if os.getpid() != self.parent:  # what reaches the whole process group is the parent's, which ends its workers
+        if os.getpid() != self.parent:  # signals to the process group are handled by the parent, which ends its workers
             for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-                if hasattr(signal, name):  # the last one is not known everywhere
+                if hasattr(signal, name):  # the last one does not exist everywhere
                     signal.signal(getattr(signal, name), signal.SIG_IGN)
         return _WorkerStream(self.recipe, self.index, self.row, self.action)
 
@@ -158,7 +158,7 @@ class Workers:
                 factories, shared_memory=True, context="spawn", autoreset_mode=AutoresetMode.DISABLED
             )
         self._at_exit = partial(_close_at_exit, weakref.ref(self))
-        atexit.register(self._at_exit)  # else Python would end them by SIGTERM, which they ignore, and wait
+        atexit.register(self._at_exit)  # otherwise Python would end them by SIGTERM, which they ignore, and wait
 
     def reset(self, options: dict[str, Any], timeout_s: float) -> Rows:
         limit = timeout_s if self._started else timeout_s + START_GRACE_S
@@ -187,7 +187,7 @@ class Workers:
         return image
 
     def again(self) -> Workers:
-        """New workers in place of these, one of which was lost."""
+        """Replace these workers, one of which was lost, by new ones."""
         self.close()
         return Workers(self._factories)
 
@@ -216,7 +216,7 @@ class Workers:
     @contextlib.contextmanager
     def _watching(self, timeout_s: float) -> Iterator[None]:
         if self._envs.closed or self._lost:
-            fix = "make new ones and restore the saved state"
+            fix = "create new ones and restore the saved state"
             raise UserError("the environments are closed or lost a worker", fix=fix)
         try:
             yield
@@ -234,7 +234,7 @@ class Workers:
         return next((i for i, pipe in enumerate(self._envs.parent_pipes) if not pipe.poll(0)), 0)
 
     def _dead(self) -> int:
-        deadline = time.monotonic() + 1.0  # the pipe closes a moment before the process can be seen to be dead
+        deadline = time.monotonic() + 1.0  # the pipe closes a moment before the process appears as dead
         while time.monotonic() < deadline:
             for index, process in enumerate(self._envs.processes):
                 if not process.is_alive():
@@ -254,7 +254,7 @@ def _explaining_start() -> Iterator[None]:
         yield
     except (EOFError, ConnectionError) as error:
         fix = "a script that uses env.num_envs > 1 must do its work under: if __name__ == '__main__'"
-        raise UserError("worker processes died while they started (their own words are above)", fix=fix) from error
+        raise UserError("worker processes died while they started (see their output above)", fix=fix) from error
     except OSError as error:
         refused = UserError("worker processes cannot start", error.strerror or str(error), fix=SHARED_MEMORY)
         raise starved(error) or refused from error
@@ -269,13 +269,13 @@ def _exit_reason(code: int | None) -> str:
 def _end(process: Any, deadline: float) -> None:
     process.join(max(deadline - time.monotonic(), 0))
     if process.is_alive():
-        process.kill()  # it ignores a mere SIGTERM
+        process.kill()  # it ignores SIGTERM
         process.join(1.0)
 
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Workers are started with single-threaded numerics, else N of them fight over the cores."""
+    """Workers start with single-threaded numerics; otherwise N of them would compete for the cores."""
     before = {k: os.environ.get(k) for k in _THREAD_VARIABLES}
     os.environ.update(dict.fromkeys(before, "1"))
     try:

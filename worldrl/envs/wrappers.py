@@ -1,4 +1,4 @@
-"""What stands between a task and the stream of its rows."""
+"""Wrappers between a task and the stream of its rows."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from worldrl.errors import UserError
 
 
 class Hidden(gymnasium.ObservationWrapper[Any, Array, Observation]):
-    """Leaves sensor groups out of a TaskEnv's state vector, for good; ``groups`` says what remains, and where.
+    """Leaves sensor groups out of a TaskEnv's state vector; ``groups`` has the remaining ones and their places.
 
     Raises:
-        UserError: a group that the task does not have, or nothing that remains.
+        UserError: a group that the task does not have, or no remaining group.
     """
 
     def __init__(self, env: gymnasium.Env[Observation, Array], names: tuple[str, ...]) -> None:
@@ -46,10 +46,10 @@ def _expected(groups: Groups) -> str:
 
 
 class Masked(gymnasium.ObservationWrapper[Any, Array, Observation]):
-    """Adds the sensor group ``MASK`` to the state vector, which is made for it where only images are seen.
+    """Adds the sensor group ``MASK`` to the state vector, which is created for it if there are only images.
 
-    It has a number for each other group, and for the image: the share of its entries that are readings. Here all are;
-    ``Noise`` writes what it takes away.
+    It has a number for each other group, and for the image: the share of its entries that are readings. Here all are
+    readings; ``Noise`` subtracts what is lost.
 
     Raises:
         UserError: a state that is a grid or a screen, or one that has a group of this name.
@@ -73,9 +73,9 @@ class Masked(gymnasium.ObservationWrapper[Any, Array, Observation]):
 
 
 class Corruption(gymnasium.Wrapper[Observation, Array, Observation, Array]):
-    """Corrupts every entry of a TaskEnv's observation dict, the reset row included.
+    """Corrupts every entry of a TaskEnv's observation dict, including the reset row.
 
-    ``reset`` needs a seed. Images that are not drawn (``render_pixels = False``) pass as they are.
+    ``reset`` needs a seed. Images that are not rendered (``render_pixels = False``) are unchanged.
 
     Raises:
         UserError: as ``Noise``.
@@ -103,10 +103,10 @@ class Corruption(gymnasium.Wrapper[Observation, Array, Observation, Array]):
 
 
 class Asked(gymnasium.Wrapper[Any, Array, Observation, Array]):
-    """Asks for a return: one more observation (1,) has what is still to come of it, less every reward on the way.
+    """Asks for a return: one more observation (1,) is the target minus all rewards so far.
 
     Args:
-        env: A TaskEnv, with whatever stands before it.
+        env: A TaskEnv, with or without wrappers.
         target: The return that an episode begins with.
     """
 

@@ -1,4 +1,4 @@
-"""Hamiltonian Monte Carlo (Neal 2011, arXiv 1206.1901) on a whole batch: one chain for each entry, no host in it."""
+"""Hamiltonian Monte Carlo (Neal 2011, arXiv 1206.1901) on a whole batch: one chain per entry, without the host."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LogDensity = Callable[[Tensor], Tensor]  # (..., D) -> (...), up to a constant
 
 
 class ChainNoise(NamedTuple):
-    """All that is random in ``n`` steps of the chains."""
+    """All random numbers of ``n`` steps of the chains."""
 
     momentum: Tensor  # (n, ..., D) standard normal
     uniform: Tensor  # (n, ...) in [0, 1): the Metropolis test
@@ -45,9 +45,9 @@ def chain_noise(start: Tensor, n: int, source: Noise = NOISE) -> ChainNoise:
 def run_chains(
     log_density: LogDensity, start: Tensor, step: Tensor | float, noise: ChainNoise, leapfrogs: int = 2
 ) -> Chain:
-    """Steps of HMC with unit masses; a proposal whose energy is not finite is not accepted.
+    """Steps of HMC with unit masses; a proposal with an energy that is not finite is rejected.
 
-    The density is called once at the start, and once for each leapfrog: its gradient at the end of a step is that at
+    The density is called once at the start, and once for each leapfrog: its gradient at the end of a step is reused at
     the beginning of the next one.
     """
     point, accepted = evaluate(log_density, start), []
@@ -72,7 +72,7 @@ def leapfrog(
 
 
 def evaluate(log_density: LogDensity, state: Tensor) -> Point:
-    """Log density and gradient, detached; of no parameter is a gradient taken."""
+    """Log density and gradient, detached; no gradient of parameters is computed."""
     with torch.enable_grad():
         state = state.detach().requires_grad_()
         value = log_density(state)

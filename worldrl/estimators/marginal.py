@@ -2,7 +2,7 @@
 
 Each takes ``log_probs`` (K + 1, ...): log pi(a | s_k), where s_0 is the draw that GENERATED the action and s_1..s_K are
 independent of it. Each returns (...): the estimate of log pi(a|h), whose negative is the entropy estimate. With K = 0
-every estimator is log pi(a | s_0), so that the head is Latent-SAC.
+every estimator is log pi(a | s_0), so the head is Latent-SAC.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def naive(log_probs: Tensor) -> Tensor:
 
 
 def elbo(log_probs: Tensor, log_prior: Tensor, log_proposal: Tensor) -> Tensor:
-    """Eq. 9 with a proposal of one's own, in place of the prior of ``naive``.
+    """Eq. 9 with any proposal, in place of the prior of ``naive``.
 
     Args:
         log_probs: (K, ...) log pi(a | s_k) of draws s_k from the proposal q~(s | a, h).
@@ -33,13 +33,13 @@ def elbo(log_probs: Tensor, log_prior: Tensor, log_proposal: Tensor) -> Tensor:
         log_proposal: (K, ...) log q~(s_k | a, h).
 
     Returns:
-        (...): a lower bound of log pi(a | h) in the mean. Entropy is over-estimated, by ``elbo_gap``.
+        (...): a lower bound on log pi(a | h) in expectation. Entropy is over-estimated, by ``elbo_gap``.
     """
     return (log_probs + log_prior - log_proposal).mean(0)
 
 
 def elbo_gap(log_probs: Tensor, log_prior: Tensor, log_proposal: Tensor, log_marginal: Tensor) -> Tensor:
-    """Eq. 10, (...): KL(q~ || posterior), given log pi(a | h); what a policy that maximises eq. 9 is rewarded for."""
+    """Eq. 10, (...): KL(q~ || posterior), given log pi(a | h), for which a policy that maximises eq. 9 is rewarded."""
     return log_marginal - elbo(log_probs, log_prior, log_proposal)
 
 
@@ -134,7 +134,7 @@ ESTIMATORS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def independent_draws(estimator: str, k: int) -> int:
-    """How many particles besides s_0 the estimator asks for at ``num_particles=k``; refuses a k it cannot use."""
+    """How many particles in addition to s_0 the estimator needs at ``num_particles=k``; refuses a k it cannot use."""
     if estimator.startswith("mlmc") and k > 0:
         _level(k)
     return 2 * k - 1 if estimator == "mlmc_fresh" and k > 0 else k

@@ -1,4 +1,4 @@
-"""Lower bounds of the mutual information I(S; A) of states and actions (MISA, Ma et al., NeurIPS 2023, section 4.2).
+"""Lower bounds on the mutual information I(S; A) of states and actions (MISA, Ma et al., NeurIPS 2023, section 4.2).
 
 A policy pi and an energy T(s, a) bound it, with log Z(s) = log E_{a ~ pi(. | s)} exp T(s, a):
 
@@ -18,8 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-LIMIT = 20.0  # beyond it the exponential of N_f continues as its tangent, for float32 has no exp(89)
-NOTHING = -1e4  # the log of a weight of zero: finite, so that gradients are
+LIMIT = 20.0  # beyond it the exponential of N_f continues as its tangent, because exp(89) overflows float32
+NOTHING = -1e4  # the log of a weight of zero: finite, which keeps gradients finite
 
 
 class Bounds(NamedTuple):
@@ -73,7 +73,7 @@ NORMALISERS = {
 
 
 def bounds(joint: Tensor, policy: Tensor, energy: Tensor) -> Bounds:
-    """I(S; A) of a finite joint distribution p(s, a), and what a policy and an energy say of it; all (S, A).
+    """I(S; A) of a finite joint distribution p(s, a), and its bounds by a policy and an energy; all (S, A).
 
     Entries of ``joint`` and ``policy`` are above zero.
     """

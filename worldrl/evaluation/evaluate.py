@@ -1,4 +1,4 @@
-"""Evaluate what a run folder holds: the work of ``eval.py``."""
+"""Evaluate the agent of a run folder: the work of ``eval.py``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def check_environment(trained: EnvSpec, found: EnvSpec) -> None:
     if trained.obs == found.obs and trained.actions[:2] == found.actions[:2]:
         return
     expected = f"{_interface(trained)}, on which the agent was trained"
-    fix = "use the environment of that time, or train anew"
+    fix = "use the environment of that time, or train again"
     raise UserError(f"the environment {found.task}", _interface(found), expected, fix)
 
 
@@ -43,9 +43,9 @@ def evaluate_run(
     json_path: Path | None = None,
     target_return: float | None = None,
 ) -> dict[str, Any]:
-    """Evaluate a trained agent over fresh seeded episodes and say what came out.
+    """Evaluate a trained agent over fresh seeded episodes and return the result.
 
-    ``target_return`` is what its policy is asked for, where it has learned with ``env.target_return``.
+    ``target_return`` is the return to ask the policy for, if it was trained with ``env.target_return``.
     """
     if episodes < 1:
         raise wrong("--episodes", episodes, "1 or more")
@@ -86,19 +86,19 @@ def evaluate_run(
 
 
 def _asked_for(config: Config, target: float) -> EnvConfig:
-    """The environment that asks for another return."""
+    """The environment settings with another target return."""
     if config.env.target_return is None:
-        found = "a run whose policy is not asked for any"
+        found = "a run whose policy takes no target return"
         raise UserError("--target-return", found, "one that was trained with env.target_return=R")
     return replace(config.env, target_return=target)
 
 
 def told(result: dict[str, Any]) -> str:
-    """The result in a line."""
+    """The result in one line."""
     n = len(result["returns"])
     spread = f"{n} episodes, standard deviation {result['return_std']:.1f} (divisor n - 1)" if n > 1 else "one episode"
     asked = "" if result["target_return"] is None else f", asked for {result['target_return']:g}"
-    cut = f"; the environment gave {result['cut']} of them up" if result["cut"] else ""
+    cut = f"; the environment cut {result['cut']} of them short" if result["cut"] else ""
     return (
         f"{result['agent']} on {result['task']}, checkpoint {result['checkpoint']}{asked}: "
         f"return {result['return']:.1f} over {spread}{cut}"

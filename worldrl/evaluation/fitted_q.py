@@ -1,13 +1,13 @@
 """Fitted Q evaluation: the value of a trained policy from recorded rows, without an environment.
 
-A critic of its own learns what the policy's return is from the rows' states and actions on (Le et al., ICML 2019, arXiv
+A separate critic learns the policy's return from the states and actions of the rows (Le et al., ICML 2019, arXiv
 1903.08738; compared with other estimators by Voloshin et al. 2021, arXiv 1911.06854):
 
     L = E (Q(s, a) - r - gamma (1 - d) E_{a' ~ pi(s')} Q'(s', a'))^2        Q' follows Q slowly
     v = mean over the first states s_0 of the episodes of E_{a ~ pi(s_0)} Q(s_0, a)
 
-Of a choice the expectations are exact sums; in a box they are single draws, or the mode. The states are those of the
-agent's belief. Episodes that are cut count as if they went on: v knows no time limit.
+For a choice the expectations are exact sums; in a box they are single draws, or the mode. The states are those of the
+agent's belief. Cut episodes count as if they continued: v has no time limit.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from worldrl.statistics import mean_interval
 from worldrl.terminal import say, to_json
 from worldrl.types import Batch, Belief, Obs
 
-STARTS = 256  # first states that are judged at once
+STARTS = 256  # first states that are evaluated at once
 DRAWS = 16  # of the policy in each of them, in a box
 
 
@@ -52,14 +52,14 @@ class Fit:
     units: int = 256
     layers: int = 2
     lr: float = 3e-4
-    tau: float = 0.05  # how fast Q' follows: what is still missing after N updates falls as exp(-tau (1 - gamma) N)
+    tau: float = 0.05  # how fast Q' follows: the error after N updates falls as exp(-tau (1 - gamma) N)
 
 
 class FittedQ:
     """The critic of one agent's policy.
 
     Args:
-        agent: Belief and policy, which do not change.
+        agent: Belief and policy, which are not changed.
         fit: How it is fitted.
         explore: Evaluate the draws of the policy; otherwise its mode.
     """
@@ -111,7 +111,7 @@ class FittedQ:
 
 
 def _states(belief: Belief, rows: slice) -> Belief:
-    """(B, T, ...) -> (B T, ...), of these rows."""
+    """(B, T, ...) -> (B T, ...), only these rows."""
     return Belief(
         belief.feat[:, rows].flatten(0, 1),
         belief.particles[:, :, rows].flatten(1, 2),
@@ -133,33 +133,33 @@ def evaluate_on_data(
     device: str = "auto",
     json_path: Path | None = None,
 ) -> dict[str, Any]:
-    """Estimate what a trained agent's policy is worth from rows that are there already.
+    """Estimate the value of a trained agent's policy from existing rows.
 
     Args:
         run_dir: The run.
-        data: A data set or a run folder; by default what the run has learned from, or else its own replay.
+        data: A data set or a run folder; by default the run's data, or else its own replay.
         fit: How the critic is fitted.
-        seed: Of the draws, and of the critic's first weights.
+        seed: Of the draws and of the critic's initial weights.
         checkpoint: ``last`` or ``best``.
         explore: Evaluate the draws of the policy; otherwise its mode.
         device: As for ``worldrl.load``.
-        json_path: Where to write the result too.
+        json_path: A file for the result, if any.
 
     Returns:
-        What ``told_of_data`` tells: ``value`` and its 95 % ``interval`` over first states, in discounted rewards of
-        the data; ``halfway``, the same value after half of the updates; ``recorded``, the mean discounted return of the
-        episodes as they were recorded.
+        The entries that ``told_of_data`` prints: ``value`` and its 95 % ``interval`` over first states, in discounted
+        rewards of the data; ``halfway``, the value after half of the updates; ``recorded``, the mean discounted return
+        of the recorded episodes.
 
     Raises:
-        UserError: Data that do not fit, a discount of 1 where episodes are cut, a policy that is asked for returns, or
-            a critic that diverged.
+        UserError: Data that do not fit, a discount of 1 if episodes are cut, a policy with a target return, or a critic
+            that diverged.
     """
     fit = fit or Fit()
     if json_path is not None:
         check_writable(json_path)
     agent, config = load_agent(run_dir, checkpoint, device, say)
     if config.env.target_return is not None:
-        found = "a policy that is asked for returns: what it would be asked for is not in the data"
+        found = "a policy with a target return, which is not in the data"
         raise UserError(str(run_dir), found, "a run without env.target_return")
     name = data or Path(config.data.name or run_dir)
     rows = load_rows(_as_recorded(config.data, name), agent.spec)
@@ -202,7 +202,7 @@ def _as_recorded(config: DataConfig, path: Path) -> DataConfig:
 def fitted(
     critic: FittedQ, rows: Rows, config: Config, seed: int, first: Mapping[str, NDArray[Any]]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Values (E,) of the first states when the critic is fitted, and after half of its updates.
+    """Values (E,) of the first states after all updates of the critic, and after half of them.
 
     Raises:
         UserError: The critic diverged.
@@ -224,7 +224,7 @@ def fitted(
 
 
 def _episodes(rows: Rows, gamma: float) -> tuple[NDArray[np.bool_], dict[str, NDArray[Any]], NDArray[np.float64]]:
-    """Of the episodes that have a step: which terminate (E,), their first observations, their discounted returns."""
+    """For episodes with a step: which terminate (E,), their first observations, their discounted returns."""
     columns, spec = rows.columns, rows.spec
     start = np.flatnonzero(columns["is_first"])
     stop = np.append(start[1:], len(columns["reward"]))
@@ -243,10 +243,10 @@ def told_of_data(result: Mapping[str, Any]) -> str:
     worth = "the return" if result["gamma"] == 1.0 else f"the return discounted by {result['gamma']:g}"
     lines = [
         f"{result['agent']}, checkpoint {result['checkpoint']}, by fitted Q evaluation on {result['data']}:",
-        f"{worth} is {result['value']:.3f}, {spread}; how wrong the critic is, it does not say)",
+        f"{worth} is {result['value']:.3f}, {spread}; it does not include the critic's error)",
         f"after half of the {result['fitted_updates']:,} updates it was {result['halfway']:.3f}; "
         f"the recorded episodes have {result['recorded']:.3f}",
     ]
     if result["per_step"] is not None:
-        lines.append(f"that is {result['per_step']:.4f} a step, for nothing terminates in the data")
+        lines.append(f"that is {result['per_step']:.4f} per step, because no episode in the data terminates")
     return "\n".join(lines)

@@ -1,12 +1,12 @@
 """The robustness grid, ``eval.py RUN_DIR --corruption KIND... --level X...``: one agent under kinds x levels of noise.
 
 Every cell of the grid plays the same episodes, those of ``eval.py --seed``: episode ``e`` of seed ``s`` starts in the
-same state and draws the same posterior and policy noise in every cell and however many environments run side by side.
-Cells differ only by the noise on their observations, so that even a few episodes tell them apart.
+same state and draws the same posterior and policy noise in every cell, for any number of environments. Cells differ
+only by the noise on their observations, so even a few episodes can distinguish them.
 
-Environments and agent are made once. The environments stay clean and all live in this process; what the agent sees is
-corrupted on the way to it. Whichever environment is free takes the next episode of the grid, whatever its cell, so that
-the batch that the agent acts on stays full to the end.
+Environments and agent are created once. The environments stay clean and are all in this process; observations are
+corrupted on the way to the agent. A free environment takes the next episode of the grid, whatever its cell, so the
+agent's batch stays full to the end.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ from worldrl.terminal import say, to_json
 from worldrl.types import SEEN, EnvSpec
 
 GRID_FILES = (GRID, "robustness.csv", "robustness.png")
-POLICY_STREAM = 0x504F4C  # keeps the agent's draws apart from every other use of an episode's seed
+POLICY_STREAM = 0x504F4C  # separates the agent's draws from every other use of an episode's seed
 
 Env = gymnasium.Env[Any, Any]
 
@@ -69,7 +69,7 @@ class Job(NamedTuple):
 
 
 class Played(NamedTuple):
-    """What an episode gave; ``frames`` are environment frames."""
+    """The result of an episode; ``frames`` are environment frames."""
 
     job: Job
     episode_return: float
@@ -91,26 +91,26 @@ def evaluate_grid(
     video: bool = False,
     known_dropout: bool = False,
 ) -> dict[str, Any]:
-    """Play the grid, write its files, print its table. The corruption that the run was trained with is switched off.
+    """Play the grid, write its files, print its table. The run's own corruption is switched off.
 
     Args:
         corruptions: kinds of ``envs.corruption.KINDS``.
-        levels: above 0, each for every kind; the clean cell is always there, once.
+        levels: above 0, each for every kind; the clean cell is always included, once.
         seeds: of the episodes, not of the run; each plays ``episodes`` of them.
         num_envs: environments side by side.
-        groups: the sensors to corrupt, by name; none for all.
+        groups: the sensors to corrupt, by name; empty for all.
         checkpoint: as ``evaluate_run``.
         explore: as ``evaluate_run``.
         device: as ``evaluate_run``.
-        out: where the files go, by default ``RUN_DIR/robustness``; those of an earlier grid are replaced.
-        video: one of the worst level of each kind, the clean picture next to what the agent saw.
-        known_dropout: tell the belief which readings are lost. Episodes and noise are those without it.
+        out: the folder for the files, by default ``RUN_DIR/robustness``; those of an earlier grid are replaced.
+        video: make a video of the worst level of each kind, with the clean picture next to the agent's.
+        known_dropout: tell the belief which readings are lost. Episodes and noise are the same as without it.
 
     Returns:
-        what ``robustness.json`` holds.
+        the contents of ``robustness.json``.
 
     Raises:
-        UserError: one line about arguments, run folder, checkpoint, environment or output folder.
+        UserError: for arguments, run folder, checkpoint, environment or output folder.
     """
     cells = grid_cells(corruptions, levels)
     if len(set(seeds)) < len(seeds):
@@ -181,14 +181,14 @@ def worst_cells(cells: Sequence[Cell]) -> list[Cell]:
 
 
 def cell_noise(cell: Cell, groups: Sequence[str], spec: EnvSpec) -> Noise:
-    """The noise of a cell on the observations of ``spec``. Raises UserError where they do not fit each other."""
+    """The noise of a cell on the observations of ``spec``. Raises UserError if they are not compatible."""
     settings: dict[str, Any] = {} if cell == CLEAN else {cell.corruption: cell.level}
-    sensors = {key: obs for key, obs in spec.obs.items() if key != RETURN_TO_GO}  # nobody measures what is asked for
+    sensors = {key: obs for key, obs in spec.obs.items() if key != RETURN_TO_GO}  # a target return is not a sensor
     return Noise(CorruptionConfig(groups=tuple(groups), **settings), sensors, spec.groups)
 
 
 def trained_with(config: Config) -> dict[str, float]:
-    """Kinds and levels of the corruption that the run was trained with."""
+    """Kinds and levels of the corruption in the run's training."""
     corruption = config.env.corruption
     return active_levels(corruption) if is_active(corruption, training=True) else {}
 
@@ -198,7 +198,7 @@ def make_clean_envs(config: EnvConfig, task: str, n: int, trained: EnvSpec) -> I
     """``n`` environments without corruption in this process, closed at the end.
 
     Raises:
-        UserError: they are not what the agent was trained on.
+        UserError: they do not match the agent's training.
     """
     clean = dataclasses.replace(config, corruption=CorruptionConfig())
     with contextlib.ExitStack() as stack:
@@ -237,7 +237,7 @@ class _Seat:
         return self._row(clean, float(reward), info["frames"], is_last=float(terminated or truncated))
 
     def leave(self) -> Observation:
-        """Nothing is left to play: its last row, without an end, fills the batch."""
+        """Nothing is left to play: the last row, without an end, fills the batch."""
         self.job = None
         return {**self.told, **_extras()}
 
@@ -256,7 +256,7 @@ def _extras(reward: float = 0.0, frames: int = 0, is_first: float = 0.0, is_last
 
 
 class _Seats:
-    """A ``Stage`` of environments in this process: whichever is free takes the next episode."""
+    """A ``Stage`` of environments in this process: a free one takes the next episode."""
 
     def __init__(
         self, envs: Sequence[Env], spec: EnvSpec, jobs: Sequence[Job], groups: Sequence[str], known_dropout: bool
@@ -291,15 +291,15 @@ def play_grid(
     known_dropout: bool = False,
     tell: Callable[[float, int], Any] = lambda done, frames: None,
 ) -> list[Played]:
-    """Play all jobs, spread over the environments, and return what each of them gave, in their order.
+    """Play all jobs, spread over the environments, and return their results, in order.
 
     An episode does not depend on which environment plays it, nor on what the others play: its start, the noise on its
     observations and the agent's draws come from its own seed. Only rounding can differ with the size of the batch.
 
     Args:
-        films: those of these jobs are filled.
+        films: the films to record, by job.
         known_dropout: as ``evaluate_grid``.
-        tell: called after every tick with the episodes done, running ones as the part that is over, and the frames.
+        tell: called after every tick with the episodes done, counting parts of running ones, and the frames.
     """
     stage = _Seats(envs, agent.spec, jobs, groups, known_dropout)
     noise = RowNoise([seat.generator for seat in stage.seats])
@@ -342,7 +342,7 @@ def _play_with_bar(
     columns = (BarColumn(bar_width=20), TextColumn("{task.description}"), TextColumn("left"), TimeRemainingColumn())
     began = time.perf_counter()
 
-    # Drawn from tell(), not by a thread of its own: that one dies noisily with the terminal.
+    # Drawn from tell(), because rich's own thread prints an error if the terminal closes.
     with Progress(*columns, console=console, auto_refresh=False, disable=not console.is_terminal) as bar:
         task, drawn = bar.add_task("", total=len(jobs)), 0.0
 
@@ -364,7 +364,7 @@ def summarise(played: Sequence[Played]) -> dict[str, Any]:
     """``cells`` with their statistics, and ``metrics`` under the keys of a log.
 
     ``interval`` is half the width of the 95 % interval of the mean return, by Student's t over the episodes of all
-    seeds: with the agent given, they are independent draws. None, as ``return_std`` is, for a single episode.
+    seeds: given the agent, they are independent draws. None, like ``return_std``, for a single episode.
     """
     cells: list[dict[str, Any]] = []
     metrics: dict[str, float] = {}
@@ -389,7 +389,7 @@ def summarise(played: Sequence[Played]) -> dict[str, Any]:
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Return against level, a panel for each kind: the mean over episodes with its 95 % interval, each one faintly."""
+    """Return against level, a panel for each kind: the mean over episodes with its 95 % interval, episodes faintly."""
     returns = {Cell(cell["corruption"], cell["level"]): cell["returns"] for cell in result["cells"]}
     episodes = number_of("episode", {len(result["cells"][0]["returns"])})
     draw_levels(path, {result["task"]: {result["agent"]: returns}}, {result["agent"]: episodes})
@@ -427,7 +427,7 @@ def _training_noise(result: dict[str, Any]) -> str:
 
 
 def table(result: dict[str, Any]) -> Table:
-    """The cells with mean return, its 95 % interval and deviation, and what is left of the clean return."""
+    """The cells with mean return, its 95 % interval and deviation, and its share of the clean return."""
     clean = result["cells"][0]["return"]
     shown = Table("corruption")
     for name in ("level", "return", "95 %", "std (n - 1)", "of clean", "episodes"):

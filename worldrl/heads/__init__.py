@@ -1,1 +1,1 @@
-"""Heads: what do I do in it? One paper, one file."""
+"""Heads: what do I do in this state? One paper, one file."""

@@ -1,4 +1,4 @@
-"""AWAC (Nair et al. 2020, arXiv 2006.09359): actor-critic whose actor clones the actions that were worth it.
+"""AWAC (Nair et al. 2020, arXiv 2006.09359): actor-critic whose actor clones the data's advantageous actions.
 
     y    = r + gamma (1 - d) E_pi min_j Q'_j(s', a')
     L_Q  = sum_j E (Q_j(s, a) - y)^2
@@ -46,7 +46,7 @@ class AWAC(Weighted):
     def update(
         self, phase: str, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra | None = None
     ) -> Metrics:
-        """One step on the critics, one on the policy by the new critics; then the target critics follow."""
+        """One step on the critics, one on the policy with the new critics; then the target critics follow."""
         tr = transitions(batch, belief.feat[None])
         critic_loss, q = self.critic_loss(tr, self.td_target(tr))
         critic_norm = self.optimizers["critic"].step(critic_loss)

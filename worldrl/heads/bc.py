@@ -1,7 +1,7 @@
-"""Behavioural cloning on any belief: do what the data did.
+"""Behavioural cloning on any belief: imitate the actions of the data.
 
 L_mu = E |mu(s) - a|^2 / A         the default in a box: a deterministic policy mu = tanh f, A numbers in an action
-L_pi = -E log pi(a | s)            with ``loss=likelihood``, and always of a choice, where it is the cross entropy
+L_pi = -E log pi(a | s)            with ``loss=likelihood``, and always for a choice, where it is the cross entropy
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Conservative Q-learning (Kumar et al., NeurIPS 2020, arXiv 2006.04779): SAC from data, with Q held down off the data.
+"""Conservative Q-learning (Kumar et al., NeurIPS 2020, arXiv 2006.04779): SAC on data, with lower Q outside the data.
 
-Actions a_i are proposed by three distributions mu: the uniform one, pi(. | s) and pi(. | s'), n by each. CQL(H) adds
+Three distributions mu propose actions a_i, n each: the uniform one, pi(. | s) and pi(. | s'). CQL(H) adds
 
     L_Q  += gamma_1 sum_j g_j,   g_j = E log Z_j(s) - E Q_j(s, a)                        a is the data's action
     Z_j(s) = int exp Q_j(s, b) db, estimated by 1 / 3n sum_i exp Q_j(s, a_i) / mu(a_i)
@@ -10,7 +10,7 @@ m = exp(eta) in [0, 1e6], which falls where the gap is below tau and rises where
 
     L_Q  += gamma_1 m sum_j g_j,   L_eta = -gamma_1 m mean_j (g_j - tau)
 
-Of a choice, Z_j(s) = sum_a exp Q_j(s, a) is exact: the categorical policy proposes every action once.
+For a choice, Z_j(s) = sum_a exp Q_j(s, a) is exact: the categorical policy proposes every action once.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from worldrl.nn.functional import masked_mean
 from worldrl.nn.optim import Optimizer, polyak
 from worldrl.types import Batch, Belief, BeliefModel, Draw, Extra, MakePolicy, Metrics, Sizes
 
-MOST = 1e6  # of the multiplier
+MOST = 1e6  # upper limit of the multiplier
 
 
 class Proposed(NamedTuple):
-    """Actions whose values stand against those of the data, without gradient."""
+    """Actions whose values are compared with those of the data, without gradient."""
 
     action: Tensor  # (M, B, S, A)
     log_weight: Tensor  # (M, B, S) of each in Z(s)
 
 
 class Judged(NamedTuple):
-    """The critics' loss, and what it was made of."""
+    """The critics' loss and its components."""
 
     loss: Tensor  # ()
     q: Tensor  # () of the data's actions
@@ -105,7 +105,7 @@ class CQL(SAC):
 
     @torch.no_grad()
     def propose(self, tr: Transition, belief: Belief) -> Proposed:
-        """n actions of each proposal; of a choice, every action."""
+        """n actions of each proposal; for a choice, every action."""
         here = self.from_policy(self.actor_states(belief).inputs)
         if self.actions.kind == "choice":
             return here
@@ -139,22 +139,22 @@ class CQL(SAC):
         return torch.stack([self.normaliser.value(each, p) for each in log_z]).mean() - masked_mean(value, mask)
 
     def multiplier(self) -> Tensor:
-        """m, 0-d: one without a budget."""
+        """m, 0-d; it is one without a budget."""
         return self.log_multiplier.exp().clamp(max=MOST) if self.config.budget else torch.ones_like(self.log_alpha)
 
 
 def against(critic: nn.Module, tr: Transition, proposed: Proposed) -> tuple[Tensor, Tensor]:
-    """Values of the data's actions (n, B, S) and of the proposed ones (n, M, B, S), by one call of the critic."""
+    """Values of the data's actions (n, B, S) and of the proposed ones (n, M, B, S), in one call of the critic."""
     values = critic(tr.feat[0], torch.cat([tr.action[None], proposed.action]))
     return values[:, 0], values[:, 1:]
 
 
 def log_weight(draw: Draw) -> Tensor:
-    """log of the weights of M draws, (M, ...)."""
+    """Logarithms of the weights of M draws, (M, ...)."""
     weight = draw.weight
     return weight.log() if isinstance(weight, Tensor) else torch.full_like(draw.log_prob, math.log(weight))
 
 
 def state_weights(mask: Tensor) -> Tensor:
-    """p(s) (B, S): equal for all transitions that count, with the sum one."""
+    """p(s) (B, S): uniform over the transitions that count, and sums to one."""
     return mask / mask.sum().clamp(min=1.0)

@@ -1,8 +1,8 @@
-"""DDPG (Lillicrap et al., ICLR 2016, arXiv 1509.02971): TD3 with one critic, without delay and smoothing.
+"""DDPG (Lillicrap et al., ICLR 2016, arXiv 1509.02971): TD3 with one critic, without delay or smoothing.
 
 The defaults are the settings that the authors of TD3 re-tuned. The original ones are ``experiment=paper_ddpg``; their
-networks, ``networks=original``, have hidden layers of 400 and 300 units and a critic that meets the action in its
-second layer.
+networks, ``networks=original``, have hidden layers of 400 and 300 units and a critic whose second layer takes the
+action.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ORIGINAL_UNITS = (400, 300)
 
 
 class LateActionQ(nn.Module):
-    """Q(s, a) whose second layer is the first to see the action; 400 and 300 ReLUs."""
+    """Q(s, a) whose second layer takes the action; 400 and 300 ReLUs."""
 
     def __init__(self, feat_dim: int, action_dim: int) -> None:
         super().__init__()
@@ -36,15 +36,15 @@ class LateActionQ(nn.Module):
         self.last = nn.Linear(second, 1)
 
     def forward(self, feat: Tensor, action: Tensor, frozen: bool = False, first: int | None = None) -> Tensor:
-        """feat (..., F), action (..., A) -> (1, ...) float32; it is called as ``TwinQ`` and is the first and only."""
+        """feat (..., F), action (..., A) -> (1, ...) float32, the signature of ``TwinQ`` with a single critic."""
         x = F.relu(apply(self.first, feat, frozen))
         x = F.relu(apply(self.second, torch.cat([x, action], -1), frozen))
-        with torch.autocast(x.device.type, enabled=False):  # the last layer is float32, as of all critics here
+        with torch.autocast(x.device.type, enabled=False):  # the last layer is float32, as in all critics here
             return apply(self.last, x.float(), frozen).squeeze(-1)[None]
 
 
 def apply(layer: nn.Linear, x: Tensor, frozen: bool) -> Tensor:
-    """The layer; ``frozen``: with its parameters as constants."""
+    """The layer; ``frozen`` makes its parameters constants."""
     return F.linear(x, layer.weight.detach(), layer.bias.detach()) if frozen else layer(x)
 
 
@@ -57,7 +57,7 @@ class DDPG(TD3):
         policy_delay: Samples = 1
         target_noise: NotNegative = 0.0
         critic_l2: NotNegative = 0.0  # weight decay as a gradient: half of it times the squared norm is in the loss
-        networks: Literal["plain", "original"] = "plain"  # original: 400 and 300 ReLUs, whatever units and layers say
+        networks: Literal["plain", "original"] = "plain"  # original: 400 and 300 ReLUs; units and layers are ignored
 
         def __post_init__(self) -> None:
             if self.networks == "original" and self.critics != 1:

@@ -1,12 +1,12 @@
 """Deep Q-learning (Mnih et al. 2015, doi 10.1038/nature14236) for choices, on any belief.
 
-With a target Q' that is a copy of Q, renewed every ``target_period`` updates, and returns R of n steps:
+With a target Q' that is a copy of Q, renewed every ``target_period`` updates, and n-step returns R:
 
     y   = R + gamma^n (1 - d) V(s_n)
     V   = max_a Q'(s, a),   double (van Hasselt et al., arXiv 1509.06461): Q'(s, argmax_a Q(s, a))
     L_Q = E (Q(s, a) - y)^2, or Huber's loss with threshold 1
 
-It acts greedily and explores by ``schedule.epsilon``. ``soft_q`` and ``mirl`` soften the maximum.
+It acts greedily and explores with ``schedule.epsilon``. ``soft_q`` and ``mirl`` soften the maximum.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class DQN(Head):
         adam_eps: Positive = 1e-8
         grad_clip: NotNegative = 0.0
         gamma: Share = 0.99
-        steps: Annotated[int, Range(1, 1_000)] = 1  # n of the returns, of windows with n + 1 rows for the head
+        steps: Annotated[int, Range(1, 1_000)] = 1  # n of the returns; a window needs n + 1 rows for the head
         target_period: Samples = 100  # updates between two copies of Q
-        double: bool = False  # the online Q chooses, the target values
-        huber: bool = False  # Huber's loss in place of the square
+        double: bool = False  # the online Q selects the action, the target evaluates it
+        huber: bool = False  # the Huber loss in place of the squared error
 
     config: DQN.Config
     tiny: ClassVar[dict[str, Any]] = {"units": 8, "layers": 1, "target_period": 2}
@@ -121,7 +121,7 @@ class DQN(Head):
         return values
 
     def preference(self, q: Tensor) -> Tensor:
-        """What is largest at the best action; (..., A)."""
+        """A score that is largest at the best action, (..., A)."""
         return q
 
     def value(self, q: Tensor) -> Tensor:
@@ -129,9 +129,9 @@ class DQN(Head):
         return q.amax(-1)
 
     def double_value(self, q: Tensor, target: Tensor) -> Tensor:
-        """V where ``q`` chooses and ``target`` values, both (..., A) -> (...)."""
+        """V if ``q`` selects the action and ``target`` evaluates it, both (..., A) -> (...)."""
         return (hardened(q) * target).sum(-1)
 
     def adapt(self, squared: Tensor, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra) -> Metrics:
-        """What else moves in an update, after the step on Q; ``squared`` is its mean squared error, 0-d."""
+        """Other changes of an update, after the step on Q; ``squared`` is its mean squared error, 0-d."""
         return {}

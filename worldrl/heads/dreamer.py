@@ -1,20 +1,20 @@
-"""Dreamer (Hafner et al., ICLR 2020, arXiv 1912.01603): an actor that is improved inside the world model.
+"""Dreamer (Hafner et al., ICLR 2020, arXiv 1912.01603): an actor that learns inside the world model.
 
 From every state s_0 of the slice the model is rolled forward for H steps, a_t ~ pi(. | s_t), s_{t+1} ~ p(. | s_t, a_t).
 With the predicted reward r_t of arriving in s_t, the predicted probability c_t that the episode continues there, and
 d_t = gamma c_t (eqs. 6 to 8 of the paper, weighted as in the published programs):
 
-    G_t     = r_t + d_t [(1 - lambda) v(s_{t+1}) + lambda G_{t+1}]     v of the last state where the dream ends
+    G_t     = r_t + d_t [(1 - lambda) v(s_{t+1}) + lambda G_{t+1}]     G = v of the last state at the end of the dream
     w_t     = d_1 ... d_{t-1}                                          a constant
     L_actor = -mean w_t G_t                                            through values, rewards and dynamics
     L_value = mean w_t (v(s_t) - G_t)^2 / 2                            G_t is a constant
 
-A choice is drawn by its probability and has a straight-through gradient. Dreamer's second version (arXiv 2010.02193)
-takes the score function for choices instead, ``actor_gradient=score``:
+A choice is sampled and has a straight-through gradient. DreamerV2 (arXiv 2010.02193) uses the score function for
+choices instead, ``actor_gradient=score``:
 
     L_actor = -mean w_t log pi(a_t | s_t) (G_t - v(s_t))               G_t, v and a_t are constants
 
-The published programs differ in which reward is G_t's first and in which state it bootstraps from: ``return_terms``.
+The published programs differ in the first reward of G_t and in the state that it bootstraps from: ``return_terms``.
 """
 
 from __future__ import annotations
@@ -50,21 +50,21 @@ ReturnForm = Literal["tf2", "tf1", "pytorch"]
 
 
 class ReturnTerms(NamedTuple):
-    """What the R returns of every dream are made of."""
+    """The terms of the R returns of every dream."""
 
     reward: Tensor  # (R, N) first reward of the return
-    discount: Tensor  # (R, N) gamma times the probability to continue, of what follows that reward
+    discount: Tensor  # (R, N) gamma times the probability to continue, for what follows that reward
     value: Tensor  # (R, N) of the state that the return belongs to
     next_value: Tensor  # (R, N) of the state after it; the last one is the bootstrap
 
 
 def first_state(form: ReturnForm) -> int:
-    """The first entry of a dream that has a value: the start belongs to the PyTorch form only."""
+    """The first entry of a dream that has a value: only the PyTorch form includes the start."""
     return 0 if form == "pytorch" else 1
 
 
 def return_terms(rollout: Rollout, value: Tensor, gamma: float, form: ReturnForm) -> ReturnTerms:
-    """Line up a dream of H steps, s_0..s_H, with the values of its states from ``first_state(form)`` on.
+    """Align a dream of H steps, s_0..s_H, with the values of its states from ``first_state(form)`` on.
 
     - ``tf2`` (danijar/dreamer): H - 1 returns, of s_1..s_{H-1}. v(s_t) includes the reward of arriving in s_t, and the
       last return bootstraps from v(s_H).
@@ -92,12 +92,12 @@ def lambda_return(reward: Tensor, discount: Tensor, next_value: Tensor, lam: flo
 
 @torch.no_grad()
 def arrival_weights(start: Tensor, discount: Tensor) -> Tensor:
-    """w_t = start times the discounts before t: how much of entry t is still alive. (N,) and (R, N) -> (R, N)"""
+    """w_t = start times the discounts before t: the weight of entry t. (N,) and (R, N) -> (R, N)"""
     return torch.cat([start[None], discount[:-1]]).cumprod(0)
 
 
 def densest(draw: Draw) -> Tensor:
-    """(..., A): of the draws the action of highest density, as the TF2 program evaluates."""
+    """(..., A): the draw of highest density, as in the evaluation of the TF2 program."""
     best = draw.log_prob.argmax(0, keepdim=True)[..., None]
     return draw.action.gather(0, best.expand_as(draw.action[:1]))[0]
 
@@ -111,14 +111,14 @@ class Dreamer(Head):
         actor_layers: Layers = 4
         value_layers: Layers = 3
         activation: Literal["elu", "relu", "silu", "tanh"] = "elu"
-        init_std: Positive = 5.0  # 4.018 is what public PyTorch ports start with, by a slip
-        mode_samples: Particles = 100  # evaluation takes the densest of so many; 0: tanh of the mean, as PyTorch ports
+        init_std: Positive = 5.0  # public PyTorch ports start with 4.018, by mistake
+        mode_samples: Particles = 100  # evaluation takes the densest of them; 0: tanh of the mean, as PyTorch ports do
         horizon: Annotated[int, Range(2, 1_000)] = 15  # H
         gamma: Share = 0.99
         lam: Share = 0.95  # lambda of the return
         returns: ReturnForm = "tf2"
         actor_gradient: Literal["dynamics", "score"] = "dynamics"  # score: for choices only
-        entropy_scale: NotNegative = 0.0  # of a bonus for the policy's entropy along the dream
+        entropy_scale: NotNegative = 0.0  # weight of a bonus for the policy's entropy along the dream
         actor_lr: Rate = 8e-5
         value_lr: Rate = 8e-5
         grad_clip: NotNegative = 100.0
@@ -139,7 +139,7 @@ class Dreamer(Head):
         c = self.config = config
         self.actions = sizes.actions
         if c.actor_gradient == "score" and sizes.actions.kind == "box":
-            raise wrong("head.actor_gradient", c.actor_gradient, "dynamics, where actions are a box")
+            raise wrong("head.actor_gradient", c.actor_gradient, "dynamics, because the actions are a box")
         policy = usual_policy(sizes.actions, "softplus", c.init_std)
         self.policy = policy(sizes.feat, sizes.actions, c.units, c.actor_layers, c.activation)
         self.needs = Needs(imagine=True, actions=self.policy.actions)
@@ -170,7 +170,7 @@ class Dreamer(Head):
     ) -> Metrics:
         """One step on actor and value from one dream; both losses are built before either step, as published.
 
-        A row that ends its episode starts no dream: it gets the weight zero.
+        A row that ends its episode gets the weight zero, because no dream starts there.
         """
         c = self.config
         rollout, log_pi = self.dream(belief.feat, cast("Imagines", model))
@@ -203,8 +203,8 @@ class Dreamer(Head):
     def dream(self, feat: Tensor, model: Imagines) -> tuple[Rollout, Tensor]:
         """A roll-out from every state (B, T, F), N = B T, and log pi(a_t | s_t) (H, N).
 
-        The actor's input is detached at each step: an action is improved by what it does to the later states, and not
-        by what they make the actor do.
+        The actor's input is detached at each step: the gradient of an action goes through the later states, but not
+        through the actor's later decisions.
         """
         log_pi = []
 
@@ -221,7 +221,7 @@ class Dreamer(Head):
         return -(weight * returns).mean()
 
     def score_loss(self, rollout: Rollout, advantage: Tensor, weight: Tensor) -> Tensor:
-        """-mean w log pi(a) (G - v), in the states that the returns (R, N) belong to."""
+        """-mean w log pi(a) (G - v), in the states of the returns (R, N)."""
         own = slice(first := first_state(self.config.returns), first + len(weight))
         log_pi = self.policy.log_prob(rollout.action[own].detach(), rollout.feat[own].detach())
         return -(weight * log_pi * advantage.detach()).mean()

@@ -1,8 +1,8 @@
-"""What heads share that fit their policy to the data's actions a, each with a weight.
+"""Base of heads that fit their policy to the data's actions a, each with a weight.
 
     L_pi = -E w log pi(a | s)        w = 1: cloning; w = min(exp(beta u), limit): by the action's advantage u
 
-In a box pi is a Gaussian that is not squashed, of a choice it is categorical, and -log pi is the cross entropy.
+In a box pi is a Gaussian without tanh; for a choice it is categorical, and -log pi is the cross entropy.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from worldrl.types import NOISE, Actions, Belief, Head, MakePolicy, Noise, Polic
 
 
 def fitted_policy(actions: Actions) -> MakePolicy:
-    """The Gaussian that is not squashed; for a choice, the categorical policy."""
+    """The Gaussian without tanh; for a choice, the categorical policy."""
     return Gaussian if actions.kind == "box" else partial(Categorical, Categorical.Config())
 
 
 class Fitted(Head):
-    """Acts by a policy that is fitted to the data's actions."""
+    """Acts with a policy that is fitted to the data's actions."""
 
     policy: Policy
     actions: Actions
@@ -53,7 +53,7 @@ class Fitted(Head):
 
 @dataclass(frozen=True)
 class WeightedSettings:
-    """What heads with critics that weight the data's actions are built from."""
+    """Settings of heads with critics that weight the data's actions."""
 
     units: Width = 256
     actor_layers: Layers = 2
@@ -65,7 +65,7 @@ class WeightedSettings:
     grad_clip: NotNegative = 0.0
     gamma: Share = 0.99
     tau: PositiveShare = 0.005
-    max_weight: Positive = 100.0  # of an action, whatever its advantage
+    max_weight: Positive = 100.0  # upper limit of an action's weight
 
 
 class Weighted(Fitted):

@@ -1,12 +1,12 @@
-"""IQL, implicit Q-learning (Kostrikov et al., ICLR 2022, arXiv 2110.06169): no action but the data's is ever judged.
+"""IQL, implicit Q-learning (Kostrikov et al., ICLR 2022, arXiv 2110.06169): it evaluates only the data's actions.
 
 With u = min_j Q'_j(s, a) - V(s), and a the data's action, in this order:
 
     L_V  = E |tau - 1[u < 0]| u^2                         an expectile of Q over the data's actions; tau -> 1: the best
-    L_pi = -E min(exp(beta u), limit) log pi(a | s)       by the new V
+    L_pi = -E min(exp(beta u), limit) log pi(a | s)       with the new V
     L_Q  = sum_j E (Q_j(s, a) - r - gamma (1 - d) V(s'))^2
 
-and then Q' follows. The actor's learning rate, and no other, falls to zero along a cosine.
+and then Q' follows. Only the actor's learning rate falls to zero, along a cosine.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class IQL(Weighted):
     class Config(WeightedSettings):
         value_lr: Rate = 3e-4
         expectile: Annotated[float, Range(0, 1, above=True)] = 0.7  # tau: 0.5 is the mean
-        beta: NotNegative = 3.0  # of the advantages; 0: cloning
-        # Updates until the actor's rate is zero; 0: it stays.
+        beta: NotNegative = 3.0  # weight of the advantages; 0: cloning
+        # Updates until the actor's rate is zero; 0: it is constant.
         decay_updates: Annotated[int, Range(0, 1e12), OfUpdates(whole=True)] = 0
 
     config: IQL.Config
@@ -91,5 +91,5 @@ class IQL(Weighted):
 
 
 def expectile_loss(u: Tensor, tau: float) -> Tensor:
-    """|tau - 1[u < 0]| u^2 (...): least at the tau-expectile of what u is the distance to."""
+    """|tau - 1[u < 0]| u^2 (...), which is minimal at the tau-expectile."""
     return torch.where(u < 0, 1.0 - tau, tau) * u.square()

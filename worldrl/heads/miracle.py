@@ -1,14 +1,14 @@
 """Mutual-information regularised actor-critic (Leibfried and Grau-Moya, CoRL 2019, arXiv 1909.05950), section 4.
 
-Soft actor-critic whose policy is measured against its own marginal over states and not against the uniform density. It
-so maximises reward under a cost for the mutual information of states and actions. With the reward scaled by beta:
+Soft actor-critic whose policy is compared with its own marginal over states and not with the uniform density. It thus
+maximises reward under a cost for the mutual information of states and actions. With the reward scaled by beta:
 
     L_Q   = sum_j E (Q_j(s, a) - beta r - gamma (1 - d) V'(s'))^2                                     (eq. 21)
     L_V   = E (V(s) - [min_j Q_j(s, a) - log pi(a | s) + log m(a)])^2             a ~ pi(. | s)       (eq. 22)
     L_pi  = E [log pi(a | s) - log m(a) - min_j Q_j(s, a)]                        m constant          (eq. 20)
     L_m   = -E log m(a)                                                           a of recent rows
 
-The marginal policy m is ``policies.action_prior``; of a choice it is one probability for each action, so that the
+The marginal policy m is ``policies.action_prior``; for a choice it is one probability for each action, so the
 expectations of L_V and L_pi are exact sums. With a constant m this is ``value_sac``, the paper's SAC baseline.
 """
 
@@ -29,7 +29,7 @@ from worldrl.types import Actions, Batch, Belief, BeliefModel, Draw, Extra, Make
 
 
 class MIRACLE(ValueSAC):
-    """The head of MIRACLE. Defaults are the published ones; the replay of recent actions is that of its walkers."""
+    """The head of MIRACLE. Defaults are the published ones; the number of recent actions is that for walkers."""
 
     @dataclass(frozen=True)
     class Config(ValueSAC.Config):
@@ -40,7 +40,7 @@ class MIRACLE(ValueSAC):
         marginal_shared: bool = False  # one set of samples for the whole batch: cheaper, noisier
         marginal_lr: Rate = 3e-4
         marginal_batch: Samples = 256
-        marginal_actions: Annotated[int, Range(0, 1e9)] = 50_000  # so many newest rows; 0: the update's own batch
+        marginal_actions: Annotated[int, Range(0, 1e9)] = 50_000  # number of newest rows; 0: the update's own batch
         marginal_log_var: tuple[float, float] = (-10.0, 0.5)  # of its components before tanh
 
         def __post_init__(self) -> None:
@@ -80,7 +80,7 @@ class MIRACLE(ValueSAC):
     def update(
         self, phase: str, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra | None = None
     ) -> Metrics:
-        """The steps of ``ValueSAC`` against the marginal policy as it is, then one step of the marginal policy."""
+        """The steps of ``ValueSAC`` with the current marginal policy, then one step of the marginal policy."""
         metrics = super().update(phase, batch, belief, model, extra)
         recent = (extra or {})["recent"] if self.config.marginal_actions else batch.drop_rows(1)
         loss = self.marginal_loss(recent)
@@ -90,14 +90,14 @@ class MIRACLE(ValueSAC):
     # --- the equations ------------------------------------------------------------------------------------------------
 
     def excess(self, draw: Draw) -> Tensor:
-        """log pi(a | s) - log m(a) (M, B, S); m is a constant, its argument is not."""
+        """log pi(a | s) - log m(a) (M, B, S); the parameters of m are constant, its argument is not."""
         return draw.log_prob - self.marginal.log_prob(draw.raw)
 
     def marginal_loss(self, recent: Batch) -> Tensor:
-        """-E log m(a) over rows that an action led to."""
+        """-E log m(a) over the rows that have an action."""
         return masked_mean(self.marginal.loss(recent.action), 1.0 - recent.is_first)
 
     def describe(self, judged: Judged, mask: Tensor) -> Metrics:
-        """Also E [log pi(a | s) - log m(a)]: the mutual information of state and action where m is the marginal."""
+        """Also E [log pi(a | s) - log m(a)]: the mutual information of state and action if m is the marginal."""
         information = judged.draw.mean(judged.excess)
         return super().describe(judged, mask) | {"policy/information": masked_mean(information, mask).detach()}

@@ -1,15 +1,15 @@
 """Mutual-information regularised learning for choices (Grau-Moya, Leibfried and Vrancx, ICLR 2019), on any belief.
 
-Soft Q-learning under a prior over actions that is learned: the optimal one is the marginal of the policy over states,
-and then what is paid for is the mutual information of states and actions. Useless actions lose their prior, and
-entropy is not spent on them. In every update, after the step on Q with the loss L:
+Soft Q-learning with a learned prior over actions: the optimal prior is the marginal of the policy over states, and then
+the penalty is the mutual information of states and actions. The prior of useless actions vanishes, and no entropy is
+spent on them. In every update, after the step on Q with the loss L:
 
     pi_0 <- (1 - alpha) pi_0 + alpha mean_s pi(. | s)            s of the newest rows in which the agent acts;
                                                                  the first update takes the mean
     L    <- (1 - kappa) L + kappa E (Q(s, a) - y)^2
     beta <- (1 - alpha_beta) beta + alpha_beta c / L             within its limits
 
-It acts by argmax_a pi(a | s), and ``schedule.epsilon`` explores by pi_0. With alpha = alpha_beta = 0 it is ``soft_q``.
+It acts by argmax_a pi(a | s), and ``schedule.epsilon`` draws from pi_0. With alpha = alpha_beta = 0 it is ``soft_q``.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from worldrl.types import Batch, Belief, BeliefModel, Extra, Metrics, Sizes
 
 
 class MIRL(SoftQ):
-    """The head of MIRL. The paper's own settings were not available: these are for small tasks."""
+    """The head of MIRL. The paper's own settings were not available; the defaults are for small tasks."""
 
     @dataclass(frozen=True)
     class Config(SoftQ.Config):
         beta: Positive = 1.0  # at the start
         beta_rate: Share = 1e-3  # alpha_beta; 0: beta stays
-        beta_scale: Positive = 1.0  # c, for rewards of another size
+        beta_scale: Positive = 1.0  # c, for rewards of another scale
         beta_limits: tuple[float, float] = (0.01, 1000.0)
         loss_rate: PositiveShare = 0.01  # kappa: 1 / L of single small batches has a large mean
         prior_rate: Share = 1e-3  # alpha; 0: the prior stays uniform
@@ -46,11 +46,11 @@ class MIRL(SoftQ):
             if not 0 < low <= high:
                 raise wrong("head.beta_limits", self.beta_limits, "[low, high] above 0")
             if self.beta_rate and not low <= self.beta <= high:
-                fix = "head.beta_rate=0 keeps it where it is"
+                fix = "head.beta_rate=0 keeps it constant"
                 raise wrong("head.beta", self.beta, f"a start within head.beta_limits, {low:g} to {high:g}", fix)
             if self.entropy_bonus and (self.prior_rate or self.beta_rate):
                 fix = "use head=soft_q for the entropy"
-                raise wrong("head.entropy_bonus", True, "false: information is paid for, by a prior that moves", fix)
+                raise wrong("head.entropy_bonus", True, "false: it penalises information, with a learned prior", fix)
 
     config: MIRL.Config
     loss: Tensor
@@ -104,7 +104,7 @@ class MIRL(SoftQ):
         marginal = (policy * acts[..., None]).sum((0, 1)) / acts.sum().clamp(min=1.0)
         rate = self.started_or(1.0, self.config.prior_rate) * (acts.sum() > 0)
         moved = self.prior.lerp(marginal, rate)
-        return moved / moved.sum()  # what is rounded off does not add up
+        return moved / moved.sum()  # so that rounding errors do not accumulate
 
     def started_or(self, first: float, rate: float) -> Tensor:
         """0-d: ``first`` in the first update, later ``rate``."""

@@ -1,4 +1,4 @@
-"""MISA (Ma et al., NeurIPS 2023, arXiv 2210.07484): learning from data under a bound of their mutual information.
+"""MISA (Ma et al., NeurIPS 2023, arXiv 2210.07484): learning from data with a bound on their mutual information.
 
 The policy and the critics bound the mutual information of states and actions in the data, I >= I_X
 (``estimators.mutual_information``), and both are regularised by it. With a from the data, a_k ~ pi(. | s) and
@@ -10,8 +10,8 @@ log Z_j(s) = log mean_k exp Q_j(s, a_k):
     p_s(b) = pi(b | s) exp min_j Q_j(s, b) / Z(s),   n_X(s) = dN_X / d log Z(s) / p(s)
 
 gamma_3 = gamma_2 is the gradient of the bound. b is drawn by Hamiltonian Monte Carlo in the policy's own noise e, where
-p_s is N(e; 0, I) exp min_j Q_j(s, a(e)): the same law as that of actions, without a Jacobian and with one scale.
-``sampler=snis`` weights the a_k by softmax_k Q instead; policies whose draws have weights are always treated so, which
+p_s is N(e; 0, I) exp min_j Q_j(s, a(e)): the same distribution of actions, without a Jacobian and with one scale.
+``sampler=snis`` weights the a_k by softmax_k Q instead; this is always done for policies whose draws have weights, and
 is exact for a choice.
 
 | variant | N_X | cloning (gamma_2) | correction (gamma_3) |
@@ -48,12 +48,12 @@ from worldrl.nn.optim import CosineDecay, Optimizer, polyak
 from worldrl.types import Batch, Belief, BeliefModel, Draw, Extra, MakePolicy, Metrics, Sizes
 
 ADAPTATION = 0.05  # of log step, per update and unit of acceptance
-POOR = 0.3  # an acceptance below it is told
+POOR = 0.3  # an acceptance below it is reported
 SHORTEST = 0.03  # step, in units of the usual one
 
 
 class Variant(NamedTuple):
-    """Which terms there are."""
+    """Which terms a variant has."""
 
     bound: str  # of NORMALISERS, for the critics or the energy; "": neither
     clones: bool
@@ -80,7 +80,7 @@ class Tilted(NamedTuple):
 
 
 class Energies(NamedTuple):
-    """The policy's draws a_k, and the energy of each as the critics had it before their step; without gradient."""
+    """The policy's draws a_k and their energies under the critics before their step; without gradient."""
 
     draw: Draw  # (k, B, S, ...)
     log_weight: Tensor  # (k, B, S)
@@ -99,7 +99,7 @@ class MISA(CQL):
         policy_std: Literal["softplus", "log"] = "log"
         grad_clip: NotNegative = 0.0
         actor_lr: Rate = 1e-4
-        # Updates until the rates of actor, critics and energy are zero; 0: they stay.
+        # Updates until the rates of actor, critics and energy are zero; 0: they are constant.
         decay_updates: Annotated[int, Range(0, 1e12), OfUpdates(whole=True)] = 0
         variant: Literal["misa", "dv", "f", "ba", "no_ba", "biased", "t"] = "misa"
         samples: Samples = 50  # k
@@ -108,8 +108,8 @@ class MISA(CQL):
         correction_weight: NotNegative = 0.1  # gamma_3; eq. 15 has gamma_2
         sampler: Literal["hmc", "snis"] = "hmc"
         burn_in: Samples = 5  # steps of each chain, whose last state is taken
-        leapfrogs: Samples = 2  # of a step
-        acceptance: Share = 0.7  # that the length of a leapfrog is adapted to; 0: it stays min(1, (6 / A)^(1/4))
+        leapfrogs: Samples = 2  # per step
+        acceptance: Share = 0.7  # target for the adaptation of the step length; 0: it stays min(1, (6 / A)^(1/4))
 
     config: MISA.Config
     tiny: ClassVar[dict[str, Any]] = {**CQL.tiny, "burn_in": 2}
@@ -159,7 +159,7 @@ class MISA(CQL):
         return metrics
 
     def learn_bound(self, tr: Transition, y: Tensor, draw: Draw) -> tuple[Energies, Metrics]:
-        """One step of the critics, under the bound or before an energy of its own has one."""
+        """One step of the critics, with the bound, or without it if there is an energy of its own."""
         proposed = Proposed(draw.action, log_weight(draw))
         if self.energy is None:
             judged = self.conservative_loss(tr, y, proposed)
@@ -188,7 +188,7 @@ class MISA(CQL):
 
     @torch.no_grad()
     def tilt(self, states: ActorStates, energies: Energies, mask: Tensor) -> tuple[Tilted, Metrics]:
-        """Actions from p_s, times n_X(s): one by a chain, or the weighted a_k."""
+        """Actions from p_s, times n_X(s): one from a chain, or the weighted a_k."""
         log_z = log_partition(energies.energy, energies.log_weight)  # (B, S)
         slope = self.normaliser.slope(log_z, state_weights(mask))
         if self.config.sampler == "snis" or isinstance(energies.draw.weight, Tensor):
@@ -215,9 +215,9 @@ class MISA(CQL):
         accepted = metrics.get("sampler/acceptance", 1.0)
         if accepted >= POOR:
             return ""
-        fix = "scale the rewards down (data.reward=min_max or range_1000), or say head.sampler=snis"
+        fix = "scale the rewards down (data.reward=min_max or range_1000), or set head.sampler=snis"
         if not self.config.acceptance:
-            fix = f"say head.acceptance={MISA.Config.acceptance}, which shortens its steps"
+            fix = f"set head.acceptance={MISA.Config.acceptance}, which shortens its steps"
         return f"sampler/acceptance is {accepted:.2f}: the samples of eq. 15 are hardly those of p_s; {fix}"
 
     def adapt(self, acceptance: Tensor) -> None:
@@ -227,5 +227,5 @@ class MISA(CQL):
 
 
 def no_actions(tr: Transition) -> Tilted:
-    """None of p_s, (0, B, S, ...): without a correction."""
+    """No actions of p_s, (0, B, S, ...), for variants without a correction."""
     return Tilted(tr.action[None][:0], tr.reward[None][:0])

@@ -1,8 +1,8 @@
 """Maximum a posteriori policy optimisation (Abdolmaleki et al., ICLR 2018, arXiv 1806.06920), on any belief.
 
-Primes are older copies: Q' follows slowly, and pi' is pi as it was at the last copy. N actions a_i ~ pi'(. | s) are
-weighted by their values (the E-step), and the policy is fitted to them inside a trust region (the M-step). Mean and
-standard deviation are fitted apart (arXiv 1812.02256), before tanh, where u_i = atanh(a_i) and pi is N(mu, sigma^2):
+Primes are older copies: Q' follows slowly, and pi' is the latest copy of pi. N actions a_i ~ pi'(. | s) are weighted by
+their values (the E-step), and the policy is fitted to them inside a trust region (the M-step). Mean and standard
+deviation are fitted separately (arXiv 1812.02256), before tanh, where u_i = atanh(a_i) and pi is N(mu, sigma^2):
 
     y       = r + gamma (1 - d) mean_i min_j Q'_j(s', a'_i)                     a'_i ~ pi'(. | s')
     L_Q     = sum_j E (Q_j(s, a) - y)^2
@@ -12,9 +12,9 @@ standard deviation are fitted apart (arXiv 1812.02256), before tanh, where u_i =
     KL_mu   = E KL(N(mu', sigma') || N(mu, sigma')),   KL_sigma = E KL(N(mu', sigma') || N(mu', sigma))
     L_alpha = alpha_mu . (epsilon_mu - KL_mu) + alpha_sigma . (epsilon_sigma - KL_sigma)
 
-The KL terms, their multipliers and their bounds are per dimension of the action. tanh changes none of them: it maps
-both Gaussians alike. ``temperature=residual`` is the variant of VIREL (arXiv 1811.01132, appendix G): eta is the
-Bellman residual and is not tuned.
+The KL terms, their multipliers and their bounds are per dimension of the action. tanh changes none of them, because it
+maps both Gaussians in the same way. ``temperature=residual`` is the variant of VIREL (arXiv 1811.01132, appendix G):
+eta is the Bellman residual and is not tuned.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from worldrl.nn.optim import Optimizer, polyak
 from worldrl.policies.tanh_gaussian import TanhGaussian
 from worldrl.types import NOISE, Batch, Belief, BeliefModel, Extra, Head, Metrics, Noise, Sizes
 
-FLOOR = 1e-8  # of the temperature and the multipliers
+FLOOR = 1e-8  # lower limit of the temperature and the multipliers
 
 
 class Gaussian(NamedTuple):
@@ -65,7 +65,7 @@ class MPO(Head):
         critics: Samples = 2
         samples: Samples = 20  # N
         temperature: Literal["dual", "residual"] = "dual"  # residual: VIREL, appendix G
-        epsilon: Positive = 0.1  # nats, of the weights against the old policy
+        epsilon: Positive = 0.1  # nats, KL of the weights from the old policy
         epsilon_mean: Positive = 0.1  # nats, per dimension of the action
         epsilon_std: Positive = 1e-3  # the same
         init_eta: Positive = 10.0
@@ -201,7 +201,7 @@ class MPO(Head):
         return F.softplus(self.dual["alpha_mean"]) + FLOOR, F.softplus(self.dual["alpha_std"]) + FLOOR
 
     def dual_loss(self, q: Tensor, mask: Tensor, eta: Tensor, kl_mean: Tensor, kl_std: Tensor) -> Tensor:
-        """L_alpha, and L_eta where eta is tuned."""
+        """L_alpha, and L_eta if eta is tuned."""
         c = self.config
         alpha_mean, alpha_std = self.multipliers()
         loss = (alpha_mean * (c.epsilon_mean - kl_mean) + alpha_std * (c.epsilon_std - kl_std)).sum()
@@ -214,12 +214,12 @@ def action_weights(q: Tensor, eta: Tensor) -> Tensor:
 
 
 def temperature_loss(q: Tensor, mask: Tensor, eta: Tensor, epsilon: float) -> Tensor:
-    """L_eta, 0-d, from q (N, B, S): at its minimum the weights lie ``epsilon`` nats from the old policy, on average."""
+    """L_eta, 0-d, from q (N, B, S): at its minimum the weights are on average ``epsilon`` nats from the old policy."""
     return eta * (epsilon + masked_mean(log_mean_exp(q / eta), mask))
 
 
 def information(weight: Tensor) -> Tensor:
-    """KL of the weights (N, ...) from equal ones, (...) nats."""
+    """KL of the weights (N, ...) from equal weights, (...) nats."""
     return torch.special.xlogy(weight, weight * len(weight)).sum(0)
 
 

@@ -6,8 +6,8 @@ the action a' that the data took next.
     L_beta = -E log beta(a | s)
     L_Q    = sum_j E (Q_j(s, a) - r - gamma (1 - d) min_j Q'_j(s', a'))^2
 
-In the phase ``improvement`` both stay as they are, and the policy, which was beta till then, moves towards better
-actions, but not far from the data. Both forms maximise E Q - alpha KL:
+In the phase ``improvement`` both are frozen, and the policy, which was beta until then, moves towards better actions,
+but not far from the data. Both forms maximise E Q - alpha KL:
 
     reverse_kl   L_pi = -E_pi [min_j Q_j(s, a)] + alpha E_pi [log pi(a | s) - log beta(a | s)]
     weighted     L_pi = -E min(exp(u / alpha), limit) log pi(a | s)        u = min_j Q_j(s, a) - E_beta min_j Q_j(s, a)
@@ -33,7 +33,7 @@ from worldrl.types import Batch, Belief, BeliefModel, Extra, Metrics, Needs, Siz
 
 
 class OneStep(Weighted):
-    """The head of one-step RL, with IQL's networks and rates, so that both can be compared."""
+    """The head of one-step RL, with IQL's networks and rates, which makes the two comparable."""
 
     @dataclass(frozen=True)
     class Config(WeightedSettings):
@@ -42,7 +42,7 @@ class OneStep(Weighted):
         evaluation_updates: Annotated[int, Range(1, 1e12), OfUpdates(0.5)] = 500_000  # then the policy improves
         improvement: Literal["reverse_kl", "weighted"] = "reverse_kl"
         alpha: Positive = 1.0  # weight of the KL divergence; the weights are exp(u / alpha)
-        samples: Samples = 10  # of pi or beta in each state
+        samples: Samples = 10  # draws of pi or beta in each state
 
     config: OneStep.Config
     needs = Needs(rows=3)
@@ -65,14 +65,14 @@ class OneStep(Weighted):
     def update(
         self, phase: str, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra | None = None
     ) -> Metrics:
-        """One step on beta and the critics, whose targets then follow; or, later, one on the policy."""
+        """One step on beta and the critics, whose targets then follow; in the later phase, one on the policy."""
         tr, next_action = followed(batch, belief.feat[None])
         return self.evaluate(tr, next_action) if phase == "evaluation" else self.improve(tr)
 
     # --- evaluation ---------------------------------------------------------------------------------------------------
 
     def evaluate(self, tr: Transition, next_action: Tensor) -> Metrics:
-        """Clone beta, which the policy is meanwhile, and learn its value."""
+        """Clone beta, which is the policy in this phase, and learn its value."""
         behavior_loss = -masked_mean(self.behavior.log_prob(tr.action, tr.feat), tr.mask)
         behavior_norm = self.optimizers["behavior"].step(behavior_loss)
         critic_loss, q = self.critic_loss(tr, self.td_target(tr, next_action))

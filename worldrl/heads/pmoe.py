@@ -1,13 +1,13 @@
 """Probabilistic mixture-of-experts SAC (Ren et al. 2021, arXiv 2104.09122), the biased baseline of the SMAC paper.
 
-The policy is a mixture of M tanh-Gaussian experts with gate w(s). Every expert draws an action, and b is the one whose
-action the critics value most:
+The policy is a mixture of M tanh-Gaussian experts with gate w(s). Every expert draws an action, and b is the expert
+whose action has the highest value:
 
     L_pi   = E [alpha log pi_b(a_b | s) - min_j Q_j(s, a_b)]      b = argmax_m min_j Q_j(s, a_m)
     L_gate = mean_m E (w_m(s) - [m = b])^2
     y      = c r + gamma (1 - d) E_{m ~ w(s')} [min_j Q'_j(s', a'_m) - alpha log pi_m(a'_m | s')]
 
-Each log-density is that of only the expert, and neither loss is the gradient of the mixture's objective: that one is
+Each log-density is that of the expert only, so neither loss has the gradient of the mixture's objective, which is
 ``head=sac policy=mixture``.
 """
 
@@ -29,7 +29,7 @@ from worldrl.types import Draw, Metrics, Sizes
 
 
 class Experts(Mixture):
-    """The mixture, but ``sample`` gives each draw the density under its own expert."""
+    """The mixture, except that ``sample`` returns the density of each draw under its own expert."""
 
     def sample(self, x: Tensor, noise: Tensor | None = None) -> Draw:
         """x (..., F) -> reparameterised draws of every expert, action (n M, ..., A)."""
@@ -45,7 +45,7 @@ class PMOE(SAC):
 
     @dataclass(frozen=True)
     class Config(SAC.Config):
-        experts: Annotated[int, Range(1, 1_000)] = 5  # M; the SMAC paper takes 5 and 10
+        experts: Annotated[int, Range(1, 1_000)] = 5  # M; the SMAC paper uses 5 and 10
 
     config: PMOE.Config
     tiny: ClassVar[dict[str, Any]] = {**SAC.tiny, "experts": 2}

@@ -4,7 +4,7 @@
     L_Q  = sum_j E (Q_j(s, a) - y)^2
     L_mu = beta_1 E |mu(s) - a|^2 - lambda E min_j Q_j(s, mu(s))              lambda = 1 / E |min_j Q_j(s, mu(s))|
 
-a is the data's action, and a' the one after it: windows have three rows. The critics have a layer norm behind every
+a is the data's action, and a' the one after it: windows have three rows. The critics have a layer norm after every
 activation.
 """
 
@@ -27,7 +27,7 @@ from worldrl.types import Batch, Belief, BeliefModel, Extra, Metrics, Needs, Siz
 
 
 class ReBRAC(TD3):
-    """The head of ReBRAC. Its penalties are tuned for every data set in the paper; these are in the middle."""
+    """The head of ReBRAC. The paper tunes its penalties for every data set; the defaults are in the middle."""
 
     @dataclass(frozen=True)
     class Config(TD3.Config):

@@ -6,7 +6,7 @@ rows (t, t + 1) of a belief s, with twin critics Q_j and temperature alpha:
     y       = c r + gamma (1 - d) [min_j Q'_j(s', a') - alpha log pi(a' | s')]      a' ~ pi(. | s'), c = reward_scale
     L_Q     = sum_j E (Q_j(s, a) - y)^2
     L_pi    = E [alpha log pi(a | s) - min_j Q_j(s, a)]                             a ~ pi(. | s), reparameterised
-    L_alpha = -log alpha E [log pi(a | s) + H*]                                     H* = -A, of a choice 0.98 log A
+    L_alpha = -log alpha E [log pi(a | s) + H*]                                     H* = -A, for a choice 0.98 log A
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from worldrl.types import (
 
 
 def usual_policy(actions: Actions, std: str, init_std: float) -> MakePolicy:
-    """The tanh-Gaussian with this parameterisation of its std; for a choice, the categorical policy."""
+    """The tanh-Gaussian with the given parameterisation of its std; for a choice, the categorical policy."""
     if actions.kind == "choice":
         return partial(Categorical, Categorical.Config())
     return partial(TanhGaussian, std=std, init_std=init_std)
@@ -75,7 +75,7 @@ class SAC(Head):
         activation: Literal["elu", "relu", "silu", "tanh"] = "elu"
         critic_init: Literal["orthogonal", "default"] = "orthogonal"  # as in the SMAC release
         policy_std: Literal["softplus", "log"] = "softplus"  # Dreamer and SMAC, or SAC on states
-        init_std: Positive = 5.0  # of softplus; 4.018 is what public PyTorch ports start with, by a slip
+        init_std: Positive = 5.0  # of softplus; public PyTorch ports start with 4.018, by mistake
         actor_lr: Rate = 3e-4
         critic_lr: Rate = 3e-4
         alpha_lr: Rate = 3e-4
@@ -85,7 +85,7 @@ class SAC(Head):
         reward_scale: Positive = 1.0  # with a constant alpha, c times the reward is alpha / c
         init_alpha: Positive = 1.0
         tune_alpha: bool = True
-        target_entropy_scale: float = 1.0  # H* = scale x (-A; of a choice 0.98 log A)
+        target_entropy_scale: float = 1.0  # H* = scale x (-A; for a choice 0.98 log A)
         actor_input: Literal["feat", "context"] = "feat"
 
     config: SAC.Config
@@ -146,14 +146,14 @@ class SAC(Head):
         return metrics
 
     def critic_step(self, loss: Tensor, q: Tensor) -> Metrics:
-        """One step of the critics down their loss; ``q`` is for the log."""
+        """One gradient step of the critics; ``q`` is for the log."""
         norm = self.optimizers["critic"].step(loss)
         return {"loss/critic": loss.detach(), "opt/critic/grad_norm": norm, "critic/q": q}
 
     def actor_step(self, loss: Tensor, log_pi: Tensor, told: Metrics, mask: Tensor, alpha: Tensor) -> Metrics:
         """One step of the actor down its loss, then one of the temperature, which has been ``alpha``.
 
-        ``told`` goes to the log.
+        The metrics ``told`` are for the log.
         """
         norm = self.optimizers["actor"].step(loss)
         log_pi = masked_mean(log_pi, mask).detach()
@@ -190,7 +190,7 @@ class SAC(Head):
         return len(q) * masked_mean((q - y).square(), tr.mask), masked_mean(q, tr.mask).detach()
 
     def actor_loss(self, states: ActorStates, tr: Transition, alpha: Tensor) -> tuple[Tensor, Tensor, Metrics]:
-        """E[alpha log pi - Q], log pi (B, S), and what else the log is told."""
+        """E[alpha log pi - Q], log pi (B, S), and other metrics for the log."""
         draw = self.policy.sample(states.inputs)  # (M, B, S, A)
         log_pi = self.log_pi(draw, states)  # (M, B, S)
         loss = draw.mean(alpha * log_pi - self.q_pi(draw, states)) + alpha * draw.penalty
@@ -214,7 +214,7 @@ class SAC(Head):
         return belief.context if self.needs.actor_input == "context" else belief.feat
 
     def actor_states(self, belief: Belief) -> ActorStates:
-        """The rows that a transition starts from."""
+        """The rows in which a transition starts."""
         return ActorStates(self.actor_input(belief)[:, :-1], belief.feat[:, :-1], belief.particles[:, :, :-1])
 
     def critic_states(self, belief: Belief) -> Tensor:

@@ -1,8 +1,8 @@
 """Stochastic latent actor-critic (Lee et al. 2020, arXiv 1907.00953).
 
-SAC whose critic is on one draw of the state, and whose actor is on the context: the deterministic part of what is
-known, so that acting needs no inference. On its own belief the context is the last eight features and seven actions,
-on the RSSM the recurrent state and the embedding. A published window of nine rows holds one transition, the last.
+SAC whose critic takes one draw of the state, and whose actor takes the context: the deterministic part of what is
+known, so acting needs no inference. On its own belief the context is the last eight features and seven actions, on the
+RSSM the recurrent state and the embedding. A published window of nine rows has one transition, the last.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ particles s_1..s_K of the belief, the actor maximises Q_K(h, a) + alpha H_K(h) (
     H_K   estimates the marginal entropy                             ``estimators.marginal`` (eqs. 9, 11, 12)
     Q_K   = log mean_k exp min_j Q_j(s_k, a)                         ``marginal_q`` (eq. 14)
 
-The critic is SAC's, on one draw of the belief (eq. 25). With K = 0 this is Latent-SAC, bit for bit.
+The critic is that of SAC, on one draw of the belief (eq. 25). With K = 0 this is Latent-SAC, bit for bit.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class SMAC(SAC):
             if self.critic_particles and self.critic_entropy == "marginal":
                 raise wrong("head.critic_particles", True, "false: head.critic_entropy=marginal is for one draw")
             if self.actor_input != "feat":
-                raise wrong("head.actor_input", self.actor_input, "feat, over whose particles head=smac marginalises")
+                raise wrong("head.actor_input", self.actor_input, "feat: head=smac marginalises over its particles")
 
     config: SMAC.Config
     tiny: ClassVar[dict[str, Any]] = {**SAC.tiny, "num_particles": 2}
@@ -60,10 +60,10 @@ class SMAC(SAC):
         super().__init__(config, sizes, policy)
         require_exact_density("smac", self.policy)
         self.needs = self.needs._replace(particles=independent_draws(config.estimator, config.num_particles))
-        self._seed = torch.initial_seed()  # the run's: its parts are built under it, at the start and on resuming
+        self._seed = torch.initial_seed()  # of the run: parts are built under it, at the start and on resuming
 
     def phase(self, n: int) -> str:
-        """Roulette draws its truncation level from seed and update number, so that a resumed run draws the same."""
+        """Roulette draws its truncation level from seed and update number, so a resumed run draws the same level."""
         if self.config.estimator != "roulette" or self.config.num_particles == 0:
             return "update"
         level = draw_level(np.random.default_rng([0x52554C, self._seed, n]))
@@ -100,7 +100,7 @@ class SMAC(SAC):
         return self.marginal_log_pi(draw, states.particles)
 
     def particle_q(self, draw: Draw, states: ActorStates) -> Tensor:
-        """Q_j(s_k, a) (2, P, M, B, S) of every particle that eq. 14 counts."""
+        """Q_j(s_k, a) (2, P, M, B, S) of every particle in eq. 14."""
         all_states = torch.cat([states.feat[None], states.particles])
         feats = all_states if self.config.q_include_s0 else states.particles
         return self.critic(feats[:, None], draw.action, frozen=True)

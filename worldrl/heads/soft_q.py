@@ -5,10 +5,10 @@ The maximum of DQN is softened at an inverse temperature beta, under a prior pi_
     V(s)   = 1/beta log sum_a pi_0(a) exp(beta Q'(s, a))        pi(a | s) ~ pi_0(a) exp(beta Q(s, a))
     double:  sum_a pi(a | s) [Q'(s, a) - 1/beta log(pi(a | s) / pi_0(a))]
 
-Here beta is constant and pi_0 uniform. ``mirl`` learns both. With beta to infinity this is DQN. A policy is paid for
-its entropy in published soft Q-learning, and here for the lack of its divergence from the uniform policy: V is smaller
-by log A / beta, in every step (``entropy_bonus`` restores it). Returns are of one step: those of n steps would be of
-the rewards of pi, less its divergence in every state on the way, and the data are of a greedy agent.
+Here beta is constant and pi_0 uniform; ``mirl`` learns both. In the limit of infinite beta this is DQN. Published soft
+Q-learning rewards the entropy of the policy; here its divergence from the uniform policy is penalised, so V is smaller
+by log A / beta in every step (``entropy_bonus`` restores it). Returns have one step: n-step returns would need the
+rewards of pi and its divergence in every state on the way, but the data come from a greedy agent.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class SoftQ(DQN):
 
         def __post_init__(self) -> None:
             if self.steps > 1:
-                raise wrong("head.steps", self.steps, "1: a soft value is of one step", "use head=dqn for more")
+                raise wrong("head.steps", self.steps, "1: a soft value has one step", "use head=dqn for more")
 
     config: SoftQ.Config
     beta: Tensor
@@ -62,7 +62,7 @@ class SoftQ(DQN):
         return q + self.log_prior() / self.beta
 
     def value(self, q: Tensor) -> Tensor:
-        """The largest Q, and what the softness changes: so a large beta gives DQN's value to the last bit."""
+        """The largest Q plus the change by the softness, so a large beta yields exactly DQN's value."""
         best = q.amax(-1, keepdim=True)
         soft = (self.log_prior() + self.beta * (q - best)).logsumexp(-1)
         return best.squeeze(-1) + (soft + self.bonus) / self.beta
@@ -78,7 +78,7 @@ class SoftQ(DQN):
 
     @torch.no_grad()
     def adapt(self, squared: Tensor, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra) -> Metrics:
-        """Nothing moves: how far pi is from the prior, and its entropy, in nats."""
+        """Nothing changes; the metrics are the divergence of pi from the prior and its entropy, in nats."""
         log_pi, acts = self.log_pi(self.q(belief.feat)), 1.0 - batch.is_terminal
         entropy = -masked_mean((log_pi.exp() * log_pi).sum(-1), acts)
         divergence = masked_mean((log_pi.exp() * (log_pi - self.log_prior())).sum(-1), acts)

@@ -5,7 +5,7 @@ A deterministic policy mu with twin critics Q_j; primes are slowly following cop
     a'   = clip(mu'(s') + clip(sigma e, -c, c), -1, 1)        e ~ N(0, I): target policy smoothing
     y    = r + gamma (1 - d) min_j Q'_j(s', a')
     L_Q  = sum_j E (Q_j(s, a) - y)^2
-    L_mu = -E Q_1(s, mu(s))                                   every ``policy_delay`` updates, and then the copies follow
+    L_mu = -E Q_1(s, mu(s))                                   every ``policy_delay`` updates; then the copies follow
 
 Exploration is ``schedule.action_noise``: the agent adds it to mu(s).
 """
@@ -43,7 +43,7 @@ class TD3(Head):
         grad_clip: NotNegative = 0.0
         gamma: Share = 0.99
         tau: PositiveShare = 0.005
-        policy_delay: Samples = 2  # the actor and all targets move at every n-th update
+        policy_delay: Samples = 2  # the actor and all targets move in every n-th update
         target_noise: NotNegative = 0.2  # sigma, in units of the action, which is in [-1, 1]
         noise_clip: NotNegative = 0.5  # c
 
@@ -87,7 +87,7 @@ class TD3(Head):
         return self.learn(phase, tr, self.td_target(tr))
 
     def learn(self, phase: str, tr: Transition, y: Tensor) -> Metrics:
-        """``update``, once the critics' target is known."""
+        """``update``, after the critics' target is known."""
         critic_loss, q = self.critic_loss(tr, y)
         metrics = {
             "opt/critic/grad_norm": self.optimizers["critic"].step(critic_loss),

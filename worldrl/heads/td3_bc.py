@@ -1,6 +1,6 @@
 """TD3+BC (Fujimoto and Gu, NeurIPS 2021, arXiv 2106.06860): TD3 on data, with a cloning term in the actor's loss.
 
-    L_mu   = -lambda E Q_1(s, mu(s)) + E |mu(s) - a|^2 / A      a is the data's action, A its numbers
+    L_mu   = -lambda E Q_1(s, mu(s)) + E |mu(s) - a|^2 / A      a is the data's action, A its dimension
     lambda = alpha / E |Q_1(s, mu(s))|                          without gradient: the scale of Q does not matter
 
 Critics, delays and smoothed target actions are those of TD3.
@@ -18,7 +18,7 @@ from worldrl.heads.td3 import TD3
 from worldrl.heads.transitions import Transition
 from worldrl.nn.functional import masked_mean
 
-TINY_Q = 1e-8  # of mean |Q|, below which lambda grows no more
+TINY_Q = 1e-8  # of mean |Q|; below it lambda does not grow
 
 
 class TD3BC(TD3):
@@ -40,5 +40,5 @@ class TD3BC(TD3):
 
 
 def scaled(q: Tensor, mask: Tensor) -> Tensor:
-    """Q (..., B, S) by its own mean size, which is taken for a constant: E |.| is one."""
+    """Q (..., B, S) divided by its own mean size, a constant: E |.| is one."""
     return q / masked_mean(q.detach().abs(), mask).clamp(min=TINY_Q)

@@ -1,4 +1,4 @@
-"""What heads learn from: pairs of neighbouring rows of a slice."""
+"""The transitions that heads learn from: pairs of neighbouring rows of a slice."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Transition(NamedTuple):
 
 
 class ActorStates(NamedTuple):
-    """What an actor's loss reads of a belief, for the S rows that a transition starts from."""
+    """What an actor's loss reads of a belief, for the S rows in which a transition starts."""
 
     inputs: Tensor  # (B, S, F or C) of the policy
     feat: Tensor  # (B, S, F)
@@ -30,10 +30,10 @@ class ActorStates(NamedTuple):
 
 
 class Steps(NamedTuple):
-    """Transitions of up to n steps: what the returns of all heads on n steps are made of."""
+    """Transitions of up to n steps, for heads with n-step returns."""
 
-    pairs: Transition  # reward: the discounted sum; next_feat and terminal: of the row where the steps end
-    discount: Tensor  # (B, S) gamma to the number of steps, of the value of next_feat
+    pairs: Transition  # reward: the discounted sum; next_feat and terminal: from the row where the steps end
+    discount: Tensor  # (B, S) gamma to the power of the steps, for the value of next_feat
 
 
 def n_steps(batch: Batch, feat: Tensor, n: int, gamma: float) -> Steps:
@@ -41,8 +41,8 @@ def n_steps(batch: Batch, feat: Tensor, n: int, gamma: float) -> Steps:
 
         R_t = r_{t+1} + gamma r_{t+2} + ... + gamma^(k-1) r_{t+k},   k = min(n, steps to the episode's last row)
 
-    Only the pair whose second row begins an episode (k = 0) is masked. A time limit ends the steps and leaves the
-    value of the row there; after a termination nothing is left.
+    Only the pair whose second row begins an episode (k = 0) is masked. A time limit ends the steps, and the last row's
+    value is used; after a termination there is no value.
     """
     if n == 1:
         return Steps(transitions(batch, feat), torch.full_like(batch.reward[:, 1:], gamma))
@@ -79,7 +79,7 @@ def transitions(batch: Batch, feat: Tensor) -> Transition:
 def followed(batch: Batch, feat: Tensor) -> tuple[Transition, Tensor]:
     """``transitions`` without the last pair (``S`` = T - 2), and the action (B, S, A) that comes after each.
 
-    After a terminal row that action does not matter. After an episode that a time limit ended nobody knows it, and the
+    After a terminal row that action does not matter. After an episode that a time limit ended it is unknown, and the
     pair is masked.
     """
     tr = transitions(batch, feat)

@@ -6,8 +6,8 @@ For a pair of rows (t, t + 1) of a belief s, with critics Q_j, a value network V
     L_V  = E (V(s) - [min_j Q_j(s, a) - alpha log pi(a | s)])^2                     a ~ pi(. | s)
     L_pi = E [alpha log pi(a | s) - min_j Q_j(s, a)]                                the same a, reparameterised
 
-MIRACLE measures log pi against a learned marginal policy; VIREL leaves it out of L_V. Both papers scale the reward and
-keep alpha = 1, so that is the default.
+MIRACLE subtracts the log-density of a learned marginal policy from log pi; VIREL leaves log pi out of L_V. Both papers
+scale the reward and keep alpha = 1, so that is the default.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ class Values(nn.Module):
 
 
 class Judged(NamedTuple):
-    """One draw of the policy in the S rows that a transition starts from, and what the losses say about it."""
+    """One draw of the policy in the S rows in which a transition starts, and its terms in the losses."""
 
     draw: Draw  # action (M, B, S, A)
     q: Tensor  # (n, M, B, S)
-    excess: Tensor  # (M, B, S) log pi(a | s), less the log density that the head measures it against
+    excess: Tensor  # (M, B, S) log pi(a | s), minus the reference log density of the head
 
 
 class ValueSAC(SAC):
@@ -60,7 +60,7 @@ class ValueSAC(SAC):
         policy_std: Literal["softplus", "log"] = "log"
         grad_clip: NotNegative = 0.0
         tune_alpha: bool = False
-        init_alpha: Positive = 1.0  # alpha, for good
+        init_alpha: Positive = 1.0  # alpha, which is constant
 
     config: ValueSAC.Config
     compiled: ClassVar[tuple[str, ...]] = ("td_target", "critic_loss")
@@ -119,7 +119,7 @@ class ValueSAC(SAC):
         return self.rewards(tr) + self.config.gamma * (1.0 - tr.terminal) * value(tr.next_feat)
 
     def judge(self, states: ActorStates) -> Judged:
-        """Draw an action in every row; the critics' values of it have only the gradient of the action."""
+        """Draw an action in every row; its values have a gradient in the action only."""
         draw = self.policy.sample(states.inputs)
         return Judged(draw, self.critic(states.feat, draw.action, frozen=True), self.excess(draw))
 

@@ -1,12 +1,12 @@
 """VIREL (Fellows, Mahajan, Rudner and Whiteson, NeurIPS 2019, arXiv 1811.01132), appendix H.
 
-The critic is hard: no entropy enters it, so that the policy becomes deterministic where the critic is right. Only the
+The critic is hard: it has no entropy term, so the policy becomes deterministic where the critic is right. Only the
 actor is softened, by a temperature alpha that is constant (*virel*) or follows the Bellman residual (*beta*):
 
     L_V   = E (V(s) - Q(s, a))^2                                                  a ~ pi(. | s)
     L_Q   = E (Q(s, a) - c r - gamma (1 - d) V'(s'))^2                            c = reward_scale
     L_pi  = E [alpha log pi(a | s) - Q(s, a)]                                     the same a, reparameterised
-    alpha = lambda eps,  eps = E (c r + gamma (1 - d) V(s') - Q(s, a))^2          *beta*, on transitions of its own
+    alpha = lambda eps,  eps = E (c r + gamma (1 - d) V(s') - Q(s, a))^2          *beta*, on its own transitions
 
 *virel1* has two hard critics. *virel2* has a hard one Q_h and a soft one Q_s with a soft value network V_s of its own,
 whose target is Q_s(s, a) - alpha log pi(a | s). Both use the smaller Q in L_pi and as the target of the hard V.
@@ -36,7 +36,7 @@ class VIREL(ValueSAC):
         units: Width = 300
         tau: PositiveShare = 0.001
         critics: Literal["hard", "two_hard", "hard_and_soft"] = "hard"  # virel and beta, virel1, virel2
-        soft_reward_scale: Positive = 1.0  # times reward_scale: the soft critic's, to bring both means of Q together
+        soft_reward_scale: Positive = 1.0  # times reward_scale, for the soft critic: it aligns both means of Q
         temperature: Literal["fixed", "residual"] = "fixed"  # fixed: init_alpha; residual: beta
         residual_scale: Positive = 4e-3  # lambda, about (1 - gamma) / (average reward)
         residual_batch: AnySamples = 4096  # transitions; 0: the update's own
@@ -81,7 +81,7 @@ class VIREL(ValueSAC):
         return torch.stack([reward, self.config.soft_reward_scale * reward])[:, None]
 
     def temperature(self, tr: Transition, model: BeliefModel, extra: Extra) -> tuple[Tensor, Metrics]:
-        """init_alpha, or lambda eps within its limits; eps = 1 until the replay has transitions enough for it."""
+        """init_alpha, or lambda eps within its limits; eps = 1 until the replay has enough transitions."""
         c = self.config
         if c.temperature == "fixed":
             return super().temperature(tr, model, extra)
@@ -95,15 +95,15 @@ class VIREL(ValueSAC):
 
     @torch.no_grad()
     def td_transitions(self, model: BeliefModel, extra: Extra) -> Transition:
-        """The transitions in addition to the slice, filtered by the belief as it is now."""
+        """The transitions in addition to the slice, filtered by the current belief model."""
         belief, _, _ = model.observe(extra["td"], 0, learn=False)
         return transitions(extra["td"].drop_rows(model.lost_rows), belief.feat[None])
 
     @torch.no_grad()
     def residual(self, tr: Transition) -> Tensor:
-        """eps, 0-d: the mean squared Bellman residual, over all critics where there are two."""
+        """eps, 0-d: the mean squared Bellman residual over all critics."""
         backup = self.backup(tr, self.value if self.config.residual_value == "online" else self.target)
         error = backup - self.critic(tr.feat, tr.action.expand(*tr.feat.shape[:-1], -1))
         if not torch.compiler.is_compiling():
-            torch.clear_autocast_cache()  # older torch would hand these copies, which have no graph, to the losses
+            torch.clear_autocast_cache()  # older torch would pass these copies, which have no graph, to the losses
         return masked_mean(error.square(), tr.mask)

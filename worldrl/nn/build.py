@@ -1,6 +1,6 @@
-"""Networks from shapes: a vector gets a plain one, a grid (h, w, c) one behind convolutions of its own.
+"""Networks from shapes: an MLP for a vector, convolutions and an MLP for a grid (h, w, c).
 
-A grid's features are stored flat, (..., h w c). Whoever owns or copies a network owns or copies its convolution too.
+A grid's features are stored flat, (..., h w c). A network owns its convolution, so copies of it include a copy of that.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ class Conv(NamedTuple):
     padding: int = 0
 
     def size(self, n: int) -> int:
-        """Of a side of ``n`` cells."""
+        """The output size for a side of ``n`` cells."""
         return (n + 2 * self.padding - self.kernel) // self.stride + 1
 
 
 BOARD = (Conv(16, 3, padding=1),)  # of MinAtar's networks (Young and Tian 2019, arXiv 1903.03176)
 SCREEN = (Conv(32, 8, 4), Conv(64, 4, 2), Conv(64, 3))  # of Atari's (Mnih et al. 2015, doi 10.1038/nature14236)
-SCREEN_SIDE = 36  # a grid whose sides are as long is a screen; a smaller one would leave nothing of it
+SCREEN_SIDE = 36  # a grid with sides at least this long is a screen; the convolutions reduce smaller ones to nothing
 
 
 class Torso(nn.Module):
@@ -48,7 +48,7 @@ class Torso(nn.Module):
         self.outputs = channels * prod(sides)
 
     def forward(self, x: Tensor, frozen: bool = False) -> Tensor:
-        """``frozen`` takes the parameters for constants."""
+        """``frozen`` makes the parameters constants."""
         images = x.reshape(-1, *self.grid).permute(0, 3, 1, 2)
         for conv in cast("Iterable[nn.Conv2d]", self.convs):
             weight, bias = (p.detach() if frozen else p for p in conv.parameters())
@@ -57,7 +57,7 @@ class Torso(nn.Module):
 
 
 class GridNet(nn.Module):
-    """A network behind a torso."""
+    """A network after a torso."""
 
     def __init__(self, grid: tuple[int, ...], make: Callable[[int], nn.Module]) -> None:
         super().__init__()
@@ -69,7 +69,7 @@ class GridNet(nn.Module):
 
 
 class GridQ(nn.Module):
-    """``n`` critics of a grid, each behind a torso of its own; called as ``TwinQ``, of a choice as ``ChoiceQ``."""
+    """``n`` critics of a grid, each with its own torso; the interface of ``TwinQ``, or of ``ChoiceQ`` for a choice."""
 
     def __init__(self, grid: tuple[int, ...], make: Callable[[int], nn.Module], n: int) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ def scalar_network(shape: tuple[int, ...], units: int, layers: int, activation: 
 
 
 def torso(shape: tuple[int, ...]) -> tuple[nn.Module, int]:
-    """What stands before networks that need the width of their input, and that width."""
+    """The torso for networks that need the width of their input, and that width."""
     if len(shape) == 1:
         return nn.Identity(), shape[0]
     made = Torso(shape)
@@ -119,8 +119,8 @@ def critic(
 ) -> nn.Module:
     """``n`` critics, called as ``TwinQ.forward``: feat (..., F), action (..., A), ``frozen``, ``first`` -> (n, ...).
 
-    For a choice they run once a state, whatever the number of actions, and the one-hot rows select; ``values`` gives
-    all of them. ``norm``: with layer norms, of a box only.
+    For a choice they run once per state, for any number of actions, and the one-hot rows select; ``values`` returns all
+    of them. ``norm``: with layer norms, only for a box.
     """
 
     def make(inputs: int, copies: int = 1) -> nn.Module:

@@ -1,4 +1,4 @@
-"""torch's compiler, imported when it is needed: that takes more than a second, and is too late in some processes."""
+"""torch's compiler, imported on demand: the import takes more than a second, and in some processes it is too late."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ from pathlib import Path
 
 from worldrl.errors import UserError
 
-COMPILER, ITS_LLVM = "torch._dynamo", "triton"  # worldrl's own rendering loads the latter before it draws
+COMPILER, ITS_LLVM = "torch._dynamo", "triton"  # worldrl's own rendering loads the latter before it renders
 
 
 def load_compiler(wanted_by: str) -> None:
     """Import it.
 
     Raises:
-        UserError: software OpenGL has drawn in this process; its LLVM and the compiler's would end it.
+        UserError: software OpenGL has rendered in this process; its LLVM and the compiler's would crash it.
     """
     if ITS_LLVM not in sys.modules and _has_llvm():
-        found = "a process in which software OpenGL has drawn"
+        found = "a process in which software OpenGL has rendered"
         raise UserError(wanted_by, found, f"{ITS_LLVM} to be loaded before", f"begin with: import {ITS_LLVM}")
     importlib.import_module(COMPILER)
 

@@ -1,4 +1,4 @@
-"""The image encoders and decoders of Dreamer and of SLAC for 64 x 64 RGB, in the forms that run fastest.
+"""The image encoders and decoders of Dreamer and SLAC for 64 x 64 RGB, in their fastest forms.
 
 The parameters are those of plain ``Conv2d`` and ``ConvTranspose2d`` layers, so counts, initialisation and checkpoints
 are the usual ones; only ``forward`` reshapes. Three identities are used:
@@ -7,8 +7,8 @@ are the usual ones; only ``forward`` reshapes. Three identities are used:
 - a stride-2 transposed convolution is a stride-1 convolution that writes 2 x 2 blocks, read backwards;
 - a convolution to a 1 x 1 output, or a transposed one from a 1 x 1 input, is a matrix product.
 
-Images are kept as blocks (``to_blocks``) from the replay to the loss, which therefore never needs a pixel shuffle. Only
-``SameEncoder`` takes them as they are: its first kernel is odd, and padding it costs more than blocks gain.
+Images remain blocks (``to_blocks``) from the replay to the loss, so there is never a pixel shuffle. ``SameEncoder`` is
+the exception: its first kernel is odd, and padding it costs more than blocks save.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ BLOCK_CHANNELS = 12  # 2 x 2 pixels x RGB
 
 
 def check_images(spec: EnvSpec) -> None:
-    """Raise UserError for bytes that are no image of this size, such as a screen of 84 x 84 in grey."""
+    """Raise UserError for bytes that are not an image of this size, such as a greyscale screen of 84 x 84."""
     for key, obs in spec.obs.items():
         if obs.dtype == "uint8" and obs.shape != IMAGE:
             found = f"'{key}' of shape {obs.shape} and uint8"
@@ -78,7 +78,7 @@ class ImageDecoder(nn.Module):
 
     (N, F) -> (N, 12, 32, 32) blocks of the mean image.
 
-    ``background`` adds a learned constant image, which spares a small decoder from having to draw what never changes.
+    ``background`` adds a learned constant image, so a small decoder need not draw what never changes.
     """
 
     def __init__(self, inputs: int, depth: int = 32, background: bool = False) -> None:
@@ -104,7 +104,7 @@ class SameEncoder(nn.Module):
     """SLAC's: kernels 5, 3, 3, 3 with stride 2, each halving the image, 64-32-16-8-4, then 4 x 4 to a point.
 
     (N, 3, 64, 64) images -> (N, 8 depth). Leaky ReLU of slope 0.2 after every layer. TensorFlow's SAME pads bottom and
-    right, PyTorch's padding takes effect at top and left: the same network on images turned by 180 degrees.
+    right, PyTorch's padding takes effect at top and left: the same network on images rotated by 180 degrees.
     """
 
     def __init__(self, depth: int = 32) -> None:
@@ -126,9 +126,9 @@ class SameEncoder(nn.Module):
 
 
 class SameDecoder(nn.Module):
-    """SLAC's mirror image: 4 x 4 from a point, then kernels 3, 3, 3, 5 with stride 2, 1-4-8-16-32-64.
+    """SLAC's decoder: 4 x 4 from a point, then kernels 3, 3, 3, 5 with stride 2, 1-4-8-16-32-64.
 
-    (N, F) -> (N, 12, 32, 32) blocks of the mean image. Leaky ReLU after every layer, the last one included.
+    (N, F) -> (N, 12, 32, 32) blocks of the mean image. Leaky ReLU after every layer, including the last.
     ``background`` adds a learned constant image, as in ``ImageDecoder``; both start from mid-grey.
     """
 
@@ -173,7 +173,7 @@ def transposed_from_point(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def transposed_to_blocks(x: Tensor, weight: Tensor, bias: Tensor, padding: int = 2) -> Tensor:
     """A 6 x 6 stride-2 transposed convolution, left as 2 x 2 blocks.
 
-    (N, C, h, w) -> (N, 4 O, h + 2 padding - 2, ...): ``padding=2`` keeps its whole output, less crops its border.
+    (N, C, h, w) -> (N, 4 O, h + 2 padding - 2, ...): ``padding=2`` keeps the whole output, less padding crops it.
     """
     kernel = rearrange(weight.flip(2, 3), "c o (i p) (j q) -> p q o c i j", p=2, q=2).flip(0, 1)
     kernel = rearrange(kernel, "p q o c i j -> (p q o) c i j")

@@ -14,7 +14,7 @@ LOG_SQRT_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
 def leaky_relu(x: Tensor) -> Tensor:
-    """Of TensorFlow's slope, 0.2; in place."""
+    """Leaky ReLU with TensorFlow's slope, 0.2; in place."""
     return F.leaky_relu_(x, 0.2)
 
 
@@ -57,7 +57,7 @@ def normal_kl(mean: Tensor, std: Tensor, prior_mean: Tensor, prior_std: Tensor) 
 
 
 def elu_(x: Tensor) -> Tensor:
-    """ELU; ``x`` may be overwritten. On a CPU by exp, which is five times as fast there as torch's expm1.
+    """ELU; ``x`` may be overwritten. On a CPU it uses exp, which is five times as fast there as torch's expm1.
 
     The price is an absolute error of 1e-7, so lower precisions and GPUs keep torch's own kernel.
     """

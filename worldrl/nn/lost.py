@@ -1,4 +1,4 @@
-"""Rows that say which of their entries are lost (``types.SEEN``), for the beliefs that impute them."""
+"""Rows that mark their lost entries (``types.SEEN``), for the beliefs that impute them."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from worldrl.types import SEEN, Obs
 
 
 def tells(obs: Obs) -> bool:
-    """Whether the rows say what is lost of them."""
+    """Whether the rows mark their lost entries."""
     return any(key.startswith(SEEN) for key in obs)
 
 
 def impute(obs: Obs, predicted: Obs) -> Obs:
-    """The observations (B, ...) with the ``predicted`` values in place of those that are lost."""
+    """The observations (B, ...) with ``predicted`` values in place of lost ones."""
     return {key: torch.where(obs[SEEN + key], obs[key], value) for key, value in predicted.items()}
 
 

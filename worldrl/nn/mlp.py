@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from worldrl.nn.functional import elu_, leaky_relu
 from worldrl.nn.products import by_onednn, layer, linear
 
-# Where the gradient can be had from the output, in place: on large layers, memory traffic is most of the cost.
+# In place where the gradient follows from the output: on large layers, memory traffic is most of the cost.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "elu": elu_,
     "leaky_relu": leaky_relu,
@@ -49,7 +49,7 @@ class MLP(nn.Module):
 class ScalarMLP(MLP):
     """An MLP with one output, (..., inputs) -> (...) float32.
 
-    Under autocast too the last layer is float32, for bf16 would round a value of 50 to a quarter.
+    Even under autocast the last layer is float32, because bf16 would round a value of 50 to a quarter.
     """
 
     def __init__(self, inputs: int, units: int, layers: int, activation: str = "elu") -> None:
@@ -63,11 +63,11 @@ class ScalarMLP(MLP):
 class TwinQ(nn.Module):
     """``n`` independent critics Q_j(x, a) with stacked weights: one batched product per layer instead of ``n``.
 
-    Where oneDNN multiplies, which has no batched product, each critic is evaluated by itself.
+    With oneDNN, which has no batched product, each critic is evaluated separately.
 
-    The first layer is applied to features and action apart, so that one action can meet many features (and the other
-    way round) without copies. Initialisation is per critic: ``"orthogonal"`` (gain 1, zero bias: the SMAC release)
-    or ``"default"`` (PyTorch's uniform). ``norm`` puts a layer norm (arXiv 1607.06450) behind every activation, with a
+    The first layer is applied to features and action separately, so one action can be combined with many features (and
+    vice versa) without copies. Initialisation is per critic: ``"orthogonal"`` (gain 1, zero bias: the SMAC release)
+    or ``"default"`` (PyTorch's uniform). ``norm`` puts a layer norm (arXiv 1607.06450) after every activation, with a
     scale and a shift for each critic.
     """
 
@@ -91,8 +91,8 @@ class TwinQ(nn.Module):
     def forward(self, feat: Tensor, action: Tensor, frozen: bool = False, first: int | None = None) -> Tensor:
         """feat (..., F) and action (..., A), leading axes broadcast -> (n, ...) float32.
 
-        ``frozen`` takes the parameters for constants, as an actor's loss does: a compiled loss has gradients for all
-        that it reads, wanted or not. ``first`` evaluates the first so many critics only.
+        ``frozen`` makes the parameters constants, as in an actor's loss: a compiled loss has gradients for everything
+        that it reads, needed or not. ``first`` evaluates only that many critics.
         """
         weights, biases, norms = (_values(x, frozen, first) for x in (self.weights, self.biases, self.norms))
         lead = torch.broadcast_shapes(feat.shape[:-1], action.shape[:-1])
@@ -106,12 +106,12 @@ class TwinQ(nn.Module):
         return q.float().reshape(-1, *lead)
 
     def _hidden(self, x: Tensor, norms: Sequence[Tensor], layer: int) -> Tensor:
-        """What is behind the products of a hidden layer, (..., N, units)."""
+        """Activation and norm of a hidden layer, (..., N, units)."""
         x = self.activation(x)
         return _normed(x, norms[layer]) if norms else x
 
     def _all(self, parts: list[Tensor], weights: list[Tensor], biases: list[Tensor], norms: list[Tensor]) -> Tensor:
-        """What the first layer is applied to, each (..., its inputs), -> (n, N)."""
+        """The parts of the first layer's input, each (..., its inputs), -> (n, N)."""
         x, *rest = _projected(parts, weights[0], biases[0])  # (n, ..., units)
         for part in rest:
             axes = max(x.dim(), part.dim())
@@ -185,7 +185,7 @@ class ChoiceQ(nn.Module):
         """(n, N, F) -> (n, N, A)."""
         for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
             x = self.activation(torch.bmm(x, weight).add_(bias))
-        with torch.autocast(x.device.type, enabled=False):  # the last layer is float32, as of all critics here
+        with torch.autocast(x.device.type, enabled=False):  # the last layer is float32, as in all critics here
             return torch.baddbmm(biases[-1], x.float(), weights[-1])
 
     def _one(self, x: Tensor, weights: Sequence[Tensor], biases: Sequence[Tensor]) -> Tensor:
@@ -227,13 +227,13 @@ def _stacked(sizes: list[int], init: str, n: int) -> tuple[nn.ParameterList, nn.
 
 
 def _values(parameters: nn.ParameterList, frozen: bool, first: int | None) -> list[Tensor]:
-    """Stacked parameters (n, ...) as ``TwinQ.forward`` wants them."""
+    """Stacked parameters (n, ...) in the form for ``TwinQ.forward``."""
     values = [x.detach() for x in parameters] if frozen else list(parameters)
     return values if first is None else [x[:first] for x in values]
 
 
 def _lead_axes(x: Tensor, axes: int) -> Tensor:
-    """Insert axes of size one after the first, so that (n, ..., U) has ``axes`` leading axes."""
+    """Insert axes of size one after the first, to give (n, ..., U) ``axes`` leading axes."""
     return x.reshape(x.shape[0], *([1] * (axes + 1 - x.dim())), *x.shape[1:])
 
 

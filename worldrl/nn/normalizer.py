@@ -1,4 +1,4 @@
-"""Observations in standard units: what stands before any belief that learns from data."""
+"""Observations in standard units, for beliefs that learn from data."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from worldrl.types import EnvSpec, Obs
 
-LEAST = 1e-3  # added to each deviation, as TD3+BC does
+LEAST = 1e-3  # added to each deviation, as in TD3+BC
 
 
 class Normalizer(nn.Module):
-    """Maps every vector of an observation to mean 0 and standard deviation 1 over a data set; images stay as they are.
+    """Maps every vector of an observation to mean 0 and standard deviation 1 over a data set; images are unchanged.
 
     Mean and deviation (D,) are buffers, saved and exported with an agent. Until ``fit`` nothing changes.
     """
@@ -41,7 +41,7 @@ class Normalizer(nn.Module):
         return {key: self._scaled(key, value) if key in self.keys else value for key, value in obs.items()}
 
     def inverse(self, obs: Obs) -> Obs:
-        """Back in the units of the environment."""
+        """The inverse: observations in the units of the environment."""
         return {
             key: value * self._std(key) + self._mean(key) if key in self.keys else value for key, value in obs.items()
         }

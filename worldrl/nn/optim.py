@@ -18,14 +18,14 @@ BETAS = (0.9, 0.999)
 class CosineDecay:
     """A learning rate that falls to zero along half a cosine in ``steps`` steps, and stays there (arXiv 1608.03983).
 
-    It reads an optimiser's own count of steps, on the device: nothing is in addition to save, a resumed run has the
-    same rates, and a captured graph computes them anew at every replay.
+    It reads an optimiser's own count of steps, on the device: there is nothing more to save, a resumed run has the same
+    rates, and a captured graph computes them at every replay.
     """
 
     steps: int
 
     def __call__(self, done: Tensor) -> Tensor:
-        """What the full rate is multiplied by after ``done`` steps, 0-d in [0, 1]: one at first."""
+        """The factor of the full rate after ``done`` steps, 0-d in [0, 1]: one at first."""
         return 0.5 * (1.0 + torch.cos(math.pi * (done / self.steps).clamp(max=1.0)))
 
 
@@ -36,15 +36,15 @@ class Optimizer:
     imports torch's compiler.
 
     Args:
-        params: what is trained.
+        params: the parameters to train.
         lr: learning rate.
         clip: global gradient-norm limit, 0 is off.
         eps: Adam's epsilon.
-        decay: how the learning rate falls; None: it stays.
+        decay: how the learning rate falls; None: it is constant.
 
     Attributes:
         moments: ``exp_avg``, ``exp_avg_sq`` and ``step``, each with a tensor for every parameter. They exist from the
-            start, so that graph capture and checkpoints always find them.
+            start, so graph capture and checkpoints always find them.
     """
 
     def __init__(
@@ -65,13 +65,13 @@ class Optimizer:
         }
 
     def rate(self) -> float | Tensor:
-        """The learning rate of the coming step; where it decays, a 0-d tensor on the device."""
+        """The learning rate of the next step; if it decays, a 0-d tensor on the device."""
         return self.lr if self.decay is None else self.lr * self.decay(self.moments["step"][0])
 
     def step(self, loss: Tensor, retain_graph: bool = False) -> Tensor:
         """One step down ``loss``; returns the gradient norm before clipping, 0-d.
 
-        ``retain_graph`` leaves the graph to a later loss that shares it; that one must not need these parameters.
+        ``retain_graph`` keeps the graph for a later loss that shares it; that loss must not need these parameters.
         """
         traced = torch.compiler.is_compiling()  # of a whole update: gradients and Adam are then operators of its graph
         take = self._traced_gradients if traced else self._gradients
@@ -99,7 +99,7 @@ class Optimizer:
 
     @torch.no_grad()
     def apply(self, grads: list[Tensor], found_inf: Tensor | None = None) -> None:
-        """One step on these gradients, or none where ``found_inf`` (1,) is one; decided on the device."""
+        """One step on these gradients, or none if ``found_inf`` (1,) is one; decided on the device."""
         moments, rate = self.moments, self.rate()
         torch._foreach_add_(moments["step"], 1)
         torch._fused_adam_(
@@ -155,14 +155,14 @@ class Optimizer:
         return [x for x in (scaler._scale, scaler._growth_tracker) if x is not None]
 
     def state_dict(self) -> dict[str, Any]:
-        """In the form of ``torch.optim.Adam``'s, without its settings."""
+        """The state in the form of ``torch.optim.Adam``, without settings."""
         moments = [dict(zip(self.moments, values, strict=True)) for values in zip(*self.moments.values(), strict=True)]
         scaler = None if self.scaler is None else self.scaler.state_dict()
         return {"adam": {"state": dict(enumerate(moments))}, "scaler": scaler}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Copy into the tensors that exist, since captured graphs hold their addresses; the settings stay ours."""
+        """Copy into the existing tensors, because captured graphs hold their addresses; settings are not loaded."""
         for name, moment in self.moments.items():
             for index, tensor in enumerate(moment):
                 tensor.copy_(state["adam"]["state"][index][name])
@@ -171,7 +171,7 @@ class Optimizer:
 
 
 class _Scaled:
-    """What ``GradScaler`` takes for an optimiser: it unscales the gradients, and says whether one was infinite."""
+    """A stand-in optimiser for ``GradScaler``, which unscales the gradients and reports whether one was infinite."""
 
     _step_supports_amp_scaling = True  # it then waits for nothing
     found_inf: Tensor
@@ -196,7 +196,7 @@ class _Scaled:
 def _in_layout_of(param: Tensor, grad: Tensor) -> Tensor:
     """``grad`` in the memory layout of ``param``: fused Adam pairs their entries in the order of memory.
 
-    ``backward`` would see to that; ``autograd.grad`` returns what an operator gave, channels-last for a convolution.
+    ``backward`` would ensure that; ``autograd.grad`` returns an operator's own layout, channels-last for a convolution.
     """
     return grad if grad.stride() == param.stride() else torch.empty_like(param).copy_(grad)
 

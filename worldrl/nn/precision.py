@@ -16,7 +16,7 @@ BF16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}  # of x86 CPUs, and of ARM's
 
 @dataclass(frozen=True)
 class Precision:
-    """``autocast()`` wraps a whole update; states, distributions, losses and targets stay float32 by their own code."""
+    """``autocast()`` wraps a whole update; the code of states, distributions, losses and targets keeps them float32."""
 
     device: torch.device
     name: str  # fp32 | bf16 | fp16
@@ -28,7 +28,7 @@ class Precision:
 
     @property
     def note(self) -> str:
-        """Said when training begins; empty where there is nothing to say."""
+        """A note that is printed when training begins, or empty."""
         if self.name != "bf16" or self.device.type != "cpu" or has_bf16():
             return ""
         return "precision=bf16: found a CPU without bf16 instructions, where it is slow; expected precision=fp32"
@@ -41,7 +41,7 @@ def choose_device(name: str) -> torch.device:
     """``auto`` (the first GPU if there is one), ``cpu``, ``cuda`` (the first) or ``cuda:N`` as a device with its index.
 
     Raises:
-        UserError: a GPU that is not there.
+        UserError: a GPU that does not exist.
     """
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
@@ -55,12 +55,12 @@ def choose_device(name: str) -> torch.device:
 
 
 def has_bf16() -> bool:
-    """Whether this CPU says that it multiplies bf16 numbers; any other converts them back and forth."""
+    """Whether this CPU has bf16 instructions; others convert the numbers back and forth."""
     return not BF16_FLAGS.isdisjoint(cpu_info().split())
 
 
 def cpu_info() -> str:
-    """What Linux says of the first cores; nothing elsewhere."""
+    """Linux's description of the first cores; empty on other systems."""
     if not CPU_INFO.is_file():
         return ""
     with CPU_INFO.open(encoding="utf-8", errors="replace") as lines:
@@ -70,7 +70,7 @@ def cpu_info() -> str:
 def choose_precision(name: str, device: torch.device, pixels: bool) -> Precision:
     """``auto``: bf16 (or scaled fp16 where the GPU lacks bf16) for pixel tasks on CUDA, float32 elsewhere.
 
-    On a CPU bf16 is used only where it is asked for: with it, agents have not been shown to learn as well.
+    On a CPU bf16 is used only on request, because agents have not been shown to learn equally well with it.
     """
     if name == "auto":
         half = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp16"

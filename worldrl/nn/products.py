@@ -1,8 +1,8 @@
-"""Matrix products of layers, by the faster of the two libraries that torch has on a CPU.
+"""Matrix products of layers, with the faster of the two libraries that torch has on a CPU.
 
-torch's default library runs AVX2 kernels on AMD CPUs, whatever they offer; oneDNN, which torch uses for convolutions,
-runs AVX-512 there and is twice as fast on all but small products. Which of them is used follows from the CPU and the
-shapes, never from a timing: a run that is resumed computes what it would have computed. They differ in rounding only.
+torch's default library runs AVX2 kernels on AMD CPUs, even if they have more; oneDNN, which torch uses for
+convolutions, runs AVX-512 there and is twice as fast except on small products. The choice depends on the CPU and the
+shapes, never on a timing, so a resumed run computes the same. The libraries differ only in rounding.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor, library, nn
 
 Library = Literal["torch", "onednn"]
 
-SMALLEST = 2**20  # multiplications of a product that is worth the detour
+SMALLEST = 2**20  # multiplications from which a product is worth the detour
 
 
 def usual() -> Library:
@@ -43,12 +43,12 @@ _used = usual()
 
 
 def used() -> Library:
-    """The library that products of float32 on a CPU take in this process, where they are large enough."""
+    """The library for large enough float32 products on a CPU in this process."""
     return _used
 
 
 def use(name: str | None) -> None:
-    """Choose the library for this process; the usual one for ``None``, and where there is none of that name."""
+    """Choose the library for this process; the usual one for ``None``, or if the named one does not exist."""
     global _used
     known: dict[str | None, Library] = {"torch": "torch", **({"onednn": "onednn"} if available() else {})}
     _used = known.get(name) or usual()
@@ -119,11 +119,11 @@ def _multiply(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 
 def _shaped(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """What a product looks like to the compiler: x (N, I), weight (O, I) -> (N, O)."""
+    """The shape of a product for the compiler: x (N, I), weight (O, I) -> (N, O)."""
     return x.new_empty(len(x), len(weight))
 
 
-# torch.compile takes oneDNN's operator for one on constant weights; it does not look into this one.
+# torch.compile assumes constant weights in oneDNN's operator; it does not look into this one.
 _operators = library.Library(__package__.partition(".")[0], "FRAGMENT")
 _operators.define("product(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
 _operators.impl("product", _multiply, "CPU")
@@ -131,5 +131,5 @@ _operators.impl("product", _shaped, "Meta")
 
 
 def _dense(x: Tensor) -> Tensor:
-    """oneDNN takes a plain or a transposed matrix; columns of a wider one send it to code that is 1000 times slower."""
+    """oneDNN needs a plain or a transposed matrix; with columns of a wider one it is 1000 times slower."""
     return x if x.is_contiguous() or x.T.is_contiguous() else x.contiguous()

@@ -1,8 +1,8 @@
-"""A learned density over only actions: the marginal policy of MIRACLE (arXiv 1909.05950, section 4 and appendix F).
+"""A learned density of actions, without states: the marginal policy of MIRACLE (arXiv 1909.05950, section 4, app. F).
 
-In a box, pi(a) = E_{u ~ N(0, I)} pi(a | u), where pi(a | u) is a tanh-Gaussian whose mean and log-variance a network
-gives. It is estimated as log-mean-exp over N draws of u: a lower bound of log pi(a) in expectation. Of a choice, pi(a)
-is one probability for each action, and exact.
+In a box, pi(a) = E_{u ~ N(0, I)} pi(a | u), where pi(a | u) is a tanh-Gaussian whose mean and log-variance come from a
+network. It is estimated by log-mean-exp over N draws of u: a lower bound on log pi(a) in expectation. For a choice,
+pi(a) is one probability for each action, and exact.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class MarginalPolicy(nn.Module):
     """pi(a) and three ways to fit it to actions.
 
     - ``fit="likelihood"``: the likelihood of the mixture, log mean_n pi(a | u_n). It fits any number of modes.
-    - ``fit="single"``: E log pi(a | u), what the paper's text says if read literally. Since u is drawn without a look
-      at a, the best it can do is one Gaussian for all u.
+    - ``fit="single"``: E log pi(a | u), the paper's text read literally. Since u is drawn independently of a, its best
+      fit is one Gaussian for all u.
     - ``fit="vae"``: the evidence lower bound with a recognition model q(u | a), a second network of the same sizes;
       densities are then importance-weighted, log mean_n pi(a | u_n) N(u_n) / q(u_n | a) with u_n ~ q(u | a).
 
@@ -36,7 +36,7 @@ class MarginalPolicy(nn.Module):
         samples: N.
         fit: how ``loss`` fits it.
         log_var: smooth bounds of the log-variances before tanh.
-        shared: one set of N draws for all actions of a call, and not one each: N-fold less arithmetic, more noise.
+        shared: use one set of N draws for all actions of a call, not one for each: less arithmetic, more noise.
     """
 
     def __init__(
@@ -108,7 +108,7 @@ class MarginalPolicy(nn.Module):
 
 
 class MarginalChoice(nn.Module):
-    """pi(a) of a choice of A actions; called as ``MarginalPolicy``, with one-hot rows for values before tanh."""
+    """pi(a) for a choice of A actions; like ``MarginalPolicy``, but with one-hot rows in place of ``pre_tanh``."""
 
     def __init__(self, size: int) -> None:
         super().__init__()
@@ -128,6 +128,6 @@ class MarginalChoice(nn.Module):
 
 
 def bounded(x: Tensor, low: float, high: float) -> Tensor:
-    """``x`` between smooth bounds, by softplus from above and then from below (Chua et al. 2018)."""
+    """``x`` with smooth bounds, by softplus from above and then from below (Chua et al. 2018)."""
     x = high - F.softplus(high - x)
     return low + F.softplus(x - low)

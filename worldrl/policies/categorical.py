@@ -15,8 +15,8 @@ from worldrl.types import NOISE, Actions, Draw, Noise, Policy, hardened
 class Categorical(Policy):
     """pi(a | x) = softmax of a network's outputs.
 
-    A draw is every action once, weighted by its probability, so that expectations over it are exact and have exact
-    gradients: M = A, however many draws are asked for. ``Draw.one`` picks one, with a straight-through gradient.
+    A draw is every action once, weighted by its probability, so expectations over it are exact and have exact
+    gradients: M = A for any number of draws. ``Draw.one`` picks one action, with a straight-through gradient.
     """
 
     @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Categorical(Policy):
         return self.net(x).float().log_softmax(-1)
 
     def noise(self, x: Tensor, n: int = 1, source: Noise = NOISE) -> Any:
-        """None: nothing is drawn."""
+        """None, because nothing is random."""
 
     def sample(self, x: Tensor, noise: Any = None) -> Draw:
         """x (..., F) -> every action, (A, ..., A), with its probability as weight."""

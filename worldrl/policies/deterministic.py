@@ -10,7 +10,7 @@ from worldrl.types import NOISE, Actions, Noise, Policy
 
 
 class Deterministic(Policy):
-    """a = tanh(f(x)). It has a mode and no density, so it does not suit heads that maximise an entropy."""
+    """a = tanh(f(x)). It has a mode but no density, so it does not suit heads that maximise an entropy."""
 
     def __init__(
         self,
@@ -28,5 +28,5 @@ class Deterministic(Policy):
         return torch.tanh(self.net(x).float())
 
     def act(self, x: Tensor, noise: Noise = NOISE) -> Tensor:
-        """The same: nothing is drawn."""
+        """The same action, because nothing is random."""
         return self.mode(x)

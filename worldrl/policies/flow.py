@@ -18,7 +18,7 @@ from worldrl.types import NOISE, Actions, Draw, Noise, Policy
 class Coupling(nn.Module):
     """(kept, moved) -> (moved exp(s) + t, kept), with s and t functions of (x, kept); |s| is below ``max_log_scale``.
 
-    The parts change places, so that the next block moves what this one kept.
+    The parts change places, so the next block moves what this one kept.
     """
 
     def __init__(
@@ -46,16 +46,16 @@ class Coupling(nn.Module):
 
 
 class Flow(Policy):
-    """a = tanh(f_n(... f_1(z))), z ~ N(0, I), f_i couplings whose networks are as large as SAC's actor each.
+    """a = tanh(f_n(... f_1(z))), z ~ N(0, I), f_i couplings, each with networks as large as SAC's actor.
 
-    An action of one dimension has no second half to depend on: every block then moves it given only x, and the policy
-    is a tanh-Gaussian.
+    An action of one dimension has no second half to depend on: every block then depends only on x, and the policy is a
+    tanh-Gaussian.
     """
 
     @dataclass(frozen=True)
     class Config:
-        blocks: Annotated[int, Range(2, 100)] = 2  # one moves half of an action
-        max_log_scale: Positive = 3.0  # of each block, either way; unbounded scales diverge
+        blocks: Annotated[int, Range(2, 100)] = 2  # each moves half of an action
+        max_log_scale: Positive = 3.0  # limit of each block's |s|; unbounded scales diverge
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The Gaussian of IQL and AWAC, which is fitted to given actions and not squashed."""
+"""The Gaussian of IQL and AWAC: it is fitted to given actions and has no tanh on its draws."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ LOG_STD = (-5.0, 2.0)
 class Gaussian(Policy):
     """u ~ N(tanh f(x), sigma^2), with one learned sigma per number, the same in all states; a = clip(u, -1, 1).
 
-    ``log_prob`` is the density of u: that of a given action, on the ends of the box too, is finite and needs no inverse
-    of tanh.
+    ``log_prob`` is the density of u: it is finite for every given action, also on the boundary of the box, and needs no
+    inverse of tanh.
     """
 
-    exact_density: ClassVar[bool] = False  # of u, and not of a, half of which may lie on an end
+    exact_density: ClassVar[bool] = False  # it is of u, not of a, which may be on the boundary
 
     def __init__(self, shape: tuple[int, ...], actions: Actions, units: int, layers: int, activation: str) -> None:
         super().__init__()

@@ -20,13 +20,13 @@ from worldrl.types import NOISE, Actions, Draw, Noise, Policy
 class LatentGaussian(Policy):
     """pi(a | x) = E_{s ~ q(s | x)} pi(a | s): q a diagonal Gaussian, pi(. | s) a tanh-Gaussian that sees only s.
 
-    An action comes from s_0; its log-probability is an estimate from s_0 and K more draws of q, reparameterised through
-    all of them, so that q and pi(. | s) learn from whatever uses a draw. With K = 0 it is log pi(a | s_0).
+    An action comes from s_0; its log-probability is estimated from s_0 and K more draws of q, reparameterised through
+    all of them, so q and pi(. | s) learn from every loss on a draw. With K = 0 it is log pi(a | s_0).
     """
 
     @dataclass(frozen=True)
     class Config:
-        latent: Width = 16  # dimensions of s; the paper takes 8, 16 or 32 by task
+        latent: Width = 16  # dimensions of s; the paper uses 8, 16 or 32, depending on the task
         num_particles: Particles = 16  # K; the same
         estimator: Literal["naive", "iwae", "nested", "mlmc", "mlmc_fresh"] = "nested"  # eq. 12 is mlmc
         conditional_penalty: NotNegative = 0.0  # w: the actor's loss gets beta E H(pi(. | s)), beta = alpha w (eq. 26)
@@ -69,7 +69,7 @@ class LatentGaussian(Policy):
     ) -> tuple[Tensor, Tensor]:
         """x (..., B, F) -> the noise of s_0..s_K (1 + K, n, ..., B, L), and of the actions (n, ..., B, A).
 
-        K is what the estimator asks for, or ``particles``.
+        K is ``particles``, by default the number that the estimator needs.
         """
         k, lead = self.particles if particles is None else particles, (n, *x.shape[:-1])
         latent = source.normal((1 + k, *lead, self.config.latent), -2, x)
@@ -101,7 +101,7 @@ class LatentGaussian(Policy):
     def log_prob(self, raw: Tensor, x: Tensor) -> Tensor:
         """Lower bound, in expectation, on log pi(a | x) of a given action: log-mean-exp over K + 1 fresh draws of s.
 
-        An action from elsewhere has no s_0, and without it the estimate falls short: the bound rises to the truth
+        A given action has no s_0, and without it the estimate is too low on average: the bound rises to the true value
         with K. ``raw`` (..., A) and ``x`` (..., F) broadcast.
         """
         axes = max(raw.dim(), x.dim())
@@ -109,5 +109,5 @@ class LatentGaussian(Policy):
         return log_mean_exp(self.decoder.log_prob(raw, self.latents(x, 1 + self.particles)))
 
     def mode(self, x: Tensor) -> Tensor:
-        """(..., A): the decoder's mode at the mean of q, SAC's convention carried over; the paper gives none."""
+        """(..., A): the decoder's mode at the mean of q, following SAC; the paper does not say."""
         return self.decoder.mode(self.q(x)[0])

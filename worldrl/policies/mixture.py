@@ -26,8 +26,8 @@ class Components(NamedTuple):
 class Mixture(Policy):
     """a = tanh(u), u ~ sum_m w_m(x) N(mu_m(x), sigma_m(x)^2), with log sigma bounded smoothly to [-5, 2].
 
-    ``sample`` returns one draw per component with the weights w_m, so that sum_m w_m f(a_m) is an unbiased estimate of
-    E f(a), and so is its gradient, that of the weights included: no relaxation of the choice is needed.
+    ``sample`` returns one draw per component with the weights w_m, so sum_m w_m f(a_m) is an unbiased estimate of
+    E f(a). Its gradient, which includes that of the weights, is unbiased too: no relaxation of the choice is needed.
     """
 
     @dataclass(frozen=True)
@@ -85,6 +85,6 @@ def stratified(stats: Components, noise: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def density(stats: Components, raw: Tensor) -> Tensor:
-    """log of sum_m w_m N(raw (..., A); mu_m, sigma_m^2) |d raw / d a|, (...)."""
+    """log sum_m w_m N(raw (..., A); mu_m, sigma_m^2) |d raw / d a|, (...)."""
     log_normal = normal_log_prob(raw[..., None, :], stats.mean, stats.std)  # (..., M)
     return torch.logsumexp(stats.log_weight + log_normal, -1) - tanh_log_det(raw).sum(-1)

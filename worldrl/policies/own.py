@@ -1,4 +1,4 @@
-"""The policy that a head builds where nobody chooses one."""
+"""The policy that a head builds if none is chosen."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from worldrl.types import NOISE, Actions, Draw, Noise, Policy
 
 
 def bounded_std(raw: Tensor) -> Tensor:
-    """sigma > 0 from a raw output, log sigma bounded smoothly to [-5, 2] as CleanRL and pytorch_sac do."""
+    """sigma > 0 from a raw output, log sigma bounded smoothly to [-5, 2] as in CleanRL and pytorch_sac."""
     return torch.exp(-5.0 + 3.5 * (torch.tanh(raw) + 1.0))
 
 
@@ -32,8 +32,8 @@ class TanhGaussian(Policy):
 
     Two parameterisations of (mu, sigma) from the raw network outputs (m, s):
 
-    - ``std="softplus"`` (Dreamer, SMAC): mu = 5 tanh(m / 5), sigma = softplus(s + c) + 1e-4 with c chosen so that
-      s = 0 gives ``init_std``. Public PyTorch ports miss a parenthesis: their c = 4.0 starts at sigma = 4.018, which is
+    - ``std="softplus"`` (Dreamer, SMAC): mu = 5 tanh(m / 5), sigma = softplus(s + c) + 1e-4, where c is such that s = 0
+      yields ``init_std``. Public PyTorch ports miss a parenthesis: their c = 4.0 starts at sigma = 4.018, which is
       ``init_std=4.018`` here.
     - ``std="log"`` (SAC): mu = m, sigma = ``bounded_std(s)``.
     """
@@ -81,9 +81,9 @@ class TanhGaussian(Policy):
     def log_prob(self, raw: Tensor, x: Tensor) -> Tensor:
         """log density of a = tanh(raw) given x; leading axes broadcast.
 
-        Every density at one action must be evaluated at one shared pre-tanh value: inverting tanh gives no more than
-        8.66 in float32 (7.25 after a clip at 1 - 1e-6), and mixture weights between an exact and an inverted value are
-        wrong there.
+        All densities of one action must be evaluated at the same pre-tanh value: the inverse of tanh is at most 8.66 in
+        float32 (7.25 after a clip at 1 - 1e-6), and mixture weights between an exact and an inverted value are wrong
+        there.
         """
         mean, std = self.stats(x)
         return normal_log_prob(raw, mean, std) - tanh_log_det(raw).sum(-1)

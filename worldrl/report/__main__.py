@@ -1,6 +1,6 @@
 """Learning curves and statistics of any set of runs: ``worldrl report RUN_DIR... --out FOLDER``.
 
-A picture with one panel per task and phase, and tables of what the seeds say. ``docs/report.md`` defines every number.
+One picture with a panel per task and phase, and tables of statistics over seeds: ``docs/report.md`` defines them all.
 """
 
 from __future__ import annotations
@@ -67,16 +67,16 @@ Notes = list[str]
 
 
 def learnt(runs: Sequence[Run]) -> tuple[list[Run], Notes]:
-    """The runs that have learnt, where another one of their task has; notes name those that were stopped before."""
+    """The runs that have learned, if another run of their task has; notes name those that were stopped before."""
     able = {(run.task, run.phase) for run in runs if _has_learnt(run)}
     kept = [run for run in runs if _has_learnt(run) or (run.task, run.phase) not in able]
     return kept, [
-        f"left out {r.name}: it was stopped at {r.end:,.0f} {r.unit}, before it learnt" for r in _without(runs, kept)
+        f"left out {r.name}: it was stopped at {r.end:,.0f} {r.unit}, before it learned" for r in _without(runs, kept)
     ]
 
 
 def _has_learnt(run: Run) -> bool:
-    """Whether its curve goes beyond the random actions at its beginning, of which there are none after data."""
+    """Whether its curve goes beyond the random actions at its beginning; there are none after learning from data."""
     start = 0 if run.settings.get("updates", 0) else run.settings.get("schedule.prefill", 0)
     return bool(run.curve.frames[-1] > start)
 
@@ -90,7 +90,7 @@ def reaching(runs: Sequence[Run], unit: str, end: float) -> tuple[list[Run], Not
     """Of the runs whose time is ``unit``, those that continue to ``end``, and all others; notes name those left out.
 
     Raises:
-        UserError: no run gets that far.
+        UserError: no run reaches ``end``.
     """
     timed = [run for run in runs if run.unit == unit]
     if not timed:
@@ -108,7 +108,7 @@ def average(runs: Sequence[Run], n: int, metric: str) -> tuple[list[Run], Notes]
     """The runs with the means of every ``n`` consecutive values for their curves; notes name those with fewer.
 
     Raises:
-        UserError: no run has as many.
+        UserError: no run has that many.
     """
     counts = [len(run.curve.values) for run in runs]
     if max(counts) < n:
@@ -120,7 +120,7 @@ def average(runs: Sequence[Run], n: int, metric: str) -> tuple[list[Run], Notes]
 def group(runs: Sequence[Run], labels: Sequence[str] = ()) -> tuple[Groups, Notes]:
     """Runs by task and agent, in natural order; notes say where a name covers several settings, or a seed twice.
 
-    Where runs of a task have learned from data, each phase of it counts as a task of its own.
+    If runs of a task have learned from data, each phase counts as a separate task.
 
     Raises:
         UserError: a setting in ``labels`` that no run has, or runs of a task without frames in common.
@@ -152,12 +152,12 @@ def _check_labels(labels: Sequence[str], runs: Sequence[Seeded]) -> None:
 
 
 def _natural(text: str) -> list[Any]:
-    """A key that sorts ``K=2`` before ``K=16``: texts and numbers by turns."""
+    """A key that sorts ``K=2`` before ``K=16``: alternating texts and numbers."""
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
 
 
 def _doubts(groups: Mapping[str, Mapping[str, Sequence[Seeded]]]) -> Notes:
-    """Where runs under one name may not be seeds of one agent; a doubt is told once for all tasks that it is about."""
+    """Notes on runs under one name that may not be seeds of one agent, each once for all its tasks."""
     tasks: dict[tuple[str, str], list[str]] = {}
     for task, panel in groups.items():
         for agent, runs in panel.items():
@@ -168,30 +168,30 @@ def _doubts(groups: Mapping[str, Mapping[str, Sequence[Seeded]]]) -> Notes:
 
 def _doubt(runs: Sequence[Seeded]) -> str:
     if not all(run.settings for run in runs):
-        return "grids of an earlier version do not say which settings and seeds they are of" if len(runs) > 1 else ""
+        return "grids of an earlier version do not have their settings and seeds" if len(runs) > 1 else ""
     differ = unlabelled_differences(runs)
     if differ:
         more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
-        return f"its runs differ in {', '.join(differ[:5])}{more}; tell them apart with --label {differ[0]}"
+        return f"its runs differ in {', '.join(differ[:5])}{more}; separate them with --label {differ[0]}"
     seeds = [run.seed for run in runs]
     twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
     return f"several runs of seed {', '.join(map(str, twice))}; each of them counts" if twice else ""
 
 
 def _unequal_starts(groups: Groups) -> Notes:
-    """Where runs under one name act after different numbers of updates on data."""
+    """Notes on runs under one name that act after different numbers of updates on data."""
     notes = []
     for task, panel in groups.items():
         for agent, runs in panel.items():
             made = sorted({str(run.settings.get("updates", 0)) for run in runs if run.phase == ACTING}, key=_natural)
             if len(made) > 1:
                 found = f"its runs act after {' and '.join(made)} updates on data"
-                notes.append(f"{agent} on {task}: {found}; tell them apart with --label updates")
+                notes.append(f"{agent} on {task}: {found}; separate them with --label updates")
     return notes
 
 
 def score(groups: Groups, ends: Ends) -> tuple[list[Score], Notes]:
-    """What each run reached at ``ends``, by default where all runs of its task get; notes name short runs."""
+    """The scores at ``ends``, by default where the shortest run of a task ends; notes name short runs."""
     scores, notes = [], []
     for task, panel in groups.items():
         runs = _all(panel)
@@ -200,7 +200,7 @@ def score(groups: Groups, ends: Ends) -> tuple[list[Score], Notes]:
         end, longest = shortest.curve.frames[-1], max(run.curve.frames[-1] for run in runs)
         if unit not in ends and end < SHORT * longest:
             notes.append(
-                f"{task} is compared at {end:,.0f} {unit}, where {shortest.path} ends; others go on to {longest:,.0f} "
+                f"{task} is compared at {end:,.0f} {unit}, where {shortest.path} ends; others reach {longest:,.0f} "
                 f"(--{unit} N leaves out runs that end before N)"
             )
         for agent, same in panel.items():
@@ -230,11 +230,11 @@ def _scores(task: str, agent: str, runs: Sequence[Run], time: float) -> list[Sco
 
 
 def make_tables(scores: Sequence[Score], units: Mapping[str | None, float]) -> tuple[dict[str, list[Row]], Notes]:
-    """The rows of each table by name, empty ones left out, and notes on what is missing."""
+    """The rows of each table by name, without empty ones, and notes on what is missing."""
     tasks = common_tasks(scores)
     notes = []
     if len(tasks) > 1 and not units:
-        notes.append("no aggregate over tasks: give the return that is 1 on each, --normalise 1000 on DeepMind Control")
+        notes.append("no aggregate over tasks: set the return that counts as 1 (DeepMind Control: --normalise 1000)")
     if len(tasks) < 2 and units:
         notes.append(f"no aggregate over tasks: all agents share {len(tasks)}, expected 2 or more")
     tables = {
@@ -250,12 +250,12 @@ def _units(tasks: Sequence[str], units: Mapping[str | None, float]) -> dict[str,
     found = {task: units.get(task, units.get(None)) for task in tasks}
     for task, unit in found.items():
         if unit is None:
-            raise UserError("--normalise", f"no value for {task}", fix="add --normalise VALUE, for all that have none")
+            raise UserError("--normalise", f"no value for {task}", fix="add --normalise VALUE, for all other tasks")
     return {task: unit for task, unit in found.items() if unit is not None}
 
 
 def to_text(metric: str, tables: Mapping[str, Sequence[Row]], notes: Notes) -> str:
-    """The report as Markdown. Of each pair of agents that share tasks only the row over all of them is shown."""
+    """The report as Markdown. A pair of agents that share several tasks has only the row over all of them."""
     parts = [to_markdown(tables["agents"])]
     if "aggregate" in tables:
         parts += ["All tasks, normalised:", to_markdown(tables["aggregate"])]
@@ -270,7 +270,7 @@ def _page(title: str, parts: Sequence[str], notes: Notes) -> str:
 
 
 def place(out: Path, name: str) -> Path:
-    """Where a file of a report goes: into the folder ``out``, or next to a picture ``x.png``, as ``x-name``."""
+    """The path of a file of a report: in the folder ``out``, or next to a picture ``x.png``, as ``x-name``."""
     is_picture = out.suffix[1:].lower() in picture_formats()
     return out.with_name(f"{out.stem}-{name}") if is_picture else out / name
 
@@ -280,8 +280,7 @@ def write(
 ) -> tuple[Path, list[Path]]:
     """Write Markdown, CSV and HTML; returns the place for the picture, and the files written.
 
-    ``out`` gets the files of ``FILES[kind]``, see ``place``. Those of an earlier report that this one does not have are
-    removed.
+    ``out`` gets the files of ``FILES[kind]``, see ``place``. Other files of an earlier report are removed.
     """
     first, *names = FILES[kind]
     texts = {first: text, **{f"{name}.csv": to_csv(rows) for name, rows in tables.items()}}
@@ -328,7 +327,7 @@ def make_parser() -> argparse.ArgumentParser:
     """The options of the command."""
     parser = Parser(prog="worldrl report", description="Learning curves and statistics of run folders.")
     add = parser.add_argument
-    add("run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="run folders, or folders that hold some at any depth")
+    add("run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="run folders, or folders with runs at any depth")
     add(
         "--out",
         type=Path,
@@ -336,7 +335,9 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="PATH",
         help="a folder, or a picture such as x.png (default report)",
     )
-    add("--html", action="store_true", help=f"write {HTML} too: a page with curves, tables, grids, videos and settings")
+    add(
+        "--html", action="store_true", help=f"also write {HTML}, a page with curves, tables, grids, videos and settings"
+    )
     add("--robustness", action="store_true", help="compare robustness grids (eval.py --corruption) in place of curves")
     add("--metric", default=METRIC, metavar="KEY", help=f"any key of metrics.jsonl (default {METRIC})")
     add("--frames", type=positive, metavar="N", help="compare at N frames; shorter runs are left out")
@@ -344,7 +345,7 @@ def make_parser() -> argparse.ArgumentParser:
     means = parser.add_mutually_exclusive_group()
     means.add_argument("--smooth", type=positive, metavar="N", help="mean over the last N frames or updates")
     means.add_argument("--last", type=whole(), metavar="N", help="mean over the last N values, such as 100 episodes")
-    add("--label", action="append", default=[], metavar="KEY", help="a setting that tells agents apart; repeatable")
+    add("--label", action="append", default=[], metavar="KEY", help="a setting that distinguishes agents; repeatable")
     add("--random", type=_random, action="append", default=[], metavar="[TASK=]X", help="the random policy's return")
     add(
         "--baseline",
@@ -419,7 +420,7 @@ def _html(options: argparse.Namespace, found: Report) -> str:
 
 
 def _named(task: str | None, groups: Groups) -> Sequence[str | None]:
-    """The groups of a task, one for each phase; ``None`` stands for all tasks."""
+    """The groups of a task, one for each phase; ``None`` means all tasks."""
     if task is None:
         return [None]
     tasks = {name: _all(panel)[0].task for name, panel in groups.items()}

@@ -1,9 +1,8 @@
-"""Learning curves as run folders hold them: find runs, read any key of ``metrics.jsonl``, put curves on one axis.
+"""Learning curves of run folders: find runs, read any key of ``metrics.jsonl``, put curves on one axis.
 
 A curve is piecewise linear between the times at which its key was logged: environment frames where the agent acts,
-updates where it learns from data. A run that does both has a curve of each phase. Settings are read as they are
-written and the classes behind them are not needed: runs of other versions and of a user's own parts can be read
-anywhere.
+updates where it learns from data. A run that does both has a curve for each phase. Settings are read as text, without
+the classes behind them, so runs of other versions and of a user's own parts can be read anywhere.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ Lines = dict[int, Record]  # of a file, by their numbers
 
 DATA, ACTING = "data", "acting"
 UNITS = {DATA: "updates", ACTING: "frames"}  # phase -> the counter of a record that is its time
-PLACE = ("device", "replay.device", "threads")  # settings that say where a run ran, not what it learned
+PLACE = ("device", "replay.device", "threads")  # settings of the machine, which do not affect learning
 
 
 class Curve(NamedTuple):
@@ -72,13 +71,13 @@ class Run(NamedTuple):
 
     @property
     def task(self) -> str:
-        """Where no environment is known it is the name of the data, without its folder and suffix."""
+        """The task; if there is no environment, the name of the data without its folder and suffix."""
         task = self.settings["task"]
         return task_name(task) if task else Path(str(self.settings.get("data", ""))).stem
 
     @property
     def unit(self) -> str:
-        """Of the curve's time: ``"frames"`` or ``"updates"``."""
+        """The unit of the curve's time: ``"frames"`` or ``"updates"``."""
         return UNITS[self.phase]
 
     @property
@@ -100,7 +99,7 @@ class Run(NamedTuple):
 
 
 class Seeded(Protocol):
-    """Something of one run."""
+    """Anything that belongs to one run."""
 
     @property
     def settings(self) -> Mapping[str, Any]: ...
@@ -110,12 +109,12 @@ class Seeded(Protocol):
 
 
 def labelled(agent: str, settings: Mapping[str, Any], keys: Sequence[str]) -> str:
-    """``agent`` and those of the settings ``keys`` that there are."""
+    """``agent`` and those of the settings ``keys`` that exist."""
     return " ".join([agent, *(f"{key.rpartition('.')[2]}={settings[key]}" for key in keys if key in settings)])
 
 
 def task_name(task: str) -> str:
-    """``walker-walk`` and ``walker_walk`` are one task; a Gymnasium id and a ``module:Class`` stay as they are."""
+    """``walker-walk`` and ``walker_walk`` are one task; Gymnasium ids and ``module:Class`` are not changed."""
     return task if re.search(r"-v\d+(\+|$)|:", task) else task.replace("-", "_")
 
 
@@ -131,7 +130,7 @@ def find_runs(paths: Sequence[Path]) -> list[Path]:
     found: dict[Path, Path] = {}
     for path in paths:
         if not path.is_dir():
-            raise UserError(str(path), "no folder", "run folders, or folders that hold them")
+            raise UserError(str(path), "no folder", "run folders, or folders with runs")
         below = list(_runs_below(path))
         if not below:
             files = f"{CONFIG_FILE} and {METRICS}"
@@ -145,7 +144,7 @@ def _runs_below(path: Path) -> Iterator[Path]:
     for folder, subfolders, files in os.walk(path):
         subfolders.sort()
         if CONFIG_FILE in files and METRICS in files:
-            subfolders.clear()  # a replay has many files, and no run lies in another
+            subfolders.clear()  # a replay has many files, and there are no runs inside runs
             yield Path(folder)
 
 
@@ -181,10 +180,10 @@ def read_run(run_dir: Path, metric: str) -> Run:
 def read_phases(run_dir: Path, metric: str) -> list[Run]:
     """A run's settings and its curve of ``metric`` in each phase that it has begun, in their order; one at least.
 
-    A curve is empty where nothing was logged. Records of earlier versions name no phase: they are of acting.
+    A curve is empty if nothing was logged. Records of earlier versions have no phase: they are of acting.
 
     Raises:
-        UserError: a file that is damaged or not a run's (file and line named).
+        UserError: a file that is damaged or not of a run (the error names file and line).
     """
     path = run_dir / METRICS
     settings = _read_settings(run_dir / CONFIG_FILE)
@@ -195,7 +194,7 @@ def read_phases(run_dir: Path, metric: str) -> list[Run]:
             phases.setdefault(_phase(path, line, record), {})[line] = record
     runs = [_read_phase(run_dir, settings, phase, found, metric) for phase, found in (phases or {ACTING: {}}).items()]
     if half_line:
-        told = f"{path}: ignored half a line at its end, where the run writes or was killed"
+        told = f"{path}: ignored half a line at its end: the run is still writing, or was killed"
         runs[-1] = runs[-1]._replace(notes=(told, *runs[-1].notes))
     return runs
 
@@ -262,7 +261,7 @@ def align(curves: Sequence[Curve]) -> tuple[Array, Array]:
 
 
 def check_overlap(runs: Sequence[Run]) -> None:
-    """Raise UserError, with the two runs' names, where one run's curve begins after the end of another's."""
+    """Raise UserError, with the names of the runs, if a run's curve begins after the end of another."""
     late = max(runs, key=lambda run: run.curve.frames[0])
     early = min(runs, key=lambda run: run.curve.frames[-1])
     begin, end = late.curve.frames[0], early.curve.frames[-1]
@@ -272,7 +271,7 @@ def check_overlap(runs: Sequence[Run]) -> None:
 
 
 def unlabelled_differences(runs: Sequence[Seeded]) -> list[str]:
-    """Settings in which these runs, meant as seeds of one agent, differ; those that change nothing are not told."""
+    """Settings in which these runs, meant as seeds of one agent, differ, except those without effect on learning."""
     keys = {key for run in runs for key in run.settings}
     told = [key for key in keys if key not in ("task", "agent", "seed", *PLACE) and not may_change(key)]
     return sorted(key for key in told if len({repr(run.settings.get(key)) for run in runs}) > 1)

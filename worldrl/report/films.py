@@ -1,4 +1,4 @@
-"""The videos that run folders hold, for a page. Run folders come from anybody: no link is followed."""
+"""The videos of run folders, for a page. Run folders may come from anybody: no link is followed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from worldrl.report.curves import Run
 from worldrl.report.grids import Grid
 from worldrl.runs.folder import VIDEOS
 
-EMBEDDED = 20 * MIB  # of all videos together; more of them lie beside the page
-LARGEST = 200 * MIB  # of a video
+EMBEDDED = 20 * MIB  # of all videos together; beyond this they are in a folder next to the page
+LARGEST = 200 * MIB  # of one video
 
 
 class Film(NamedTuple):
-    """A video of a run, and what it shows."""
+    """A video of a run, and its caption."""
 
     path: Path
     title: str
@@ -28,7 +28,7 @@ class Film(NamedTuple):
 
 
 def find_films(runs: Sequence[Run], grids: Sequence[Grid]) -> tuple[list[Film], list[str]]:
-    """The last evaluation of each run and the films of its grids; notes on files that are no videos."""
+    """The last evaluation of each run and the films of its grids; notes on files that are not videos."""
     found: dict[Path, Film] = {}
     for run in runs:
         for path in sorted((run.path / VIDEOS).glob("*.mp4"))[-1:]:
@@ -42,7 +42,7 @@ def find_films(runs: Sequence[Run], grids: Sequence[Grid]) -> tuple[list[Film], 
 
 
 def _is_video(path: Path) -> bool:
-    """Whether it is an MP4 in the folder itself. A link could have the page show any file of whoever makes it."""
+    """Whether it is an MP4 in the folder itself. With a link, the page could publish any file of its author."""
     if path.is_symlink() or path.parent.is_symlink() or not path.is_file() or path.stat().st_size > LARGEST:
         return False
     with open_file(path) as file:
@@ -50,10 +50,10 @@ def _is_video(path: Path) -> bool:
 
 
 def sources(films: Sequence[Film], beside: Path) -> list[str]:
-    """What the page plays: the videos themselves, or copies in ``beside`` if they are too large together."""
+    """The sources of the page's videos: the files themselves, or copies in ``beside`` if those are too large."""
     for old in beside.glob("[0-9]*.mp4"):
         old.unlink()
-    with suppress(OSError):  # it holds something else, or is not there
+    with suppress(OSError):  # it has other files, or does not exist
         beside.rmdir()
     if sum(film.path.stat().st_size for film in films) <= EMBEDDED:
         data = (base64.b64encode(read_bytes(film.path, EMBEDDED)).decode() for film in films)

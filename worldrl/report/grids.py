@@ -1,7 +1,7 @@
 """Robustness grids of several runs side by side: ``worldrl report FOLDER... --robustness``.
 
-A grid (``evaluation.robustness``) says how one trained agent bears noise. Here the runs of an agent, usually its seeds,
-are the sample: every value is a mean over runs of each run's mean return in a cell.
+A grid (``evaluation.robustness``) measures one trained agent under noise. Here the sample is the runs of an agent,
+usually its seeds: every value is a mean over runs of each run's mean return in a cell.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Cell(NamedTuple):
 
 
 CLEAN = Cell("clean", 0.0)  # level 0 of every kind
-Returns = Mapping[Cell, Sequence[float]]  # of the sample that a picture is about: runs, or episodes
+Returns = Mapping[Cell, Sequence[float]]  # of the sample in a picture: runs, or episodes
 
 
 class Grid(NamedTuple):
@@ -42,7 +42,7 @@ class Grid(NamedTuple):
 
     path: Path
     task: str
-    agent: str  # with the noise that it was trained with, and how the grid was played, where that is not the usual way
+    agent: str  # with its noise in training, and how the grid was played if not by default
     cells: Mapping[Cell, float]  # mean return
     settings: Mapping[str, Any]  # of the run by dotted key; empty in files of an earlier version
 
@@ -55,7 +55,7 @@ def read_grids(paths: Sequence[Path], labels: Sequence[str] = ()) -> list[Grid]:
     """Every ``robustness.json`` at or below ``paths``, each once; ``labels`` are settings that tell agents apart.
 
     Raises:
-        UserError: a path without one, a file that is none, or runs of a task whose cells differ.
+        UserError: a path without a grid, a file that is not a grid, or runs of a task with different cells.
     """
     found: dict[Path, Path] = {}
     for path in paths:
@@ -82,7 +82,7 @@ def grid_files(path: Path) -> list[Path]:
 
 
 def read_grid(path: Path, labels: Sequence[str] = ()) -> Grid:
-    """One file. Raises UserError if it is damaged, or none that ``eval.py`` wrote."""
+    """The grid in one file. Raises UserError if it is damaged or not from ``eval.py``."""
     try:
         found = read_json(path)
         cells = {Cell(cell["corruption"], float(cell["level"])): float(cell["return"]) for cell in found["cells"]}
@@ -96,7 +96,7 @@ def read_grid(path: Path, labels: Sequence[str] = ()) -> Grid:
 
 
 def _name(found: Mapping[str, Any]) -> str:
-    """What must not be averaged with anything else: agent, noise in training, checkpoint, actions, sensors, masks."""
+    """A label for grids that may be averaged: agent, training noise, checkpoint, actions, sensors and masks."""
     noise = ", ".join(f"{kind} {level:g}" for kind, level in found["trained_with"].items())
     parts = [
         found["agent"],
@@ -118,7 +118,7 @@ def by_agent(grids: Sequence[Grid]) -> dict[str, dict[str, list[Grid]]]:
 
 
 def grid_rows(grids: Sequence[Grid]) -> list[Row]:
-    """One row per task, agent and cell: the return over runs, and what is left of the clean one."""
+    """One row per task, agent and cell: the return over runs, and its share of the clean one."""
     return [
         _row(task, agent, same, cell)
         for task, agents in by_agent(grids).items()
@@ -143,7 +143,7 @@ def _row(task: str, agent: str, grids: Sequence[Grid], cell: Cell) -> Row:
 
 
 def draw_grids(path: Path, grids: Sequence[Grid]) -> None:
-    """``draw_levels`` of several grids; the sample are the runs of an agent."""
+    """``draw_levels`` for several grids; the sample is the runs of an agent."""
     groups = by_agent(grids)
     runs = {agent: {len(agents[agent]) for agents in groups.values() if agent in agents} for _, agent in _pairs(groups)}
     draw_levels(path, returns_of(groups), {agent: number_of("run", n) for agent, n in runs.items()})
@@ -166,7 +166,7 @@ def draw_levels(path: Path, panels: Mapping[str, Mapping[str, Returns]], samples
 
     Args:
         panels: task -> agent -> its returns in each cell.
-        samples: Per agent what its mean is taken over: ``5 runs``.
+        samples: Per agent, the sample of its mean: ``5 runs``.
     """
     looks = looks_of(samples)
     kinds = {task: kinds_of(agents) for task, agents in panels.items()}
@@ -200,5 +200,5 @@ def draw_kind(axes: Any, kind: str, agents: Mapping[str, Returns], looks: Mappin
 
 
 def level_label(kind: str) -> str:
-    """What the level of a kind of corruption is, for an axis."""
+    """The meaning of a corruption's level, for an axis."""
     return f"level: {LEVELS[kind].what}" if kind in LEVELS else "level"

@@ -1,7 +1,7 @@
 """The report as one file for a browser: ``worldrl report RUN_DIR... --html``.
 
-It shows what the report has computed, with the pictures as SVG and the videos inside. Run folders come from anybody:
-every text is escaped, no link of theirs is followed, and the page forbids itself scripts and the network.
+It shows the results of the report, with the pictures as SVG and the videos inside. Run folders may come from anybody:
+every text is escaped, no link is followed, and the page forbids scripts and network access.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from worldrl.statistics import Estimate
 TEMPLATE = Path(__file__).with_name("page.html")
 HOW_TO_READ = (
     "A curve is the mean over an agent's seeds with its 95 % interval (Student's t); each seed is drawn faintly.",
-    "last is the value at the time of comparison, and best each seed's highest value until then, which many noisy "
-    "evaluations bias upwards: both as mean over seeds ± standard deviation (divisor n - 1).",
+    "last is the value at the time of comparison, and best is each seed's highest value until then, which many noisy "
+    "evaluations bias upwards: both are mean over seeds ± standard deviation (divisor n - 1).",
     "iqm is the interquartile mean with its 95 % interval by stratified bootstrap. A probability of improvement whose "
-    "interval holds 0.5 leaves open which agent is better.",
-    "A video eval-N is the first episode of a run's last evaluation. A grid's video is of a kind's worst level, with "
-    "what there was on the left and what the agent saw on the right.",
+    "interval contains 0.5 leaves open which agent is better.",
+    "A video eval-N is the first episode of a run's last evaluation. A grid's video shows the worst level of a kind: "
+    "the clean picture on the left, the agent's on the right.",
 )
 
 
 class Report(NamedTuple):
-    """What a report has compared; texts are as the run folders have them."""
+    """The results of a report; texts are unchanged from the run folders."""
 
     metric: str
     runs: Mapping[str, Mapping[str, Sequence[Run]]]  # task -> agent -> its runs
     tables: Mapping[str, Sequence[Row]]
     notes: Sequence[str]
-    panels: Panels  # from here on as ``plots.draw`` takes them
+    panels: Panels  # these are arguments of ``plots.draw``
     ylabel: str
     lines: Sequence[Line]
     estimates: Mapping[str, Estimate]
     xlabels: Mapping[str, str]
 
     def by_agent(self) -> dict[str, list[Run]]:
-        """Each agent's runs, on whatever task."""
+        """Each agent's runs, on all tasks."""
         found: dict[str, list[Run]] = {}
         for agent, runs in (item for panel in self.runs.values() for item in panel.items()):
             found.setdefault(agent, []).extend(runs)
@@ -66,7 +66,7 @@ def find_grids(paths: Sequence[Path], labels: Sequence[str]) -> tuple[list[Grid]
 
 
 def page(report: Report, grids: Sequence[Grid], beside: Path) -> str:
-    """The page. Videos that are too large to be inside are copied to the folder ``beside``, next to it.
+    """The page. Videos that are too large for it are copied to the folder ``beside``, next to it.
 
     Raises:
         OSError: they cannot be written.
@@ -112,7 +112,7 @@ def _task_anchor(i: int) -> str:
 
 
 def _sample(look: Look) -> str:
-    """A piece of an agent's line with its marker."""
+    """A sample of an agent's line with its marker."""
 
     def paint(figure: Any) -> None:
         figure.set_layout_engine("none")
@@ -124,7 +124,7 @@ def _sample(look: Look) -> str:
 
 
 def _table(rows: Sequence[Row]) -> str:
-    """Rows by column; numbers are on the right."""
+    """Rows by column; numbers are aligned right."""
     if not rows:
         return ""
     shown = [shown_as(row) for row in rows]
@@ -192,7 +192,7 @@ def _all_tasks(report: Report, looks: Mapping[str, Look]) -> str:
 
 
 def _pairs(rows: Sequence[Row]) -> str:
-    told = "<p>The probability that a run of the agent beats one of the other.</p>"
+    told = "<p>The probability that a run of the agent beats a run of the other.</p>"
     return told + _table(summed(rows)) if rows else ""
 
 
@@ -207,11 +207,11 @@ def _robustness(grids: Sequence[Grid], looks: Mapping[str, Look]) -> str:
 
 
 def _settings(agents: Mapping[str, Sequence[Run]]) -> str:
-    """Settings in which any runs differ, a column for each agent with all values of its runs; first those of all."""
+    """Settings in which any runs differ, a column for each agent with its values; first the settings of all agents."""
     keys = unlabelled_differences([run for runs in agents.values() for run in runs])
     rows = [{"setting": key, **{agent: _values(key, runs) for agent, runs in agents.items()}} for key in keys]
     common, others = (_table([row for row in rows if ("-" in row.values()) == lacking]) for lacking in (False, True))
-    return (common or "<p>Of those that all agents have: none.</p>") + _folded("Those that some agents lack", others)
+    return (common or "<p>None of those that all agents have.</p>") + _folded("Those that some agents lack", others)
 
 
 def _values(key: str, runs: Sequence[Run]) -> str:

@@ -21,11 +21,11 @@ from worldrl.statistics import Estimate, mean_interval
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Okabe and Ito's colours, told apart with every colour vision deficiency; wine for their yellow, faint on white.
+# Okabe and Ito's colours, distinguishable with any colour vision deficiency; wine replaces yellow, too faint on white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#882255")
 MARKERS = "osD^vPX*"
 DASHES = ("-", "--", ":", "-.")  # the next eight agents
-PREFIX = "33"  # with it the agents that are compared most have colours of their own
+PREFIX = "33"  # chosen so that the agents that are compared most have different colours
 INK, PALE, GRID = "#333333", "#888888", "#dddddd"
 PANEL = (3.5, 2.6)  # inches
 SINGLE = (6.4, 3.8)
@@ -43,7 +43,7 @@ STYLE: dict[Any, Any] = {
     "axes.formatter.useoffset": False,  # whole numbers at the ticks, not differences from one in a corner
     "grid.color": GRID,
     "grid.linewidth": 0.6,
-    "text.parse_math": False,  # a dollar in somebody's name is a dollar
+    "text.parse_math": False,  # a dollar in a name is a dollar
     "xtick.color": PALE,
     "ytick.color": PALE,
     "xtick.labelcolor": INK,
@@ -71,7 +71,7 @@ def picture_formats() -> set[str]:
 
 @contextlib.contextmanager
 def picture(path: Path | IO[bytes], width: float, height: float, **saved: Any) -> Iterator[Figure]:
-    """A figure of some inches in the style of this package, to be drawn on and then written; ``saved`` says how."""
+    """A figure in the style of this package, to be drawn on and then saved with the options ``saved``."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     from matplotlib.rcsetup import cycler
@@ -82,9 +82,9 @@ def picture(path: Path | IO[bytes], width: float, height: float, **saved: Any) -
         figure.savefig(path, **saved)
 
 
-SVG: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "worldrl"}  # letters as text; the same bytes every time
+SVG: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "worldrl"}  # letters as text; deterministic output
 NO_METADATA = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-THEMED = {  # what a dark page shows in other colours -> the name that a page has for it
+THEMED = {  # colours that differ on a dark page -> their names on a page
     INK: "ink",
     PALE: "pale",
     GRID: "grid",
@@ -95,7 +95,7 @@ THEMED = {  # what a dark page shows in other colours -> the name that a page ha
 
 
 def svg(width: float, height: float, paint: Callable[[Figure], object]) -> str:
-    """What ``paint`` draws, as an element of a page that defines the variables ``THEMED``."""
+    """The drawing of ``paint``, as an element of a page that defines the variables ``THEMED``."""
     from matplotlib import rc_context
 
     file = io.BytesIO()
@@ -107,7 +107,7 @@ def svg(width: float, height: float, paint: Callable[[Figure], object]) -> str:
 
 
 def themed(colour: str) -> str:
-    """A colour as a page has it."""
+    """A colour in the form of a page."""
     return f"var(--{THEMED[colour]})" if colour in THEMED else colour
 
 
@@ -119,14 +119,14 @@ def draw(
     aggregate: Mapping[str, Estimate] | None = None,
     xlabels: Mapping[str, str] | None = None,
 ) -> None:
-    """Write the picture; its suffix says the format.
+    """Write the picture; its suffix is the format.
 
     Args:
-        panels: In each, the mean over an agent's seeds with its 95 % interval, where all of them have values, and each
-            seed faintly. An agent looks the same in all of them.
+        panels: Each has the mean over an agent's seeds with its 95 % interval, where all of them have values, and each
+            seed faintly. An agent looks the same in all panels.
         lines: Baselines.
         aggregate: Per agent a value over all tasks, for one more panel.
-        xlabels: Per panel what its x axis is, by default environment frames.
+        xlabels: The label of each panel's x axis, by default environment frames.
     """
     from matplotlib import rc_context
     from matplotlib.figure import Figure
@@ -165,7 +165,7 @@ def draw(
 def looks_of(agents: Iterable[str]) -> dict[str, Look]:
     """How each agent is drawn: in a place of its own name, or the next one that is free.
 
-    The same agents look the same in every picture, in whatever order they come.
+    The same agents look the same in every picture, in any order.
     """
     places: dict[str, int] = {}
     names = dict.fromkeys(agents)
@@ -178,7 +178,7 @@ def looks_of(agents: Iterable[str]) -> dict[str, Look]:
 
 
 def _own_place(agent: str) -> int:
-    """A place by the letters of the agent's name, without its settings."""
+    """A style number from the letters of the agent's name, without its settings."""
     name = re.split(r"[ ,]", agent)[0]
     return hashlib.sha256(f"{PREFIX}{name}".encode()).digest()[0] % 8
 
@@ -206,7 +206,7 @@ def _with_word(number: str) -> str:
 
 
 def _width(texts: Iterable[str]) -> float:
-    """About how many inches the longest text takes."""
+    """The approximate width of the longest text, in inches."""
     return 0.068 * max(map(len, texts))
 
 
@@ -216,7 +216,7 @@ def draw_panel(
     """Each agent's mean over its seeds with the 95 % interval, each seed faintly, and the baselines."""
     from matplotlib.ticker import EngFormatter
 
-    faint = min(1.0, 4 / len(panel))  # many agents: less ink for each one's spread
+    faint = min(1.0, 4 / len(panel))  # with many agents, each spread is fainter
     ends = np.stack([_draw_agent(axes, agent, curves, looks[agent], faint) for agent, curves in panel.items()])
     for line in lines:
         _draw_line(axes, line, ends)
@@ -230,7 +230,7 @@ def draw_panel(
 
 
 def _draw_agent(axes: Any, agent: str, curves: Sequence[Curve], look: Look, faint: float) -> np.ndarray:
-    """Returns the mean at its two ends."""
+    """Draw one agent; returns the mean at its two ends."""
     colour = look["color"]
     for curve in curves if len(curves) > 1 else ():
         axes.plot(curve.frames, curve.values, color=colour, alpha=0.3 * faint, linewidth=0.6)
@@ -253,7 +253,7 @@ def draw_band(axes: Any, x: Sequence[float], values: ArrayLike, look: Look) -> N
 
 
 def _draw_line(axes: Any, line: Line, ends: np.ndarray) -> None:
-    """A baseline, with its name at the side where the curves' ``ends`` (agents, 2) are farther from it."""
+    """Draw a baseline, with its name at the side where the curves' ``ends`` (agents, 2) are farther from it."""
     left, right = np.abs(ends - line.value).min(0)
     x, side = (0.01, "left") if left > right else (0.99, "right")
     axes.axhline(line.value, color=PALE, linestyle=(0, (4, 3)), linewidth=0.9, zorder=1)
@@ -264,7 +264,7 @@ def _draw_line(axes: Any, line: Line, ends: np.ndarray) -> None:
 def limits(values: Iterable[ArrayLike]) -> tuple[float, float]:
     """The range of the values and zero: a change of 1 % looks like one.
 
-    Of seeds and baselines, not of intervals: two seeds would widen those beyond all reading.
+    It covers seeds and baselines but not intervals, which are far too wide for two seeds.
     """
     every = np.concatenate([np.asarray(x, float).ravel() for x in values])
     low, high = min(0.0, float(every.min())), max(0.0, float(every.max()))
@@ -273,7 +273,7 @@ def limits(values: Iterable[ArrayLike]) -> tuple[float, float]:
 
 
 def calm(axes: Any) -> None:
-    """Let the y axis span a tenth of its largest value or more, where zero is not a natural end of it."""
+    """Let the y axis span at least a tenth of its largest value, if zero is not a natural end of it."""
     low, high = axes.get_ylim()
     missing = 0.1 * max(abs(low), abs(high)) - (high - low)
     if missing > 0:
@@ -281,7 +281,7 @@ def calm(axes: Any) -> None:
 
 
 def _label_ends(axes: Any, names: Mapping[str, str], looks: Mapping[str, Look]) -> None:
-    """Each agent's name right of the end of its mean curve, apart from the others."""
+    """Write each agent's name to the right of its mean curve, without overlaps."""
     to_axes = axes.transData + axes.transAxes.inverted()
     last = {line.get_label(): line.get_xydata()[-1] for line in axes.lines if line.get_label() in names}
     heights = spread([to_axes.transform(point)[1] for point in last.values()], gap=0.06)
@@ -290,7 +290,7 @@ def _label_ends(axes: Any, names: Mapping[str, str], looks: Mapping[str, Look]) 
 
 
 def spread(heights: Sequence[float], gap: float, top: float = 1.0) -> list[float]:
-    """``heights`` moved to lie ``gap`` or more apart and at most at ``top``, in the order that they have."""
+    """``heights`` moved so that they are at least ``gap`` apart and at most at ``top``, in their order."""
     order = np.argsort(heights, kind="stable")
     placed = np.asarray(heights, float)[order]
     for i in range(1, len(placed)):
@@ -301,7 +301,7 @@ def spread(heights: Sequence[float], gap: float, top: float = 1.0) -> list[float
 
 
 def legend(figure: Any, seeds: Mapping[str, str], looks: Mapping[str, Look]) -> None:
-    """Below all panels; how many seeds there are is said once if all agents have the same number."""
+    """A legend below all panels; the number of seeds appears once if it is the same for all agents."""
     from matplotlib.lines import Line2D
 
     same = len(set(seeds.values())) == 1

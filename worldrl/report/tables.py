@@ -1,7 +1,7 @@
-"""Tables of what runs scored: per agent, between agents, and over all tasks; as CSV and as Markdown.
+"""Tables of scores: per agent, between agents, and over all tasks; as CSV and as Markdown.
 
-Rows are dictionaries by column. Agents keep the order in which their scores come. Every interval is drawn with a
-generator of its own, so that it does not depend on what else is in the table.
+Rows are dictionaries by column. Agents keep the order of their scores. Every interval has its own generator, so it does
+not depend on the rest of the table.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ ALL = "all tasks"
 
 
 class Score(NamedTuple):
-    """What one run reached at the time of comparison; ``best`` is its highest value until there."""
+    """The score of one run at the time of comparison; ``best`` is its highest value until then."""
 
     task: str
     agent: str
     seed: int
-    repeat: int  # how many runs of this task, agent and seed came before
+    repeat: int  # the number of earlier runs of this task, agent and seed
     time: float
     last: float
     best: float
@@ -89,18 +89,18 @@ def _units(scores: Sequence[Score]) -> list[str]:
 
 
 def _time(score: Score, units: Sequence[str]) -> Row:
-    """A column for each unit of time that the table has; NaN in those of others."""
+    """A column for each unit of time in the table; NaN for rows with another unit."""
     return {unit: score.time if unit == score.unit else math.nan for unit in units}
 
 
 def pair_rows(scores: Sequence[Score]) -> list[Row]:
-    """How probable it is that an agent's run beats another's, for each pair: per task, and over all that they share."""
+    """The probability that an agent's run beats another's, for each pair: per task, and over all shared tasks."""
     pairs = itertools.combinations(_by("agent", scores).values(), 2)
     return [row for x, y in pairs for row in _rows_of_pair(x, y)]
 
 
 def summed(rows: Sequence[Row]) -> list[Row]:
-    """Of the pairs that share several tasks only the row over all of them."""
+    """Only the row over all tasks, for pairs that share several tasks."""
     whole = {(row["agent"], row["other"]) for row in rows if row["task"] == ALL}
     return [row for row in rows if row["task"] == ALL or (row["agent"], row["other"]) not in whole]
 
@@ -154,7 +154,7 @@ def _on(tasks: Sequence[str], scores: Sequence[Score]) -> list[Score]:
 
 
 def _seeds(scores: Sequence[Score]) -> list[tuple[int, int]]:
-    """The rows of an array of these scores: one per seed, and per repetition of it."""
+    """The rows of an array of these scores: one per seed and repetition."""
     return sorted({(score.seed, score.repeat) for score in scores})
 
 
@@ -170,7 +170,7 @@ def _array(scores: Sequence[Score], seeds: Sequence[tuple[int, int]], tasks: Seq
 
 
 def to_csv(rows: Sequence[Row]) -> str:
-    """Full precision; an estimate takes three columns (``iqm``, ``iqm_low``, ``iqm_high``), NaN is left empty."""
+    """CSV in full precision; an estimate has three columns (``iqm``, ``iqm_low``, ``iqm_high``), NaN is empty."""
     flat = [_flat(row) for row in rows]
     text = io.StringIO()
     writer = csv.DictWriter(text, list(flat[0]), lineterminator="\n")
@@ -190,9 +190,9 @@ def _flat(row: Row) -> Row:
 
 
 def to_markdown(rows: Sequence[Row]) -> str:
-    """For reading: numbers rounded, ``x`` and ``x_std`` as mean ± deviation, an estimate with its interval.
+    """Markdown for reading: rounded numbers, ``x`` and ``x_std`` as mean ± deviation, estimates with their intervals.
 
-    Where one value has no deviation or interval, a word stands for it.
+    A word replaces the deviation or interval of a single value.
     """
     from rich import box
     from rich.console import Console
@@ -210,7 +210,7 @@ def to_markdown(rows: Sequence[Row]) -> str:
 
 
 def shown_as(row: Row) -> dict[str, str]:
-    """A row for reading, by the title of the column."""
+    """A row for reading, by column titles."""
     shown = {}
     for column, value in row.items():
         if f"{column}_std" in row:
@@ -229,7 +229,7 @@ def _whole(value: float) -> str:
 
 
 def _alike(*values: float) -> list[str]:
-    """Numbers of as many digits: one decimal from ten on, three below, powers of ten for small ones; without NaN."""
+    """Numbers with equal digits: one decimal from ten on, three below, powers of ten for small ones; without NaN."""
     known = [value for value in values if not math.isnan(value)]
     size = max(map(abs, known))
     form = ".1f" if size >= 10 else ".3f" if size >= 0.01 or size == 0 else ".2e"

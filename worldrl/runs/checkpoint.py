@@ -7,13 +7,13 @@
     RUN_DIR/replay/                       rows-<first>-<last>-<crc>.npz
 
 A folder is a checkpoint only with its marker ``COMPLETE.json``, which is written last, lists every file with its size
-and checksum, and ends with a checksum of itself. Everything is written in a ``.tmp-`` folder next to it, which is
-renamed when nothing is missing, so that a kill at any moment leaves the checkpoint before. That one, and the replay
-files that only it needs, go after the rename.
+and checksum, and ends with a checksum of itself. Everything is written to a ``.tmp-`` folder next to it and renamed at
+the end, so a kill at any moment leaves the previous checkpoint. That one, and the replay files that only it needs, are
+deleted after the rename.
 
-``state.pt`` holds nested dicts, lists and tuples of tensors, NumPy arrays and Python values. It is read with
-``weights_only=True``, which runs no code from the file; NumPy arrays travel as tagged tensors. What is in a folder may
-come from anybody: it is read within bounds, and what does not fit is one line (``restoring``).
+``state.pt`` has nested dicts, lists and tuples of tensors, NumPy arrays and Python values. It is read with
+``weights_only=True``, which runs no code from the file; NumPy arrays are stored as tagged tensors. A folder may come
+from anybody: it is read within bounds, and what does not fit is a one-line error (``restoring``).
 """
 
 from __future__ import annotations
@@ -64,20 +64,20 @@ DEEPEST = 100  # of a state; Python's own limit is near 1000
 PICKLE_BYTES = 64 * MIB  # of a state without its tensors
 ARRAY = "__ndarray__"
 PACKAGES = ("torch", "numpy", "mujoco", "dm_control", "gymnasium")
-PRODUCTS = "matrix products"  # in a fingerprint: a run continues with the library that it began with
-BEST = "eval.py --checkpoint best, or a new run with init_from=RUN_DIR init_from_checkpoint=best"  # what it is good for
+PRODUCTS = "matrix products"  # in a fingerprint: a run resumes with the library that it began with
+BEST = "eval.py --checkpoint best, or a new run with init_from=RUN_DIR init_from_checkpoint=best"  # the ways to use it
 
 T = TypeVar("T")
 
 
 class CheckpointError(UserError):
-    """A checkpoint could not be written; the one before is intact."""
+    """A checkpoint could not be written; the previous one is intact."""
 
 
 class Checkpoints:
     """The checkpoints of one run: the last one and the best one.
 
-    The run may be training: what is read while a newer checkpoint takes its place is read again.
+    The run may be training: a read that fails while a newer checkpoint takes the place of the old one is repeated.
     """
 
     def __init__(self, run_dir: str | Path) -> None:
@@ -86,17 +86,17 @@ class Checkpoints:
         self.replay_folder = self.run_dir / REPLAY
 
     def save(self, frames: int, state: Mapping[str, Any], replay: Replay | None = None, done: bool = False) -> Path:
-        """Write a checkpoint, then delete the one before and the replay files that only it needed.
+        """Write a checkpoint, then delete the previous one and the replay files that only it needed.
 
         Args:
             frames: Frames so far; part of the folder's name.
             state: Nested dicts with string keys, lists and tuples of tensors, NumPy arrays and Python values.
             replay: Saved next to it, or ``None``.
-            done: Whether the run has come to its end.
+            done: Whether the run has ended.
 
         Raises:
-            CheckpointError: The system refused, for instance because the disk is full. Nothing is lost.
-            TypeError: ``state`` holds something else; the place is named.
+            CheckpointError: Writing failed, for instance because the disk is full. Nothing is lost.
+            TypeError: ``state`` has a value of another type; the error names its place.
         """
         payload = encode(state)
         with self._reported():
@@ -107,7 +107,7 @@ class Checkpoints:
         return path
 
     def save_best(self, frames: int, score: float, state: Mapping[str, Any]) -> Path:
-        """Write a checkpoint without replay in place of the best one so far; raises as ``save``."""
+        """Write a checkpoint without a replay in place of the best one so far; raises as ``save``."""
         payload = encode(state)
         with self._reported():
             path = self._write("best", frames, payload, None, {"score": score})
@@ -119,11 +119,11 @@ class Checkpoints:
         return max(self._complete("step"), key=_order, default=None)
 
     def frames(self) -> int | None:
-        """How far ``latest()`` is."""
+        """The progress of ``latest()``."""
         return int(marker["frames"]) if (marker := self._last_marker()) else None
 
     def reached(self, frames: int) -> bool:
-        """Whether ``latest()`` is the end of a run of so many frames, or of more."""
+        """Whether ``latest()`` is the end of a run of at least this many frames."""
         marker = self._last_marker()
         return bool(marker.get("done")) and int(marker["frames"]) >= frames
 
@@ -132,7 +132,7 @@ class Checkpoints:
         return self._steadily(lambda: max(self._complete("best"), key=_score, default=None))
 
     def find(self, which: str = "last") -> Path:
-        """``latest()``, or ``best()`` if ``which`` is ``"best"``, or an error that says what is there instead.
+        """``latest()``, or ``best()`` if ``which`` is ``"best"``.
 
         Raises:
             UserError: No run folder, no checkpoint in it, or only half-written ones (named).
@@ -146,12 +146,12 @@ class Checkpoints:
             broken = sorted(path.name for path in self._all("step"))
             found = f"only half-written checkpoints ({', '.join(broken)})" if broken else "no checkpoint"
             best = self.best()
-            way_out = f"{best.name} is there: {BEST}" if best else "start the run again"
+            way_out = f"{best.name} exists: {BEST}" if best else "start the run again"
             raise UserError(str(self.folder), found, "a complete one", way_out)
         return path
 
     def read(self, which: str = "last", device: str | torch.device = "cpu") -> tuple[Path, dict[str, Any]]:
-        """``find(which)`` and what ``load`` gives of it; raises as they do."""
+        """``find(which)`` and its ``load``; raises as they do."""
 
         def found_and_loaded() -> tuple[Path, dict[str, Any]]:
             path = self.find(which)
@@ -160,7 +160,7 @@ class Checkpoints:
         return self._steadily(found_and_loaded)
 
     def _steadily(self, look: Callable[[], T]) -> T:
-        """What ``look`` returns; it looks again if it failed while the checkpoints were replaced by newer ones."""
+        """The result of ``look``, which is called again if it failed while newer checkpoints replaced the old ones."""
         while True:
             seen = self._complete("step") + self._complete("best")
             try:
@@ -187,7 +187,7 @@ class Checkpoints:
     def load(self, path: str | Path, device: str | torch.device = "cpu") -> dict[str, Any]:
         """The state in a checkpoint, after its marker, format, sizes and checksums have been verified.
 
-        Tensors come to ``device``; optimisers that keep a step counter on the host want ``"cpu"``, from where
+        Tensors are loaded to ``device``; optimisers with a step counter on the host need ``"cpu"``, from where
         ``load_state_dict`` copies to the right place.
 
         Raises:
@@ -201,13 +201,13 @@ class Checkpoints:
             raise (error if error.fix else error.also(self._way_out(path))) from None
 
     def _way_out(self, path: Path) -> str:
-        """What is left to a user whose checkpoint ``path`` cannot be read."""
+        """The fix for a user whose checkpoint ``path`` cannot be read."""
         best, last = self._readable_best(), self.latest()
         if best == path and last:
-            return f"{last.name} is there too: --checkpoint last"
+            return f"{last.name} exists too: --checkpoint last"
         if best in (None, path):
             return "restore the file, or start the run again"
-        return f"{best.name} is there too: {BEST}"
+        return f"{best.name} exists too: {BEST}"
 
     def _readable_best(self) -> Path | None:
         with contextlib.suppress(UserError):
@@ -215,7 +215,7 @@ class Checkpoints:
         return None
 
     def load_replay(self, path: str | Path, replay: Replay) -> bool:
-        """Fill ``replay`` from a checkpoint; False if that one was saved without.
+        """Fill ``replay`` from a checkpoint; False if it was saved without a replay.
 
         Raises:
             UserError: As ``load``, or as ``Replay.load_chunks``.
@@ -232,7 +232,7 @@ class Checkpoints:
         return True
 
     def rows(self, path: Path) -> int:
-        """Rows in the replay that was saved with a checkpoint; none if it was saved without. Raises as ``load``."""
+        """The number of replay rows that were saved with a checkpoint, or 0. Raises as ``load``."""
         file = path / MANIFEST
         if not any(entry["name"] == MANIFEST for entry in _marker(path)["files"]):
             return 0
@@ -304,7 +304,7 @@ class Checkpoints:
 
     @contextlib.contextmanager
     def _reported(self) -> Iterator[None]:
-        """Turn a failure to write into one line, leaving no temporary folder behind."""
+        """Turn a failure to write into one line, and leave no temporary folder behind."""
         try:
             yield
         except BaseException as error:
@@ -341,7 +341,7 @@ def seal(marker: Mapping[str, Any]) -> bytes:
 
 @contextlib.contextmanager
 def restoring(file: Path) -> Iterator[None]:
-    """Say what does not fit, in a block that takes over what ``file`` holds, in one line that names it."""
+    """Turn any error of a block that loads the contents of ``file`` into one line that names the file."""
     try:
         yield
     except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
@@ -353,15 +353,15 @@ def _words(error: Exception) -> str:
 
 
 def _read_state(file: Path, device: str | torch.device) -> dict[str, Any]:
-    """The content of ``state.pt``, of which nothing is trusted."""
+    """The content of ``state.pt``, which is not trusted."""
     try:
         _check_archive(file)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about tensors of kinds that we never write
+            warnings.simplefilter("ignore")  # about types of tensors that we never write
             state = torch.load(file, map_location=device, weights_only=True)
         _check_tree(state)
         state = decode(state)
-    except Exception as error:  # torch lists none of those that a foreign file can raise
+    except Exception as error:  # torch does not document what a foreign file can raise
         raise damaged(file, _words(error), "a state that this version wrote") from error
     if not isinstance(state, dict):
         raise damaged(file, f"a {type(state).__name__}", "a state that this version wrote")
@@ -369,14 +369,14 @@ def _read_state(file: Path, device: str | torch.device) -> dict[str, Any]:
 
 
 def _check_archive(file: Path) -> None:
-    """Raise ValueError unless it is an archive as torch writes it."""
+    """Raise ValueError unless it is an archive in torch's format."""
     entries = stored_entries(file, file.stat().st_size)
     if any(entry.file_size > PICKLE_BYTES for entry in entries if entry.filename.endswith(".pkl")):
         raise ValueError(f"a structure of more than {PICKLE_BYTES:,} bytes")
 
 
 def _check_tree(state: Any) -> None:
-    """Raise ValueError for a state that would grow when it is taken over: too many values, too deep, too large."""
+    """Raise ValueError for a state that would grow when it is loaded: too many values, too deep, too large."""
     stack, nodes = [(state, 0)], 0
     while stack:
         value, depth = stack.pop()
@@ -397,11 +397,11 @@ def encode(value: Any, place: str = "state") -> Any:
     """``value`` with NumPy arrays as tagged tensors and NumPy scalars as Python numbers.
 
     Raises:
-        TypeError: Something that ``weights_only`` loading would refuse; the place is named.
+        TypeError: A value that ``weights_only`` loading would refuse; the error names its place.
     """
     if isinstance(value, Tensor):
         value = value.detach()
-        # A view would drag the whole storage that it looks at into the file; an expanded tensor has too little of it.
+        # A view would write its whole storage into the file; the storage of an expanded tensor is too small.
         return value.clone() if value.untyped_storage().nbytes() != value.nbytes else value
     if isinstance(value, np.ndarray):
         return {ARRAY: torch.from_numpy(value.copy())}
@@ -413,7 +413,7 @@ def encode(value: Any, place: str = "state") -> Any:
         return type(value)(encode(item, f"{place}[{i}]") for i, item in enumerate(value))
     if value is None or type(value) in (bool, int, float, str, bytes):
         return value
-    raise TypeError(f"{place} is a {type(value).__name__}: a checkpoint holds tensors, arrays and Python values only")
+    raise TypeError(f"{place} is a {type(value).__name__}: a checkpoint has only tensors, arrays and Python values")
 
 
 def decode(value: Any) -> Any:
@@ -436,17 +436,17 @@ def rng_state(device: str | torch.device = "cpu") -> dict[str, Tensor]:
 
 
 def set_rng_state(state: Mapping[str, Tensor], device: str | torch.device = "cpu") -> None:
-    """Restore what ``rng_state`` returned; a GPU's state is left as it is where there is none to restore."""
+    """Restore the result of ``rng_state``; a GPU's state is unchanged if there is none to restore."""
     torch.set_rng_state(state["cpu"].cpu())
     if "cuda" in state and torch.device(device).type == "cuda":
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)
 
 
 def environment_fingerprint(gl: str = "", device: str | torch.device = "cpu") -> dict[str, str]:
-    """Everything outside the checkpoint that decides the last bits of a result.
+    """Everything outside the checkpoint that determines the last bits of a result.
 
     Args:
-        gl: What renders, as the rendering module names it.
+        gl: The renderer, as the rendering module names it.
         device: The agent's.
     """
     gpu = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else "none"
@@ -463,7 +463,7 @@ def environment_fingerprint(gl: str = "", device: str | torch.device = "cpu") ->
 
 
 def compare_fingerprint(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    """One line per difference; empty if the run can continue exactly."""
+    """One line per difference; empty if the run can resume exactly."""
     names = [*old, *(name for name in new if name not in old)]
     return [
         f"exact continuation is not guaranteed: {name} {old.get(name, 'unknown')} -> {new.get(name, 'unknown')}"
@@ -473,7 +473,7 @@ def compare_fingerprint(old: Mapping[str, str], new: Mapping[str, str]) -> list[
 
 
 def _marker(path: Path) -> dict[str, Any]:
-    """The content of ``COMPLETE.json``, every byte of it as it was written."""
+    """The content of ``COMPLETE.json``, which must be exactly as it was written."""
     file = path / MARKER
     data = read_bytes(file, MIB)
     marker = parse_json(data, file)
@@ -491,7 +491,7 @@ def _marker(path: Path) -> dict[str, Any]:
 
 
 def _check_entries(file: Path, marker: Mapping[str, Any]) -> None:
-    """A marker that is whole may still be somebody's invention."""
+    """Check the contents of a marker: an intact one may still be forged."""
     with restoring(file):
         good = [is_plain_name(e["name"]) and type(e["size"]) is type(e["crc32"]) is int for e in marker["files"]]
         if not all(good) or type(marker["frames"]) is not int or type(marker.get("score", 0.0)) not in (int, float):
@@ -511,7 +511,7 @@ def _order(path: Path) -> tuple[int, ...]:
 def _key(key: Any, place: str) -> str | int:
     if isinstance(key, str | int):  # optimisers count their parameters
         return key
-    raise TypeError(f"{place} has a key of type {type(key).__name__}: names and numbers only")
+    raise TypeError(f"{place} has a key of type {type(key).__name__}: only names and numbers are allowed")
 
 
 def _version(package: str) -> str:

@@ -1,6 +1,6 @@
-"""The rows that ``data=PATH`` names, as a run learns from them: read, scaled, chosen and checked.
+"""The rows of ``data=PATH``, as a run learns from them: read, scaled, selected and checked.
 
-A path is a data set of one of the formats of ``data/formats``, or a run folder, whose replay it is.
+A path is a data set in one of the formats of ``data/formats``, or a run folder, whose replay is used.
 """
 
 from __future__ import annotations
@@ -27,40 +27,40 @@ from worldrl.types import EnvSpec, choice
 
 
 class Rewards(NamedTuple):
-    """``scale`` r + ``shift``: what a run learns from, in place of the rewards r of the data and the environment."""
+    """A run learns from ``scale`` r + ``shift`` in place of the rewards r of the data and the environment."""
 
     scale: float = 1.0
     shift: float = 0.0
 
     def __call__(self, reward: NDArray[Any], is_first: NDArray[Any]) -> NDArray[Any]:
-        """(rows,) float32; where an episode begins there is no reward."""
+        """(rows,) float32; the first row of an episode has no reward."""
         if self == (1.0, 0.0):
             return reward
         return ((self.scale * reward + self.shift) * (1.0 - is_first)).astype(np.float32)
 
 
 class Rows(NamedTuple):
-    """What is learned from."""
+    """The data that a run learns from."""
 
-    columns: Columns  # as the contract has them, actions in [-1, 1]
-    spec: EnvSpec  # of the data alone
-    rewards: Rewards  # what has been done to them
+    columns: Columns  # as in the contract, with actions in [-1, 1]
+    spec: EnvSpec  # of the data only
+    rewards: Rewards  # their transformation
     reference: tuple[float, float] | None
     checksum: str
     episodes: int
-    notes: tuple[str, ...] = ()  # what is worth telling of how they were read
+    notes: tuple[str, ...] = ()  # remarks on how they were read
 
 
 def load_rows(config: DataConfig, env: EnvSpec | None = None, returns: bool = False) -> Rows:
     """Read the data of a run.
 
     Args:
-        config: Which data, and what is done to them.
-        env: What the environment tells, where there is one: the data must be of its kind.
-        returns: Whether the rewards still to come, as the file has them, are one more observation.
+        config: Which data, and how to transform them.
+        env: The environment's spec, if there is one: the data must match it.
+        returns: Whether the return to go, in the file's rewards, is one more observation.
 
     Raises:
-        UserError: No data set, a damaged one, one that does not fit, or other rows than ``config.checksum`` says.
+        UserError: No data set, a damaged one, one that does not fit, or rows that do not match ``config.checksum``.
     """
     path = Path(config.name)
     found = read_data(path)
@@ -83,7 +83,7 @@ def load_rows(config: DataConfig, env: EnvSpec | None = None, returns: bool = Fa
 
 
 def read_data(path: Path) -> Recorded:
-    """A data set or a run's replay, whole. Raises UserError in one line for what is neither."""
+    """A whole data set or a run's whole replay. Raises UserError for anything else."""
     folder = run_folder(path)
     return read_run(folder) if (folder / CONFIG_FILE).is_file() else format_of(path).read(path)
 
@@ -103,7 +103,7 @@ def read_run(run_dir: Path) -> Recorded:
     with restoring(folder / STATE):
         spec = decode_spec(state["spec"])
     n = config.env.num_envs
-    fewer = "record episodes by it: worldrl data make --policy, with fewer --steps than its replay has rows"
+    fewer = "record episodes with it: worldrl data make --policy, with fewer --steps than its replay has rows"
     check_room(run_dir, nbytes(spec, checkpoints.rows(folder)), fewer)
     replay = Replay(spec, max(2 * n, checkpoints.rows(folder)), n)
     if not checkpoints.load_replay(folder, replay) or not len(replay):
@@ -112,7 +112,7 @@ def read_run(run_dir: Path) -> Recorded:
 
 
 def _one_stream(columns: Mapping[str, NDArray[Any]]) -> Columns:
-    """(T, N, ...) -> (N T, ...): each environment's rows begin an episode."""
+    """(T, N, ...) -> (N T, ...): the rows of each environment begin an episode."""
     first = columns["is_first"].copy()
     first[0] = 1.0
     action = columns["action"] * (1.0 - first)[..., None]
@@ -122,7 +122,7 @@ def _one_stream(columns: Mapping[str, NDArray[Any]]) -> Columns:
 
 
 def _with_choices(path: Path, found: Recorded, env: EnvSpec) -> Recorded:
-    """As many choices as the task has, where the file names only those that were made."""
+    """Use the task's number of choices, because the file has only those that were made."""
     n, more = found.actions.size, env.actions.size - found.actions.size
     if found.unit or not more or {found.actions.kind, env.actions.kind} != {"choice"}:
         return found
@@ -136,7 +136,7 @@ def _with_choices(path: Path, found: Recorded, env: EnvSpec) -> Recorded:
 
 
 def _in_unit(path: Path, config: DataConfig, found: Recorded, env: EnvSpec | None) -> Recorded:
-    """The data with actions in [-1, 1]; bounds that the file does not know are the settings', or the task's."""
+    """The data with actions in [-1, 1]; bounds that are not in the file come from the settings or the task."""
     if found.unit or found.actions.kind == "choice":
         _refuse_bounds(path, config, found)
         return found
@@ -153,11 +153,11 @@ def _in_unit(path: Path, config: DataConfig, found: Recorded, env: EnvSpec | Non
     if config.low is None and (low < 0).all() and action.min() >= 0 and action.max() > 0:
         cure = f"data.low=0 if they begin there, data.low={low[0]:g} if they do not"
         raise UserError(f"actions of {path}", f"none below 0 (to {action.max():g})", f"{low[0]:g} to {high[0]:g}", cure)
-    return to_unit(path, found, low, high, "say data.low and data.high")
+    return to_unit(path, found, low, high, "set data.low and data.high")
 
 
 def _refuse_bounds(path: Path, config: DataConfig, found: Recorded) -> None:
-    """Bounds that would be ignored."""
+    """Refuse bounds that would be ignored."""
     for key, value in (("data.low", config.low), ("data.high", config.high)):
         if value is not None:
             why = "which are choices" if found.actions.kind == "choice" else "whose bounds are known"
@@ -165,7 +165,7 @@ def _refuse_bounds(path: Path, config: DataConfig, found: Recorded) -> None:
 
 
 def _rewards(name: str, columns: Columns) -> Rewards:
-    """The transformation of this name: those of antmaze, IQL's for MuJoCo, MISA's for kitchen and adroit."""
+    """The transformation of this name: for antmaze, IQL's for MuJoCo, MISA's for kitchen and adroit."""
     if name == "minus_1":
         return Rewards(1.0, -1.0)
     if name == "antmaze":  # 4 (r - 1/2)
@@ -180,7 +180,7 @@ def _rewards(name: str, columns: Columns) -> Rewards:
 
 
 def _check_kind(path: Path, data: EnvSpec, env: EnvSpec) -> None:
-    """Refuse data of other observations or actions than those of the environment."""
+    """Refuse data whose observations or actions differ from those of the environment."""
     for what, found, expected in (
         ("observations", _shapes(data), _shapes(env)),
         ("actions", f"{data.actions.kind} {data.actions.size}", f"{env.actions.kind} {env.actions.size}"),
@@ -198,7 +198,7 @@ def _shapes(spec: EnvSpec) -> str:
 
 
 def checksum(columns: Mapping[str, NDArray[Any]]) -> str:
-    """Of all rows, eight hexadecimal digits."""
+    """The checksum of all rows, as eight hexadecimal digits."""
     crc = 0
     for name in sorted(columns):
         crc = zlib.crc32(np.ascontiguousarray(columns[name]).data, crc)

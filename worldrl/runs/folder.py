@@ -19,7 +19,7 @@ from worldrl.trust import outside, words
 
 
 def resume_command(run_dir: Path, config: Config) -> str:
-    """The command that continues a run with these settings, ready to be pasted; it allows what they name."""
+    """The command that resumes a run with these settings, ready to be pasted; it allows the classes that they name."""
     allowing = words(outside({"task": config.task, **{kind: getattr(config, kind)["name"] for kind in PARTS}}).values())
     return pasted("train", f"resume={run_dir}", *filter(None, [allowing]))
 
@@ -37,10 +37,10 @@ BEGUN = (METRICS, CHECKPOINTS)  # either of them means that a run has begun in a
 
 @contextmanager
 def sole_use(run_dir: Path) -> Iterator[None]:
-    """Keep other processes from training in a folder, which is made if need be; the lock ends with the process.
+    """Keep other processes from training in a folder, creating it if necessary; the lock ends with the process.
 
     Raises:
-        UserError: another process trains in it, or nothing can be written there.
+        UserError: another process trains in it, or it is not writable.
     """
     lock = run_dir / LOCK
     made = [folder for folder in run_dir.parents if not folder.exists()]
@@ -64,15 +64,15 @@ def sole_use(run_dir: Path) -> Iterator[None]:
 
 
 def _refuse_read_only(run_dir: Path) -> None:
-    """A folder of the run that takes no new files, found before training and not at its first checkpoint."""
+    """Refuse folders of the run that are not writable, before training and not at its first checkpoint."""
     for path in (run_dir, run_dir / CHECKPOINTS, run_dir / REPLAY, run_dir / LOCK, run_dir / METRICS):
         if path.exists() and not os.access(path, os.W_OK | os.X_OK * path.is_dir()):
             raise unwritable(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)), REMEDY)
 
 
 def _refuse_links(run_dir: Path) -> None:
-    """A link in a folder that somebody else made would have us write over, or delete, what it leads to."""
+    """Refuse links in a folder from somebody else: we would overwrite or delete their targets."""
     for folder, folders, files in os.walk(run_dir):
         for path in (Path(folder, name) for name in (*folders, *files)):
             if path.is_symlink():
-                raise UserError(str(path), "a link", "a file or folder of the run itself", "put what it leads to there")
+                raise UserError(str(path), "a link", "a file or folder of the run itself", "replace it by its target")

@@ -1,6 +1,6 @@
 """``metrics.jsonl``: written, with TensorBoard events of the same keys, checked on resume, and read.
 
-Every record carries frames, agent steps, updates and the phase: ``acting``, whose time is frames, or ``data``: updates.
+Every record has frames, agent steps, updates and the phase: ``acting``, whose time is frames, or ``data``: updates.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ COUNTERS = {"frames", "agent_steps", "updates", "phase"}  # in every record
 
 
 class Logger:
-    """Writes ``metrics.jsonl`` and, if asked, TensorBoard events into a run folder.
+    """Writes ``metrics.jsonl`` and, optionally, TensorBoard events into a run folder.
 
     Args:
-        run_dir: The run's folder; made if it is missing.
+        run_dir: The run's folder; created if it is missing.
         tensorboard: Also write TensorBoard events.
-        resume: ``position()`` as a checkpoint stored it: what came after it is cut off. ``None`` starts anew.
-        resume_frames: Frames at that checkpoint: TensorBoard hides what lies after it.
+        resume: ``position()`` from a checkpoint: later records are cut off. ``None`` starts a new file.
+        resume_frames: Frames at that checkpoint: TensorBoard hides later events.
 
     Raises:
         UserError: A new run in a folder that has metrics already; on resume, metrics that are missing or changed.
@@ -72,10 +72,10 @@ class Logger:
     ) -> None:
         """Write one record and flush it; NaN and infinities become ``null``.
 
-        ``now`` is TensorBoard's x axis, where it is not the frames.
+        ``now`` is TensorBoard's x axis, if it is not the frames.
 
         Raises:
-            UserError: the system refuses, for instance because the disk is full.
+            UserError: writing failed, for instance because the disk is full.
         """
         record: dict[str, float | str | None] = {"frames": frames, "agent_steps": agent_steps, "updates": updates}
         record["phase"] = phase
@@ -91,7 +91,7 @@ class Logger:
             self._crc = zlib.crc32(line, self._crc)
 
     def position(self) -> dict[str, int]:
-        """Bytes written so far, all of them safe on the disk, and their CRC-32; belongs into the checkpoint."""
+        """Bytes written so far, flushed to disk, and their CRC-32, for the checkpoint."""
         self._file.flush()
         os.fsync(self._file.fileno())
         return {"bytes": self._file.tell(), "crc32": self._crc}
@@ -109,12 +109,12 @@ class Logger:
 
 
 RESTORE = (
-    "put it back as it was: the run cannot resume without it; its checkpoints are unharmed, and worldrl eval plays them"
+    "put it back as it was: the run cannot resume without it; its checkpoints are intact, and worldrl eval plays them"
 )
 
 
 def _check_metrics(path: Path, position: Mapping[str, int]) -> None:
-    """Whether the file begins with what was written before the checkpoint, digit by digit."""
+    """Check that the file begins with exactly what was written before the checkpoint."""
     size, crc = position["bytes"], position["crc32"]
     if not size and not path.exists():
         return
@@ -123,7 +123,7 @@ def _check_metrics(path: Path, position: Mapping[str, int]) -> None:
     except UserError as error:
         raise error.also(RESTORE) from error
     if found[0] < size:
-        raise damaged(path, f"{found[0]:,} bytes", f"the {size:,} that the checkpoint knows of", RESTORE)
+        raise damaged(path, f"{found[0]:,} bytes", f"the {size:,} of the checkpoint", RESTORE)
     if found[1] != crc:
         raise damaged(path, "other content", f"the {size:,} bytes that were written before the checkpoint", RESTORE)
 
@@ -137,7 +137,7 @@ def read_records(path: Path) -> tuple[list[Record], bool]:
     """One record per line of ``metrics.jsonl`` (empty for a blank line), and whether half a last line was ignored.
 
     Raises:
-        UserError: a line that is not a record (named), or a file that cannot be read.
+        UserError: a line that is not a record (the error names it), or a file that cannot be read.
     """
     records: list[Record] = []
     for number, line in enumerate(lines(path), 1):

@@ -1,4 +1,4 @@
-"""A trained agent as a policy, from only a run folder: observations in, actions out.
+"""A trained agent as a policy, only from its run folder: observations in, actions out.
 
     policy = worldrl.load(run_dir)
     policy.reset()
@@ -55,14 +55,14 @@ def load(
     act_particles: int = 0,
     allow: str | Iterable[str] = (),
 ) -> TrainedPolicy:
-    """The policy that a run has learned, ready to act on any device, whatever it was trained on.
+    """The policy that a run has learned, ready to act on any device.
 
     Args:
         run_dir: a folder that ``train.py`` wrote; ``demo`` is a trained agent inside this package.
         checkpoint: ``last``, or ``best`` (the highest evaluation return during training).
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``.
         act_particles: act on the mean of the modes over this many more filtered paths (SMAC's marginal policy).
-        allow: modules outside of this package that the run may use (``"my_mod"``): they are imported.
+        allow: modules outside this package that the run may use (``"my_mod"``): they are imported.
 
     Raises:
         UserError: no run, a class from outside that is not allowed, no complete checkpoint, a damaged one, or no such
@@ -78,7 +78,7 @@ def load_agent(
 ) -> tuple[Agent, Config]:
     """The agent of a run folder, ready to act, and the run's settings; arguments and errors are those of ``load``.
 
-    ``tell`` gets a line for each setting of the environment, or seed, that is not the checkpoint's.
+    ``tell`` gets a line for each setting of the environment, or seed, that differs from the checkpoint.
     """
     if checkpoint not in CHECKPOINTS:
         raise unknown("checkpoint", checkpoint, CHECKPOINTS)
@@ -103,16 +103,16 @@ def check_playable(run_dir: Path, config: Config) -> None:
 
 
 def share(run_dir: str | Path, out: str | Path, checkpoint: str = "last") -> Path:
-    """Write what acting needs of a run into a new folder, without optimisers and replay: for ``load`` and ``eval``.
+    """Write what acting needs of a run into a new folder for ``load`` and ``eval``, without optimisers and replay.
 
     Raises:
-        UserError: as ``load``, or ``out`` holds something already.
+        UserError: as ``load``, or ``out`` is not empty.
     """
     run_dir, out = run_folder(run_dir), Path(out)
-    load_agent(run_dir, checkpoint, "cpu")  # nothing is handed on that could not be loaded
+    load_agent(run_dir, checkpoint, "cpu")  # refuse to export what cannot be loaded
     folder, state = Checkpoints(run_dir).read(checkpoint)
     if out.exists() and any(out.iterdir()):
-        raise UserError(str(out), "something in it", "a new folder")
+        raise UserError(str(out), "a folder that is not empty", "a new folder")
     with writing(out, "choose another folder"):
         out.mkdir(parents=True, exist_ok=True)
         save_config(config_from_dict(state["config"]), out)
@@ -122,13 +122,13 @@ def share(run_dir: str | Path, out: str | Path, checkpoint: str = "last") -> Pat
 
 
 class TrainedPolicy:
-    """An agent that acts, with the memory of what it has seen since ``reset``.
+    """An agent that acts, with its memory of the observations since ``reset``.
 
     Random draws come from torch's default generator: ``torch.manual_seed`` before acting repeats them.
 
     Attributes:
         agent: belief model and head.
-        spec: what the agent was trained on: observation keys with shapes and types, action size, action repeat.
+        spec: the spec that the agent was trained on: observation keys with shapes and types, actions, action repeat.
     """
 
     def __init__(self, agent: Agent, act_particles: int = 0) -> None:
@@ -153,22 +153,22 @@ class TrainedPolicy:
         deterministic: bool = False,
         prev_action: ArrayLike | None = None,
     ) -> np.ndarray:
-        """Take an observation in and choose an action.
+        """Take an observation and choose an action.
 
         Args:
             obs: one observation, or a batch with a leading axis B that stays the same until ``reset``. A dict by key,
-                or the bare array where the agent knows one key: images (64, 64, 3) uint8, vectors (D,) of numbers.
-            is_first: where an episode begins, a bool or (B,) of them; the first call after ``reset`` begins everywhere.
+                or the bare array if the agent has one key: images (64, 64, 3) uint8, vectors (D,) of numbers.
+            is_first: whether an episode begins, a bool or (B,) bools; the first call after ``reset`` begins everywhere.
             explore: sample the policy; otherwise take its mode, as evaluation does.
             deterministic: use the posterior mean of the belief; otherwise a posterior draw, as evaluation does.
-            prev_action: the action that led here, (A,) or (B, A), if it was not the one that ``act`` returned last.
+            prev_action: the action that led here, (A,) or (B, A), if it was not the last result of ``act``.
 
         Returns:
             (A,), or (B, A) for a batch; float32 in [-1, 1], to be repeated ``spec.action_repeat`` times. ``to_env``
-            gives it in the environment's own units.
+            converts it to the environment's own units.
 
         Raises:
-            UserError: wrong keys, shapes, types or values, or another batch size than before.
+            UserError: wrong keys, shapes, types or values, or a batch size that differs from before.
         """
         arrays, single = check_observation(obs, self.spec)
         n = len(next(iter(arrays.values())))
@@ -186,17 +186,17 @@ class TrainedPolicy:
         return (self._action[0] if single else self._action).copy()
 
     def to_env(self, action: ArrayLike) -> np.ndarray:
-        """An action of ``act`` as the environment itself takes it.
+        """An action of ``act`` in the form that the environment takes.
 
         Args:
             action: (..., A) in [-1, 1], or one-hot rows of a choice.
 
         Returns:
-            (..., A) from ``spec.actions.low`` to ``spec.actions.high``, float32 if that holds both exactly; of a choice
-            the number of the alternative, (...) of int64.
+            (..., A) from ``spec.actions.low`` to ``spec.actions.high``, float32 if both are exact in it; for a choice
+            the number of the alternative, (...) int64.
 
         Raises:
-            UserError: an action of another size, or a run that does not know the bounds.
+            UserError: an action of another size, or a run without known bounds.
         """
         actions, given = self.spec.actions, np.asarray(action)
         if given.shape[-1:] != (actions.size,):
@@ -204,14 +204,14 @@ class TrainedPolicy:
         if actions.kind == "choice":
             return given.argmax(-1)
         if not actions.low:
-            raise UserError("to_env", "a run that does not know the bounds of its task's actions", "a run on a task")
+            raise UserError("to_env", "a run without the bounds of its task's actions", "a run on a task")
         low, high = np.array(actions.low), np.array(actions.high)
         exact = all((end.astype(np.float32) == end).all() for end in (low, high))
         return rescale(given, low, high).astype(np.float32 if exact else np.float64)
 
     @property
     def belief(self) -> Belief:
-        """What is known after the last observation, as tensors on the agent's device.
+        """The belief after the last observation, as tensors on the agent's device.
 
         ``feat`` (B, F) the draw that was acted on, ``particles`` (K, B, F), ``context`` (B, C), ``entropy`` (B,) in
         nats; without the axis B after a single observation.
@@ -224,7 +224,7 @@ class TrainedPolicy:
         return Belief(feat[0], particles[:, 0], context[0], entropy[0])
 
     def reconstruct(self) -> Arrays:
-        """What the belief takes the last observation to be, by key: images uint8, vectors float32.
+        """The belief's reconstruction of the last observation, by key: images uint8, vectors float32.
 
         Raises:
             UserError: the belief model does not decode.
@@ -235,25 +235,25 @@ class TrainedPolicy:
     def export(self, path: str | Path, *, explore: bool = False, deterministic: bool = True) -> Path:
         """Write one acting step as a program that needs only torch, for the device that the agent is on.
 
-        ``torch.export.load(path)`` gives the program and ``program.module()`` the function
+        ``torch.export.load(path)`` returns the program and ``program.module()`` the function
         ``(state, obs, prev_action, is_first) -> (state, action)``, each argument with a leading axis of any size B.
-        ``program.example_inputs[0]`` are such arguments for the start of two episodes. Only what acting needs is in it.
+        ``program.example_inputs[0]`` are such arguments for the start of two episodes. It has only what acting needs.
         Actions are in [-1, 1]; the extra file ``actions.json`` has the task's own bounds and the action repeat.
 
         Args:
             path: ends in ``.pt2``.
             explore: as in ``act``.
-            deterministic: as in ``act``; if not, the program draws from torch's default generator.
+            deterministic: as in ``act``; otherwise the program draws from torch's default generator.
 
         Raises:
-            UserError: another ending, or a file that cannot be written.
+            UserError: another suffix, or a file that cannot be written.
         """
         path = Path(path)
         if path.suffix != EXPORT_SUFFIX:
             raise wrong("the program's name", path.name, f"one that ends in {EXPORT_SUFFIX}")
         check_writable(path)
         load_compiler("export")
-        step, inputs = _Step(self.agent, explore, deterministic), self._example(2)  # one row would be taken for fixed
+        step, inputs = _Step(self.agent, explore, deterministic), self._example(2)  # one row would become a fixed size
         batch = torch.export.Dim("batch", min=1)
         shapes = pytree.tree_map(lambda _: {0: batch}, inputs)
         program = torch.export.export(step, inputs, dynamic_shapes=shapes)
@@ -276,7 +276,7 @@ class TrainedPolicy:
 
 
 class _Step(nn.Module):
-    """One acting step. The parts hide in a tuple so that only the weights that it uses are exported."""
+    """One acting step. The parts are in a tuple, so only the weights that the step uses are exported."""
 
     def __init__(self, agent: Agent, explore: bool, deterministic: bool) -> None:
         super().__init__()
@@ -284,7 +284,7 @@ class _Step(nn.Module):
         self.explore, self.deterministic = explore, deterministic
         for part in self.parts:
             for parameter in part.parameters():
-                parameter.requires_grad_(False)  # the exporter takes no hidden weights that want a gradient
+                parameter.requires_grad_(False)  # the exporter refuses hidden weights that require a gradient
 
     def forward(self, state: State, obs: Obs, prev_action: Tensor, is_first: Tensor) -> tuple[State, Tensor]:
         normalizer, model, head = self.parts
@@ -293,7 +293,7 @@ class _Step(nn.Module):
 
 
 def check_observation(obs: Any, spec: EnvSpec) -> tuple[Arrays, bool]:
-    """An observation as the batch (B, ...) of arrays that the agent takes, and whether it came without an axis B.
+    """An observation as a batch (B, ...) of arrays for the agent, and whether it came without an axis B.
 
     Raises:
         UserError: keys, shapes or types differ from those of ``spec``, or a number is not finite.
@@ -326,7 +326,7 @@ def _check_array(key: str, value: Any, expected: ObsSpec) -> np.ndarray:
             raise UserError(where, str(array.dtype), "numbers")
         array = array.astype(np.float32)
         if not np.isfinite(array).all():
-            raise UserError(where, "a number that is not finite", "finite ones: the belief would never recover")
+            raise UserError(where, "a number that is not finite", "finite numbers: the belief would never recover")
     return array
 
 
@@ -337,7 +337,7 @@ def _check_action(action: ArrayLike, expected: tuple[int, ...]) -> np.ndarray:
         raise UserError("prev_action", f"shape {array.shape}", f"{expected} or {expected[1:]} for one")
     if not (np.abs(array) <= 1.0).all():
         worst = float(array.flat[np.abs(array).argmax()])
-        raise UserError("prev_action", f"{worst:g}", "numbers in [-1, 1], as act returns them")
+        raise UserError("prev_action", f"{worst:g}", "numbers in [-1, 1], as returned by act")
     return array
 
 

@@ -15,7 +15,7 @@ from worldrl.types import Actions, EnvSpec, ObsSpec
 
 
 def encode_spec(spec: EnvSpec) -> dict[str, Any]:
-    """The environment's description as a checkpoint holds it."""
+    """The environment's spec in the form of a checkpoint."""
     obs = [(key, list(item.shape), item.dtype) for key, item in spec.obs.items()]
     return {**spec._asdict(), "obs": obs, "actions": spec.actions._asdict()}
 
@@ -27,7 +27,7 @@ def decode_spec(saved: dict[str, Any]) -> EnvSpec:
 
 
 def load_model(agent: Agent, config: Config) -> Path:
-    """Give a new agent the belief model of the run ``config.init_from``; its optimiser starts anew.
+    """Give a new agent the belief model of the run ``config.init_from``, with a new optimiser.
 
     Returns:
         the checkpoint that the weights come from.
@@ -40,7 +40,7 @@ def load_model(agent: Agent, config: Config) -> Path:
     ours = agent.model.state_dict()
     if not ours:
         raise UserError(
-            where, f"belief={config.belief['name']}, which has no weights", "one that has", "leave init_from out"
+            where, f"belief={config.belief['name']}, which has no weights", "one with weights", "leave init_from out"
         )
     checkpoints = Checkpoints(run_folder(config.init_from))
     try:
@@ -58,12 +58,12 @@ def load_model(agent: Agent, config: Config) -> Path:
 
 
 def check_spec(where: str, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-    """Raise UserError, which ``where`` begins, unless an agent that was trained on ``theirs`` can act on ``ours``."""
+    """Raise UserError, which begins with ``where``, unless an agent trained on ``theirs`` can act on ``ours``."""
     for key, name in (("obs", "observations"), ("actions", "actions")):
         found, expected = _words(ours[key]), _words(theirs[key])
         if found != expected:
             expected = f"{expected} of {theirs['task']}, on which its agent was trained"
-            fix = "choose a task and env.obs that give the same"
+            fix = "choose a task and env.obs that match"
             raise UserError(where, f"{name} {found} of {ours['task']}", expected, fix)
 
 
@@ -75,9 +75,9 @@ def _words(value: Any) -> str:
 
 
 def _check_weights(where: str, ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    """With one class and the same settings, what is left to differ is whether the task terminates, or the code."""
+    """Refuse weights of other shapes: with equal settings, only the code or the task's termination can differ."""
     for name in [*ours, *(name for name in theirs if name not in ours)]:
         there, here = (tuple(side[name].shape) if name in side else "none" for side in (theirs, ours))
         if there != here:
-            fix = "use the same code, and tasks that both can terminate or both cannot"
+            fix = "use the same code, and either two tasks that can terminate or two that cannot"
             raise UserError(f"{where}: weight {name}", f"shape {here}", f"{there} as in that run", fix)

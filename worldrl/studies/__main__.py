@@ -64,13 +64,13 @@ def make_parser() -> argparse.ArgumentParser:
     modes = studies.add_parser("bandit", help="which policies find all four best actions?")
     modes.add_argument("--policy", nargs="+", default=known_parts("policy"), metavar="NAME", help="default: all")
     modes.add_argument("--seeds", type=whole(), default=10, metavar="N", help="default 10")
-    entropies = studies.add_parser("entropy", help="estimates of the marginal entropy against the truth")
+    entropies = studies.add_parser("entropy", help="estimates of the marginal entropy and its true value")
     entropies.add_argument("run_dirs", nargs="*", type=Path, metavar="RUN_DIR", help="default: train on the bandit")
-    entropies.add_argument("--states", type=whole(), default=16, metavar="N", help="of an episode (default 16)")
+    entropies.add_argument("--states", type=whole(), default=16, metavar="N", help="states of an episode (default 16)")
     entropies.add_argument(
         "--pool", type=whole(), metavar="N", help="latents for the truth (1e5, of a world model 2000)"
     )
-    entropies.add_argument("--until", type=whole(), metavar="FRAMES", help="train the runs on, and look as they learn")
+    entropies.add_argument("--until", type=whole(), metavar="FRAMES", help="train the runs further, and measure them")
     entropies.add_argument("--every", type=whole(), default=2_500, metavar="FRAMES", help="with --until (default 2500)")
     noises = studies.add_parser("variance", help="noise of the entropy estimate and of its gradient")
     noises.add_argument("run_dir", nargs="?", type=Path, metavar="RUN_DIR", help="default: train on the bandit")
@@ -79,10 +79,10 @@ def make_parser() -> argparse.ArgumentParser:
         each.add_argument(
             "--steps", type=whole(), default=1500, metavar="N", help="updates on the bandit (default 1500)"
         )
-    learned = studies.add_parser("marginal", help="MIRACLE's marginal policy against the actions that are taken")
+    learned = studies.add_parser("marginal", help="MIRACLE's marginal policy compared with the agent's actions")
     learned.add_argument("run_dir", type=Path, metavar="RUN_DIR")
     learned.add_argument("--actions", type=whole(), default=5_000, metavar="N", help="of the agent (default 5000)")
-    wrong = studies.add_parser("counterexample", help="how often does maximum entropy, or VIREL, act wrongly?")
+    wrong = studies.add_parser("counterexample", help="how often is maximum entropy, or VIREL, wrong?")
     wrong.add_argument("--k", type=whole(2), nargs="+", default=[10, 100], help="worthless actions (default 10 100)")
     wrong.add_argument("--gamma", type=_discount, default=0.99, help="discount (default 0.99)")
     order = studies.add_parser("bounds", help="theorem 4.1 of MISA on random finite processes")
@@ -98,7 +98,7 @@ def make_parser() -> argparse.ArgumentParser:
     cells.add_argument("--goal", type=number, default=9.0, help="reward of the step onto the goal, 9 or 8 (default 9)")
     claims = studies.add_parser("theory", help="what is printed in three papers, and what holds")
     claims.add_argument("--problems", type=whole(), default=20, metavar="N", help="random problems (default 20)")
-    deep = studies.add_parser("tables", help="deep agents on a grid world and the counterexample against their tables")
+    deep = studies.add_parser("tables", help="deep agents and exact tables, on a grid world and the counterexample")
     deep.add_argument("--size", type=int, choices=list(tables.GRIDS), default=16, help="cells on a side (default 16)")
     deep.add_argument("--beta", type=positive, default=1.0, help="inverse temperature on the grid (default 1)")
     deep.add_argument("--seeds", type=whole(), default=3, metavar="N", help="default 3")
@@ -107,9 +107,9 @@ def make_parser() -> argparse.ArgumentParser:
     points.add_argument("--dims", type=_dimension, nargs="+", default=list(point_mass.TASKS), help="of 1 4 16 64 (all)")
     points.add_argument("--seeds", type=whole(), default=5, metavar="N", help="default 5")
     points.add_argument("--frames", type=whole(501), default=5_000, metavar="N", help="of each run (default 5000)")
-    wasted = studies.add_parser("useless", help="frames to a good return against the number of useless actions")
+    wasted = studies.add_parser("useless", help="frames to a good return, by the number of useless actions")
     wasted.add_argument(
-        "run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="run folders, or folders that hold some at any depth"
+        "run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="run folders, or folders with runs at any depth"
     )
     for each in (modes, entropies, noises, learned, wrong, order, chains, layers, cells, claims, deep, points, wasted):
         each.add_argument("--out", type=Path, default=Path("studies"), metavar="FOLDER", help="default studies")
@@ -152,7 +152,7 @@ def run_entropy(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
 
 
 def along_training(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
-    """Goes on with each run and looks at its agent on the way. Picture and numbers are written after every look."""
+    """Train each run further and measure its agent on the way; files are written after every measurement."""
     look = during_training.Look(options.until, options.every, options.states, options.pool, PARTICLES[-1])
     known = during_training.known_points(
         _numbers(options), {key: str(getattr(options, key)) for key in ("states", "pool")}
@@ -178,7 +178,7 @@ def along_training(options: argparse.Namespace, picture: Path) -> dict[str, Any]
 
 
 def training_curve(estimator: str, steps: int) -> dict[str, list[float]]:
-    """A latent-variable policy that maximises this estimate of its entropy on the bandit, and the truth meanwhile."""
+    """A latent-variable policy that maximises this estimate of its entropy on the bandit, with its true entropy."""
     torch.manual_seed(1)
     every = max(1, steps // 30)
     policy = cast("LatentGaussian", bandit.make_policy(LATENT, estimator=estimator, num_particles=32))
@@ -192,7 +192,7 @@ def training_curve(estimator: str, steps: int) -> dict[str, list[float]]:
 
 
 def run_variance(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
-    """The noise of each estimator at a latent-variable policy: a run's, or one that was trained on the bandit."""
+    """The noise of each estimator for a latent-variable policy: a run's, or one that was trained on the bandit."""
     if options.run_dir:
         policy, x = run_latents(options.run_dir, 64)
         torch.manual_seed(1)
@@ -211,7 +211,7 @@ def run_variance(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
 
 
 def run_marginal(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
-    """How well MIRACLE's marginal policy describes what its agent does."""
+    """How well MIRACLE's marginal policy describes the agent's actions."""
     policy, action = run_actions(options.run_dir, options.actions)
     torch.manual_seed(1)
     fit = action_prior.fit(policy, action)
@@ -222,7 +222,7 @@ def run_marginal(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
 
 
 def run_counterexample(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
-    """The probability of the wrong action at each temperature: maximum entropy by two ways, and VIREL."""
+    """The probability of the wrong action at each temperature: maximum entropy in two ways, and VIREL."""
     temperatures = [0.05 * 1.1**i for i in range(50)]
     curves = {k: wrong_action(k, options.gamma, temperatures) for k in options.k}
     for k, curve in curves.items():
@@ -238,7 +238,7 @@ def run_counterexample(options: argparse.Namespace, picture: Path) -> dict[str, 
 
 
 def run_embedding(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
-    """What the critics of trained agents make of the rows that they learned from."""
+    """The critics of trained agents on the rows that they learned from."""
     labels = during_training.labels(options.run_dirs)
     return embedding.run(options, picture, [labels[run] for run in options.run_dirs])
 
@@ -255,7 +255,7 @@ def run_grid(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
 
 
 def run_theory(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
-    """One line a statement: its verdict, the largest error as printed and of what holds, both in words."""
+    """One line per statement: its verdict, the largest errors of the printed form and of what holds, and both forms."""
     found = table.results(options.problems)
     for result in found:
         print(table.line(result))
@@ -265,7 +265,7 @@ def run_theory(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
 
 
 def run_tables(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
-    """Trains every agent; a line for each at the end of its training. All files are of the agents so far after each."""
+    """Train every agent, with a line at the end of each training; the files are updated after each agent."""
     found: list[tables.Point] = []
     for agent in tables.study(options.size, options.beta, options.seeds, options.frames):
         found.extend(agent)
@@ -277,7 +277,7 @@ def run_tables(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
 
 
 def run_dimensions(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
-    """Trains every agent on every point mass; the numbers are of the runs so far after each."""
+    """Train every agent on every point mass; the numbers are updated after each run."""
     found = point_mass.known_regrets(_numbers(options), options.frames)
     for agent, dimensions, seed in point_mass.regrets(options.dims, options.seeds, options.frames, found):
         print(f"{agent}, {dimensions} dimensions, seed {seed}: regret {found[agent][dimensions][-1]:.3f}", flush=True)
@@ -295,7 +295,7 @@ def _numbers(options: argparse.Namespace) -> Path:
 
 
 def write_numbers(options: argparse.Namespace, result: Mapping[str, Any]) -> None:
-    """What a study found, with its settings and the machine, in place of what was there."""
+    """Write the results of a study, with its settings and the machine, in place of an existing file."""
     settings = {key: str(value) for key, value in vars(options).items()}
     machine = {"machine": platform.machine(), "torch": torch.__version__, "threads": torch.get_num_threads()}
     partial = options.out / f".{options.study}.json.partial"

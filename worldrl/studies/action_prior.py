@@ -1,4 +1,4 @@
-"""MIRACLE's learned marginal policy against the actions that its agent takes (arXiv 1909.05950, section 4)."""
+"""MIRACLE's learned marginal policy compared with the agent's actions (arXiv 1909.05950, section 4)."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch import Tensor
 from worldrl.nn.functional import normal_log_prob, tanh_log_det
 from worldrl.policies.action_prior import LARGEST, MarginalPolicy
 
-SAMPLES = 2_000  # draws of u for a density: a hundred times those of training, so that its bias is gone
-ROWS = 256  # actions whose densities are taken at once
+SAMPLES = 2_000  # draws of u for a density: a hundred times those of training, so its bias is negligible
+ROWS = 256  # actions whose densities are computed at once
 
 
 class Fit(NamedTuple):
     """Mean log-density of the agent's actions, nats; the higher, the better the density describes them."""
 
-    empirical: float  # minus their entropy by nearest neighbours: an estimate of what the best density would have
+    empirical: float  # minus their entropy by nearest neighbours: an estimate for the best density
     learned: float  # under the marginal policy
-    gaussian: float  # under the tanh-Gaussian with a diagonal covariance that is the best for these very actions
+    gaussian: float  # under the tanh-Gaussian with a diagonal covariance that is fitted to these actions
     uniform: float  # under the uniform density, SAC's
 
 
@@ -43,8 +43,8 @@ def fit(marginal: MarginalPolicy, action: Tensor) -> Fit:
 def sample_entropy(x: Tensor, k: int = 5) -> float:
     """Differential entropy of a sample (N, D), nats, from the distances to k-th neighbours.
 
-    The estimator of Kozachenko and Leonenko (1987). It takes the density around a point for constant, so that in many
-    dimensions it wants many points. Not a number for less than two.
+    The estimator of Kozachenko and Leonenko (1987). It assumes a constant density around each point, so it needs many
+    points in many dimensions. NaN for fewer than two.
     """
     from scipy.spatial import cKDTree
     from scipy.special import digamma

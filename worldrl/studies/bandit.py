@@ -1,7 +1,7 @@
 """A one-step task with four best actions: which policies find all of them? (SMAC, appendix B.1, figure 7)
 
 The paper gives no geometry. Here actions are two-dimensional, the reward is the log-density of four equal Gaussians,
-and the temperature is one, so that the best policy is this mixture.
+and the temperature is one, so the best policy is this mixture.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from worldrl.types import Policy, box
 
 CENTRES = ((-0.5, -0.5), (-0.5, 0.5), (0.5, -0.5), (0.5, 0.5))
 STD = 0.15
-NEAR = 2 * STD  # an action this near to a centre belongs to its mode; uniform ones do so by 0.07 for each mode
-LEAST = 0.1  # of all actions: what a mode must hold to count as found
+NEAR = 2 * STD  # an action this near to a centre belongs to its mode; of uniform actions 0.07 belong to each mode
+LEAST = 0.1  # the share of all actions that a mode needs to count as found
 
 
 def reward(action: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ def masses(action: Tensor) -> Tensor:
 
 
 def modes_found(action: Tensor) -> int:
-    """How many of the four modes hold a tenth of the actions (N, 2) or more."""
+    """How many of the four modes have a tenth of the actions (N, 2) or more."""
     return int((masses(action) >= LEAST).sum())
 
 
@@ -60,7 +60,7 @@ def train(policy: Policy, steps: int, batch: int = 64, lr: float = 3e-3) -> Iter
     """Minimise E[log pi(a) - r(a)], SAC's actor loss at temperature one, with the true reward for the critic.
 
     Yields:
-        after each step, the entropy that the policy's own estimate gave in it.
+        after each step, the policy's own estimate of its entropy in it.
     """
     adam = torch.optim.Adam(policy.parameters(), lr=lr)
     x = state(batch)

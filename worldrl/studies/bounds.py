@@ -1,4 +1,4 @@
-"""Theorem 4.1 of MISA on finite processes: I >= MISA >= DV >= f for every policy and energy, and what each loses.
+"""Theorem 4.1 of MISA on finite processes: I >= MISA >= DV >= f for every policy and energy, and the gaps.
 
 The three gaps have closed forms, with E = E_p(s) Z(s) and pi* = pi exp(T) / Z:
 
@@ -36,10 +36,10 @@ KNOWN = Process(
 class Claim(NamedTuple):
     """An inequality on many processes, nats."""
 
-    least: float  # what the left side has more than the right one
+    least: float  # the least difference of left and right side
     mean: float
-    broken: int  # processes in which it has less
-    error: float | None  # largest distance from the closed form, where there is one
+    broken: int  # the number of processes in which it is negative
+    error: float | None  # largest distance from the closed form, if there is one
 
 
 def random_process(rng: torch.Generator, states: int, actions: int) -> Process:

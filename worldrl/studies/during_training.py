@@ -1,4 +1,4 @@
-"""What each estimator says of an agent while it learns: runs are trained on, with a look every so many frames."""
+"""The estimates of an agent's entropy while it learns: runs are trained further and measured at intervals."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Point = dict[str, float]  # frames, lower and upper bound of the truth, and each
 
 
 class Look(NamedTuple):
-    """How far to train the runs, how often to look, and how closely."""
+    """How far to train the runs, how often to measure, and how precisely."""
 
     until: int  # frames
     every: int  # frames
@@ -34,14 +34,14 @@ class Look(NamedTuple):
         Raises:
             Diverged: a loss of the run was not finite; the run stays at its last good checkpoint.
         """
-        for frames in self.stages(run):  # where it stands: an action may go a few frames beyond what was asked for
+        for frames in self.stages(run):  # the actual frames: an action may go a few frames too far
             points[:] = [point for point in points if point["frames"] <= frames]
             if not points or points[-1]["frames"] < frames:
                 points.append(self.point(run, frames))
                 yield points[-1]
 
     def stages(self, run: Path) -> Iterator[int]:
-        """The frames at which a run stands: where it is, and wherever training on has come to."""
+        """The frames at which a run is measured: the present ones, and those after each further training."""
         target = frames = Checkpoints(run).frames() or 0
         yield frames
         while frames < self.until:
@@ -66,7 +66,7 @@ def labels(runs: Sequence[Path]) -> dict[Path, str]:
 
 
 def known_points(numbers: Path, settings: Mapping[str, str]) -> dict[str, list[Point]]:
-    """By run, the points that a study with the same ``settings`` has left in its file of numbers."""
+    """By run, the points of an earlier study with the same ``settings``, from its file of numbers."""
     try:
         record = json.loads(numbers.read_text())
         same = all(record["settings"][key] == value for key, value in settings.items())

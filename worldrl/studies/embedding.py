@@ -1,8 +1,8 @@
-"""What a trained critic knows of the data: figure 1 of MISA, with numbers.
+"""What a trained critic knows about the data: figure 1 of MISA, with numbers.
 
 The last hidden layer of the first critic, in pairs (s, a) of the run's own rows, is drawn in two dimensions by t-SNE
-(van der Maaten and Hinton 2008). How well it tells rewards apart is said by a regression: each pair's reward is
-predicted by the mean of its nearest neighbours'.
+(van der Maaten and Hinton 2008). A regression measures how well it separates rewards: each pair's reward is predicted
+by the mean reward of its nearest neighbours.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ITERATIONS, EXAGGERATED = 750, 200  # of gradient descent, and how many of them 
 
 
 class Pairs(NamedTuple):
-    """What the critic makes of N pairs."""
+    """The critic's view of N pairs."""
 
     hidden: Array  # (N, units)
     reward: Array  # (N,)
@@ -59,7 +59,7 @@ def run_batch(agent: Agent, config: Config, run_dir: Path, pairs: int, seed: int
     """``pairs`` windows of what a run learned from: its data, or the rows that it has saved.
 
     Raises:
-        UserError: The data cannot be read or are others now, or no rows were saved, or fewer than one window.
+        UserError: The data cannot be read or have changed, no rows were saved, or there is less than one window.
     """
     rows = load_rows(config.data, agent.spec).columns if config.data.name else read_run(run_dir).columns
     n, length = len(rows["reward"]), config.replay.length
@@ -72,7 +72,7 @@ def run_batch(agent: Agent, config: Config, run_dir: Path, pairs: int, seed: int
 
 @torch.no_grad()
 def seen(agent: Agent, batch: Batch, critic: TwinQ) -> Pairs:
-    """The last transition of every window, those across a border left out."""
+    """The last transition of every window, except those across a border."""
     batch = batch._replace(obs=agent.normalized(batch.obs))
     belief, _, _ = agent.model.observe(batch, 0, learn=False)
     tr = transitions(batch.drop_rows(agent.model.lost_rows), belief.feat[None])
@@ -83,7 +83,7 @@ def seen(agent: Agent, batch: Batch, critic: TwinQ) -> Pairs:
 
 
 def critic_of(agent: Agent, where: str) -> TwinQ:
-    """The critics of a head whose last layer is one of state and action."""
+    """The critics of a head whose last layer depends on state and action."""
     critic = dict(agent.head.named_children()).get("critic", nn.Identity())
     if not isinstance(critic, TwinQ):
         found = f"head {type(agent.head).__name__}, whose critic is {type(critic).__name__}"
@@ -103,7 +103,7 @@ def last_hidden(critic: TwinQ, feat: Tensor, action: Tensor) -> tuple[Tensor, Te
 
 
 def embed(pairs: Pairs, iterations: int = ITERATIONS) -> Embedding:
-    """The plane, and what it tells of the reward."""
+    """The plane, and how well it predicts the reward."""
     points = tsne(pairs.hidden, iterations=iterations)
     in_plane, in_layer = (neighbour_r2(x, pairs.reward) for x in (points, pairs.hidden))
     return Embedding(points, pairs.reward, in_plane, in_layer, float(pairs.q.min()), float(pairs.q.max()))
@@ -115,7 +115,7 @@ def neighbour_r2(x: Array, y: Array, k: int = NEIGHBOURS) -> float:
 
     near = cKDTree(x).query(x, k + 1)[1]
     others = near != np.arange(len(x))[:, None]
-    others[others.all(1), -1] = False  # itself is not among them where many are at one place
+    others[others.all(1), -1] = False  # the point itself may be missing if many are at one place
     predicted = y[near[others].reshape(len(x), k)].mean(1)
     variance = np.square(y - y.mean()).sum()
     return float(1 - np.square(y - predicted).sum() / variance) if variance > 0 else float("nan")
@@ -145,7 +145,7 @@ def principal(x: Array, n: int = 2) -> Array:
 
 
 def _scaled(x: Array) -> Array:
-    """Without mean, and with a mean square of one over all entries: t-SNE does not see units."""
+    """Centred, with a mean square of one over all entries: t-SNE ignores units."""
     x = x - x.mean(0)
     return x / max(np.sqrt(np.square(x).mean()), np.finfo(float).tiny)
 
@@ -174,7 +174,7 @@ def _affinities(distances: Array, perplexity: float) -> Array:
 
 
 def _gradient(p: Array, y: Array) -> Array:
-    """Of KL(p || q) in y, with q_ij proportional to 1 / (1 + |y_i - y_j|^2)."""
+    """Gradient of KL(p || q) in y, with q_ij proportional to 1 / (1 + |y_i - y_j|^2)."""
     near = 1.0 / (1.0 + _distances(y))
     np.fill_diagonal(near, 0.0)
     pull = (p - np.maximum(near / near.sum(), 1e-12)) * near
@@ -197,14 +197,14 @@ def draw(path: Path, embeddings: Mapping[str, Embedding]) -> None:
 
 
 def run_embedding(run_dir: Path, pairs: int) -> Embedding:
-    """Of a run's last checkpoint, in the rows that it learned from."""
+    """The embedding of a run's last checkpoint, in the rows that it learned from."""
     agent, config = load_agent(run_dir)
     critic = critic_of(agent, str(run_dir))
     return embed(seen(agent, run_batch(agent, config, run_dir, pairs), critic))
 
 
 def run(options: Any, path: Path, labels: Sequence[str]) -> dict[str, Any]:
-    """Print, draw and return what is found in every run."""
+    """Print, draw and return the results for every run."""
     found: dict[str, Embedding] = {}
     for run_dir, label in zip(options.run_dirs, labels, strict=True):
         each = found[label] = run_embedding(run_dir, options.pairs)

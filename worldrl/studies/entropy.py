@@ -1,7 +1,7 @@
-"""How well do the estimators of ``estimators.marginal`` know a policy's marginal entropy? (SMAC, figure 3)
+"""How well do the estimators of ``estimators.marginal`` estimate a policy's marginal entropy? (SMAC, figure 3)
 
 The latent of a state is represented by a pool of P draws of s ~ q(s | h), for which pi(. | s) is computed once. s_0 and
-the K other latents of an estimate are taken from it, and the truth is the log-mean-exp over all of it.
+the K other latents of an estimate are taken from it, and the true value is the log-mean-exp over the whole pool.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from worldrl.policies.latent import LatentGaussian
 from worldrl.policies.tanh_gaussian import TanhGaussian
 
 COMPARED = ("naive", "iwae", "nested", "mlmc")
-CHUNK = 4_000_000  # densities at a time: 100 MB or so
+CHUNK = 4_000_000  # densities at a time: about 100 MB
 
 
 class Pool(NamedTuple):
@@ -30,7 +30,7 @@ class Pool(NamedTuple):
 
 
 class Truth(NamedTuple):
-    """Bounds on the entropy, in nats, that meet as the pool grows: with and without the generating latent."""
+    """Bounds on the entropy, in nats, that converge as the pool grows: with and without the generating latent."""
 
     lower: float
     upper: float
@@ -60,7 +60,7 @@ def densities(pool: Pool, pre_tanh: Tensor, which: Tensor) -> Tensor:
 
 
 def estimate(pool: Pool, pre_tanh: Tensor, s_0: Tensor, particles: Sequence[int]) -> dict[str, dict[int, Tensor]]:
-    """Estimates of -log pi(a | h) (n,) by name and K; all of them see the same latents."""
+    """Estimates of -log pi(a | h) (n,) by name and K; all of them use the same latents."""
     others = torch.randint(len(pool.mean), (max(particles), len(s_0)), device=s_0.device)
     log_probs = densities(pool, pre_tanh, torch.cat([s_0[None], others]))
     return {name: {k: -ESTIMATORS[name](log_probs[: k + 1]) for k in particles} for name in COMPARED}
@@ -83,7 +83,7 @@ def true_entropy(pool: Pool, pre_tanh: Tensor, s_0: Tensor) -> tuple[Tensor, Ten
 def study(
     pools: Sequence[Pool], particles: Sequence[int], n: int = 64
 ) -> tuple[Truth, Mapping[str, Mapping[int, float]]]:
-    """Mean over the states of ``pools`` and ``n`` actions in each: the truth, and each estimate of the entropy."""
+    """Mean over the states of ``pools`` and ``n`` actions in each: the true entropy and each estimate of it."""
     found: dict[str, dict[int, list[Tensor]]] = {name: {k: [] for k in particles} for name in COMPARED}
     lower, upper = [], []
     for pool in pools:

@@ -1,4 +1,4 @@
-"""Figure 1 of MIRACLE: values of the grid world against the inverse temperature; ``worldrl studies grid`` draws it."""
+"""Figure 1 of MIRACLE: values of the grid world by inverse temperature; ``worldrl studies grid`` draws it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Curves(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """The means that the curves begin and end at."""
+    """The limits of the curves at both ends."""
 
     hard: float
     uniform: float  # the policy that soft values evaluate without temperature
@@ -46,7 +46,7 @@ def mean(mdp: MDP, value: Array) -> float:
 
 
 def limits(mdp: MDP) -> Limits:
-    """By value iteration, and by linear solves."""
+    """The limits, by value iteration and by linear solves."""
     states = len(mdp.terminal)
     alone = [evaluate(mdp, np.tile(policy, (states, 1))) for policy in (np.full(5, 0.2), [0.5, 0.0, 0.0, 0.5, 0.0])]
     return Limits(*(mean(mdp, value) for value in (value_iteration(mdp).value, *alone)))
@@ -73,7 +73,7 @@ def study(goal: float, betas: Sequence[float] = BETAS) -> tuple[Curves, Limits]:
 
 
 def draw(path: Path, betas: Sequence[float], found: Curves, ends: Limits) -> None:
-    """Converged values with their limits, and what the printed tolerances make of them."""
+    """Converged values with their limits, and the values with the printed tolerances."""
     with picture(path, 8.4, 3.4) as figure:
         axes = figure.subplots(1, 2, sharey=True)
         for ax, title in zip(axes, ("converged", "stopped at the printed 5e-3"), strict=True):

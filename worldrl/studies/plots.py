@@ -20,7 +20,7 @@ from worldrl.tabular.counterexample import Wrong, threshold
 
 @contextmanager
 def picture(path: Path, panels: int, width: float = PANEL[0]) -> Iterator[Any]:
-    """A row of axes, (panels,), that is written to ``path`` at the end."""
+    """A row of axes, (panels,), which is saved to ``path`` at the end."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
@@ -65,19 +65,19 @@ def draw_estimates(
 
 
 def draw_training(path: Path, curves: Mapping[str, Mapping[str, Sequence[float]]]) -> None:
-    """Per estimator, what it says of the entropy while the policy maximises it (full line), and the truth (dashed)."""
+    """Per estimator, its estimate of the entropy while the policy maximises it (solid), and the true value (dashed)."""
     with picture(path, 1, 6.4) as (ax,):
         for name, curve in curves.items():
             colour = _look(name)["color"]
             ax.plot(curve["step"], curve["estimate"], color=colour, linewidth=1.4, label=name)
             ax.plot(curve["step"], curve["truth"], color=colour, linewidth=1.0, linestyle="--")
         ax.set_yscale("symlog", linthresh=10)
-        ax.set(xlabel="updates", ylabel="entropy (nats)", title="estimate (full) and truth (dashed)")
+        ax.set(xlabel="updates", ylabel="entropy (nats)", title="estimate (solid) and truth (dashed)")
         ax.legend(frameon=False, fontsize="small", title="trained with", loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def draw_along(path: Path, runs: Mapping[str, Mapping[str, Any]]) -> None:
-    """Per run what each estimator says of its agent as it learns, and the bounds of the truth."""
+    """Per run, the estimates of its agent's entropy as it learns, and the bounds of the true value."""
     with picture(path, len(runs), 4.0) as axes:
         for ax, run in zip(axes, runs.values(), strict=True):
             frames, lower, upper = ([point[key] for point in run["points"]] for key in ("frames", "lower", "upper"))

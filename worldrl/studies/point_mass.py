@@ -1,8 +1,8 @@
-"""Regret against the number of action dimensions, on a point mass whose best return is known.
+"""Regret by the number of action dimensions, on a point mass with a known best return.
 
-VIREL (section 3.3) expects maximum entropy to suffer in many dimensions, where most of what can be done is worthless.
-Here every dimension is the same small problem, and the reward is the mean over dimensions: what one dimension can gain
-falls as 1 / A, and what its entropy gains does not.
+VIREL (section 3.3) expects maximum entropy to suffer in many dimensions, where most actions are worthless. Here every
+dimension is the same small problem, and the reward is the mean over dimensions: the reward of one dimension falls as
+1 / A, but its entropy does not.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ BEST = -sum((1 - STEP * t) ** 2 for t in range(1, 4))  # 0.75, 0.5, 0.25, then t
 
 
 class PointMass(gymnasium.Env):
-    """A point in A dimensions, at first one away from the origin in each; the reward is minus its mean square."""
+    """A point in A dimensions, which starts at distance one in each; the reward is minus its mean square."""
 
     dimensions = 1
 
@@ -106,7 +106,7 @@ Found = dict[str, dict[int, list[float]]]  # agent -> dimensions -> the regret o
 def regrets(dims: Sequence[int], seeds: int, frames: int, found: Found) -> Iterator[tuple[str, int, int]]:
     """Add the regrets that ``found`` lacks, and yield agent, dimensions and seed of each; the runs are deleted.
 
-    All agents have had one seed before the next one begins.
+    All agents finish one seed before the next seed begins.
     """
     for seed in range(1, seeds + 1):
         for dimensions in dims:
@@ -119,7 +119,7 @@ def regrets(dims: Sequence[int], seeds: int, frames: int, found: Found) -> Itera
 
 
 def known_regrets(numbers: Path, frames: int) -> Found:
-    """What a study with as many frames has left in its file of numbers."""
+    """The results of an earlier study with as many frames, from its file of numbers."""
     try:
         record = json.loads(numbers.read_text())
         found = record["regret"] if record["settings"]["frames"] == str(frames) else {}
@@ -129,7 +129,7 @@ def known_regrets(numbers: Path, frames: int) -> Found:
 
 
 def draw(path: Path, found: Mapping[str, Mapping[int, Sequence[float]]]) -> None:
-    """The mean regret of each agent against the number of dimensions, and every seed faintly."""
+    """The mean regret of each agent by the number of dimensions, and every seed faintly."""
     with picture(path, 5.0, 3.4) as figure:
         ax = figure.subplots()
         for i, (agent, unsorted) in enumerate(found.items()):

@@ -1,4 +1,4 @@
-"""The states that a trained agent visits, and the latents that it believes in there."""
+"""The states that a trained agent visits, and its latents there."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ DRAWN, FILTERED = 100_000, 2_000  # latents of a state: draws are cheap, paths o
 def steps(
     agent: Agent, env: EnvConfig, task: str, particles: int = 0, seed: int = 1000
 ) -> Generator[tuple[Belief, np.ndarray, bool], None, None]:
-    """Belief, action (1, A) and whether it ends the episode, step by step without end, while the agent explores."""
+    """Belief, action (1, A) and whether it ends the episode, an endless sequence of steps with exploration."""
     act = AgentActs(agent, 1, explore=True, particles=particles)
     with closing(make_envs(env, task, seed, num_envs=1, training=False)) as envs:
         for tick in play(envs, act):
-            if not tick.rows["is_first"][0]:  # else the environment has reset instead of taking the action
+            if not tick.rows["is_first"][0]:  # otherwise the environment has been reset instead
                 yield act.belief, tick.rows["action"], bool(tick.ended)
 
 
 def beliefs(
     agent: Agent, env: EnvConfig, task: str, states: int, particles: int = 0, seed: int = 1000
 ) -> Iterator[Belief]:
-    """What the agent believes at every fifth step of an episode in which it explores, ``states`` times at most."""
+    """The beliefs at every fifth step of an episode with exploration, at most ``states`` of them."""
     with closing(steps(agent, env, task, particles, seed)) as played:
         for step, (belief, _, last) in enumerate(played):
             if step % EVERY == 0:
@@ -85,8 +85,8 @@ def run_latents(run_dir: Path, states: int, seed: int = 1000) -> tuple[LatentGau
 def run_pools(run_dir: Path, states: int, size: int | None = None, seed: int = 1000) -> list[Pool]:
     """Pools of ``size`` latents for the states of an episode of this run's agent.
 
-    The latents are the policy's own where it has some (by default 100,000 draws); else they are filtered paths of the
-    belief, as SMAC's are (by default 2,000).
+    The latents are the policy's own if it has any (by default 100,000 draws); otherwise they are filtered paths of the
+    belief, as in SMAC (by default 2,000).
 
     Raises:
         UserError: the run cannot be loaded, a pool is too small, or the agent has no latents: its policy is neither a

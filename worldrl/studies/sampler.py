@@ -1,7 +1,7 @@
 """How much of eq. 15's shift do samplers recover, and how often are their steps accepted?
 
-In the policy's noise e, with u = mu + sigma e before tanh, and a value Q = w . u: p_s is N(sigma w, I) exactly, so that
-a sampler must move the mean of the noise by sigma w, whose length is the tilt.
+In the policy's noise e, with u = mu + sigma e before tanh, and a value Q = w . u, p_s is exactly N(sigma w, I), so a
+sampler must move the mean of the noise by sigma w, whose length is the tilt.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from worldrl.studies.plots import picture
 TILTS = (0.5, 1.0, 2.0, 4.0)
 SIZES = (1, 2, 3, 6, 12, 24, 48)  # numbers in an action
 STD, CHAINS = 0.37, 4_000
-ACTIONS, TILT = 6, 1.0  # where the other is varied
+ACTIONS, TILT = 6, 1.0  # fixed while the other is varied
 STEPS = 5
 
 
@@ -40,12 +40,12 @@ def whitened(shift: Tensor, step: float | None = None) -> Chain:
 def in_actions(shift: Tensor) -> Chain:
     """As released: in the space of actions, with tanh's Jacobian, 55 steps of length one from the data's action.
 
-    That action is a draw of the policy here. The end is given in the noise.
+    Here that action is a draw of the policy. The result is in terms of the noise.
     """
     start = torch.tanh(STD * torch.randn(CHAINS, 1, len(shift)))
 
     def density(action: Tensor) -> Tensor:
-        u = action.atanh()  # beyond one it is not a number, and the step is not accepted
+        u = action.atanh()  # beyond one it is NaN, and the step is rejected
         e = u / STD
         return (e * shift).sum(-1) - 0.5 * e.square().sum(-1) - tanh_log_det(u).sum(-1)
 
@@ -95,7 +95,7 @@ def study(seed: int = 1) -> tuple[dict[str, dict[float, float]], dict[str, dict[
 
 
 def draw(path: Path, shares: Mapping[str, Mapping[float, float]], accepted: Mapping[str, Mapping[int, float]]) -> None:
-    """Both, side by side."""
+    """Draw both tables side by side."""
     with picture(path, 2, 4.4) as (left, right):
         for i, (name, by_tilt) in enumerate(shares.items()):
             left.plot(list(by_tilt), list(by_tilt.values()), marker=MARKERS[i], color=COLOURS[i], label=name)

@@ -1,8 +1,8 @@
-"""Deep agents against their tables: the same process, the same temperature, and the distance while they learn.
+"""Deep agents compared with exact tables: the same process and temperature, and the distance while they learn.
 
 ``soft_q`` and ``mirl`` learn the grid world of MIRACLE's figure 1; their tables are soft and mutual-information value
-iteration. ``virel`` and ``sac`` learn VIREL's counterexample, whose tables are closed forms. The loop that trains every
-agent trains them, on environments that are made of tables, where all actions are drawn at random.
+iteration. ``virel`` and ``sac`` learn VIREL's counterexample, whose tables are closed forms. They are trained by the
+usual loop, on environments made of tables, where all actions are random.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ AT_CHOICE: dict[str, Any] = {
     "head.critic_lr": 1e-3,
     "head.tau": 0.02,
     "replay.batch": 64,
-    "log.every": 1_000_000,  # a look takes the means instead
+    "log.every": 1_000_000,  # the measurements take the means instead
 }
 MOVING_PRIOR = {"head.beta_rate": 0.0, "head.prior_rate": 0.01, "head.prior_rows": NEWEST}
 
@@ -155,7 +155,7 @@ def visited(trainer: Trainer) -> Array:
 
 @cache
 def table_of(agent: str, size: int, beta: float) -> Solution:
-    """The table for p(s) uniform, as the paper has it."""
+    """The table for uniform p(s), as in the paper."""
     mdp = GRIDS[size]().mdp
     return GRID_AGENTS[agent].solve(mdp, beta, mdp.start)
 
@@ -214,7 +214,7 @@ def at_choice(trainer: Trainer, name: str) -> dict[str, float]:
 
 
 class Point(NamedTuple):
-    """What was found of an agent at one time of its training."""
+    """The distances of an agent at one time of its training."""
 
     task: str
     agent: str
@@ -224,7 +224,7 @@ class Point(NamedTuple):
 
 
 def looks(settings: Mapping[str, Any], every: int, times: int) -> Iterator[Trainer]:
-    """The run of these settings, at every so many frames; its folder is deleted."""
+    """The run with these settings, at regular intervals; its folder is deleted."""
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(compose({**settings, "frames": every * times}), Path(folder), None)
         try:
@@ -258,12 +258,12 @@ def study(size: int, beta: float, seeds: int, frames: int, times: int = 20) -> I
 
 
 def task_of(env: type[Table]) -> str:
-    """The name by which a run makes it."""
+    """The task name for a run."""
     return f"{env.__module__}:{env.__name__}"
 
 
 def write_csv(path: Path, points: Sequence[Point]) -> None:
-    """One line a number: task, agent, seed, frames, quantity, value."""
+    """One line per number: task, agent, seed, frames, quantity, value."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(["task", "agent", "seed", "frames", "quantity", "value"])
@@ -272,13 +272,13 @@ def write_csv(path: Path, points: Sequence[Point]) -> None:
 
 
 class Panel(NamedTuple):
-    """A part of the picture: a quantity, and another one that is dotted."""
+    """A panel of the picture: a quantity, and another one as a dotted line."""
 
     task: str
     title: str
     solid: str
     dotted: str = ""
-    told: str = ""  # what is dotted
+    told: str = ""  # the meaning of the dotted line
     scale: str = "log"
 
 

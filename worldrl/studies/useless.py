@@ -1,4 +1,4 @@
-"""What useless actions cost: frames to a good return against their number, and the prior's mass on them.
+"""The cost of useless actions: frames to a good return by their number, and the prior's mass on them.
 
 ``worldrl studies useless RUN_DIR...`` reads runs on tasks such as ``CartPole-v1+16dominated`` and on those without such
 actions. A return is good from Gymnasium's own threshold of the task on, and on a grid within ``SHARE`` of the best.
@@ -43,7 +43,7 @@ class Trial(NamedTuple):
 
 
 class Point(NamedTuple):
-    """Trials that differ in their seeds only. Those that never get there count with their end: the mean is a least."""
+    """Trials that differ only in their seeds. Those without success count with their end: the mean is a lower bound."""
 
     task: str
     kind: str
@@ -68,10 +68,10 @@ def split(task: str) -> tuple[str, str, int]:
 
 
 def good_return(task: str) -> float:
-    """From where on a return is good.
+    """The least good return.
 
     Raises:
-        UserError: nothing says so of this task.
+        UserError: it is not known for this task.
     """
     if grid.claims(task):
         best = best_return(task)
@@ -84,14 +84,14 @@ def good_return(task: str) -> float:
 
 
 def best_return(task: str) -> float:
-    """The mean return of a grid's shortest ways, over where its episodes start; every step but the last costs 1."""
+    """The mean return of a grid's shortest paths over its start states; every step except the last costs 1."""
     world = grid.Grid(task)
     returns = world.mdp.reward.max() + 1.0 - distance(world.side)
     return float(world.mdp.start @ returns)
 
 
 def read_trials(paths: Sequence[Path]) -> tuple[list[Trial], list[str]]:
-    """One of each run at or below these folders, and notes on what was left out.
+    """One trial per run at or below these folders, and notes on what was left out.
 
     All runs of a task are compared up to the last evaluation of the shortest.
     """
@@ -120,7 +120,7 @@ def _trial(run: Run, names: Sequence[str], good: Mapping[str, float], ends: Mapp
 
 
 def read_mass(trial: Trial) -> Curve | None:
-    """The prior's mass on useless actions over a run; none of a run that does not log its prior."""
+    """The prior's mass on useless actions over a run; empty for a run that does not log its prior."""
     records = [record for record in read_records(trial.run / METRICS)[0] if f"{PRIOR}0" in record]
     if not records or not trial.useless:
         return None
@@ -177,7 +177,7 @@ def draw(path: Path, trials: Sequence[Trial], masses: Mapping[Path, Curve]) -> N
 
 
 def draw_frames(ax: Any, trials: Sequence[Trial], kind: str, looks: Mapping[str, Any]) -> None:
-    """Means with intervals, and each seed; an open triangle at the end is a seed that never got there."""
+    """Means with intervals, and each seed; an open triangle at the end is a seed without success."""
     numbers = sorted({trial.useless for trial in trials})
     for i, (agent, same) in enumerate(sorted(_groups(trials, lambda trial: trial.agent).items())):
         shift, look = 0.12 * (i - (len(looks) - 1) / 2), looks[agent]
@@ -198,7 +198,7 @@ def draw_frames(ax: Any, trials: Sequence[Trial], kind: str, looks: Mapping[str,
 
 
 def draw_masses(ax: Any, trials: Sequence[Trial], masses: Mapping[Path, Curve]) -> None:
-    """A colour for each number; broken lines are duplicates, which nothing tells from their originals."""
+    """A colour for each number; dashed lines are duplicates, which cannot be distinguished from their originals."""
     numbers = sorted({trial.useless for trial in trials})
     for (kind, number), same in sorted(_groups(trials, lambda trial: (trial.kind, trial.useless)).items()):
         frames, values = align([masses[trial.run] for trial in same])
@@ -215,7 +215,7 @@ def draw_masses(ax: Any, trials: Sequence[Trial], masses: Mapping[Path, Curve]) 
 
 
 def run(options: Any, path: Path) -> dict[str, Any]:
-    """Print, draw and return what the runs say; the same as CSV next to the picture."""
+    """Print, draw and return the results, also as CSV next to the picture."""
     trials, notes = read_trials(options.run_dirs)
     masses = {trial.run: mass for trial in trials if (mass := read_mass(trial)) is not None}
     found = points(trials)

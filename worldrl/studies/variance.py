@@ -1,4 +1,4 @@
-"""What more particles and multi-level estimates do to the noise of the entropy and its gradient (SMAC, 3.2.2)."""
+"""The effect of particles and multi-level estimates on the noise of the entropy and its gradient (SMAC, 3.2.2)."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ COMPARED = ("nested", "mlmc", "mlmc_fresh")
 
 
 class Noise(NamedTuple):
-    """Of one estimator at one K."""
+    """The noise of one estimator at one K."""
 
     entropy: float  # nats, the mean estimate
     std: float  # nats, of the estimate from a single draw
-    gradient: float  # of the batch's gradient: sqrt(E |g - E g|^2) / |E g|, if it can be told
+    gradient: float  # of the batch's gradient: sqrt(E |g - E g|^2) / |E g|, if it can be resolved
     error: float  # standard error of this quotient
     draws: int  # latents per action in addition to s_0
 
@@ -31,7 +31,7 @@ def entropies(policy: LatentGaussian, x: Tensor, estimator: str, k: int) -> Tens
 
 
 def noise(policy: LatentGaussian, x: Tensor, estimator: str, k: int, repeats: int) -> Noise:
-    """From ``repeats`` fresh batches of draws at x (B, F)."""
+    """The noise from ``repeats`` fresh batches of draws at x (B, F)."""
     values, gradients = [], []
     for _ in range(repeats):
         value = entropies(policy, x, estimator, k)
@@ -46,8 +46,8 @@ def noise(policy: LatentGaussian, x: Tensor, estimator: str, k: int, repeats: in
 def relative_spread(samples: Tensor) -> tuple[float, float]:
     """sqrt(E |g - E g|^2) / |E g| of samples (R, N), both without the bias of a finite R, and its standard error.
 
-    The error is the jackknife's. Not a number where the estimate of |E g|^2 is not above zero: so few samples do not
-    tell the signal from noise.
+    The error is the jackknife's. NaN if the estimate of |E g|^2 is not above zero: too few samples cannot separate
+    signal and noise.
     """
     products = samples @ samples.T  # (R, R)
     squares, total = products.diagonal().sum(), products.sum()

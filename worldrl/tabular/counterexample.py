@@ -1,9 +1,9 @@
 """VIREL's counterexample to maximum entropy; ``worldrl studies counterexample`` draws it.
 
 Section 2.2 of Fellows et al. (2019). In s0, action a2 pays 1 and ends all choice; a1 pays nothing and leads to a state
-with k equally worthless actions. A policy that is rewarded for its future entropy goes there with the probability
-p = 1 / (k^-gamma exp(1 / c) + 1) at temperature c, so that its mode is wrong for c > 1 / (gamma log k). VIREL's policy
-is the Boltzmann distribution of the hard Q: its mode is right at every temperature.
+with k equally worthless actions. A policy that is rewarded for its future entropy goes there with probability
+p = 1 / (k^-gamma exp(1 / c) + 1) at temperature c, so its mode is wrong for c > 1 / (gamma log k). VIREL's policy is
+the Boltzmann distribution of the hard Q: its mode is right at every temperature.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from worldrl.tabular.solve import backup, boltzmann, max_entropy_value_iteration
 def counterexample(k: int, gamma: float) -> MDP:
     """The process of figure 1: states s0 to s4, then s1^i, then the end.
 
-    The k states s1^i have one value, and here they are one state. The paper's tail, in which the action does not
+    The k states s1^i have the same value, so here they are one state. The paper's tail, in which the action does not
     matter, is the end: a choice without effect would count as entropy.
     """
     worthless, end = 5, 6
@@ -36,15 +36,15 @@ def counterexample(k: int, gamma: float) -> MDP:
 
 
 def with_k_actions(k: int, gamma: float) -> MDP:
-    """The same choice as an agent can learn it: every state has k actions. States: s0, s1, the end.
+    """The same choice in a form that an agent can learn: every state has k actions. States: s0, s1, the end.
 
-    In s0 every other action is a1, the rest a2. Where the actions of the paper do not matter, the episode has ended.
+    In s0 every other action is a1, the rest a2. The episode ends where the paper's actions do not matter.
 
     Raises:
         UserError: k is odd.
     """
     if k % 2:
-        raise wrong("k", k, "an even number, for a1 and a2 share the actions equally")
+        raise wrong("k", k, "an even number, because a1 and a2 share the actions equally")
     successor = np.full((3, k), 2)
     successor[0, ::2] = 1
     reward = np.zeros(successor.shape)
@@ -65,7 +65,7 @@ def hard_q(mdp: MDP) -> Array:
 def max_entropy_probability(k: int, temperature: float, gamma: float) -> float:
     """p(a1 given s0) of the best maximum-entropy policy, in closed form."""
     x = gamma * math.log(k) - 1.0 / temperature
-    return math.exp(min(x, 0.0)) / (1.0 + math.exp(-abs(x)))  # no exponent above zero, so that nothing overflows
+    return math.exp(min(x, 0.0)) / (1.0 + math.exp(-abs(x)))  # no exponent above zero, so nothing overflows
 
 
 def threshold(k: int, gamma: float) -> float:
@@ -77,7 +77,7 @@ class Wrong(NamedTuple):
     """p(a1 given s0), the probability of the wrong action, at each temperature."""
 
     closed_form: list[float]  # of the best maximum-entropy policy
-    soft_values: list[float]  # of the same, by soft value iteration
+    soft_values: list[float]  # the same, by soft value iteration
     virel: list[float]
 
 

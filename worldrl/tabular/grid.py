@@ -13,12 +13,12 @@ ACTIONS = ("left", "right", "up", "down", "stay")
 def grid_world(size: int = 16, goal: float = 9.0, gamma: float = 0.9) -> MDP:
     """The square grid whose bottom left corner ends the episode; deterministic, five actions.
 
-    The paper leaves open what is settled here: a move against a wall stays and costs a step, and states are uniform
-    over all but the goal.
+    The paper leaves open two choices that are made here: a move against a wall stays and costs a step, and states are
+    uniform over all cells except the goal.
 
     Args:
         size: cells on a side.
-        goal: what the step onto the goal pays: 9, or 8 where that step has its price too. Every other step pays -1.
+        goal: the reward of the step onto the goal: 9, or 8 if that step has its cost too. Every other step pays -1.
         gamma: discount.
     """
     cells = np.arange(size * size).reshape(size, size)
@@ -38,7 +38,7 @@ def distance(size: int = 16) -> Array:
 
 
 def best_value(size: int = 16, goal: float = 9.0, gamma: float = 0.9) -> Array:
-    """(S,): V of the shortest way, -1 / (1 - gamma) + (goal + 1 / (1 - gamma)) gamma^(D - 1); zero in the goal."""
+    """(S,): V of the shortest path, -1 / (1 - gamma) + (goal + 1 / (1 - gamma)) gamma^(D - 1); zero in the goal."""
     steps = distance(size)
     cost = 1 / (1 - gamma)
     return np.where(steps == 0, 0.0, (goal + cost) * gamma ** (steps - 1) - cost)

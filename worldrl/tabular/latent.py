@@ -1,4 +1,4 @@
-"""SMAC (arXiv 2210.00999) where it can be summed exactly: a latent of few values and a choice of few actions.
+"""SMAC (arXiv 2210.00999) in exact sums: a latent with few values and a choice of few actions.
 
 ``S`` values of the latent, ``A`` actions, ``K`` particles. Nats.
 """
@@ -39,23 +39,23 @@ def entropy(policy: LatentPolicy) -> float:
 
 
 def conditional_entropy(policy: LatentPolicy) -> float:
-    """E_q H(pi(. | s)), the term of eq. 26; entropy minus this is the information of the latent in the action."""
+    """E_q H(pi(. | s)), the term of eq. 26; entropy minus this is the mutual information of latent and action."""
     return float(-policy.q @ (policy.pi * np.log(policy.pi)).sum(-1))
 
 
 def naive_entropy(policy: LatentPolicy, proposal: Array) -> float:
-    """Eq. 9 with a proposal (A, S) of one's own: an upper bound of the entropy."""
+    """Eq. 9 with any proposal (A, S): an upper bound on the entropy."""
     terms = -np.log(policy.pi).T + np.log(proposal) - np.log(policy.q)
     return float(policy.density() @ (proposal * terms).sum(-1))
 
 
 def naive_excess(policy: LatentPolicy, proposal: Array) -> float:
-    """The last term of eq. 10: how far eq. 9 is above the entropy, E KL(proposal || posterior)."""
+    """The last term of eq. 10: the difference of eq. 9 and the entropy, E KL(proposal || posterior)."""
     return float(policy.density() @ (proposal * np.log(proposal / policy.posterior())).sum(-1))
 
 
 def nested_entropy(policy: LatentPolicy, particles: int) -> float:
-    """Eqs. 11 and 27: the mean of the nested estimate with K particles, over every way in which they can be drawn."""
+    """Eqs. 11 and 27: the mean of the nested estimate with K particles, over all possible draws."""
     first = policy.q[:, None] * policy.pi  # (S, A) p(s_0, a)
     total = 0.0
     for counts in _counts(particles, len(policy.q)):
@@ -84,7 +84,7 @@ def _log_multinomial(counts: tuple[int, ...], q: Array) -> float:
 
 
 class Chain(NamedTuple):
-    """A hidden chain of S states that is seen through one of X signals at each step; actions are given."""
+    """A hidden chain of S states that emits one of X signals at each step; actions are given."""
 
     first: Array  # (S,) p(s_1)
     move: Array  # (S, S) p(s' | s)
@@ -104,7 +104,7 @@ def filtered(chain: Chain, signals: list[int]) -> Array:
 def recursive_belief(chain: Chain, signals: list[int]) -> Array:
     """(T, S): eq. 7 with the true p(s_t | s_{t-1}, x_t) in place of the learned one. It is not ``filtered``.
 
-    What x_t says of s_{t-1} is lost: the paper's recursion weighs s_{t-1} by what was known before x_t.
+    It ignores what x_t says about s_{t-1}: the paper's recursion weights s_{t-1} by the belief before x_t.
     """
     found = [filtered(chain, signals[:1])[0]]
     for x in signals[1:]:
@@ -133,7 +133,7 @@ def sequence_bound(chain: Chain, signals: list[int], steps: list[Array]) -> floa
 
 
 def smoothing_steps(chain: Chain, signals: list[int]) -> list[Array]:
-    """The best q: p(s_t | s_{t-1}, x_t .. x_T), which look ahead; with these eq. 20 is an equality."""
+    """The best q: p(s_t | s_{t-1}, x_t .. x_T), which looks ahead; with it eq. 20 is an equality."""
     ahead, found = np.ones(len(chain.first)), []
     for x in reversed(signals):
         weight = chain.emit[:, x] * ahead
@@ -155,7 +155,7 @@ def _ahead(chain: Chain, signals: list[int]) -> Array:
 
 
 class Targets(NamedTuple):
-    """A mixture of two Gaussians, the distribution that proposition 1 is tried on."""
+    """A mixture of two Gaussians, the distribution for tests of proposition 1."""
 
     centre: float = 1.0  # of one, minus that of the other
     std: float = 0.2

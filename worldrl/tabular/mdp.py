@@ -1,6 +1,6 @@
 """Finite Markov decision processes as tables, in float64.
 
-Shape letters: ``S`` states, ``A`` actions. An action that a state does not have is one with the reward minus infinity.
+Shape letters: ``S`` states, ``A`` actions. An action that a state does not have has the reward minus infinity.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ NEAR = 1e-9  # how far a sum of probabilities may be from 1
 
 
 class MDP(NamedTuple):
-    """P, R, gamma, and where episodes start and end. ``make_mdp`` checks what it is given."""
+    """P, R, gamma, and where episodes start and end. ``make_mdp`` checks its arguments."""
 
     transition: Array  # (S, A, S) P(s' | s, a)
     reward: Array  # (S, A) expected reward
@@ -39,13 +39,12 @@ def make_mdp(
     Args:
         transition: (S, A, S) probabilities of the next state.
         reward: (S, A) expected rewards.
-        gamma: discount; 1 only where an end can be reached from every state.
+        gamma: discount; 1 only if an end can be reached from every state.
         terminal: (S,) which states are ends; none by default.
-        start: (S,) distribution of the first state; by default uniform over the states that are no ends.
+        start: (S,) distribution of the first state; by default uniform over the states that are not ends.
 
     Raises:
-        UserError: in one line, for shapes that do not fit, rows that are no distributions, and a discount of 1 without
-            an end.
+        UserError: for shapes that do not fit, rows that are not distributions, and a discount of 1 without an end.
     """
     p, r = np.asarray(transition, float), np.asarray(reward, float)
     if p.ndim != 3 or p.shape[0] != p.shape[2] or r.shape != p.shape[:2]:
@@ -64,7 +63,7 @@ def make_mdp(
 
 
 def check_distribution(where: str, p: Array, positive: bool = False) -> None:
-    """Refuse an array whose last axis is no distribution; ``positive``: one with a zero too."""
+    """Refuse an array whose last axis is not a distribution, or, if ``positive``, one with a zero."""
     sums = p.sum(-1)
     if not np.isfinite(p).all() or (p < 0).any():
         place = _first(~np.isfinite(p) | (p < 0))
@@ -84,9 +83,9 @@ def random_mdp(rng: np.random.Generator, states: int, actions: int, gamma: float
 
 
 def from_toy_text(env: Any, gamma: float) -> MDP:
-    """The process of an environment that has its tables as Gymnasium's toy-text ones have: ``P`` and where it starts.
+    """The process of an environment with tables like those of Gymnasium's toy-text tasks: ``P`` and the start.
 
-    One state is added, which is every episode's end: a transition that terminates leads there.
+    One state is added, the end of every episode: a transition that terminates leads there.
 
     Raises:
         UserError: the environment has no such tables.

@@ -1,8 +1,8 @@
 """Exact solutions of small processes: dynamic programming, soft and mutual-information value iteration.
 
 Equation numbers are those of MIRACLE (Leibfried and Grau-Moya, 2019), section 3.2. ``S`` states, ``A`` actions,
-``beta`` an inverse temperature; ``...`` stands for any leading shape. Distributions are logarithms, so that nothing
-underflows; values of terminal states are zero.
+``beta`` an inverse temperature; ``...`` is any leading shape. Distributions are logarithms, so nothing underflows;
+values of terminal states are zero.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LIMIT = 100_000  # sweeps after which a solver gives up
 
 
 def lse(x: Array, axis: int = -1) -> Array:
-    """log sum exp over an axis; minus infinity where every entry is."""
+    """log sum exp over an axis; minus infinity if every entry is."""
     top = x.max(axis, keepdims=True)
     top = np.where(np.isneginf(top), 0.0, top)
     with np.errstate(divide="ignore"):
@@ -33,14 +33,14 @@ def boltzmann(q: Array, temperature: float) -> Array:
 
 
 def greedy(q: Array) -> Array:
-    """(..., A): probability one for the best action, the first among equals."""
+    """(..., A): probability one for the best action, the first in a tie."""
     policy = np.zeros_like(q)
     np.put_along_axis(policy, q.argmax(-1)[..., None], 1.0, -1)
     return policy
 
 
 def expect(policy: Array, x: Array) -> Array:
-    """(..., A), (..., A) -> (...): the mean over actions; those of probability zero do not count, whatever x says."""
+    """(..., A), (..., A) -> (...): the mean over actions; those of probability zero do not count, whatever x is."""
     return np.where(policy > 0, policy * np.where(policy > 0, x, 0.0), 0.0).sum(-1)
 
 
@@ -69,7 +69,7 @@ def evaluate(mdp: MDP, policy: Array) -> Array:
 
 
 def visits(mdp: MDP, policy: Array) -> Array:
-    """(S,): how often a policy is in each state that is no end, discounted and normalised (eq. 7)."""
+    """(S,): the discounted, normalised state distribution of a policy, without ends (eq. 7)."""
     live = ~mdp.terminal
     chain = np.einsum("sa,sat->st", policy, mdp.transition)[np.ix_(live, live)]
     found = np.zeros(len(live))
@@ -81,12 +81,12 @@ def visits(mdp: MDP, policy: Array) -> Array:
 
 
 class Solution(NamedTuple):
-    """A value function, its policy, and what the solver needed."""
+    """A value function, its policy, and the effort of the solver."""
 
     value: Array  # (S,)
     policy: Array  # (S, A)
     sweeps: int
-    prior: Array  # (A,) of the mutual-information family; elsewhere the one that was given
+    prior: Array  # (A,) of the mutual-information family; otherwise the given one
     inner: int = 0  # Blahut-Arimoto rounds in all sweeps
 
 
@@ -98,7 +98,7 @@ def value_iteration(mdp: MDP, tolerance: float = 1e-12) -> Solution:
 
 
 def policy_iteration(mdp: MDP, policy: Array) -> Solution:
-    """Evaluation by a linear solve and greedy improvement, until the policy stays."""
+    """Evaluation by a linear solve and greedy improvement, until the policy is stable."""
     for sweeps in range(1, LIMIT):
         better = greedy(backup(mdp, evaluate(mdp, policy)))
         if np.array_equal(better, policy):
@@ -119,7 +119,7 @@ def soft_policy(q: Array, log_prior: Array, beta: Array | float) -> Array:
 
 
 def soft_value_iteration(mdp: MDP, beta: float, prior: Array | None = None, tolerance: float = 1e-12) -> Solution:
-    """Soft values under a fixed prior (A,), uniform by default (remark 2)."""
+    """Soft values with a fixed prior (A,), uniform by default (remark 2)."""
     prior = np.full(mdp.reward.shape[1], 1 / mdp.reward.shape[1]) if prior is None else prior
     check_distribution("prior", prior, positive=True)
     log_prior = np.log(prior)
@@ -128,7 +128,7 @@ def soft_value_iteration(mdp: MDP, beta: float, prior: Array | None = None, tole
 
 
 def max_entropy_value_iteration(mdp: MDP, temperature: float, tolerance: float = 1e-12) -> Solution:
-    """Values of the reward plus temperature times entropy: soft values under a measure of ones."""
+    """Values of the reward plus temperature times entropy: soft values with a measure of ones."""
     actions = mdp.reward.shape[1]
     value, sweeps = _iterate(mdp, lambda q: soft_value(q, np.zeros(actions), 1 / temperature), tolerance)
     policy = boltzmann(backup(mdp, value), temperature)
@@ -146,7 +146,7 @@ def evaluate_pair(q: Array, log_prior: Array, log_policy: Array, beta: Array | f
 
 
 class Pair(NamedTuple):
-    """What Blahut-Arimoto found: the policy is the best one for this prior (corollary 1)."""
+    """The result of Blahut-Arimoto: the policy is the best one for this prior (corollary 1)."""
 
     log_prior: Array  # (..., A) log rho_m
     log_policy: Array  # (..., S, A) log pi_{m+1}
@@ -184,10 +184,10 @@ def blahut_arimoto(
         q: (..., S, A) values of actions.
         p: (..., S) distribution of states.
         beta: inverse temperature; an array is (..., 1, 1).
-        log_policy: where the rounds begin; an action of probability zero in every state is never found again.
-        tolerance: the rounds end when no probability changes by it. The prior moves at a speed proportional to beta,
-            so that a fixed tolerance stops too early for small beta.
-        limit: number of rounds at which they end in any case.
+        log_policy: where the rounds begin; an action of probability zero in every state never returns.
+        tolerance: the rounds end when no probability changes by this. The prior moves at a speed proportional to beta,
+            so a fixed tolerance stops too early for small beta.
+        limit: the maximal number of rounds.
     """
     new, change, rounds = uniform(q.shape) if log_policy is None else log_policy, np.inf, 0
     while change >= tolerance and rounds < limit:
@@ -210,11 +210,11 @@ def mutual_information_value_iteration(
     Args:
         mdp: the process.
         beta: inverse temperature.
-        p: (S,) the fixed distribution of states; by default uniform over those that are no ends.
-        tolerance: the sweeps end when no value changes by it.
+        p: (S,) the fixed distribution of states; by default uniform over those that are not ends.
+        tolerance: the sweeps end when no value changes by this.
         inner_tolerance: that of Blahut-Arimoto.
-        warm: every sweep begins its rounds at the policy of the last one; otherwise at the uniform policy, which stops
-            the rounds before the prior has moved, where beta is small.
+        warm: every sweep begins its rounds at the policy of the last one; otherwise at the uniform policy, which for
+            small beta stops the rounds before the prior has moved.
     """
     p = ~mdp.terminal / (~mdp.terminal).sum() if p is None else p
     check_distribution("p", p)
@@ -234,7 +234,7 @@ def mutual_information_value_iteration(
 def mirl(mdp: MDP, beta: float, p: Array, rate: float, sweeps: int) -> Solution:
     """Tabular MIRL in expectation: every sweep is a soft backup, and moves the prior to the marginal by ``rate``.
 
-    Grau-Moya et al. (2019) move it at every step of the environment, by the policy in the state of that step.
+    Grau-Moya et al. (2019) move it at every step of the environment, towards the policy in the state of that step.
     """
     value, prior = np.zeros(len(p)), np.full(mdp.reward.shape[1], 1 / mdp.reward.shape[1])
     for _ in range(sweeps):
@@ -246,10 +246,10 @@ def mirl(mdp: MDP, beta: float, p: Array, rate: float, sweeps: int) -> Solution:
 
 
 def induced(mdp: MDP, beta: float, rounds: int = 50, tolerance: float = 1e-6) -> tuple[Solution, Array]:
-    """Mutual-information values whose p is where their own policy is (eq. 9), and that p; by repeated substitution.
+    """Mutual-information values with the p of their own policy (eq. 9), and that p; by repeated substitution.
 
     Raises:
-        UserError: the distribution still changes after this many rounds.
+        UserError: the distribution still changes after the last round.
     """
     p = mdp.start
     for _ in range(rounds):

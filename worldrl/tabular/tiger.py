@@ -1,8 +1,8 @@
-"""The tiger problem (Kaelbling, Littman and Cassandra, 1998): SMAC's eqs. 13 and 14 against exact planning in beliefs.
+"""The tiger problem (Kaelbling, Littman and Cassandra, 1998): SMAC's eqs. 13 and 14 and exact planning in beliefs.
 
 A tiger is behind one of two doors. Listening costs 1 and names the tiger's door with probability 0.85; the other door
-pays 10, the tiger's costs 100, and after a door all begins anew. What was heard matters only by how much more often one
-door was named than the other, so that beliefs are whole numbers, and the problem is a process in the sense of ``mdp``.
+pays 10, the tiger's costs 100, and after a door everything starts again. Only the difference between the numbers of
+signals for each door matters, so beliefs are whole numbers, and the problem is a process in the sense of ``mdp``.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ def beliefs(hear: float = HEAR, depth: int = DEPTH) -> Array:
 
 
 def rewards() -> Array:
-    """(2, 3): of the tiger's places left and right, and the actions."""
+    """(2, 3): rewards of the tiger's places left and right, and the actions."""
     return np.array([[LISTEN, BAD, GOOD], [LISTEN, GOOD, BAD]])
 
 
 def belief_process(hear: float = HEAR, depth: int = DEPTH) -> MDP:
-    """What a planner sees: states are beliefs, and the last one on each side stays where it is."""
+    """The process of a planner: states are beliefs, and the last one on each side absorbs further signals."""
     left = beliefs(hear, depth)
     size = len(left)
     transition = np.zeros((size, len(ACTIONS), size))
@@ -45,7 +45,7 @@ def belief_process(hear: float = HEAR, depth: int = DEPTH) -> MDP:
 
 
 def latent_process() -> MDP:
-    """What SMAC's critic sees (eqs. 2 and 25): the tiger's place, as if it were known."""
+    """The process of SMAC's critic (eqs. 2 and 25): the tiger's place, as if it were known."""
     transition = np.full((2, 3, 2), 0.5)
     transition[:, 0] = np.eye(2)
     return make_mdp(transition, rewards(), GAMMA)
@@ -82,11 +82,11 @@ def aggregated(q: Array, left: Array, how: Aggregate, scale: float = 1.0) -> Arr
 
 
 class Rule(NamedTuple):
-    """What an agent does that takes the best action by such a Q."""
+    """The behaviour of an agent that takes the best action of such a Q."""
 
     value: float  # of the uniform belief
-    opens_above: float  # the least belief in one place at which the other door is opened; 1 where none is
-    wrong: float  # share of beliefs at which its action is not the exact one
+    opens_above: float  # the least belief in one place at which the other door is opened; 1 if never
+    wrong: float  # share of beliefs at which its action is not optimal
     bias: float  # its best Q at the uniform belief minus the exact one
 
 

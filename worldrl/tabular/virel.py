@@ -1,7 +1,7 @@
 """VIREL (Fellows et al., 2019, arXiv 1811.01132) on finite processes: the objective, its gradients, both EM algorithms.
 
-Equation numbers are the paper's. Where the print is wrong, the function that computes it as printed ends in
-``_printed``; docs/theory.md has every correction. ``h`` is a pair of state and action, E[.] the mean over all pairs,
+Equation numbers are the paper's. If a printed equation is wrong, the function that computes it as printed ends in
+``_printed``; docs/theory.md has all corrections. ``h`` is a pair of state and action, E[.] the mean over all pairs,
 c = 1 and p = 2. ``S`` states, ``A`` actions, ``N`` parameters of the critic.
 """
 
@@ -16,7 +16,7 @@ from worldrl.errors import UserError
 from worldrl.tabular.mdp import MDP, Array
 from worldrl.tabular.solve import backup, boltzmann, evaluate, expect, greedy, lse, soft_policy
 
-SMALLEST = 1e-10  # temperatures below it count as zero
+SMALLEST = 1e-10  # temperatures below this count as zero
 MOST_BACKUPS = 100_000
 
 
@@ -73,7 +73,7 @@ def best_residual(mdp: MDP, q: Array) -> float:
 def temperatures(mdp: MDP, q: Array, points: int = 120) -> list[float]:
     """Every epsilon above 0 with epsilon = residual(epsilon), rising: eq. 3 defines its own temperature.
 
-    Roots are found between ``points`` temperatures from 1e-10 on; two that lie closer together may be missed.
+    Roots are found between ``points`` temperatures from 1e-10 on; two roots between the same points may be missed.
     """
     most = 0.5 * (np.abs(mdp.reward).max() + 2 * np.abs(q).max()) ** 2 + 1.0
 
@@ -121,7 +121,7 @@ def divergence(policy: Array, other: Array) -> Array:
 def e_step(q: Array, epsilon: float, policy: Array, d: Array, prior: Array | None = None) -> Array:
     """(S, A): epsilon times the gradient of eq. 4 by the logits of a softmax policy (eqs. 6 and 25).
 
-    With a ``prior`` (S, A) it is that of eq. 42, which MPO has: eq. 43.
+    With a ``prior`` (S, A) it is the gradient of eq. 42, the objective of MPO: eq. 43.
     """
     base = 0.0 if prior is None else np.log(prior)
     x = q - epsilon * (np.log(policy) - base)
@@ -167,7 +167,7 @@ def theorem_4(x: Recursion, epsilon: float, gamma: float) -> Array:
 
 
 def theorem_4_printed(x: Recursion, epsilon: float, gamma: float) -> Array:
-    """(N,): the same as the paper has it."""
+    """(N,): the same as printed in the paper."""
     top = epsilon * x.evaluation * x.spread + x.spread_slope
     return top / (epsilon**2 * (1 + gamma * x.mean_target))
 
@@ -208,7 +208,7 @@ def correlation(b: Array, beta: Array) -> Array:
 
 
 def projection_weights(b: Array, beta: Array) -> Array:
-    """zeta = C^-1 m, (N,): where eq. 34 comes to rest."""
+    """zeta = C^-1 m, (N,): the fixed point of eq. 34."""
     return np.linalg.solve(covariance(b), correlation(b, beta)).astype(np.float64)
 
 
@@ -244,7 +244,7 @@ def td_system(mdp: MDP, features: Array, policy: Array) -> tuple[Array, Array]:
 def gtd2_rate(mdp: MDP, features: Array, policy: Array, ratio: float) -> float:
     """The slowest rate at which eqs. 34 and 35 come to the fixed point, in mean: omega' = A' zeta, zeta' = ratio (...).
 
-    Bhatnagar et al. ask for a large ratio, alpha_zeta over alpha_omega. The paper asks for a small one.
+    Bhatnagar et al. require a large ratio alpha_zeta / alpha_omega. The paper requires a small one.
     """
     a, _ = td_system(mdp, features, policy)
     system = np.block([[np.zeros_like(a), a.T], [-ratio * a, -ratio * covariance(features)]])
@@ -252,7 +252,7 @@ def gtd2_rate(mdp: MDP, features: Array, policy: Array, ratio: float) -> float:
 
 
 def gtd2(mdp: MDP, features: Array, policy: Array, rate: float, ratio: float, steps: int) -> tuple[Array, Array]:
-    """omega and zeta after mean updates by eqs. 34 and 35 from zero; Q is linear, so that q_k is zero."""
+    """omega and zeta after mean updates by eqs. 34 and 35 from zero; Q is linear, so q_k is zero."""
     a, y = td_system(mdp, features, policy)
     c, omega, zeta = covariance(features), np.zeros(len(y)), np.zeros(len(y))
     for _ in range(steps):
@@ -270,20 +270,20 @@ def incremental_residual(mdp: MDP, q: Array, epsilon: float) -> float:
 
 
 def incremental_slope(mdp: MDP, critic: Critic, epsilon: float) -> Array:
-    """(N,): its gradient. The paper's eq. 31 lacks gamma, and Q(h') beside grad log p."""
+    """(N,): its gradient. The paper's eq. 31 lacks gamma, and the factor Q(h') of grad log p."""
     return _incremental_slope(mdp, critic, epsilon, mdp.gamma, critic.q)
 
 
 def incremental_slope_printed(mdp: MDP, critic: Critic, epsilon: float) -> Array:
-    """(N,): as printed; E[grad log p] is zero, so that the term of the policy vanishes."""
+    """(N,): as printed; E[grad log p] is zero, so the term of the policy vanishes."""
     return _incremental_slope(mdp, critic, epsilon, 1.0, np.ones_like(critic.q))
 
 
 def incremental_fixed_point(mdp: MDP, epsilon: float, tolerance: float = 1e-13) -> Array:
-    """(S, A): Q with T_{omega,k} Q = Q. The operator need not contract, so that repeated backups may fail.
+    """(S, A): Q with T_{omega,k} Q = Q. The operator need not contract, so repeated backups may fail.
 
     Raises:
-        UserError: they do.
+        UserError: the backups do not converge.
     """
     q = np.zeros_like(mdp.reward)
     for _ in range(MOST_BACKUPS):
@@ -338,7 +338,7 @@ def mpo_em(q: Array, epsilon: float, prior: Array, steps: int) -> Array:
 
 
 def _live(mdp: MDP) -> Array:
-    """P without what leads to an end, whose value has no parameters."""
+    """P without transitions to an end, whose value has no parameters."""
     return np.where(mdp.terminal, 0.0, mdp.transition)
 
 

@@ -1,6 +1,6 @@
-"""When something is due, and where the time goes.
+"""When something is due, and how the time is spent.
 
-Frames come in lumps (action repeat x environments), so that ``frames % n == 0`` may never be true. These clocks count
+Frames come in chunks (action repeat x environments), so ``frames % n == 0`` may never be true. These clocks count
 crossings instead, in integers, and their state is saved with a checkpoint.
 """
 
@@ -18,7 +18,7 @@ SECTIONS = ("env", "sample", "update", "eval", "save")  # of a run's wall time
 class Every:
     """True once whenever a multiple of ``n`` frames has been reached or passed since the last call; 0 is never.
 
-    A lump that passes several multiples counts once. Nothing is due at frame ``start`` itself.
+    A chunk that passes several multiples counts once. Nothing is due at frame ``start`` itself.
     """
 
     def __init__(self, n: int, start: int = 0) -> None:
@@ -63,7 +63,7 @@ class Ratio:
         return {"rate": str(self.rate), "start": self._start, "last": self._last, "done": self._done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the position; another rate than the saved one counts from there, with no burst to catch up."""
+        """Restore the position; a rate that differs from the saved one applies from there, without catching up."""
         self._last = state["last"]
         if Fraction(state["rate"]) == self.rate:
             self._start, self._done = state["start"], state["done"]
@@ -72,7 +72,7 @@ class Ratio:
 
 
 class Linear:
-    """A number that goes from ``start`` to ``end`` in ``frames`` frames, and stays there."""
+    """A number that changes linearly from ``start`` to ``end`` in ``frames`` frames, and then stays there."""
 
     def __init__(self, start: float, end: float, frames: int) -> None:
         self.start, self.end, self.frames = start, end, frames
@@ -83,7 +83,7 @@ class Linear:
 
 
 class Seconds:
-    """True when ``seconds`` of wall time have gone by since it was last true (or made); 0 is never."""
+    """True when ``seconds`` of wall time have passed since it was last true (or created); 0 is never."""
 
     def __init__(self, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.seconds = seconds
@@ -101,7 +101,7 @@ class Seconds:
 
 
 class Section:
-    """Adds the wall time between entering and leaving to ``total`` (s); made once, entered often."""
+    """Adds the wall time between entering and leaving to ``total`` (s); created once, entered often."""
 
     __slots__ = ("_clock", "_entered", "total")
 
@@ -122,7 +122,7 @@ class Section:
 class Timer:
     """Shares of wall time: ``with timer["env"]: ...``.
 
-    It reads the host's clock: work that a GPU does behind the host's back is counted where the host waits for it.
+    It reads the host's clock: asynchronous work of a GPU is counted where the host waits for it.
     """
 
     def __init__(self, names: Iterable[str] = SECTIONS, clock: Callable[[], float] | None = None) -> None:

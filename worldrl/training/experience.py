@@ -1,6 +1,6 @@
-"""Where rows come from: environments that the agent acts in, rows that are there already, or both.
+"""Where rows come from: environments that the agent acts in, existing rows, or both.
 
-An experience owns its rows, its draws and the time of the run: every clock (evaluation, log, schedule, the end) reads
+An experience owns its rows, their sampling and the time of the run: every clock (evaluation, log, schedule, end) reads
 ``now``, which counts environment frames in a ``Stream`` and updates in a ``DataSet``. A run that learns from data and
 then acts has two phases, each with its own time. One tick of the loop is::
 
@@ -9,9 +9,8 @@ then acts has two phases, each with its own time. One tick of the loop is::
         update(*experience.sample(...))
     experience.receive()
 
-What is between ``send`` and ``receive``, an action under way and the updates still owed, is part of the state: a run
-that is saved there, because a signal came or a worker died, sends the same action again and makes only the updates that
-are left.
+The state between ``send`` and ``receive`` includes the action under way and the updates still owed: a run that is saved
+there, because of a signal or a dead worker, sends the same action again and makes only the remaining updates.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
 
 
 class Experience(Protocol):
-    """What a run learns from. ``attach`` is called first, then ``begin`` or, in a run that continues, ``restore``."""
+    """What a run learns from. ``attach`` is called first, then ``begin`` or, in a resumed run, ``restore``."""
 
     config: Config
     spec: EnvSpec
@@ -55,12 +54,12 @@ class Experience(Protocol):
 
     @property
     def unit(self) -> str:
-        """Of ``now`` and ``length``: ``"frames"`` or ``"updates"``."""
+        """The unit of ``now`` and ``length``: ``"frames"`` or ``"updates"``."""
         ...
 
     @property
     def length(self) -> int:
-        """The phase ends when ``now`` gets there."""
+        """The phase ends when ``now`` reaches it."""
         ...
 
     @property
@@ -68,7 +67,7 @@ class Experience(Protocol):
 
     @property
     def position(self) -> int:
-        """How far the run is, over all its phases."""
+        """The progress of the run, over all its phases."""
         ...
 
     def advance(self) -> bool:
@@ -77,7 +76,7 @@ class Experience(Protocol):
 
     @property
     def saved_replay(self) -> Replay | None:
-        """The rows that exist only in this run and are saved with it; None where there are none."""
+        """The rows that exist only in this run and are saved with it; None if there are none."""
         ...
 
     def counters(self) -> tuple[int, int]:
@@ -85,11 +84,11 @@ class Experience(Protocol):
         ...
 
     def __len__(self) -> int:
-        """Rows that can be drawn."""
+        """The number of rows that can be drawn."""
         ...
 
     def attach(self, agent: Agent) -> None:
-        """Take the agent that acts here and learns from these rows, and make room for them."""
+        """Take the agent that acts here and learns from these rows, and allocate memory for them."""
         ...
 
     def begin(self) -> None:
@@ -97,7 +96,7 @@ class Experience(Protocol):
         ...
 
     def notes(self) -> list[str]:
-        """What to say when training begins or continues."""
+        """Lines to print when training begins or resumes."""
         ...
 
     def ready(self) -> bool:
@@ -109,15 +108,15 @@ class Experience(Protocol):
         ...
 
     def due(self) -> bool:
-        """Whether one more update is to be made in this tick; the answer yes is counted as one that is made."""
+        """Whether one more update is due in this tick; if so, it counts as made."""
         ...
 
     def receive(self) -> list[dict[str, float]]:
-        """End the tick; what there is to log, one record for every episode that ended."""
+        """End the tick; returns the records to log, one for every episode that ended."""
         ...
 
     def news(self) -> list[str]:
-        """What to say after a tick."""
+        """Lines to print after a tick."""
         ...
 
     def sample(self, batch: int, length: int, needs: Needs) -> tuple[Batch, Extra]:
@@ -127,27 +126,27 @@ class Experience(Protocol):
     def drawn(self, back: int) -> dict[str, Windows]:
         """The windows of the slice of ``back`` updates ago (1: the last), by where they lie: "replay", "data".
 
-        Those that are forgotten are left out.
+        Windows that are overwritten are left out.
         """
         ...
 
     def state(self) -> dict[str, Any]:
-        """Everything that the coming ticks depend on, except the rows and the agent."""
+        """Everything that the next ticks depend on, except the rows and the agent."""
         ...
 
     def restore(self, state: Mapping[str, Any]) -> None: ...
 
     def renderer(self) -> str:
-        """What draws the images that the agent sees: it decides their last bits."""
+        """The renderer of the images that the agent sees, which determines their last bits."""
         ...
 
     def close(self) -> None: ...
 
 
 class Stream:
-    """Environments that the agent acts in; its rows lie in a ring, one unbroken stream per environment."""
+    """Environments that the agent acts in; the rows are in a ring, one unbroken stream per environment."""
 
-    rewards = Rewards()  # what is done to the rewards that are learned from
+    rewards = Rewards()  # the transformation of the rewards to learn from
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -161,7 +160,7 @@ class Stream:
         self.epsilon = Linear(epsilon.start, epsilon.end, epsilon.frames)
         self.action: np.ndarray | None = None  # (N, A) under way: sent, and its rows not yet received
         self.random = np.random.default_rng([config.seed, 0x414354])  # the prefill's random actions
-        self.told = False  # whether an episode that was cut has been spoken of
+        self.told = False  # whether a cut episode has been reported
 
     @property
     def phase(self) -> str:
@@ -230,12 +229,12 @@ class Stream:
         return filled and self.replay.ready(self.config.replay.length)
 
     def _rows_to_learn(self) -> int:
-        """What the prefill gives at least; a run that continues with an empty replay waits for as many again."""
+        """The least number of rows of a prefill; a run that resumes with an empty replay waits for as many."""
         c = self.config
         return min(c.schedule.prefill // c.env.action_repeat, self.replay.ticks * c.env.num_envs)
 
     def send(self) -> None:
-        """Act: at random during the prefill, by the exploring agent afterwards. An action under way is sent again."""
+        """Act: at random during the prefill, then with exploration. An action under way is sent again."""
         if self.action is None:
             self.action = self._choose_action()
             self.owed = self.schedule(self.frames)
@@ -252,7 +251,7 @@ class Stream:
         return action
 
     def due(self) -> bool:
-        """By the schedule; what falls due before there is enough to learn from is not made up for."""
+        """By the schedule; updates that are due before there is enough to learn from are dropped."""
         if not (self.owed and self.ready()):
             return False
         self.owed -= 1
@@ -271,18 +270,18 @@ class Stream:
         return [self._end_episode(i, bool(rows["is_cut"][i])) for i in ended]
 
     def _end_episode(self, i: int, is_cut: bool) -> dict[str, float]:
-        """What there is to log; of an episode that was cut it is only how many there have been."""
+        """The records to log; for a cut episode, only how many there have been."""
         ended = {"episode/return": float(self.total[i]), "episode/length": int(self.steps[i])}
         self.total[i], self.steps[i] = 0.0, 0
         self.cut += is_cut
         return {"episode/cut": self.cut} if is_cut else ended
 
     def news(self) -> list[str]:
-        """The first episode that the environments gave up; the log counts the others."""
+        """The first episode that was cut; the log counts the others."""
         if self.told or not self.envs.cuts:
             return []
         self.told = True
-        return [f"{self.envs.cuts[0]}; so it does when repeated: its episode is cut there (episode/cut counts them)"]
+        return [f"{self.envs.cuts[0]}; it fails again when repeated: its episode is cut there (see episode/cut)"]
 
     def sample(self, batch: int, length: int, needs: Needs) -> tuple[Batch, Extra]:
         agent = self.agent
@@ -328,14 +327,14 @@ class Stream:
 
 
 class DataSet:
-    """Rows that are there already: one stream of episodes, read-only, and never saved into a run folder.
+    """Existing rows: one stream of episodes, read-only, and never saved into a run folder.
 
     Time is updates: a tick is one. Pretraining takes no time, as in a ``Stream``.
 
     Args:
         config: Seed, windows and device of the rows, and the length of the phase.
         rows: What is learned from.
-        spec: What the agent is told; by default what the data themselves say.
+        spec: The agent's spec; by default that of the data.
 
     Raises:
         UserError: More rows than memory.
@@ -370,7 +369,7 @@ class DataSet:
         return len(self.replay)
 
     def attach(self, agent: Agent) -> None:
-        """Take the agent, whose normaliser learns the data's mean and deviation unless it comes from another run."""
+        """Take the agent, whose normaliser takes the data's mean and deviation unless it comes from another run."""
         rows, length = len(self._columns["reward"]), self.config.replay.length
         if rows < length:
             raise UserError(f"replay.length={length}", f"{rows} rows of data", "a window that fits into them")
@@ -412,7 +411,7 @@ class DataSet:
         return []
 
     def sample(self, batch: int, length: int, needs: Needs) -> tuple[Batch, Extra]:
-        """As ``Stream.sample``; what a head wants of the newest rows is drawn from all of them, for none is new."""
+        """As ``Stream.sample``; no rows are new, so a head's newest rows are drawn from all of them."""
         agent, needs = self.agent, needs._replace(recent_actions=len(self))
         slice_ = self.replay.sample(batch, length, agent.device)
         return slice_, self.replay.sample_extra(needs, length, agent.model.lost_rows, agent.device)
@@ -438,7 +437,7 @@ class Mixed(Stream):
     """Data first, for ``config.updates``, and then a stream that the agent acts in; its batches have windows of both.
 
     Args:
-        config: As for a ``Stream``, which gives the episodes and the newest rows. ``data.share`` of the windows and
+        config: As for a ``Stream``, which supplies the episodes and the newest rows. ``data.share`` of the windows and
             transitions comes from the data.
         rows: The data, by default those that the settings name.
     """
@@ -497,7 +496,7 @@ class Mixed(Stream):
         super().send() if self.has_acted else self.data.send()
 
     def _choose_action(self) -> np.ndarray:
-        """By the agent from the first frame on, if it has learned."""
+        """The agent acts from the first frame on, if it has learned."""
         return self._act() if self.data.now else super()._choose_action()
 
     def due(self) -> bool:
@@ -535,7 +534,7 @@ class Mixed(Stream):
 
 
 def make_experience(config: Config) -> Experience:
-    """What the settings say: acting, data, or data and then acting."""
+    """The experience of these settings: acting, data, or data and then acting."""
     if not config.data.name:
         return Stream(config)
     if config.frames:
@@ -546,7 +545,7 @@ def make_experience(config: Config) -> Experience:
 
 
 def _described(config: Config) -> EnvSpec:
-    """What the environment of a run tells that only evaluates in it; refuses a video that could not be drawn."""
+    """The spec of an environment that is only for evaluation; refuses a video that cannot be rendered."""
     with contextlib.closing(make_env(config.env, config.task, training=False)) as env:
         if config.eval.video and config.eval.every:
             env.reset(seed=0)
@@ -555,13 +554,13 @@ def _described(config: Config) -> EnvSpec:
 
 
 def _drawn(name: str, replay: Replay, back: int) -> dict[str, Windows]:
-    """Windows of a replay, if there are any and they are not forgotten."""
+    """Windows of a replay, if there are any and they are not overwritten."""
     found = replay.recent[-back] if 0 < back <= len(replay.recent) else None
     return {} if found is None or not len(found.starts) else {name: found}
 
 
 def _in_turns(*parts: Batch) -> Batch:
-    """The windows of all parts, evenly spread: a model may learn from the first windows of a batch only."""
+    """The windows of all parts, evenly spread: a model may learn only from the first windows of a batch."""
     if len(parts) == 1:
         return parts[0]
     places = np.concatenate([(np.arange(n) + 0.5) / n for n in (len(part.reward) for part in parts) if n])
@@ -571,20 +570,20 @@ def _in_turns(*parts: Batch) -> Batch:
 
 
 def _check_room(config: Config, spec: EnvSpec, rows: int, place: torch.device) -> None:
-    """Refuse data that do not fit into the memory of the device where they are to lie."""
+    """Refuse data that do not fit into the memory of their device."""
     needed, free = nbytes(spec, rows), available_bytes(place)
     if free is None or needed <= free:
         return
-    found = f"{rows:,} rows, which need {needed / GIB:.2f} GiB in addition to what is read"
+    found = f"{rows:,} rows, which need {needed / GIB:.2f} GiB in addition to the file's contents"
     expected = f"at most the {free / GIB:.2f} GiB that are available on {place}"
     fewer = f"data.top={0.9 * config.data.top * free / needed:.2g} keeps only its best episodes"
-    fix = "say replay.device=cpu" if place.type == "cuda" else f"write a smaller data set; {fewer}"
+    fix = "set replay.device=cpu" if place.type == "cuda" else f"write a smaller data set; {fewer}"
     raise UserError(f"data={config.data.name}", found, expected, fix)
 
 
 def _check_rows(place: str, rows: int, setting: str, agent: Agent) -> None:
-    """Refuse fewer rows than the head draws transitions in addition to its slice: it would wait for ever."""
+    """Refuse fewer rows than the head draws transitions in addition to its slice: it would wait forever."""
     drawn = agent.head.needs.td_batch
     if 0 < rows <= drawn:  # a replay itself refuses to have none
-        expected = f"more than {drawn}: the head draws so many transitions in addition to its slice"
+        expected = f"more than {drawn}: the head draws that many transitions in addition to its slice"
         raise UserError(place, f"{rows} rows{setting}", expected)

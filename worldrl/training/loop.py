@@ -1,7 +1,7 @@
-"""The training loop: take rows, learn, evaluate, log, save; and continue exactly where a run stopped.
+"""The training loop: collect rows, learn, evaluate, log, save; and resume exactly where a run stopped.
 
-Everything that the coming ticks depend on is in ``Trainer.state_dict``, so a run of 2N frames and a run of N frames,
-killed and resumed for N more, are the same run.
+Everything that the next ticks depend on is in ``Trainer.state_dict``, so a run of 2N frames is the same as a run of N
+frames that is killed and resumed for N more.
 """
 
 from __future__ import annotations
@@ -54,19 +54,19 @@ from worldrl.types import Needs, Part
 MakeExperience = Callable[[Config], Experience]
 
 PRETRAIN_LOG = 1_000  # updates
-SHORT = 4  # rows of a window, in which there is next to nothing to remember
+SHORT = 4  # rows of a window, in which there is hardly anything to remember
 
 
 def train(config: Config, run_dir: Path, make: MakeExperience = make_experience) -> None:
-    """Train one agent in a new run folder, on the experience that ``make`` makes."""
+    """Train one agent in a new run folder, on the experience that ``make`` creates."""
     with sole_use(run_dir):
-        trainer = Trainer(config, run_dir, None, make)  # refuses what only the finished agent can judge
+        trainer = Trainer(config, run_dir, None, make)  # refuses settings that do not suit the finished agent
         save_config(trainer.config, run_dir)
         _run(trainer)
 
 
 def resume(run_dir: Path, overrides: dict[str, Any] | None = None, make: MakeExperience = make_experience) -> None:
-    """Continue a run from its last complete checkpoint; ``overrides`` are dotted keys that may change."""
+    """Resume a run from its last complete checkpoint; ``overrides`` are dotted keys that may change."""
     config = resumed(run_dir, overrides or {})
     with sole_use(run_dir):
         checkpoints = Checkpoints(run_dir)
@@ -103,7 +103,7 @@ class Trainer:
         products.use(None)
         torch.manual_seed(config.seed)
         self.experience = make(config)
-        self.config = config = self.experience.config  # which knows the data's checksum
+        self.config = config = self.experience.config  # with the data's checksum
         self.eval_envs: VectorEnv | None = None
         check_size(config, self.experience.spec, choose_device(config.device))
         self.agent = Agent(config, self.experience.spec)
@@ -117,8 +117,8 @@ class Trainer:
         self.meter, self.timer = Meter(self.agent.device), Timer()
         self.checkpoints = Checkpoints(run_dir)
         self.stop_signal, self.fresh = 0, saved is None
-        self.advised: set[Part] = set()  # parts that have spoken of their metrics
-        self.patient = False  # whether the evaluation that is due has failed before
+        self.advised: set[Part] = set()  # parts whose advice has been printed
+        self.patient = False  # whether the due evaluation has failed before
         self.source: Path | None = None  # the checkpoint that the belief model was taken from
         position = None
         if saved is None:
@@ -131,7 +131,7 @@ class Trainer:
         self._window = (time.perf_counter(), self.experience.counters()[0], self.agent.updates)
 
     def _new_clocks(self) -> dict[str, Every]:
-        """Of a phase, which begins at time zero."""
+        """The clocks of a phase, which begins at time zero."""
         return {"eval": Every(self.config.eval.every), "log": Every(self.config.log.every)}
 
     def _new_progress(self) -> Progress:
@@ -146,23 +146,23 @@ class Trainer:
     # --- the loop -----------------------------------------------------------------------------------------------------
 
     def run(self) -> None:
-        """Train until the experience's end; a checkpoint there, and on SIGTERM, SIGHUP or Ctrl-C."""
+        """Train to the end of the experience; save a checkpoint there, and on SIGTERM, SIGHUP or Ctrl-C."""
         self._greet()
         with heeding_signals(self._on_signal):
             try:
                 self._train()
             except WorkerError as error:
-                if self.fresh:  # in its first evaluation, with nothing to continue from
+                if self.fresh:  # in its first evaluation, with nothing to resume from
                     raise WorkerError(f"{error}; start the run again", error.index) from error
                 self.save()
                 raise WorkerError(f"{error}; continue with: {self.resume_command()}", error.index) from error
             except Interrupted:
                 again = f"delete {self.run_dir} and start the run again"
-                self.progress.say(f"stopped in its first evaluation, with nothing to continue from; {again}")
+                self.progress.say(f"stopped in its first evaluation, with nothing to resume from; {again}")
                 raise Stopped(128 + self.stop_signal) from None
             self.save(done=not self.stop_signal)
         if self.meter.mean():
-            self.log(last=True)  # after the checkpoint: a run that continues from there rolls this short window back
+            self.log(last=True)  # after the checkpoint: a run that resumes there discards this short window
         now, unit = self.experience.now, self.experience.unit
         if self.stop_signal:
             self.progress.say(f"stopped at {now} {unit}; continue with: {self.resume_command()}")
@@ -188,13 +188,13 @@ class Trainer:
             self._begin_phase()
 
     def _begin_phase(self) -> None:
-        """Time begins anew; what was measured in the phase before is written with it."""
+        """Reset the clocks; the metrics of the previous phase are logged under its name."""
         self.progress.close()
         self.clocks, self.progress = self._new_clocks(), self._new_progress()
         self.progress.say(f"learned from data; now acting for {self.experience.length:,} {self.experience.unit}")
 
     def begin(self) -> None:
-        """A first evaluation and a first checkpoint, so that from here on a killed run can always continue."""
+        """Make a first evaluation and a first checkpoint, so a run that is killed later can always be resumed."""
         if self.config.eval.every:
             with self.timer["eval"]:
                 self.evaluate()
@@ -202,7 +202,7 @@ class Trainer:
         self.fresh = False
 
     def tick(self) -> None:
-        """New rows, and the updates that fall due, which run while workers step. A signal is heeded between updates."""
+        """Collect rows and make the due updates, while workers step. Signals are handled between updates."""
         self.evaluate_if_due()
         self.pretrain()
         if self.stop_signal:
@@ -212,7 +212,7 @@ class Trainer:
         while not self.stop_signal and self.experience.due():
             self.learn()
         if self.stop_signal:
-            return  # what is under way is part of the experience's state
+            return  # the tick in progress is part of the experience's state
         with self.timer["env"]:
             ended = self.experience.receive()
         for episode in ended:
@@ -226,7 +226,7 @@ class Trainer:
             self.save()
 
     def pretrain(self) -> None:
-        """The model-only updates, all at one time of the run; they may take hours, so they are logged and saved too."""
+        """The model-only updates, all at one time of the run; they can take hours, so they are logged and saved too."""
         total = self.config.schedule.pretrain
         while self.pretrained < total and self.experience.ready() and not self.stop_signal:
             self.learn()
@@ -254,8 +254,7 @@ class Trainer:
     def evaluate_if_due(self) -> None:
         """Between ticks, so that a run that ends here and one that continues evaluate the same agent.
 
-        An evaluation that fails ends the run the first time; if it fails again in the run that continues, it is left
-        out.
+        An evaluation that fails ends the run the first time; if it fails again in the resumed run, it is skipped.
         """
         before = self.clocks["eval"].state_dict()
         if not self.clocks["eval"](self.experience.now):
@@ -264,7 +263,7 @@ class Trainer:
             with self.timer["eval"]:
                 self.evaluate()
         except Interrupted:
-            self.clocks["eval"].load_state_dict(before)  # still due when the run continues
+            self.clocks["eval"].load_state_dict(before)  # still due when the run is resumed
         except WorkerError as error:
             if not self.patient:
                 self.patient = True
@@ -273,14 +272,14 @@ class Trainer:
             self._leave_evaluation_out(error)
 
     def _leave_evaluation_out(self, error: WorkerError) -> None:
-        self.progress.say(f"{error}; it failed there before: this evaluation is left out")
+        self.progress.say(f"{error}; it failed there before, so this evaluation is skipped")
         assert self.eval_envs is not None
         self.eval_envs.close()
         self.eval_envs, self.patient = None, False
         self.evaluations += 1
 
     def evaluate(self) -> None:
-        """Play evaluation episodes with the mode action; training's randomness is left as it was."""
+        """Play evaluation episodes with the mode action; the random state of training is restored."""
         c = self.config
         if self.eval_envs is None:
             n = min(c.env.num_envs, c.eval.episodes)
@@ -330,7 +329,7 @@ class Trainer:
         self.meter.reset()
 
     def _advise(self, means: dict[str, float]) -> None:
-        """What a part has to say of its metrics, once each."""
+        """Print each part's advice on its metrics, once."""
         for part in (self.agent.model, self.agent.head):
             if part not in self.advised and (line := part.advice(means)):
                 self.advised.add(part)
@@ -355,19 +354,19 @@ class Trainer:
             say(f"belief model: {self.source}{'' if c.schedule.model_every else ', frozen'}")
         say(f"run folder: {self.run_dir}")
         if not self.fresh:
-            say(f"continuing at {self.experience.now:,} {self.experience.unit}, from the last checkpoint")
+            say(f"resuming at {self.experience.now:,} {self.experience.unit}, from the last checkpoint")
         for note in (*self.experience.notes(), *self._notes()):
             say(note)
 
     def _notes(self) -> Iterator[str]:
-        """What the settings will lead to, where that may not be meant."""
+        """Consequences of the settings that may not be intended."""
         c, agent, length, unit = self.config, self.agent, self.experience.length, self.experience.unit
         if c.eval.every > length:
             yield f"evaluated only before training: eval.every={c.eval.every} is above {unit}={length}"
         if agent.initial(1) and "model" in agent.optimizers and c.replay.length < SHORT:
             yield (
                 f"the belief cannot learn to remember: found windows of replay.length={c.replay.length} rows, "
-                "expected 16 to 50 (and as many in replay.batch)"
+                "expected 16 to 50 (and a replay.batch of the same size)"
             )
         notes = (self.experience.spec.protocol, agent.precision.note, agent.model.note, agent.head.note)
         yield from filter(None, notes)
@@ -379,7 +378,7 @@ class Trainer:
     # --- saving and continuing ----------------------------------------------------------------------------------------
 
     def save(self, done: bool = False) -> None:
-        """Write a complete checkpoint; ``done``: of a run that came to its end, last evaluation included."""
+        """Write a complete checkpoint; ``done``: the run has ended, including its last evaluation."""
         with self.timer["save"]:
             self._check_finite()
             replay = self.experience.saved_replay if self.config.checkpoint.replay else None
@@ -391,7 +390,7 @@ class Trainer:
         return {"agent": self.agent.state_dict(), "spec": spec, "config": config}
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything the coming ticks depend on, except the replay's rows."""
+        """Everything that the next ticks depend on, except the replay's rows."""
         return {
             **self._agent_state(),
             "now": self.experience.now,
@@ -409,7 +408,7 @@ class Trainer:
         }
 
     def _restore(self, saved: dict[str, Any]) -> dict[str, int]:
-        """Take the saved state; returns the position in the metrics file that belongs to it."""
+        """Load the saved state; returns its position in the metrics file."""
         check_spec(f"resume={self.run_dir}", encode_spec(self.experience.spec), saved["spec"])
         products.use(saved["fingerprint"].get(PRODUCTS, "torch"))
         for line in compare_fingerprint(saved["fingerprint"], self._fingerprint()):
@@ -429,9 +428,9 @@ class Trainer:
         return {"bytes": int(saved["metrics"]["bytes"]), "crc32": int(saved["metrics"]["crc32"])}
 
     def _check_length(self, now: int, length: int) -> None:
-        """Refuse an end that lies behind the run; one that ended above what it was asked for may be resumed."""
+        """Refuse an end that the run has passed; a run that ended above its own end may still be resumed."""
         if self.experience.length < min(now, length):
-            expected = f"{now} or more, which the run in {self.run_dir} has already"
+            expected = f"{now} or more, which the run in {self.run_dir} has already reached"
             raise wrong(self.experience.unit, self.experience.length, expected)
 
     def _fingerprint(self) -> dict[str, str]:
@@ -448,7 +447,7 @@ class Trainer:
         lost = [key for key, n in (("td", needs.td_batch), ("recent", needs.recent_batch)) if n]
         windows = {place: _jsonable(each._asdict()) for place, each in drawn.items()}
         report = {"loss": name, "update": update, "windows": windows, "draws_not_kept": lost}
-        beside = f"; what was drawn beside it, {', '.join(lost)}, is not kept" if lost else ""
+        beside = f"; the other samples, {', '.join(lost)}, are not kept" if lost else ""
         path.write_text(json.dumps(report) + "\n")
         last = self.checkpoints.latest()
         told = f"training stopped; the rows of its batch are named in {path} (Replay.window rebuilds them{beside})"
@@ -457,7 +456,7 @@ class Trainer:
 
     def _on_signal(self, number: int) -> None:
         self.stop_signal = number
-        with suppress(OSError):  # written past Python's buffers, which the signal may have interrupted
+        with suppress(OSError):  # unbuffered, because the signal may have interrupted Python's buffers
             os.write(2, b"\nstopping after the step in progress; Ctrl-C again stops at once, unsaved\n")
 
     def resume_command(self) -> str:
@@ -474,7 +473,7 @@ class Trainer:
 
 @contextmanager
 def _pointing_to_checks(config: Config) -> Iterator[None]:
-    """Name, under the traceback of a failing update, the checks of the user's own parts."""
+    """Add the checks for the user's own parts to the traceback of a failing update."""
     try:
         yield
     except Exception as error:
@@ -486,7 +485,7 @@ def _pointing_to_checks(config: Config) -> Iterator[None]:
 
 
 def _check_fits(config: Config, agent: Agent) -> None:
-    """Refuse settings that only the finished agent can judge."""
+    """Refuse settings that do not suit the finished agent."""
     check_length(config, agent.model, agent.head)
     if config.schedule.pretrain and "model" not in agent.optimizers:
         raise wrong("schedule.pretrain", config.schedule.pretrain, "0: this belief has nothing to learn")

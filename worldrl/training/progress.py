@@ -1,4 +1,4 @@
-"""What a run says while it learns: means of its metrics, and the progress line."""
+"""What a run prints while it learns: means of its metrics, and the progress line."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from rich.progress import Progress as Bar
 from torch import Tensor
 
 REFRESH = 0.2  # s between two drawings of the bar
-INTERVAL = 30.0  # s between two lines where there is no terminal
-TOLD = 0.005  # shares of time from here on are told
+INTERVAL = 30.0  # s between two lines without a terminal
+TOLD = 0.005  # shares of time below this are not printed
 
 
 class Meter:
@@ -48,7 +48,7 @@ class Meter:
             self._sums[keys], self._counts[keys] = values, 1
 
     def mean(self) -> dict[str, float]:
-        """The means so far, by one transfer from the device."""
+        """The means so far, in one transfer from the device."""
         if not self._sums:
             return {}
         totals: dict[str, float] = {}
@@ -92,10 +92,10 @@ class Progress:
         total: Frames of the whole run.
         start: Frames done before, on resume.
         enabled: Whether to show progress; ``say`` prints in any case.
-        file: Where to; by default standard output.
-        terminal: Whether that is a terminal; by default found out.
-        clock: Seconds.
-        unit: What is counted.
+        file: Where to print; by default standard output.
+        terminal: Whether that is a terminal; by default detected.
+        clock: Returns seconds.
+        unit: The name of what is counted.
     """
 
     def __init__(
@@ -132,7 +132,7 @@ class Progress:
         eval_return: float | None = None,
         shares: Mapping[str, float] | None = None,
     ) -> None:
-        """Tell how far the run is; cheap enough for every tick. Returns are remembered until the next ones."""
+        """Show the progress of the run; cheap enough for every tick. Returns are shown until there are new ones."""
         if not self._moving:
             self._moving, self._start, self._began = True, frames, self._clock()
         for name, value in (("return", episode_return), ("eval", eval_return)):
@@ -142,10 +142,10 @@ class Progress:
             self._show(self._text(frames, shares or {}), frames)
 
     def pretrain(self, updates: int, total: int) -> None:
-        """Tell how many of the model-only updates are done. Their time does not count in frames/s."""
+        """Show how many of the model-only updates are done. Their time does not count in frames/s."""
         now = self._clock()
         if self._pretraining is None:
-            self._shown = -math.inf  # said at once, for the first update may be long in coming
+            self._shown = -math.inf  # show it at once, because the first update may take long
         first, began, before = self._pretraining or (updates, now, now)
         self._pretraining = (first, began, now)
         self._began += now - before
@@ -160,7 +160,7 @@ class Progress:
             self._print(line)
 
     def close(self) -> None:
-        """Leave the bar as it is and give the terminal back."""
+        """Leave the bar as it is and release the terminal."""
         bar, self._bar = self._bar, None
         if bar is not None:
             with self._guarded():
@@ -201,5 +201,5 @@ class Progress:
 
 
 def _left(rest: float, speed: float) -> str:
-    """h:mm:ss that ``rest`` takes."""
+    """The time that ``rest`` takes, as h:mm:ss."""
     return "-:--:--" if speed <= 0 else str(timedelta(seconds=round(max(0.0, rest) / speed)))

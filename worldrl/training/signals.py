@@ -19,7 +19,7 @@ class Stopped(SystemExit):
 def heeding_signals(handle: Callable[[int], None]) -> Iterator[None]:
     """Call ``handle`` with the number of a signal that asks to stop; after the first one Ctrl-C ends the process.
 
-    Python gives signals to the main thread only: a run in another thread is not stopped by them.
+    Python delivers signals only to the main thread, so they do not stop a run in another thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -39,5 +39,5 @@ def heeding_signals(handle: Callable[[int], None]) -> Iterator[None]:
 
 
 def _is_ignored(number: int) -> bool:
-    """``nohup`` has the process ignore SIGHUP, and means it."""
+    """Whether SIGHUP is ignored already, as under ``nohup``; then it stays ignored."""
     return number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) == signal.SIG_IGN

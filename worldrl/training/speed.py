@@ -1,8 +1,8 @@
 """Eager, compiled and captured updates: flags around the one function ``Agent.update``.
 
 Eager is the tested reference. ``compile`` compiles, on a CPU, the whole update of a head (forward, backward, Adam) and,
-on a GPU, the methods that a head or belief lists in ``compiled``. ``capture`` records the whole update of an agent, and
-how it acts, as CUDA graphs and replays them.
+on a GPU, the methods that a head or belief lists in ``compiled``. ``capture`` records the whole update of an agent and
+its acting as CUDA graphs and replays them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ T = TypeVar("T")
 
 
 class Update(Protocol):
-    """``Agent.update``, however it runs."""
+    """``Agent.update`` in any of its forms."""
 
     def __call__(self, phase: str, batch: Batch, extra: Extra | None = None) -> Metrics: ...
 
@@ -39,7 +39,7 @@ def make_update(agent: Agent, speed: str) -> Update:
     """The update function of a run; it also counts ``agent.updates``.
 
     Args:
-        agent: what is trained; ``compile`` replaces some methods of its parts, ``capture`` its ``choose``.
+        agent: the agent; ``compile`` replaces some methods of its parts, ``capture`` its ``choose``.
         speed: ``eager``, ``compile`` or ``capture``.
 
     Raises:
@@ -90,10 +90,9 @@ def keep_freed_memory() -> None:
 def compile_parts(agent: Agent) -> None:
     """Replace what is worth compiling by its compiled form.
 
-    On a CPU the many small operators of a head dominate, and one graph of its whole update fuses them; this asks for a
-    torch that can trace ``autograd.grad``. Elsewhere it is the single methods. Random numbers stay those of the eager
-    operators, so that a compiled run draws what an eager run draws, and the checkpoint of the generator means the same
-    in both.
+    On a CPU the many small operators of a head dominate, and one graph of its whole update fuses them; this requires a
+    torch that can trace ``autograd.grad``. Elsewhere single methods are compiled. Random numbers come from the eager
+    operators, so a compiled run draws the same numbers as an eager run and its checkpoints are compatible.
     """
     load_compiler("speed=compile")
     # By default ReLU masks are kept as bools in addition to the activations that already hold them.
@@ -113,7 +112,7 @@ def compile_parts(agent: Agent) -> None:
 
 class _Graph(NamedTuple):
     graph: torch.cuda.CUDAGraph
-    inputs: list[Tensor]  # what the arguments are copied into
+    inputs: list[Tensor]  # arguments are copied into these
     outputs: list[Tensor]  # overwritten by each replay
     structure: Any  # of the outputs
 
@@ -121,15 +120,15 @@ class _Graph(NamedTuple):
 class Graphs:
     """Functions of an agent as CUDA graphs, one for each key and the shapes of its arguments.
 
-    A graph holds addresses, so whatever it reads or writes must stay where it is: parameters, targets and Adam's state
-    are loaded and restored in place, arguments are copied into static tensors, results are copied out. Noise comes from
-    the device's default generator, whose offset a replay reads and advances as the eager function would.
+    A graph holds addresses, so everything that it reads or writes must stay in place: parameters, targets and Adam's
+    state are loaded and restored in place, arguments are copied into static tensors, results are copied out. The noise
+    is from the device's default generator, whose offset a replay reads and advances as the eager function would.
     """
 
     def __init__(self, agent: Agent) -> None:
         self.agent = agent
         self.graphs: dict[tuple[Any, ...], _Graph] = {}
-        self.pool = torch.cuda.graph_pool_handle()  # shared: no graph reads what another left there
+        self.pool = torch.cuda.graph_pool_handle()  # shared: no graph reads another's leftovers
 
     def __call__(self, key: Any, function: Callable[..., T], *arguments: Any) -> T:
         """``function(*arguments)``, where arguments and result are dicts and tuples of tensors on the device."""
@@ -145,7 +144,7 @@ class Graphs:
         return tree_unflatten(results, graph.structure)
 
     def _capture(self, function: Callable[..., Any], tensors: list[Tensor], structure: Any) -> _Graph:
-        """Warm up on a snapshot that is put back, then record."""
+        """Warm up, restore the state from before, then record."""
         inputs = [x.clone(memory_format=torch.contiguous_format) for x in tensors]
         arguments = tree_unflatten(inputs, structure)
         self._warm_up(function, arguments)
@@ -155,7 +154,7 @@ class Graphs:
         return _Graph(graph, inputs, outputs, structure)
 
     def _warm_up(self, function: Callable[..., Any], arguments: Any) -> None:
-        """Run eagerly until libraries have chosen their kernels and every lazily made tensor exists; undo it all."""
+        """Run eagerly until libraries have chosen their kernels and all lazy tensors exist, then undo everything."""
         snapshot = _Snapshot(self.agent)
         stream = torch.cuda.Stream(self.agent.device)
         stream.wait_stream(torch.cuda.current_stream())
@@ -178,7 +177,7 @@ def captured_update(agent: Agent, graphs: Graphs) -> Update:
 def capture_acting(agent: Agent, graphs: Graphs) -> None:
     """Replace what ``Agent.act`` does on the device by graphs, one per number of rows and paths and way of acting.
 
-    Episodes whose rows draw from generators of their own play on eagerly: that noise is made on the host.
+    Episodes whose rows have their own generators are played eagerly, because that noise is made on the host.
     """
     eager = agent.choose
 

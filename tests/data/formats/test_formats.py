@@ -70,7 +70,7 @@ def test_steps_that_lead_nowhere_are_told(tmp_path: Path) -> None:
     found = d4rl.read(npz(tmp_path / "a.npz", arrays()))
     assert any(note.startswith("3 steps are left out") for note in found.notes)
     silent = {**arrays(True), "timeouts": np.zeros(15, bool)}
-    assert any(note.startswith("2 episodes end where") for note in d4rl.read(npz(tmp_path / "b.npz", silent)).notes)
+    assert any(note.startswith("2 episodes end by") for note in d4rl.read(npz(tmp_path / "b.npz", silent)).notes)
 
 
 def test_whole_numbers_are_choices(tmp_path: Path) -> None:

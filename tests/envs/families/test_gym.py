@@ -425,7 +425,7 @@ os._exit(0)
 
 
 def in_a_fresh_process(code: str, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run code where no back-end is chosen yet and there is no display."""
+    """Run code where no backend is chosen yet and there is no display."""
     unset = ("MUJOCO_GL", "PYOPENGL_PLATFORM", "DISPLAY", "WAYLAND_DISPLAY", rendering.DRAWN)
     environment = {k: v for k, v in os.environ.items() if k not in unset} | variables
     environment["PYTHONPATH"] = os.pathsep.join([*sys.path[1:], str(Path(__file__).parents[1])])
@@ -433,7 +433,7 @@ def in_a_fresh_process(code: str, *arguments: str, **variables: str) -> subproce
     return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems need no back-end")
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="other systems need no backend")
 @pytest.mark.parametrize(
     "task",
     [f"toy_mujoco:{name}" for name in ("WhenAsked", "AtOnce", "AtReset", "SeesItself", "Suite")]
@@ -449,7 +449,7 @@ def test_a_class_whose_failure_has_nothing_to_do_with_drawing_keeps_its_error(mo
     monkeypatch.setattr(rendering, "_choice", None)
 
     def refuse(requested: str) -> None:
-        raise UserError("no OpenGL back-end")
+        raise UserError("no OpenGL backend")
 
     monkeypatch.setattr(rendering, "choose_backend", refuse)
     monkeypatch.setattr(rendering, "mujoco_is_loaded", lambda: True)
@@ -457,4 +457,4 @@ def test_a_class_whose_failure_has_nothing_to_do_with_drawing_keeps_its_error(mo
     with pytest.raises(UserError) as caught:
         GymEnv("toy_envs:NeedsSize", "state")
     assert "missing 1 required" in caught.value.found
-    assert "no OpenGL back-end" in caught.value.found
+    assert "no OpenGL backend" in caught.value.found

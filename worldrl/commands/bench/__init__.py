@@ -1,1 +1,1 @@
-"""How fast is it here: ``worldrl bench``."""
+"""How fast is this machine: ``worldrl bench``."""

@@ -1,8 +1,8 @@
 """``worldrl bench``: measure, print, and save after every measurement.
 
-Measures one update of each agent, the replay, the environments and a short training, next to what the machine's matrix
-products reach in the same process. Every fast path must give the losses of the eager float32 update on the same batch,
-weights and seed; if one does not, the exit code is 1. With --json a second call continues where the first one ended.
+Measures one update of each agent, the replay, the environments and a short training run, and compares them with large
+matrix products in the same process. Every fast path must reproduce the losses of the eager float32 update on the same
+batch, weights and seed; if one does not, the exit code is 1. With --json a second call continues where the first ended.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ GPU = ("tests", "end_to_end", "paper", "acting", "precision", "updates")
 ON_STATES = ("sac", "td3", "ddpg", "mpo", "miracle", "virel", "value_sac", "pmoe_sac", "dqn", "soft_q", "mirl")
 ON_DATA = ("misa", "cql", "iql", "awac", "onestep", "td3_bc", "rebrac", "bc")
 GPU_AGENTS = (*LARGE, *ON_STATES, *ON_DATA)  # each head once
-GPU_MINUTES = 33.0  # and what has begun then ends before 40: the longest measurements take 5
+GPU_MINUTES = 33.0  # a measurement that begins before then ends before 40: the longest take 5
 GPU_FILE = Path("bench-gpu.json")
 
 Results = dict[str, Any]
@@ -66,21 +66,21 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--only", nargs="+", choices=STEPS, help=f"what to measure (default: {' '.join(USUAL)})")
     add("--growth", dest="only", action="store_const", const=GROWTH, help=f"--only {' '.join(GROWTH)}")
     gpu = f"--only {' '.join(GPU)}, each head once, with --minutes {GPU_MINUTES:.0f} and --json {GPU_FILE}"
-    add("--sb3", action="store_true", help="in addition, Stable-Baselines3: --only sb3")
-    add("--gpu", action="store_true", help=f"all of a new GPU in less than 40 minutes: {gpu}")
+    add("--sb3", action="store_true", help="compare with Stable-Baselines3: --only sb3")
+    add("--gpu", action="store_true", help=f"everything about a new GPU in less than 40 minutes: {gpu}")
     add("--agents", nargs="+", choices=AGENTS, help="agents to update (default: all)")
-    add("--batch", nargs="+", type=parse_shape, help="BxT of pixel agents but SLAC (default: 16x32, on CUDA 50x50)")
-    add("--threads", nargs="+", type=whole(), help="of torch on a CPU (default: 1, and as many as torch takes)")
+    add("--batch", nargs="+", type=parse_shape, help="BxT of pixel agents except SLAC (default: 16x32, on CUDA 50x50)")
+    add("--threads", nargs="+", type=whole(), help="torch threads on a CPU (default: 1, and torch's own number)")
     add("--repeats", type=whole(), default=10, help="timed updates, after a warm-up (default: 10)")
-    add("--task", default="walker_walk", help="of environments and trainings (default: walker_walk)")
+    add("--task", default="walker_walk", help="task of environments and training runs (default: walker_walk)")
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    add("--minutes", type=positive, help="begin no measurement after so many (default: no end)")
-    add("--json", type=Path, metavar="PATH", help="save the figures here; those that are there already are kept")
+    add("--minutes", type=positive, help="begin no measurement after this many (default: no limit)")
+    add("--json", type=Path, metavar="PATH", help="save the figures here; existing ones are kept")
     return parser.parse_args(argv)
 
 
 def plan(args: argparse.Namespace) -> Bench:
-    """What is asked for, with the defaults of the device; completes ``args``."""
+    """The settings of the benchmark, with the defaults of the device; completes ``args``."""
     device, usual = choose_device(args.device), torch.get_num_threads()
     on_gpu = device.type == "cuda"
     if args.gpu:
@@ -92,13 +92,13 @@ def plan(args: argparse.Namespace) -> Bench:
 
 
 def saved(path: Path, found: Results) -> Results:
-    """The figures of an earlier call on the same machine, or the beginning of new ones."""
+    """The figures of an earlier call on the same machine, or an empty set of them."""
     check_writable(path)
     if not path.exists():
         return {"machine": found}
     results = read_json(path)
     if not isinstance(results, dict) or not all(isinstance(step, dict) for step in results.values()):
-        raise damaged(path, "JSON of something else", "figures of worldrl bench", "choose another file with --json")
+        raise damaged(path, "other JSON", "figures of worldrl bench", "choose another file with --json")
     if results.get("machine") != found:
         there, here = (", ".join((x or {"": "nothing"}).values()) for x in (results.get("machine"), found))
         raise UserError(str(path), f"figures of {there}", f"those of {here}", "choose another file with --json")
@@ -106,22 +106,22 @@ def saved(path: Path, found: Results) -> Results:
 
 
 def take(job: Job) -> list[Row]:
-    """Its rows; or one that says why there are none, for the others can still be taken."""
+    """The rows of a measurement, or one that says why there are none: the others can still be made."""
     try:
         return job.measure()
-    except UserError as error:  # such as no OpenGL
+    except UserError as error:  # such as missing OpenGL
         return [{"not measured": str(error)}]
-    except (RuntimeError, subprocess.SubprocessError) as error:  # such as memory, a kernel, a compiler
+    except (RuntimeError, subprocess.SubprocessError) as error:  # of memory, a kernel or a compiler
         return [{"error": f"{type(error).__name__}: {error}"}]
 
 
 def is_measured(rows: list[Row]) -> bool:
-    """Whether there is nothing left to measure."""
+    """Whether a measurement is complete."""
     return bool(rows) and not any("error" in row or "not measured" in row for row in rows)
 
 
 def show(step: str, jobs: dict[str, list[Row]]) -> None:
-    """One table of what was measured, and a line for what was not."""
+    """Print one table of what was measured, and a line for what was not."""
     good = [{key: _text(x) for key, x in row.items()} for rows in jobs.values() if is_measured(rows) for row in rows]
     if good:
         print(f"\n{step.replace('_', ' ')}\n\n{to_markdown(good)}\n")
@@ -137,13 +137,13 @@ def _text(value: Any) -> str:
 
 
 def is_bad(row: Row) -> bool:
-    """Whether something failed, or a fast path gave other losses than the reference."""
+    """Whether something failed, or the losses of a fast path differ from the reference."""
     return "error" in row or not row.get("agrees", True) or not row.get("passed", True)
 
 
 @command
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code, which is 1 where a fast path differs or something failed."""
+    """Run the command; returns the exit code, which is 1 if a fast path differs or something failed."""
     args = parse_args(argv)
     bench = plan(args)
     found = machine(bench.device)
@@ -160,7 +160,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _measure(bench: Bench, args: argparse.Namespace, results: Results) -> int:
-    """What ``results`` lacks, one after the other; returns how many there was no time to begin."""
+    """Make the measurements that ``results`` lacks; returns how many there was no time for."""
     end, left = time.monotonic() + 60 * (args.minutes or float("inf")), 0
     for step in args.only:
         jobs = results.setdefault(step, {})
@@ -178,7 +178,7 @@ def _measure(bench: Bench, args: argparse.Namespace, results: Results) -> int:
 
 
 def _save(path: Path | None, results: Results) -> None:
-    """A killed process leaves the old file or the new one."""
+    """Write the file atomically: a killed process leaves the old one or the new one."""
     if path is not None:
         fresh = path.with_name(f".{path.name}.part")
         fresh.write_text(to_json(results), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Agents at their presets' sizes, and one update of theirs: what it costs, and whether its forms agree."""
+"""Agents at their presets' sizes, and one update of each: its cost, and whether its forms agree."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ Losses = dict[str, float]
 
 
 class Case(NamedTuple):
-    """An agent at its preset's sizes, and its batch where its preset has one.
+    """An agent at its preset's sizes, and its batch if its preset has one.
 
     ``cycle``: updates until the head's phases repeat; figures are means over them.
     """
@@ -45,10 +45,10 @@ class Case(NamedTuple):
 
 @functools.cache
 def make_case(name: str, **settings: Any) -> Case:
-    """The agent of a preset, or of ``VARIANTS``; with other settings, by their dotted keys, where some are given."""
+    """The agent of a preset or of ``VARIANTS``, with other settings by their dotted keys."""
     config = compose({**VARIANTS.get(name, {"agent": name}), **settings})
     spec = STATE_SPEC if config.env.obs == "state" else PIXEL_SPEC
-    if config.schedule.epsilon.start:  # it acts by choices
+    if config.schedule.epsilon.start:  # its actions are choices
         spec = spec._replace(actions=choice(spec.action_dim))
     shape, usual = ((replay.batch, replay.length) for replay in (config.replay, ReplayConfig()))
     head = Agent(dataclasses.replace(config, device="cpu"), spec).head
@@ -69,7 +69,7 @@ REFERENCE = Mode("eager", "fp32")
 
 
 def modes(device: torch.device) -> list[Mode]:
-    """What the device has: the reference comes first, and last what is meant to be the fastest."""
+    """The forms on this device: first the reference, last the one that should be the fastest."""
     if device.type == "cuda":
         return [REFERENCE, Mode("eager", "bf16"), Mode("compile", "bf16"), Mode("capture", "bf16")]
     return [REFERENCE, Mode("compile", "fp32")]
@@ -94,7 +94,7 @@ def make_batch(spec: EnvSpec, batch: int, length: int, device: torch.device) -> 
 
 
 def repeated(agent: Agent, update: Update, batch: Batch, model_only: bool = False) -> Callable[[int], list[Any]]:
-    """A function of n that makes n updates on this batch and gives their metrics."""
+    """A function of n that makes n updates on this batch and returns their metrics."""
     torch.manual_seed(2)
     extra = random_extra(agent.head.needs, agent.spec, batch.reward.shape[1], agent.device, agent.model.lost_rows)
     return lambda n: [update(agent.next_phase(model_only), batch, extra) for _ in range(n)]
@@ -113,7 +113,7 @@ def first_losses(agent: Agent, update: Update, batch: Batch, n: int = CHECKED_UP
 
 
 def largest_difference(losses: list[Losses], reference: list[Losses]) -> float:
-    """Relative, but absolute where the reference is below one; not a number counts as infinite."""
+    """The difference, relative, or absolute if the reference is below one; NaN counts as infinite."""
     found = [
         abs(value - expected[name]) / max(abs(expected[name]), 1.0)
         for record, expected in zip(losses, reference, strict=True)
@@ -123,7 +123,7 @@ def largest_difference(losses: list[Losses], reference: list[Losses]) -> float:
 
 
 def count_flops(case: Case, batch: Batch, device: torch.device, model_only: bool = False) -> int:
-    """Arithmetic of one eager update in matrix products and convolutions, as executed."""
+    """Arithmetic of the matrix products and convolutions of one eager update, as executed."""
     run = cycle(case, REFERENCE, batch, device, model_only)
     with using("torch"), FlopCounterMode(display=False) as counter:  # whose operators are known to the counter
         run()

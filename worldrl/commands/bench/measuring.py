@@ -1,4 +1,4 @@
-"""What every measurement shares: what is asked for, a clock, threads, and the yardstick of a large matrix product."""
+"""What all measurements share: their settings, a clock, threads, and a large matrix product as a yardstick."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ import worldrl
 from worldrl.nn import products
 from worldrl.nn.precision import cpu_info
 
-MATMUL_SIZE = {"cpu": 2048, "cuda": 8192}  # a GPU does 2048^3 in about the time that it takes to ask for it
+MATMUL_SIZE = {"cpu": 2048, "cuda": 8192}  # a GPU computes 2048^3 in about the time of its launch
 WARMUP = 2
 
 Row = dict[str, Any]  # of a table
 
 
 class Job(NamedTuple):
-    """One measurement: it is made once, and its rows are saved under this name."""
+    """One measurement: it is made once, and its rows are saved under its name."""
 
     name: str
     measure: Callable[[], list[Row]]
 
 
 class Bench(NamedTuple):
-    """What is asked for."""
+    """The settings of a benchmark."""
 
     device: torch.device
     agents: Sequence[str]
@@ -44,7 +44,7 @@ Step = Callable[[Bench], Iterator[Job]]
 
 
 def machine(device: torch.device) -> dict[str, str]:
-    """What the figures belong to."""
+    """The machine and versions that the figures belong to."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _cpu_name()
     kernels = torch.backends.cpu.get_cpu_capability()
     return {"device": name, "cpu kernels": kernels, "torch": torch.__version__, "worldrl": worldrl.__version__}
@@ -57,7 +57,7 @@ def _cpu_name() -> str:
 
 @contextmanager
 def threads(n: int) -> Iterator[None]:
-    """Inside, torch has ``n`` threads."""
+    """Inside this block, torch has ``n`` threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     try:
@@ -67,7 +67,7 @@ def threads(n: int) -> Iterator[None]:
 
 
 def milliseconds(run: Callable[[], Any], device: torch.device, repeats: int, warmup: int = WARMUP) -> float:
-    """Median time of one call: as the host sees it, or by events on a GPU, for which the host does not wait."""
+    """Median time of one call: on the host, or by events on a GPU, for which the host does not wait."""
     for _ in range(warmup):
         run()
     once = _once_cuda if device.type == "cuda" else _once_cpu
@@ -75,7 +75,7 @@ def milliseconds(run: Callable[[], Any], device: torch.device, repeats: int, war
 
 
 def in_turns(runs: Mapping[str, Callable[[], Any]], device: torch.device, repeats: int) -> tuple[Row, Row]:
-    """The median time of each, and the median over the turns of the first one's time relative to its own."""
+    """The median time of each, and the median over all turns of the first one's time divided by its own."""
     for run in runs.values():
         run()
     turns = [{name: milliseconds(run, device, 1, warmup=0) for name, run in runs.items()} for _ in range(repeats)]
@@ -102,7 +102,7 @@ def _once_cuda(run: Callable[[], Any]) -> float:
 def yardstick(device: torch.device, precision: str) -> tuple[str, float]:
     """The library with the fastest large matrix product here, and its GFLOP/s; on CUDA float32 is TF32, as in training.
 
-    On a CPU both of torch's libraries are tried, whichever this package takes (``nn/products.py``).
+    On a CPU both of torch's libraries are tried, whichever one this package uses (``nn/products.py``).
     """
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")
@@ -115,13 +115,13 @@ def _matmul_rate(device: torch.device, precision: str, library: str | None = Non
     size = MATMUL_SIZE[device.type]
     a = torch.randn(size, size, device=device).to(torch.float32 if precision == "fp32" else torch.bfloat16)
     with using(library):
-        ms = milliseconds(lambda: products.linear(a, a), device, repeats=10, warmup=5)  # clocks rise under load
+        ms = milliseconds(lambda: products.linear(a, a), device, repeats=10, warmup=5)  # the warm-up lets clocks rise
     return 2.0 * size**3 / ms / 1e6
 
 
 @contextmanager
 def using(library: str | None) -> Iterator[None]:
-    """Inside, products of float32 on a CPU are this library's; the usual one's for ``None``."""
+    """Inside this block, float32 products on a CPU use this library; ``None`` is the usual one."""
     before = products.used()
     products.use(library)
     try:

@@ -1,4 +1,4 @@
-"""Around the updates: draws from the replay, environments, whole trainings, the tests of a GPU, Stable-Baselines3."""
+"""Around the updates: draws from the replay, environments, training runs, the tests of a GPU, Stable-Baselines3."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ ENVS = {
 
 
 def replay(bench: Bench) -> Iterator[Job]:
-    """Time to draw a batch from so many rows, up to its arrival on the device."""
+    """Time to draw a batch from this many rows, until it is on the device."""
     for kind, spec, shapes in (("state", STATE_SPEC, [STATE_BATCH]), ("pixels", PIXEL_SPEC, bench.batches)):
         for b, t in shapes:
             yield Job(f"{kind} {b}x{t}", partial(_draw, bench, kind, spec, (b, t)))
@@ -76,7 +76,7 @@ def filled(spec: EnvSpec) -> Replay:
 
 
 def sb3(bench: Bench) -> Iterator[Job]:
-    """Gradient steps of theirs and of ours, in turns, with equal networks and batches; both draw theirs themselves."""
+    """Gradient steps of theirs and of ours, in turns, with equal networks and batch sizes; both draw their batches."""
     for name in PEERS:
         for n in bench.threads:
             yield Job(f"{name}, {n} threads", partial(_with_peer, bench, name, n))
@@ -131,7 +131,7 @@ def _their_steps(bench: Bench, name: str) -> Callable[[], None]:
 
 
 def _still_env() -> Any:
-    """An environment of the state benchmark's sizes, in which nothing moves."""
+    """An environment with the state benchmark's sizes, in which nothing moves."""
     import gymnasium
 
     class Still(gymnasium.Env[Any, Any]):
@@ -171,7 +171,7 @@ def env_rate(config: EnvConfig, task: str, seconds: float) -> float:
 
 
 def end_to_end(bench: Bench) -> Iterator[Job]:
-    """Real trainings, updates, environment and bookkeeping included, after the prefill."""
+    """Real training after the prefill, with updates, environment and bookkeeping."""
     (b, t), short = bench.batches[0], {"replay.capacity": 5000, "schedule.prefill": 400, "eval.every": 0}
     images = {"replay.batch": b, "replay.length": t, "env.render.quality": "fast"}
     kinds: dict[str, tuple[dict[str, Any], int]] = {
@@ -185,7 +185,7 @@ def end_to_end(bench: Bench) -> Iterator[Job]:
 
 
 def _train(config: Config, updates: int) -> list[Row]:
-    """So many updates after the first ones."""
+    """Train for this many updates after the first ones."""
     with _trainer(config) as trainer:
         _tick(trainer, lambda: trainer.agent.updates < WARMUP)
         last = trainer.agent.updates + updates
@@ -227,12 +227,12 @@ def _trainer(config: Config) -> Iterator[Trainer]:
 
 
 def _tick(trainer: Trainer, more: Callable[[], bool]) -> Row:
-    """Train as long as there is more to do; the rates."""
+    """Train until there is nothing left to do; returns the rates."""
     frames, updates, start = trainer.experience.now, trainer.agent.updates, time.perf_counter()
     while more():
         trainer.tick()
     if trainer.agent.device.type == "cuda":
-        torch.cuda.synchronize(trainer.agent.device)  # what the GPU still has to do counts too
+        torch.cuda.synchronize(trainer.agent.device)  # the queued work of the GPU counts too
     seconds = time.perf_counter() - start
     rates = {"frames": trainer.experience.now - frames, "updates": trainer.agent.updates - updates}
     return {f"{name}_per_s": count / seconds for name, count in rates.items()}
@@ -242,7 +242,7 @@ def _tick(trainer: Trainer, more: Callable[[], bool]) -> Row:
 
 
 def tests(bench: Bench) -> Iterator[Job]:
-    """What only a GPU can test, where there is one and the source tree with its tests is here."""
+    """The tests that need a GPU, if there is one and the source tree with its tests is here."""
     root = Path(worldrl.__file__).parents[1]
     if bench.device.type == "cuda" and (root / "tests" / "test_fake_cuda.py").is_file():
         yield Job("pytest -m cuda", partial(_run_tests, root))

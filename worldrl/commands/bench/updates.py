@@ -1,4 +1,4 @@
-"""Updates: every form of every agent, what particles and imagination add, and how the time grows with the sizes."""
+"""Updates: every form of every agent, the cost of particles and imagination, and the growth of time with the sizes."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _all_forms(bench: Bench, name: str, shape: tuple[int, int], n: int) -> list[
         data = make_batch(case.spec, *shape, device)
         flops, rows, reference = count_flops(case, data, device), list[Row](), list[Losses]()
         for mode in modes(device):
-            torch.compiler.reset()  # else agents before this one count against torch's limit of compilations
+            torch.compiler.reset()  # otherwise earlier agents count against torch's limit of compilations
             agent = make_agent(case, mode, device)
             update = make_update(agent, mode.speed)
             losses = first_losses(agent, update, data)
@@ -132,7 +132,7 @@ def _both_precisions(bench: Bench, name: str) -> list[Row]:
 
 
 def acting(bench: Bench) -> Iterator[Job]:
-    """Milliseconds from rows to actions, which the host waits for."""
+    """Milliseconds from rows to actions on the host."""
     for name in bench.agents:
         yield Job(name, partial(_act, bench, name))
 
@@ -150,13 +150,13 @@ def _act(bench: Bench, name: str) -> list[Row]:
 
 
 def random_rows(spec: EnvSpec, n: int) -> dict[str, np.ndarray]:
-    """As environments deliver them: observations, and the actions that led there."""
+    """Rows as environments return them: observations, and the actions that led there."""
     data = make_batch(spec, 1, n, torch.device("cpu"))
     columns = {**data.obs, "action": data.action, "is_first": data.is_first}
     return {key: column[0].numpy() for key, column in columns.items()}
 
 
-# --- what heads add, and how it grows ---------------------------------------------------------------------------------
+# --- the cost of heads, and its growth --------------------------------------------------------------------------------
 
 
 def costs(bench: Bench) -> Iterator[Job]:

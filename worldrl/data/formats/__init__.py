@@ -1,7 +1,7 @@
 """Formats of data sets: one file each, found by its name.
 
-A format is a module with the names of ``Format``. A file that is put here is a format; nothing else has to know it.
-Reading is data only: a file from a stranger runs no code, and what is damaged is named and not half-loaded.
+A format is a module with the names of ``Format``. Every file in this folder is a format; it is registered nowhere else.
+Reading never runs code from a file, and a damaged file is named in an error and not half-loaded.
 """
 
 from __future__ import annotations
@@ -17,25 +17,25 @@ from worldrl.errors import UserError
 
 
 class Format(Protocol):
-    """What a module of this folder offers."""
+    """The interface of a module in this folder."""
 
     SPELLING: str  # what it reads, for messages
 
     def claims(self, path: Path) -> bool:
-        """Whether the path looks like a data set of this format; nothing is read but the first bytes."""
+        """Whether the path looks like a data set of this format; only the first bytes are read."""
         ...
 
     def world(self, path: Path) -> dict[str, Any]:
-        """Dotted settings of the environment that the data come from, as far as they are known: task, ``env.*``."""
+        """Dotted settings of the data's environment, as far as they are known: task, ``env.*``."""
         ...
 
     def read(self, path: Path) -> Recorded:
-        """All rows. Raises UserError, in one line, for what is no such data set."""
+        """All rows. Raises UserError for anything that is not such a data set."""
         ...
 
 
 def format_of(path: Path) -> Format:
-    """The format that claims a path. Raises UserError where none does."""
+    """The format that claims a path. Raises UserError if none does."""
     for each in formats():
         if each.claims(path):
             return each
@@ -46,15 +46,15 @@ def format_of(path: Path) -> Format:
 
 
 def formats() -> Iterator[Format]:
-    """Every format, by the names of their files."""
+    """All formats, in the order of their file names."""
     for module in pkgutil.iter_modules(__path__):
         yield cast("Format", importlib.import_module(f"{__name__}.{module.name}"))
 
 
 def _fix(path: Path) -> str:
-    """Where Minari keeps the data set whose id was given in place of a path."""
+    """A hint if an id of Minari was given in place of a path: the folder of that data set."""
     if path.exists() or not path.name.rpartition("-v")[2].isdecimal():
         return ""
     from worldrl.data.formats.minari import stored_at
 
-    return f"a data set of Minari is given by its folder: {stored_at(str(path))}"
+    return f"name a data set of Minari by its folder: {stored_at(str(path))}"

@@ -2,8 +2,8 @@
 
 ``observations`` (N, ...), ``actions`` (N, A) or (N,) of whole numbers, ``rewards`` (N,), ``terminals`` (N,),
 ``timeouts`` (N,) and ``next_observations`` (N, ...). The last two may be missing. Actions of a box are in [-1, 1],
-unless ``data.low`` and ``data.high``, or the environment, say otherwise; of a choice there are as many as the
-environment says, or else the largest number in the file and one.
+unless ``data.low`` and ``data.high``, or the environment, say otherwise. The number of choices is that of the
+environment, or else the largest number in the file plus one.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SPELLING = "an HDF5 file or .npz archive with D4RL's arrays"
 NEEDED = ("observations", "actions", "rewards", "terminals")
 OPTIONAL = ("timeouts", "next_observations")
 COPIES = 2  # the arrays, and the rows that are made of them
-ENDLESS = 10_000  # steps: an episode that is longer is one whose time-outs are missing
+ENDLESS = 10_000  # steps: the time-outs of a longer episode must be missing
 IMAGE = 3  # axes of an observation that is an image
 
 GYM = r"(random|medium|expert|medium-replay|medium-expert|full-replay)-v[0-2]"
@@ -58,7 +58,7 @@ def claims(path: Path) -> bool:
 
 
 def world(path: Path) -> dict[str, Any]:
-    """No environment is named; the agent sees vectors, or images, once per frame."""
+    """The file names no environment; observations are vectors or images, one per frame."""
     with_images = len(_shape(path)) == 1 + IMAGE
     return {"env.obs": "pixels" if with_images else "state", "env.action_repeat": 1}
 
@@ -90,7 +90,7 @@ def write(path: Path, data: Recorded, about: Mapping[str, Any] | None = None) ->
     There is no place for what ``about`` says.
 
     Raises:
-        UserError: More than one kind of observation, which the layout has no place for.
+        UserError: More than one kind of observation, for which the layout has no place.
     """
     steps = data.in_own_units().steps()
     if len(steps.obs) != 1 or steps.next_obs is None:
@@ -108,25 +108,25 @@ def write(path: Path, data: Recorded, about: Mapping[str, Any] | None = None) ->
 
 
 def _reference(path: Path) -> tuple[float, float] | None:
-    """D4RL's own for a file that is named as one of its data sets, ``hopper-medium-v2`` or ``hopper_medium-v2``."""
+    """D4RL's returns for a file with the name of one of its data sets, ``hopper-medium-v2`` or ``hopper_medium-v2``."""
     name = path.stem.replace("_", "-")
     return next((pair for form, pair in REFERENCES.items() if re.fullmatch(form, name)), None)
 
 
 def _notes(steps: Steps, columns: Columns) -> tuple[str, ...]:
-    """What the file does not say of its episodes, and what it cost."""
+    """Remarks on missing information about episodes, and its consequences."""
     found = extent(columns)
     told = int((steps.terminal | steps.timeout).sum())
     left_out = len(steps.reward) - int(found.steps.sum())
     notes = []
     if (silent := len(found.start) - told - int(not (steps.terminal | steps.timeout)[-1])) > 0:
-        notes.append(f"{silent:,} episodes end where neither terminals nor timeouts say so, by their next observation")
+        notes.append(f"{silent:,} episodes end by their next observation only, not by terminals or timeouts")
     if steps.next_obs is None and not steps.timeout.any():
         notes.append(
-            "no time-out and no next observation: where an episode is cut, another follows as if it were the same"
+            "no time-outs and no next observations: after a cut, the next episode seems to continue the same one"
         )
     if left_out:
-        notes.append(f"{left_out:,} steps are left out: there is no observation that they lead to")
+        notes.append(f"{left_out:,} steps are left out, because their next observation is missing")
     return tuple(notes)
 
 
@@ -182,7 +182,7 @@ def _actions(path: Path, values: NDArray[Any]) -> tuple[NDArray[Any], Actions]:
 
 
 def _check_ends(path: Path, steps: Steps, told: bool) -> None:
-    """Refuse a file whose episodes have no ends: what is after a time-out would be taken for what led there."""
+    """Refuse a file whose episodes have no ends: the row after a time-out would count as its next observation."""
     ends = np.flatnonzero(steps.terminal | steps.timeout)
     longest = int(np.diff(np.concatenate([[-1], ends, [len(steps.reward) - 1]])).max(initial=0))
     if steps.next_obs is None and longest > ENDLESS:

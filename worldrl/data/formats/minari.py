@@ -1,9 +1,9 @@
-"""Minari's layout: a folder with ``data/main_data.hdf5`` and ``data/metadata.json``, one group an episode.
+"""Minari's layout: a folder with ``data/main_data.hdf5`` and ``data/metadata.json``, one group per episode.
 
-A group holds ``observations`` (T + 1, ...), ``actions`` (T, ...), ``rewards``, ``terminations`` and ``truncations``
-(T,). Observations may be a group of arrays by name, inside of each other; they are put together as the environment's
-would be. Of the environment's description only a registered id is used. Images are arrays (T + 1, H, W, 3), or one
-JPEG image each, as Minari writes them unless it is told ``jpeg_encoding=False``.
+A group has ``observations`` (T + 1, ...), ``actions`` (T, ...), ``rewards``, ``terminations`` and ``truncations``
+(T,). Observations may be nested groups of named arrays; they are concatenated as the environment's would be. Of the
+environment's description only a registered id is used. Images are arrays (T + 1, H, W, 3), or one JPEG image each, as
+Minari writes them without ``jpeg_encoding=False``.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ from worldrl.files import damaged, read_json
 from worldrl.types import Actions, box, choice
 
 SPELLING = "a folder of Minari"
-WRITTEN_FOR = "0.5.4"  # the version of Minari that reads what is written here
+WRITTEN_FOR = "0.5.4"  # the version of Minari for which files are written
 FILE, METADATA = "main_data.hdf5", "metadata.json"
-OURS = ("pixels", "state")  # names under which observations are kept as they are
+OURS = ("pixels", "state")  # names of observations that are not changed
 ROOT = "MINARI_DATASETS_PATH"  # the variable that names Minari's folder
 IMAGE = 3  # axes of an image
 MOST_NUMBERS = 10_000  # of an action
 COPIES = 2  # the episodes, and the columns that are made of them
-LOSSY = "its images are JPEG-coded, which loses detail: Minari's create_dataset keeps them by jpeg_encoding=False"
+LOSSY = "its images are JPEG-coded, which loses detail; Minari's create_dataset avoids that with jpeg_encoding=False"
 
 
 def claims(path: Path) -> bool:
@@ -47,13 +47,13 @@ def claims(path: Path) -> bool:
 
 
 def stored_at(name: str) -> Path:
-    """Where Minari keeps the data set of this id."""
+    """The folder in which Minari stores the data set of this id."""
     return Path(os.environ.get(ROOT, Path.home() / ".minari" / "datasets")) / name
 
 
 @contextlib.contextmanager
 def _describing(path: Path) -> Iterator[None]:
-    """A description that lacks something, or has it in another form, is one line that names the file."""
+    """Turn the error of a bad description into one line that names the file."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError, RecursionError, OverflowError) as error:
@@ -111,7 +111,7 @@ def _metadata(path: Path) -> dict[str, Any]:
 
 
 def _task(metadata: Mapping[str, Any]) -> str:
-    """The name of its environment, or nothing: whatever else the description asks for is not used."""
+    """The name of the environment, or nothing: the rest of the description is not used."""
     described = hdf5.parsed(metadata.get("env_spec"))
     name = described.get("id") if isinstance(described, dict) else metadata.get("task")
     return name if isinstance(name, str) and ":" not in name else ""
@@ -131,7 +131,7 @@ def _space(path: Path, metadata: Mapping[str, Any], name: str) -> dict[str, Any]
 
 
 def _spaces(space: Mapping[str, Any], name: str = "") -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The boxes of an observation by their names, in order; ``a/b`` inside of each other."""
+    """The boxes of an observation by their names, in order; nested ones are ``a/b``."""
     if space["type"] != "Dict":
         yield name, space
         return
@@ -168,7 +168,7 @@ def _groups(file: h5py.File) -> list[h5py.Group]:
 
 
 def _bytes(group: h5py.Group, space: Mapping[str, Any], actions: Actions) -> int:
-    """What the rows of an episode take, by the shapes of its arrays."""
+    """The size of an episode's rows, from the shapes of its arrays."""
     rows = math.prod(hdf5.shape(group, "rewards")) + 1
     return 4 * rows * (actions.size + 3) + sum(_bytes_seen(group, name, rows, inner) for name, inner in _spaces(space))
 
@@ -194,7 +194,7 @@ def _episode(group: h5py.Group, space: Mapping[str, Any], actions: Actions, most
 
 
 def _observation(group: h5py.Group, space: Mapping[str, Any], most: int) -> dict[str, NDArray[Any]]:
-    """By the names that agents know: what is called so already, an image, or all vectors in one."""
+    """Observations by the names that agents use: those already called so, an image, or all vectors in one."""
     parts = {name: _seen(group, name, inner, most) for name, inner in _spaces(space)}
     if set(parts) <= {*OURS}:
         return parts
@@ -207,15 +207,15 @@ def _observation(group: h5py.Group, space: Mapping[str, Any], most: int) -> dict
 
 
 def write(path: Path, data: Recorded, about: Mapping[str, Any] | None = None) -> None:
-    """Write a data set as a folder that Minari loads, whole or not at all; images are kept as they are.
+    """Write a data set as a folder that Minari loads, completely or not at all; images are not encoded.
 
     Args:
         path: A new folder.
-        data: Actions in [-1, 1] are written in the task's own units, where these are known.
-        about: More entries of its description, such as ``algorithm_name``.
+        data: Actions in [-1, 1] are written in the task's own units, if these are known.
+        about: Further entries of its description, such as ``algorithm_name``.
 
     Raises:
-        UserError: The folder is there already, or the system refuses.
+        UserError: The folder exists already, or writing fails.
     """
     if path.exists():
         raise UserError(str(path), "a folder or file", "a new folder")
@@ -234,7 +234,7 @@ def write(path: Path, data: Recorded, about: Mapping[str, Any] | None = None) ->
 
 
 def _write_episode(file: h5py.File, number: int, episode: Episode, kind: str) -> int:
-    """Add one episode; returns its steps."""
+    """Add one episode; returns its number of steps."""
     group, n = file.create_group(f"episode_{number}"), len(episode.reward)
     group.attrs.update({"id": number, "total_steps": n})
     ended = np.zeros((2, n), bool)
@@ -287,7 +287,7 @@ def _action_space(actions: Actions) -> dict[str, Any]:
 
 
 def _inside(group: h5py.Group, name: str) -> tuple[h5py.Group, str]:
-    """The group that an observation is in, and its name there."""
+    """The group of an observation, and its name there."""
     *outer, last = ["observations", *filter(None, name.split("/"))]
     for each in outer:
         group = hdf5.group(group, each)
@@ -295,7 +295,7 @@ def _inside(group: h5py.Group, name: str) -> tuple[h5py.Group, str]:
 
 
 def _is_coded(group: h5py.Group, name: str, space: Mapping[str, Any]) -> bool:
-    """Whether an image is there as bytes of a JPEG file, and not as an array."""
+    """Whether images are stored as JPEG files, not as an array."""
     return _is_image(space) and len(hdf5.stored_shape(*_inside(group, name))) < 1 + IMAGE
 
 

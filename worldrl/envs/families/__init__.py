@@ -1,6 +1,6 @@
 """Families of environments: one file each, found by its name.
 
-A family is a module with the names of ``Family``. A file that is put here is a family; nothing else has to know it.
+A family is a module with the names of ``Family``. Every file in this folder is a family; it is registered nowhere else.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ if TYPE_CHECKING:
 
 
 class Family(Protocol):
-    """What a module of this folder offers. Importing it imports no simulator."""
+    """The interface of a module in this folder. Importing it imports no simulator."""
 
     SPELLING: str  # how its tasks are written, with an example
 
     def claims(self, task: str) -> bool:
-        """Whether a task of this name is of this family, by its spelling."""
+        """Whether a task belongs to this family, judging by its spelling."""
         ...
 
     def canonical_name(self, task: str) -> str:
-        """The task's one spelling. Raises UserError, with the nearest names, for one that cannot exist."""
+        """The canonical spelling of a task. Raises UserError, with the nearest names, if it cannot exist."""
         ...
 
     def make(self, task: str, obs: str, action_repeat: int, render: RenderConfig, draws: bool) -> TaskEnv:
-        """The task as it is; without ``draws`` nothing is ever drawn, and images are black.
+        """The task itself; without ``draws`` nothing is ever rendered, and images are black.
 
         Raises:
-            UserError: a task that does not exist or does not fit, or settings that are wrong for it.
+            UserError: a task that does not exist or does not fit, or settings that do not suit it.
         """
         ...
 
 
 def family_of(task: str) -> Family:
-    """The family that claims a task. Raises UserError where none does."""
+    """The family that claims a task. Raises UserError if none does."""
     for family in families():
         if family.claims(task):
             return family
@@ -48,11 +48,11 @@ def family_of(task: str) -> Family:
 
 
 def families() -> Iterator[Family]:
-    """Every family, by the names of their files."""
+    """All families, in the order of their file names."""
     for module in pkgutil.iter_modules(__path__):
         yield cast("Family", importlib.import_module(f"{__name__}.{module.name}"))
 
 
 def canonical_name(task: str) -> str:
-    """The task's one spelling: ``walker-walk`` is ``walker_walk``. Raises UserError with the nearest names."""
+    """The canonical spelling: ``walker-walk`` is ``walker_walk``. Raises UserError with the nearest names."""
     return family_of(task).canonical_name(task)

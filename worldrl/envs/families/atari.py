@@ -19,16 +19,16 @@ NAMESPACE, VERSION, ALL_ACTIONS = "ALE/", "-v5", "-full"
 SPELLING = "ALE/Game-v5 with the game's own actions, ALE/Game-full-v5 with all 18 (ALE/Pong-v5)"
 STICKY = 0.25  # probability that a frame repeats the last action instead of taking the new one
 MAX_FRAMES = 108_000  # half an hour of play
-SCREEN = (84, 84, 1)  # what env.obs=state shows, in grey: the screen of Mnih et al. 2015
+SCREEN = (84, 84, 1)  # the observation of env.obs=state, in grey: the screen of Mnih et al. 2015
 
 
 class AtariEnv(TaskEnv):
     """One game by its Gymnasium id. Images are 64 x 64 in colour; ``env.obs=state`` is the screen, 84 x 84 in grey.
 
-    The emulator advances one frame at a time, so that only ``env.action_repeat`` skips frames (4 in the protocol). An
-    image is the larger value of the last two frames of an action, for many games draw some things in every other frame;
-    at action repeat 1 there is only one, and what is not drawn in it is not seen. Actions are sticky in each frame, a
-    lost life ends nothing, and the time limit is a truncation. Rewards are as the game gives them.
+    The emulator advances one frame at a time, so only ``env.action_repeat`` skips frames (4 in the protocol). An image
+    is the maximum of the last two frames of an action, because many games draw some objects in every other frame; at
+    action repeat 1 there is only one frame, so such objects can be missing. Actions are sticky in each frame, a lost
+    life does not end an episode, and the time limit is a truncation. Rewards are those of the game.
 
     Raises:
         UserError: the package is missing, or it has no such game.
@@ -101,12 +101,12 @@ make = AtariEnv
 
 
 def claims(task: str) -> bool:
-    """What begins with ale-py's namespace."""
+    """Names that begin with ale-py's namespace."""
     return task.startswith(NAMESPACE)
 
 
 def canonical_name(task: str) -> str:
-    """The id as it is registered; raises UserError with the nearest ones."""
+    """The registered id; raises UserError with the nearest ones."""
     by_lower = {
         f"{NAMESPACE}{name}{kind}{VERSION}".lower(): f"{NAMESPACE}{name}{kind}{VERSION}"
         for name in games()
@@ -119,13 +119,13 @@ def canonical_name(task: str) -> str:
 
 @functools.cache
 def games() -> dict[str, str]:
-    """Games as ids have them -> as the emulator does, ``SpaceInvaders`` -> ``space_invaders``."""
+    """Games as in ids -> as in the emulator, ``SpaceInvaders`` -> ``space_invaders``."""
     return {game.title().replace("_", ""): game for game in _ale().roms.get_all_rom_ids()}
 
 
 @functools.cache
 def _ale() -> Any:
-    """The package, silent; UserError where it is missing."""
+    """The package, without its messages; UserError if it is missing."""
     try:
         import ale_py
         import ale_py.roms

@@ -32,17 +32,17 @@ from worldrl.errors import unknown, wrong
 SPELLING = "domain_task of the DeepMind Control suite (walker_walk)"
 ALIASES = {"cup_catch": "ball_in_cup_catch"}
 CAMERAS = {"quadruped": 2}  # camera 0 of the quadruped does not follow it
-DRAWS_AT_RESET = ("quadruped_escape",)  # uploads its terrain to OpenGL even where no image is asked for
-BUILD_SEED = 0  # lqr draws its stiffnesses when it is built: the same system in every process
+DRAWS_AT_RESET = ("quadruped_escape",)  # uploads its terrain to OpenGL even if no image is needed
+BUILD_SEED = 0  # lqr draws its stiffnesses when it is built; a seed makes the system the same in every process
 DEFAULT_MAX_FRAMES = 1000  # for tasks without a time limit (lqr)
 
 
 class DMCEnv(TaskEnv):
     """One dm_control suite task by name: ``walker_walk``, ``walker-walk``, ``cup_catch``.
 
-    Episodes end in truncation at the task's time limit (1000 frames where the task has none) and in termination only
-    where the task says that the discount is 0. ``groups`` names the parts of ``"state"`` after dm_control's own
-    observations, in its order. Actions are scaled to the task's bounds; tasks without bounds get them as they are.
+    Episodes end in truncation at the task's time limit (1000 frames if the task has none) and in termination only if
+    the task's discount is 0. ``groups`` names the parts of ``"state"`` after dm_control's own observations, in its
+    order. Actions are scaled to the task's bounds; tasks without bounds get them unscaled.
 
     Raises:
         UserError: for an unknown task, observation mode, camera, image size or quality.
@@ -132,7 +132,7 @@ class DMCEnv(TaskEnv):
     def _pixels(self) -> Array:
         if not self.render_pixels:
             return np.zeros(IMAGE_SHAPE, np.uint8)
-        if self._eye is None:  # physics.render makes a new one each time, a quarter of the cost of a fast frame
+        if self._eye is None:  # physics.render creates a new one each time, a quarter of the cost of a fast frame
             self._eye = _camera(self._env.physics, self._camera)
         return self._eye.render().copy()
 
@@ -141,13 +141,13 @@ make = DMCEnv
 
 
 def claims(task: str) -> bool:
-    """Two words or more with ``_`` or ``-`` between them, and no version at the end."""
+    """Two or more words with ``_`` or ``-`` between them, and no version at the end."""
     return re.fullmatch(r"[A-Za-z]\w*([-_]\w+)+", task) is not None and re.search(r"-v\d+$", task) is None
 
 
 @functools.cache
 def dmc_tasks() -> dict[str, tuple[str, str]]:
-    """Every task name with its (domain, task): domains may hold underscores, so names are never split."""
+    """Every task name with its (domain, task): domains may have underscores, so names are never split."""
     rendering.prepare_without_backend()
     from dm_control import suite
 
@@ -155,7 +155,7 @@ def dmc_tasks() -> dict[str, tuple[str, str]]:
 
 
 def canonical_name(task: str) -> str:
-    """The name as dm_control writes it, with underscores; raises UserError with the nearest names."""
+    """The name in dm_control's spelling, with underscores; raises UserError with the nearest names."""
     name = task.replace("-", "_")
     name = ALIASES.get(name.lower(), name)
     by_lower = {k.lower(): k for k in dmc_tasks()}
@@ -171,7 +171,7 @@ def _camera(physics: Any, camera_id: int) -> Any:
 
 
 def _coordinates(model: Any) -> list[str]:
-    """``hip position``; with a number where a joint has several: ``root position 0`` to ``root position 6``."""
+    """``hip position``; with a number if a joint has several: ``root position 0`` to ``root position 6``."""
     joints = [model.id2name(i, "joint") or f"joint {i}" for i in range(model.njnt)]
     starts = {"position": [*model.jnt_qposadr, model.nq], "velocity": [*model.jnt_dofadr, model.nv]}
     return [

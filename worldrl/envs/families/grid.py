@@ -1,4 +1,4 @@
-"""The grid world of ``tabular/grid.py`` as a task of choices: what an agent learns there can be held against the table.
+"""The grid world of ``tabular/grid.py`` as a task of choices: an agent's results can be compared with exact ones.
 
 The observation is the one-hot row of the cell.
 """
@@ -52,9 +52,9 @@ class Table(gymnasium.Env[Array, Any]):
 
 
 class Grid(Table):
-    """Left, right, up, down or stay; -1 a step, +9 and the end at the bottom left corner. Nothing is drawn.
+    """Left, right, up, down or stay; -1 per step, +9 and the end at the bottom left corner. Nothing is rendered.
 
-    Episodes are cut after side^2 steps. They start in any cell but the goal, or in the corner that is 2 (side - 1)
+    Episodes are cut after side^2 steps. They start in any cell except the goal, or in the corner that is 2 (side - 1)
     steps away from it.
     """
 
@@ -81,13 +81,13 @@ def claims(task: str) -> bool:
 
 
 def canonical_name(task: str) -> str:
-    """The name as it is. Raises UserError for a side that there is not."""
+    """The name itself. Raises UserError for a side that is not available."""
     _parts(task)
     return task
 
 
 def make_unwrapped(task: str, backend: str = "auto") -> Grid:
-    """The environment itself; nothing is drawn."""
+    """The environment itself; nothing is rendered."""
     return Grid(task)
 
 

@@ -35,8 +35,8 @@ from worldrl.envs.spaces import (
 from worldrl.errors import UserError, unknown
 
 SPELLING = "a Gymnasium id (Pendulum-v1, or package:Name-v0), or module:Class"
-ROBOTICS = "PointMaze_|AntMaze_|Adroit|FrankaKitchen|Fetch|HandReach|HandManipulate"  # how ids of that family begin
-ID = rf"(?!(ALE|MinAtar)/|{ROBOTICS})([\w.-]+/)?[\w.-]+-v\d+"  # without what has a family of its own
+ROBOTICS = "PointMaze_|AntMaze_|Adroit|FrankaKitchen|Fetch|HandReach|HandManipulate"  # prefixes of that family's ids
+ID = rf"(?!(ALE|MinAtar)/|{ROBOTICS})([\w.-]+/)?[\w.-]+-v\d+"  # without ids that belong to other families
 NO_PIXELS = "use env.obs=state and eval.video=false"
 NO_VIDEO = "use eval.video=false (eval.py: leave out --video)"
 
@@ -45,14 +45,14 @@ class GymEnv(TaskEnv):
     """Any Gymnasium environment: ``Pendulum-v1``, or ``module:Class`` (called without arguments).
 
     Actions are a box, which is rescaled, or ``Discrete``. Vectors are concatenated into ``"state"``, their names kept
-    in ``groups``; a small grid is ``"state"`` with its own shape, scaled to [0, 1] where it is of bytes; an image
+    in ``groups``; a small grid is ``"state"`` with its own shape, scaled to [0, 1] if it is of bytes; an image
     (64, 64, 3) uint8 becomes ``"pixels"``.
     Without one, pixels are the environment's own ``rgb_array`` rendering, resized to 64 x 64. Gymnasium
     does not say whether a task can terminate, so ``terminates`` is True.
 
     Raises:
-        UserError: when it cannot be made, or its spaces do not fit; see ``check_spaces``. Later, when what the agent is
-            shown, or a reward, is not what the environment declares, or no finite number.
+        UserError: if it cannot be created, or its spaces do not fit; see ``check_spaces``. Later, if an observation or
+            a reward is not finite or not what the environment declares.
     """
 
     terminates = True
@@ -64,7 +64,7 @@ class GymEnv(TaskEnv):
         self._describe()
 
     def _make(self) -> gymnasium.Env[Any, Any]:
-        """The environment as its package has it."""
+        """The environment as its package creates it."""
         return make_unwrapped(self.task, self._render.backend)
 
     def _check_modes(self) -> None:
@@ -80,7 +80,7 @@ class GymEnv(TaskEnv):
 
     @contextlib.contextmanager
     def _drawing(self, what: str, cure: str) -> Iterator[None]:
-        """Tell in one line ``what`` cannot be done without a drawing, and the cure."""
+        """Turn a failure to render into one line: ``what`` is impossible without it, and the ``cure``."""
         mode = self._env.render_mode
         if mode != "rgb_array":
             raise UserError(f"{self.task} {what}", f"render_mode={mode!r}", "'rgb_array'", cure)
@@ -93,7 +93,7 @@ class GymEnv(TaskEnv):
             raise UserError(f"{self.task} {what}", _reason(error), fix=f"fix that, or {cure}") from error
 
     def _offer_backend(self) -> None:
-        """Choose a back-end before what may draw with MuJoCo draws; only Gymnasium's own class is known to need one."""
+        """Choose a backend before code that may render with MuJoCo; only Gymnasium's own class is known to need one."""
         if rendering.mujoco_is_loaded():
             with contextlib.suppress(*(() if _uses_mujoco(self._env) else (UserError,))):
                 rendering.choose_backend(self._render.backend)
@@ -124,7 +124,7 @@ class GymEnv(TaskEnv):
         self.action_space = unit_box(self._low.size)
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict]:
-        """Start an episode; how exactly a seed fixes it is up to the environment."""
+        """Start an episode; how far a seed determines it is up to the environment."""
         self._now = 0
         obs, _ = self._values(self._reset(seed), "observation, info")
         return self._observe(obs), {"frames": 0}
@@ -146,7 +146,7 @@ class GymEnv(TaskEnv):
         return self._observe(obs), reward, terminated, truncated and not terminated, {"frames": frames}
 
     def _control(self, action: Array) -> Callable[[], Any]:
-        """What gives the action in the environment's own form; a new one at each frame, for it may write into it."""
+        """A function that returns the action in the environment's own form, new at each frame: it may be written to."""
         if self.choices:
             number = self._first_choice + int(np.argmax(action))
             return lambda: number
@@ -169,14 +169,14 @@ class GymEnv(TaskEnv):
             raise self._broken(name, _kind(value), "True or False") from error
 
     def render(self) -> Array:
-        """A drawing of the state, (64, 64, 3) uint8: what the agent sees, unless the task itself shows images."""
+        """The rendered state, (64, 64, 3) uint8: the agent's image, unless the task itself has images."""
         with self._drawing("cannot render an image", NO_PIXELS):
             return resize(self._draw(), rendering.SIZE, rendering.SIZE)
 
     def video_frame(self, height: int, width: int) -> Array:
         with self._drawing("cannot render an image for the video", NO_VIDEO):
             image = self._draw()
-            share = min(1.0, height / image.shape[0], width / image.shape[1])  # what is square stays square
+            share = min(1.0, height / image.shape[0], width / image.shape[1])  # keeps the aspect ratio
             return resize(image, round(share * image.shape[0]), round(share * image.shape[1]))
 
     def truth(self) -> dict[str, float]:
@@ -203,7 +203,7 @@ class GymEnv(TaskEnv):
         return out
 
     def _check_parts(self, parts: dict[str, Array]) -> None:
-        """Look at what the agent is shown: every part is there, of its size and finite."""
+        """Check the agent's observation: every part is there, has its size and is finite."""
         image, vectors = self._layout.image, self._layout.vectors
         for name in self._shown:
             label = f"observation '{name}'" if name else "observation"
@@ -219,7 +219,7 @@ class GymEnv(TaskEnv):
                 raise self._broken(label, f"{np.ravel(part)[entry]} at entry {entry}", "finite numbers", UserError)
 
     def _values(self, result: Any, names: str) -> tuple[Any, ...]:
-        """What ``reset`` or ``step`` returned, if it is a tuple of these."""
+        """The result of ``reset`` or ``step``, checked to be a tuple of these values."""
         expected = names.count(",") + 1
         if isinstance(result, tuple) and len(result) == expected:
             return result
@@ -228,7 +228,7 @@ class GymEnv(TaskEnv):
         raise self._broken("what it returned", f"{found}{old}", f"{expected} values ({names})")
 
     def _broken(self, what: str, found: str, expected: str, kind: type[UserError] = BrokenContractError) -> UserError:
-        """The error for what the environment gave; another ``kind`` for what another episode may not have."""
+        """The error for a bad result of the environment; another ``kind`` if another episode may not have it."""
         moment = f"step {self._now} of the episode" if self._now else "reset"
         return kind(f"{self.task}, {moment}: {what}", found, expected, "fix the environment, or wrap it")
 
@@ -256,14 +256,14 @@ def claims(task: str) -> bool:
 
 
 def canonical_name(task: str) -> str:
-    """The name as it is; an id without a package has to be registered already."""
+    """The name itself; an id without a package has to be registered already."""
     if ":" not in task:
         _check_registered(task)
     return task
 
 
 def make_unwrapped(task: str, backend: str = "auto") -> gymnasium.Env[Any, Any]:
-    """Make the environment, with ``rgb_array`` rendering where it offers that. Raises UserError in one line."""
+    """Create the environment, with ``rgb_array`` rendering if it offers that. Raises UserError."""
     try:
         return rendering.with_backend(lambda: _build(task), backend)
     except UserError:
@@ -295,7 +295,7 @@ def _check_registered(name: str) -> None:
 
 
 def _offers_rgb_array(spec: gymnasium.envs.registration.EnvSpec) -> bool:
-    """Whether its class draws arrays and can be told so."""
+    """Whether its class can render arrays and has an argument for it."""
     entry = spec.entry_point
     creator: Any = gymnasium.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
     parameters = inspect.signature(creator).parameters.values()
@@ -331,7 +331,7 @@ def _uses_mujoco(env: gymnasium.Env[Any, Any]) -> bool:
 
 
 def _unit(grid: spaces.Space[Any]) -> Any:
-    """What stands for one in a grid (H, W, C): the highest value that it declares if it is of bytes, else one."""
+    """The value that is scaled to one in a grid (H, W, C): the declared maximum if it is of bytes, else one."""
     assert isinstance(grid, spaces.Box)
     return np.maximum(grid.high, 1).astype(np.float32) if grid.dtype == np.uint8 else np.float32(1.0)
 
@@ -351,7 +351,7 @@ def _remedy(error: Exception, task: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The error's words and notes; with its type and place where it was not meant for users."""
+    """The error's message and notes; with its type and place if it was not meant for users."""
     notes = "".join(f"; {note}" for note in getattr(error, "__notes__", ()))
     if isinstance(error, ImportError | gymnasium.error.Error):
         return _one_line(error) + notes
@@ -362,7 +362,7 @@ def _reason(error: Exception) -> str:
 
 
 def _place(error: Exception) -> traceback.FrameSummary:
-    """Where it was raised."""
+    """The place where it was raised."""
     return traceback.extract_tb(error.__traceback__)[-1]
 
 

@@ -38,9 +38,9 @@ COLOURS = np.array(  # of an empty cell, and of each channel: the player white; 
 class MinAtarEnv(GymEnv):
     """One game by its Gymnasium id; with ``env.obs=state`` the grid (10, 10, C) of zeros and ones.
 
-    The package repeats the last action with probability 0.1 instead of the one it is given (a sticky action), and makes
-    games harder as they last. Three things are put right here: a reset clears the sticky action, so that an episode
-    follows from its seed; observations are copies; Freeway's time limit is no termination.
+    The package repeats the last action with probability 0.1 instead of the given one (a sticky action), and makes games
+    harder over time. Three things are fixed here: a reset clears the sticky action, so an episode follows from its
+    seed; observations are copies; Freeway's time limit is not a termination.
 
     Raises:
         UserError: the package is missing, or it has no such game.
@@ -64,10 +64,10 @@ class MinAtarEnv(GymEnv):
 
 
 class Repaired(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """The package's environment without its faults, and drawn in cells of ``CELL`` pixels.
+    """The package's environment with these fixes, rendered in cells of ``CELL`` pixels.
 
     Args:
-        limit: Frames after which an end is the time limit's; 0: there is none.
+        limit: Frames after which an end is due to the time limit; 0: there is none.
     """
 
     def __init__(self, env: gymnasium.Env[Any, Any], limit: int) -> None:
@@ -95,12 +95,12 @@ make = MinAtarEnv
 
 
 def claims(task: str) -> bool:
-    """What begins with the package's namespace."""
+    """Names that begin with the package's namespace."""
     return task.startswith("MinAtar/")
 
 
 def canonical_name(task: str) -> str:
-    """The id as the package registers it; raises UserError with the nearest ones."""
+    """The registered id; raises UserError with the nearest ones."""
     by_lower = {name.lower(): name for name in NAMES}
     if task.lower() not in by_lower:
         raise unknown("task", task, NAMES)

@@ -37,12 +37,12 @@ make = RoboticsEnv
 
 
 def claims(task: str) -> bool:
-    """What begins as the package's ids do."""
+    """Names with a prefix of the package's ids."""
     return re.fullmatch(rf"({ROBOTICS})[\w.-]*-v\d+", task) is not None
 
 
 def canonical_name(task: str) -> str:
-    """The id as it is. Raises UserError where the package is missing or has no such id."""
+    """The id itself. Raises UserError if the package is missing or has no such id."""
     register()
     if task not in gymnasium.registry:
         raise unknown("task", task, [name for name in gymnasium.registry if claims(name)])
@@ -50,9 +50,9 @@ def canonical_name(task: str) -> str:
 
 
 def register() -> None:
-    """Make the package's ids known to Gymnasium. Raises UserError where it is missing."""
+    """Register the package's ids with Gymnasium. Raises UserError if it is missing."""
     try:
-        with contextlib.redirect_stderr(io.StringIO()):  # news of other tasks than the one that is asked for
+        with contextlib.redirect_stderr(io.StringIO()):  # messages about other tasks
             import gymnasium_robotics
     except ImportError as error:
         raise cannot_import("Gymnasium-Robotics", error, "pip install 'worldrl[robotics]'") from error

@@ -1,4 +1,4 @@
-"""A task of choices with useless actions in addition: what a prior over actions is good for.
+"""A task of choices with additional useless actions, for which a prior over actions is useful.
 
 They are duplicates of the task's own, or dominated: a step in which nothing happens, at a cost.
 """
@@ -23,10 +23,10 @@ COST = 1.0  # of a wasted step
 
 
 class UselessEnv(GymEnv):
-    """``CartPole-v1+16dominated``: a task with so many more actions, numbered after its own.
+    """``CartPole-v1+16dominated``: a task with that many more actions, numbered after its own.
 
     Raises:
-        UserError: as ``GymEnv``, and where the task has no choices.
+        UserError: as ``GymEnv``, and if the task has no choices.
     """
 
     def _make(self) -> gymnasium.Env[Any, Any]:
@@ -41,7 +41,7 @@ class UselessEnv(GymEnv):
 
 
 class Duplicates(gymnasium.ActionWrapper[Any, Any, Any]):
-    """``n`` more actions, which do in turn what the task's own ones do."""
+    """``n`` more actions, which duplicate the task's own actions in turn."""
 
     def __init__(self, env: gymnasium.Env[Any, Any], n: int) -> None:
         super().__init__(env)
@@ -55,7 +55,7 @@ class Duplicates(gymnasium.ActionWrapper[Any, Any, Any]):
 
 
 class Dominated(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """``n`` more actions, in which the world stands still; the step costs ``COST`` and counts for the time limit."""
+    """``n`` more actions that change nothing; the step costs ``COST`` and counts for the time limit."""
 
     def __init__(self, env: gymnasium.Env[Any, Any], n: int) -> None:
         super().__init__(env)
@@ -88,14 +88,14 @@ def claims(task: str) -> bool:
 
 
 def canonical_name(task: str) -> str:
-    """The name as it is; the task must be registered already."""
+    """The name itself; the task must be registered already."""
     own = parts(task)[0]
     _family(own).canonical_name(own)
     return task
 
 
 def parts(task: str) -> tuple[str, int, str]:
-    """The task without them, how many there are, and their kind."""
+    """The task without the useless actions, their number, and their kind."""
     match = NAME.fullmatch(task)
     assert match is not None
     return match[1], int(match[2]), match[3]

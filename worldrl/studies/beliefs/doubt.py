@@ -1,4 +1,4 @@
-"""Does the belief know when it sees badly? Its entropy and its surprise under worse and worse observations.
+"""Does the belief know when it sees badly? Its entropy and its surprise under increasingly bad observations.
 
 All levels of a kind show the same episodes, so a change against level 0 is a paired difference over episodes.
 """
@@ -26,7 +26,7 @@ LABELS = {"entropy": "belief entropy (nats)", "kl": "KL of posterior from prior 
 def measure(recorder: Recorder, by_kind: Mapping[str, Sequence[Condition]]) -> list[dict[str, Any]]:
     """One record per condition: means over rows and episodes, their change against level 0, and the mean by row.
 
-    ``kl`` is there where the belief model can say it (``Surprises``).
+    ``kl`` is included if the belief model has it (``Surprises``).
 
     Raises:
         UserError: the belief is a point.
@@ -61,7 +61,7 @@ def _curves(recorder: Recorder, condition: Condition) -> dict[str, list[np.ndarr
 
 
 def surprise(agent: Agent, episode: Episode, seed: int) -> np.ndarray:
-    """(T,) nats; the same seed draws the same noise whatever is seen."""
+    """(T,) nats; the noise depends only on the seed."""
     assert isinstance(agent.model, Surprises)
     with own_randomness(seed, episode.number):
         batch = episode.batch(agent.device)

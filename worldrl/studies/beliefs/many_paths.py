@@ -32,7 +32,7 @@ def measure(
     """One record per condition: both lists of returns, and the mean of their differences with its 95 % interval.
 
     Raises:
-        UserError: particles cannot make a difference, or none are asked for.
+        UserError: particles cannot make a difference, or their number is 0.
     """
     if particles < 1:
         raise wrong("particles", particles, "1 or more in addition to the single path")
@@ -40,7 +40,7 @@ def measure(
         raise UserError("belief", f"{type(agent.model).__name__}, which is a point", "one with paths to average over")
     if agent.head.needs.actor_input == "context":
         found = f"{type(agent.head).__name__}, which acts on the context"
-        raise UserError("head", found, "one to which paths make a difference")
+        raise UserError("head", found, "one that acts on the paths")
     known: dict[CorruptionConfig, dict[int, list[float]]] = {}
     records = []
     for condition in (c for found in by_kind.values() for c in found):
@@ -71,7 +71,7 @@ def _returns(agent: Agent, config: Config, episodes: int, seed: int, particles: 
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Mean returns against the level with their 95 % intervals, one panel per kind, each episode faintly."""
+    """Mean returns by level with their 95 % intervals, one panel per kind, each episode faintly."""
     records = results["records"]
     kinds = list(dict.fromkeys(record["kind"] for record in records))
     lines = {"single": "one path", "marginal": f"mean over {results['particles'] + 1}"}

@@ -1,9 +1,9 @@
-"""Does the world model know what comes next? Open-loop prediction against what the agent then saw.
+"""Does the world model know what comes next? Open-loop predictions compared with later observations.
 
 Windows of ``context + horizon`` rows are cut from recorded episodes. The belief filters the context from an all-zero
-state, as at the start of a training slice, and is then rolled forward on only the recorded actions. Next to it are
-the reconstruction by a belief that continues to see, and two guesses that know nothing of the actions: the last
-observation of the context, held still, and the mean observation.
+state, as at the start of a training slice, and is then rolled forward with only the recorded actions. It is compared
+with the reconstruction by a belief that continues to observe, and with two guesses that ignore the actions: the last
+observation of the context, and the mean observation.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def cut_windows(episodes: Sequence[Episode], length: int, count: int) -> Windows
     """At most ``count`` windows, spread evenly over the episodes' rows.
 
     Raises:
-        UserError: no episode is so long.
+        UserError: no episode is that long.
     """
     starts = [(e, t) for e in episodes for t in range(len(e.reward) - length + 1)]
     if not starts:
@@ -88,7 +88,7 @@ def predict(agent: Agent, windows: Windows, context: int, seed: int) -> Predicti
 
 
 def errors(found: Prediction, context: int) -> dict[str, dict[str, list[float]]]:
-    """Root mean square error by observation key and by how the observation was guessed, for 1, 2, ... rows ahead.
+    """Root mean square error by observation key and by method, for 1, 2, ... rows ahead.
 
     Images in units where 255 is 1; vectors in standard deviations of each entry over the windows.
     """

@@ -1,10 +1,10 @@
 """What is in the belief? A linear probe from its features to the simulator's state.
 
 Ridge regression in closed form, fitted on every other episode and scored on the rest by R squared, per coordinate and
-per corruption: how much of the truth can be read off linearly *where the agent sees that badly*. The penalty is the one
-that predicts best when each fitting episode in turn is left out. The same probe on the same model with fresh weights is
-the baseline: what a random network, which also hears of every action, keeps. Features are those of the posterior mean:
-the posterior draws of an untrained model are mostly noise, and would make a baseline that is beaten for nothing.
+per corruption: how much of the true state can be decoded linearly *where the agent sees that badly*. The penalty is the
+one that predicts best when each fitting episode in turn is left out. The baseline is the same probe on the same model
+with fresh weights: a random network, which also gets every action. Features are those of the posterior mean, because
+the posterior draws of an untrained model are mostly noise and would make the baseline too easy to beat.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def r_squared(y: np.ndarray, guess: np.ndarray) -> np.ndarray:
 def choose_penalty(x: Sequence[np.ndarray], y: Sequence[np.ndarray]) -> float:
     """The penalty with the least error on each episode (T, F), (T, D) in turn, fitted on the others.
 
-    Errors are in units of each coordinate's deviation; one that does not move has no say. One episode is cut in two.
+    Errors are in units of each coordinate's deviation; constant coordinates do not count. A single episode is split.
     """
     if len(x) == 1:
         x, y = np.array_split(x[0], 2), np.array_split(y[0], 2)
@@ -115,12 +115,12 @@ def measure(recorder: Recorder, by_kind: Mapping[str, Sequence[Condition]]) -> l
 
 
 def told(value: float) -> str:
-    """R squared in words: how far it is below 0 says nothing but that the probe is worse than the mean."""
-    return "of nothing that moves" if np.isnan(value) else f"{value:.2f}" if value >= 0 else "below 0"
+    """R squared in words: any value below 0 only means that the probe is worse than the mean."""
+    return "undefined (nothing moves)" if np.isnan(value) else f"{value:.2f}" if value >= 0 else "below 0"
 
 
 def doubt(episodes: int) -> str:
-    """What is to be said of a probe on so few episodes, half of which it is fitted on."""
+    """A remark on a probe with too few episodes, half of which it is fitted on."""
     fitted = -(-episodes // 2)
     return f"; fitted on {number_of('episode', {fitted})}: too few to tell" if fitted < ENOUGH else ""
 

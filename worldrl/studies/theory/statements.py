@@ -1,4 +1,4 @@
-"""What a statement of the theory is, and the random problems that it is tried on."""
+"""The statements of the theory, and the random problems on which they are tested."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ HOLDS, CORRECTED, FAILS = "holds", "holds with a correction", "fails"
 
 
 class Errors(NamedTuple):
-    """How far a statement is violated: zero, up to rounding, where it holds."""
+    """How far a statement is violated: zero, up to rounding, if it holds."""
 
     printed: float
-    corrected: float = math.nan  # of what holds in its place; not a number where nothing is known to
+    corrected: float = math.nan  # of what holds in its place; NaN if unknown
 
 
 class Statement(NamedTuple):
@@ -27,14 +27,14 @@ class Statement(NamedTuple):
 
     paper: str
     number: str
-    printed: str  # what the paper says
-    holds: str  # what holds in its place; empty where the print is right
+    printed: str  # the paper's statement
+    holds: str  # what holds in its place; empty if the paper is right
     check: Callable[[Bench], Errors]
-    tolerance: float = 1e-6  # an error below it is none
+    tolerance: float = 1e-6  # smaller errors count as zero
 
 
 class Bench:
-    """A random process, and what else a statement is about. Half of all numbers of these are negative."""
+    """A random process, and other random objects of the statements. Half of their numbers are negative."""
 
     def __init__(self, seed: int) -> None:
         self.rng = np.random.default_rng(seed)
@@ -53,7 +53,7 @@ class Bench:
 
 
 class Result(NamedTuple):
-    """A statement's largest errors over all problems, and what follows from them."""
+    """A statement's largest errors over all problems, and the verdict."""
 
     statement: Statement
     errors: Errors
@@ -80,7 +80,7 @@ def apart(x: Array | float, y: Array | float) -> float:
 
 
 def above(x: Array | float, bound: Array | float) -> float:
-    """By how much ``x`` exceeds its bound, at most; zero where it does not."""
+    """The largest amount by which ``x`` exceeds its bound, or zero."""
     return max(0.0, float((np.asarray(x) - np.asarray(bound)).max()))
 
 

@@ -1,4 +1,4 @@
-"""The table of ``worldrl studies theory``: one line a statement."""
+"""The table of ``worldrl studies theory``: one line per statement."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def line(result: Result) -> str:
 
 
 def summary(found: Sequence[Result]) -> str:
-    """How many of each verdict."""
+    """The number of statements with each verdict."""
     counts = Counter(result.verdict for result in found)
     return f"{len(found)} statements: " + ", ".join(f"{counts[kind]} {kind}" for kind in (HOLDS, CORRECTED, FAILS))
 
 
 def record(result: Result) -> dict[str, Any]:
-    """The line as JSON has it; an error is null where it is infinite or there is none."""
+    """The line for JSON; an error is null if it is infinite or missing."""
     statement = {key: value for key, value in result.statement._asdict().items() if key != "check"}
     return {
         **statement,
