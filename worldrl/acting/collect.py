@@ -19,7 +19,7 @@ Recorder = Callable[[EnvSpec], Act]  # makes a policy for an environment
 
 
 def collect(env: EnvConfig, task: str, seed: int, steps: int, make_act: Recorder) -> tuple[Columns, EnvSpec]:
-    """Record so many steps; the last episode is cut where they end.
+    """Record a number of steps; the last episode is cut at the end.
 
     Args:
         env: The environment's settings, corruption as in training.

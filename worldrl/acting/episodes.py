@@ -66,7 +66,7 @@ class Tick(NamedTuple):
 
 
 def play(envs: Stage, act: Act, first: int = 0, stop: Callable[[], object] = bool) -> Iterator[Tick]:
-    """Play episodes, numbers ``first`` and on, without end; the first tick has the rows that they begin with.
+    """Play episodes endlessly, from number ``first``; the first tick has their first rows.
 
     Raises:
         Interrupted: ``stop``, which is called before every step, returned true.
@@ -181,7 +181,7 @@ def run_episodes(
     video: Path | None = None,
     stop: Callable[[], object] = bool,
 ) -> Episodes:
-    """Play ``episodes`` episodes, numbers ``first`` and on, spread over the vector's environments.
+    """Play ``episodes`` episodes, from number ``first``, spread over the vector's environments.
 
     Args:
         video: where a film of environment 0's first episode will be saved.

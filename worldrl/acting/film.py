@@ -54,7 +54,7 @@ def _panels(clean: list[np.ndarray], seen: list[np.ndarray]) -> tuple[Sequence[P
 
 
 def traces(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> Frames:
-    """Vectors (T, D) as grey images (T, 64, 64, 3) of the last 64 rows, one line for each entry, the present right.
+    """Vectors (T, D) as grey images (T, 64, 64, 3) of the last 64 rows, one line per entry, the latest row right.
 
     Black is ``low`` (D,) and white is ``high`` (D,), the entry's range.
     """

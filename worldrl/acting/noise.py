@@ -11,7 +11,7 @@ from worldrl.types import Noise
 
 
 class RowNoise(Noise):
-    """Every row of a batch draws from its own one of the ``generators``, on the host: the same on every device.
+    """Every row of a batch has its own generator on the host, so its noise is the same on every device.
 
     There must be as many rows as generators.
     """

@@ -66,7 +66,7 @@ class Condition(NamedTuple):
 def conditions(
     config: Config, kinds: Sequence[str], levels: Sequence[float], burst_length: int | None = None
 ) -> dict[str, list[Condition]]:
-    """By kind, level 0 and each level asked for, in rising order; bursts of ``burst_length`` rows, or the run's own.
+    """By kind, level 0 and each given level, in rising order; bursts last ``burst_length`` rows, by default the run's.
 
     The run's own corruption is added, even if it was meant only for training.
 

@@ -287,7 +287,7 @@ class SLAC(BeliefModel):
     def _filter_step(
         self, z2: Tensor, embed: Tensor, action: Tensor, keep: Tensor, noise: Tensor, dark: Tensor | None = None
     ) -> Path:
-        """One row of the posterior from z2 of the row before; leading axes broadcast; first rows do not ``keep``.
+        """One row of the posterior, given z2 of the previous row; leading axes broadcast; first rows do not ``keep``.
 
         In ``dark`` rows z1 follows its prior.
         """

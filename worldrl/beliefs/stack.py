@@ -19,7 +19,7 @@ from worldrl.types import NOISE, Batch, Belief, BeliefModel, EnvSpec, Metrics, N
 
 
 class Stack(BeliefModel):
-    """feat = context = the last ``frames`` observations; of arrays (h, w, c) a grid (h, w, frames c).
+    """feat = context = the last ``frames`` observations; for arrays (h, w, c) a grid (h, w, frames c).
 
     Bytes are scaled to [0, 1]. There is nothing to learn.
     """

@@ -1,4 +1,4 @@
-"""``worldrl eval``: evaluate one run folder, as it is, over a grid of corruptions, or on recorded rows."""
+"""``worldrl eval``: evaluate one run folder in its own environment, over a grid of corruptions, or on recorded rows."""
 
 from __future__ import annotations
 

@@ -115,7 +115,7 @@ def _at_worst(records: Sequence[Results], say: Callable[[Results], str]) -> str:
 
 
 def run_studies(subject: Subject, names: Sequence[str], console: Console) -> list[str]:
-    """Run studies one after the other; returns the names of those that the agent or task does not allow.
+    """Run studies one after the other; returns the names of those that agent or task do not allow.
 
     Raises:
         UserError: the error of a study, if it is the only one.

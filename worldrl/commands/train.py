@@ -68,7 +68,7 @@ def train_main(argv: Sequence[str]) -> int:
     _refuse_unasked_sweep(line)
     jobs = [make_job(each, line) for each in arguments]
     sweeps = _check_together(arguments, jobs)
-    if line.multirun or line.show:  # a single run finds out by itself
+    if line.multirun or line.show:  # a single run checks that itself
         from worldrl.agent import check_parts
 
         for job in jobs:

@@ -108,7 +108,7 @@ class Episode(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """Where the steps of a flat file go.
+    """The rows for the steps of a flat file.
 
     Without next observations, the last step of an episode that does not terminate is left out, because its next
     observation is unknown. The row after a terminating step repeats its observation, whose value is never used.

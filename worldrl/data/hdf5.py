@@ -74,7 +74,7 @@ def nbytes(parent: h5py.Group, name: str) -> int:
 
 
 def array(parent: h5py.Group, name: str, most: int) -> NDArray[Any]:
-    """An array of numbers inside of a group, of at most so many bytes, for which there is room.
+    """An array of numbers inside a group, of a bounded size that fits into memory.
 
     Raises:
         UserError: it is missing, not an array of numbers, stored in another file, needs a plug-in, or is larger.

@@ -82,7 +82,7 @@ _choice: _Choice | None = None
 
 
 def load_triton_first() -> None:
-    """Call this before anything may load OpenGL.
+    """Load Triton's LLVM; call this before anything may load OpenGL.
 
     PyTorch's Triton and software OpenGL each have an LLVM; if they are loaded in the other order, the process crashes.
     Worker processes never load PyTorch, and if dm_control is already imported it is too late.
@@ -126,7 +126,7 @@ def probe_backends() -> dict[str, Probe]:
 
 
 def gl_string() -> str:
-    """Name of what draws: backend, GL renderer, MuJoCo version. Images are bitwise the same only where this is.
+    """Name of the renderer: backend, GL renderer, MuJoCo version. Images are bitwise equal only if this is equal.
 
     Takes up to a second on the first call if the backend was not probed. Without a backend: ``"none"``.
     """

@@ -5,7 +5,7 @@ Three distributions mu propose actions a_i, n each: the uniform one, pi(. | s) a
     L_Q  += gamma_1 sum_j g_j,   g_j = E log Z_j(s) - E Q_j(s, a)                        a is the data's action
     Z_j(s) = int exp Q_j(s, b) db, estimated by 1 / 3n sum_i exp Q_j(s, a_i) / mu(a_i)
 
-to SAC's loss, whose target has no entropy, and leaves the actor as it is. With a budget tau, gamma_1 is multiplied by
+to SAC's loss, whose target has no entropy, and does not change the actor. With a budget tau, gamma_1 is multiplied by
 m = exp(eta) in [0, 1e6], which falls where the gap is below tau and rises where it is above:
 
     L_Q  += gamma_1 m sum_j g_j,   L_eta = -gamma_1 m mean_j (g_j - tau)

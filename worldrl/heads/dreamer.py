@@ -201,7 +201,7 @@ class Dreamer(Head):
     # --- the equations ------------------------------------------------------------------------------------------------
 
     def dream(self, feat: Tensor, model: Imagines) -> tuple[Rollout, Tensor]:
-        """A roll-out from every state (B, T, F), N = B T, and log pi(a_t | s_t) (H, N).
+        """A rollout from every state (B, T, F), N = B T, and log pi(a_t | s_t) (H, N).
 
         The actor's input is detached at each step: the gradient of an action goes through the later states, but not
         through the actor's later decisions.

@@ -88,7 +88,7 @@ class MIRL(SoftQ):
         return metrics
 
     def newest(self, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra) -> tuple[Tensor, Tensor]:
-        """The rows whose policy moves the prior: features (B, T, F) by the belief as it is now; (B, T) 0 at an end."""
+        """The rows whose policy moves the prior: features (B, T, F) by the current belief; (B, T) 0 at an end."""
         if "recent" in extra:
             belief, _, _ = model.observe(extra["recent"], 0, learn=False)
             batch = extra["recent"].drop_rows(model.lost_rows)

@@ -87,7 +87,7 @@ def _without(runs: Sequence[Run], kept: Sequence[Run]) -> list[Run]:
 
 
 def reaching(runs: Sequence[Run], unit: str, end: float) -> tuple[list[Run], Notes]:
-    """Of the runs whose time is ``unit``, those that continue to ``end``, and all others; notes name those left out.
+    """The runs without those whose time is ``unit`` and that do not reach ``end``; notes name those left out.
 
     Raises:
         UserError: no run reaches ``end``.

@@ -178,7 +178,7 @@ def read_run(run_dir: Path, metric: str) -> Run:
 
 
 def read_phases(run_dir: Path, metric: str) -> list[Run]:
-    """A run's settings and its curve of ``metric`` in each phase that it has begun, in their order; one at least.
+    """A run's settings and its curve of ``metric`` in each phase that it has begun, in order; at least one.
 
     A curve is empty if nothing was logged. Records of earlier versions have no phase: they are of acting.
 

@@ -52,7 +52,7 @@ class Grid(NamedTuple):
 
 
 def read_grids(paths: Sequence[Path], labels: Sequence[str] = ()) -> list[Grid]:
-    """Every ``robustness.json`` at or below ``paths``, each once; ``labels`` are settings that tell agents apart.
+    """Every ``robustness.json`` at or below ``paths``, each once; ``labels`` are settings that distinguish agents.
 
     Raises:
         UserError: a path without a grid, a file that is not a grid, or runs of a task with different cells.

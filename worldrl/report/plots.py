@@ -163,7 +163,7 @@ def draw(
 
 
 def looks_of(agents: Iterable[str]) -> dict[str, Look]:
-    """How each agent is drawn: in a place of its own name, or the next one that is free.
+    """The style of each agent: the one of its name, or the next free one.
 
     The same agents look the same in every picture, in any order.
     """
@@ -262,7 +262,7 @@ def _draw_line(axes: Any, line: Line, ends: np.ndarray) -> None:
 
 
 def limits(values: Iterable[ArrayLike]) -> tuple[float, float]:
-    """The range of the values and zero: a change of 1 % looks like one.
+    """The range of the values and zero, so a change of 1 % looks like 1 %.
 
     It covers seeds and baselines but not intervals, which are far too wide for two seeds.
     """

@@ -89,7 +89,7 @@ def read_data(path: Path) -> Recorded:
 
 
 def read_run(run_dir: Path) -> Recorded:
-    """The replay of a run, one environment after another; what the ring has lost of an episode begins a new one.
+    """The replay of a run, one environment after another; an episode whose start was overwritten begins later.
 
     Raises:
         UserError: no complete checkpoint, or one without a replay.

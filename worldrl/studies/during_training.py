@@ -27,7 +27,7 @@ class Look(NamedTuple):
     particles: int
 
     def extend(self, run: Path, points: list[Point]) -> Iterator[Point]:
-        """Add to the points of a run, and yield, one where it stands and one wherever further training has come to.
+        """Add to the points of a run, and yield, one for its present state and one after each further training.
 
         Points of an earlier study stay, except for those that the run has not reached.
 

@@ -56,7 +56,7 @@ class Embedding(NamedTuple):
 
 
 def run_batch(agent: Agent, config: Config, run_dir: Path, pairs: int, seed: int = 1) -> Batch:
-    """``pairs`` windows of what a run learned from: its data, or the rows that it has saved.
+    """``pairs`` windows from a run's data, or from its saved rows.
 
     Raises:
         UserError: The data cannot be read or have changed, no rows were saved, or there is less than one window.

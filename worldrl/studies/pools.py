@@ -52,7 +52,7 @@ def beliefs(
 
 
 def run_actions(run_dir: Path, n: int, seed: int = 1000) -> tuple[MarginalPolicy, Tensor]:
-    """The marginal policy of a run's agent, and ``n`` actions (n, A) that it takes one after the other, exploring.
+    """The marginal policy of a run's agent, and ``n`` consecutive actions (n, A) of its exploration.
 
     Raises:
         UserError: the run cannot be loaded, or its head has learned no marginal policy.

@@ -237,7 +237,7 @@ def looks(settings: Mapping[str, Any], every: int, times: int) -> Iterator[Train
 
 
 def study(size: int, beta: float, seeds: int, frames: int, times: int = 20) -> Iterator[list[Point]]:
-    """Agent by agent, what it is ``times`` times along its training; all agents with one seed, then with the next.
+    """The distances of each agent ``times`` times during training; all agents with one seed, then with the next.
 
     Args:
         size: cells on a side of the grid.

@@ -68,7 +68,7 @@ def split(task: str) -> tuple[str, str, int]:
 
 
 def good_return(task: str) -> float:
-    """The least good return.
+    """The least return that counts as good.
 
     Raises:
         UserError: it is not known for this task.

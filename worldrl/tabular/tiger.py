@@ -64,7 +64,7 @@ def latent_q() -> Array:
 
 
 def aggregated(q: Array, left: Array, how: Aggregate, scale: float = 1.0) -> Array:
-    """(D, A): Q of a belief from Q (2, A) of the states, by eq. 13 (``lse``) or what ``head.q_aggregate`` has instead.
+    """(D, A): Q of a belief from Q (2, A) of the states, by eq. 13 (``lse``) or another ``head.q_aggregate``.
 
     Args:
         q: values of the two places.

@@ -252,7 +252,7 @@ class Trainer:
     # --- evaluating ---------------------------------------------------------------------------------------------------
 
     def evaluate_if_due(self) -> None:
-        """Between ticks, so that a run that ends here and one that continues evaluate the same agent.
+        """Evaluate between ticks, so a run that ends here and one that continues evaluate the same agent.
 
         An evaluation that fails ends the run the first time; if it fails again in the resumed run, it is skipped.
         """

@@ -84,7 +84,7 @@ class _Console(Console):
 
 
 class Progress:
-    """A bar on a terminal, a line every ``INTERVAL`` seconds elsewhere, nothing if it is switched off.
+    """Shows a bar on a terminal, a line every ``INTERVAL`` seconds elsewhere, or nothing if it is switched off.
 
     Losing the terminal silences it and never stops the run.
 

@@ -17,7 +17,7 @@ class Stopped(SystemExit):
 
 @contextmanager
 def heeding_signals(handle: Callable[[int], None]) -> Iterator[None]:
-    """Call ``handle`` with the number of a signal that asks to stop; after the first one Ctrl-C ends the process.
+    """Call ``handle`` with the number of a signal to stop; after the first one, Ctrl-C ends the process.
 
     Python delivers signals only to the main thread, so they do not stop a run in another thread.
     """

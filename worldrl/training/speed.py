@@ -88,7 +88,7 @@ def keep_freed_memory() -> None:
 
 
 def compile_parts(agent: Agent) -> None:
-    """Replace what is worth compiling by its compiled form.
+    """Compile the parts that are worth compiling.
 
     On a CPU the many small operators of a head dominate, and one graph of its whole update fuses them; this requires a
     torch that can trace ``autograd.grad``. Elsewhere single methods are compiled. Random numbers come from the eager
@@ -175,7 +175,7 @@ def captured_update(agent: Agent, graphs: Graphs) -> Update:
 
 
 def capture_acting(agent: Agent, graphs: Graphs) -> None:
-    """Replace what ``Agent.act`` does on the device by graphs, one per number of rows and paths and way of acting.
+    """Replace the device part of ``Agent.act`` by graphs, one per number of rows and paths and mode of acting.
 
     Episodes whose rows have their own generators are played eagerly, because that noise is made on the host.
     """

@@ -85,9 +85,9 @@ def read(path: Path) -> Recorded:
 
 
 def write(path: Path, data: Recorded, about: Mapping[str, Any] | None = None) -> None:
-    """Write an ``.npz`` archive, or HDF5 where the name ends so; actions in the task's own units where these are known.
+    """Write an ``.npz`` archive, or HDF5 for its suffixes; actions are in the task's own units if these are known.
 
-    There is no place for what ``about`` says.
+    The layout has no place for ``about``.
 
     Raises:
         UserError: More than one kind of observation, for which the layout has no place.

@@ -52,7 +52,7 @@ class Table(gymnasium.Env[Array, Any]):
 
 
 class Grid(Table):
-    """Left, right, up, down or stay; -1 per step, +9 and the end at the bottom left corner. Nothing is rendered.
+    """Actions are left, right, up, down and stay; -1 per step, +9 and the end at the bottom left corner. No images.
 
     Episodes are cut after side^2 steps. They start in any cell except the goal, or in the corner that is 2 (side - 1)
     steps away from it.

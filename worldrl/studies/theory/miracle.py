@@ -111,7 +111,7 @@ def lemma_4(x: Bench) -> Errors:
 
 
 def remark_2(x: Bench) -> Errors:
-    """Values of entropy against those of a uniform prior, and with its price, log #A / beta at every step."""
+    """Entropy values compared with those of a uniform prior, without and with the cost log #A / beta of every step."""
     entropy = max_entropy_value_iteration(x.mdp, 1 / BETA).value
     prior = soft_value_iteration(x.mdp, BETA).value
     price = np.log(x.q.shape[1]) / BETA / (1 - x.mdp.gamma)
