@@ -11,6 +11,8 @@ from contextlib import suppress
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import pytest
+
 from tests import kills
 from worldrl.commands.train import train_main
 from worldrl.runs.checkpoint import Checkpoints
@@ -48,6 +50,7 @@ def frames(folder: Path) -> list[int]:
     return [Checkpoints(run).frames() or 0 for run in sorted((folder / "runs/two").glob("*/sac/*-*"))]
 
 
+@pytest.mark.kills
 def test_joblib_runs_side_by_side_and_continues_after_a_kill(tmp_path: Path) -> None:
     first = start(tmp_path, tmp_path / "first.out")
     limit = time.monotonic() + 180

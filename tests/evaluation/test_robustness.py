@@ -169,10 +169,7 @@ PARTS = {
     "smac": {key: value for key, value in SETTINGS.items() if key.startswith(("belief", "head"))},
     "dreamer": {"head": "dreamer", "head.units": 8, "head.mode_samples": 5, "belief.deter": 8, "belief.depth": 1},
     "slac": {"belief": "slac", "head": "slac", "head.units": 8, **SMALL_SLAC},
-    **{
-        policy: {"head": "sac", "head.units": 8, "policy": policy, "belief.deter": 8, "belief.depth": 1}
-        for policy in ("flow", "mixture", "latent")
-    },
+    "latent": {"head": "sac", "head.units": 8, "policy": "latent", "belief.deter": 8, "belief.depth": 1},
 }
 
 
