@@ -255,3 +255,10 @@ def test_names_of_parts() -> None:
 def test_what_a_resumed_run_may_change() -> None:
     assert all(map(may_change, ["frames", "eval.every", "log.every", "checkpoint.minutes"]))
     assert not any(map(may_change, ["seed", "threads", "device", "framesx", "evaluation", "head.critic_lr", "task"]))
+
+
+def test_a_mask_is_not_normalised() -> None:
+    """Its column would be constant in data without losses, and a lost group would read as about -1000."""
+    with pytest.raises(UserError) as refused:
+        config_from_dict({"data.name": "x.npz", "updates": 1, "data.normalize": True, "env.mask": True})
+    assert refused.value.where == "data.normalize"

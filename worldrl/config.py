@@ -142,6 +142,9 @@ def _check_target_return(config: Config) -> None:
 
 
 def _check_data(config: Config) -> None:
+    if config.data.normalize and config.env.mask:
+        expected = "false with env.mask: where the data lose no reading, the mask is constant and has no scale"
+        raise wrong("data.normalize", True, expected)
     if not config.data.name:
         if config.updates:
             raise wrong("updates", config.updates, "0: they are updates on data", "add data=PATH")
