@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from worldrl.report.curves import Curve
-from worldrl.report.plots import COLOURS, Line, draw, limits, looks_of, picture_formats, spread
+from worldrl.report.plots import COLOURS, Line, draw, limits, looks_of, picture, picture_formats, spread
 from worldrl.statistics import Estimate
 
 
@@ -86,3 +86,14 @@ def test_axes_hold_zero_and_all_values() -> None:
     assert limits([[-1000.0, -990.0]]) == (-1050.0, 0.0)
     assert limits([[-10.0], [90.0]]) == (-15.0, 95.0)
     assert limits([[0.0]]) == (0.0, 1.0)
+
+
+def test_the_numbers_of_a_logarithmic_axis_are_written_out(tmp_path: Path) -> None:
+    """A dollar in a name is a dollar, so that powers of ten cannot be mathematics."""
+    with picture(tmp_path / "x.svg", 3.0, 2.0) as figure:
+        axes = figure.subplots()
+        axes.plot([1, 2], [1e-3, 1e-5])
+        axes.set_yscale("log")
+    words = [label.get_text() for label in axes.get_yticklabels()]
+    assert "0.001" in words
+    assert not any("$" in word for word in words)

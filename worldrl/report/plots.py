@@ -79,7 +79,17 @@ def picture(path: Path | IO[bytes], width: float, height: float, **saved: Any) -
     with rc_context({**STYLE, "axes.prop_cycle": cycler(color=COLOURS), "legend.frameon": False}):
         figure = Figure(figsize=(width, height), layout="constrained", dpi=200)
         yield figure
+        write_out(figure)
         figure.savefig(path, **saved)
+
+
+def write_out(figure: Figure) -> None:
+    """Write the numbers of axes that are not linear as 0.01 and 1e-05: powers need the mathematics that is off."""
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            if axis.get_scale() != "linear":
+                axis.set_major_formatter("{x:g}")
+                axis.set_minor_formatter("")
 
 
 SVG: dict[Any, Any] = {"svg.fonttype": "none", "svg.hashsalt": "worldrl"}  # letters as text; deterministic output

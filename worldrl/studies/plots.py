@@ -11,7 +11,7 @@ import numpy as np
 from torch import Tensor
 
 from worldrl.estimators.marginal import ESTIMATORS
-from worldrl.report.plots import COLOURS, INK, MARKERS, PALE, PANEL, STYLE, calm, number_of
+from worldrl.report.plots import COLOURS, INK, MARKERS, PALE, PANEL, STYLE, calm, number_of, write_out
 from worldrl.studies.bandit import CENTRES, NEAR
 from worldrl.studies.entropy import COMPARED, Truth
 from worldrl.studies.variance import Noise
@@ -27,6 +27,7 @@ def picture(path: Path, panels: int, width: float = PANEL[0]) -> Iterator[Any]:
     with rc_context(STYLE):
         figure = Figure(figsize=(width * panels, PANEL[1] + 0.4), layout="constrained", dpi=200)
         yield figure.subplots(1, panels, squeeze=False)[0]
+        write_out(figure)
         figure.savefig(path)
 
 
