@@ -1,4 +1,4 @@
-"""Returns of n steps beside a walk over the rows, one start at a time."""
+"""Returns of n steps compared with a walk over the rows, one start at a time."""
 
 from __future__ import annotations
 

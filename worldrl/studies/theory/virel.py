@@ -446,7 +446,7 @@ STATEMENTS = (
         gradient_of_own_values,
     ),
     Statement(PAPER, "appendix E.4, densities", "scores, SVG0 and the Fourier form agree", "", gaussian_gradients),
-    Statement(PAPER, "section 4.2", "at Q* there is no M-step", "", no_m_step),
+    Statement(PAPER, "section 4.2", "at Q* no M-step is left", "", no_m_step),
     Statement(PAPER, "eq. 32", "the projection is C^-1 E[b Q]", "", projection),
     Statement(PAPER, "eq. 33", "the projected residual is m' C^-1 m / 2", "", eq_33),
     Statement(PAPER, "appendix F.1", "its gradient, with the Hessian of Q", "", gradient_f1),
