@@ -1,4 +1,4 @@
-"""MIRL, soft Q-learning and DQN: updates compared with their oracle, the limits that tie them, what tables say of them."""
+"""MIRL, soft Q-learning and DQN: updates compared with their oracle, limits that connect them, and tables."""
 
 from __future__ import annotations
 
