@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -157,6 +158,14 @@ def test_foreign_settings_are_named(tmp_path: Path) -> None:
     run_dir = make_run(tmp_path / "x", [1])
     (run_dir / "config.yaml").write_text("model: resnet\n")
     assert f"{run_dir / 'config.yaml'}: task: found None" in message(read_run, run_dir, "eval/return")
+
+
+@pytest.mark.parametrize(("key", "damaged"), [("updates", "'0'"), ("schedule.prefill", "50:00x")])
+def test_damaged_settings_are_named(tmp_path: Path, key: str, damaged: str) -> None:
+    path = make_run(tmp_path / "x", [1]) / "config.yaml"
+    name = key.rpartition(".")[2]
+    path.write_text(re.sub(rf"\b{name}: \d+", f"{name}: {damaged}", path.read_text()))
+    assert f"{path}: {key}" in message(read_run, path.parent, "eval/return")
 
 
 def test_a_run_that_has_only_begun_is_left_out_and_told(tmp_path: Path) -> None:

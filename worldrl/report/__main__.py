@@ -77,7 +77,7 @@ def learnt(runs: Sequence[Run]) -> tuple[list[Run], Notes]:
 
 def _has_learnt(run: Run) -> bool:
     """Whether its curve goes beyond the random actions at its beginning; there are none after learning from data."""
-    start = 0 if run.settings.get("updates", 0) else run.settings.get("schedule.prefill", 0)
+    start = 0 if run.settings["updates"] else run.settings["schedule.prefill"]
     return bool(run.curve.frames[-1] > start)
 
 
@@ -183,7 +183,7 @@ def _unequal_starts(groups: Groups) -> Notes:
     notes = []
     for task, panel in groups.items():
         for agent, runs in panel.items():
-            made = sorted({str(run.settings.get("updates", 0)) for run in runs if run.phase == ACTING}, key=_natural)
+            made = sorted({str(run.settings["updates"]) for run in runs if run.phase == ACTING}, key=_natural)
             if len(made) > 1:
                 found = f"its runs act after {' and '.join(made)} updates on data"
                 notes.append(f"{agent} on {task}: {found}; separate them with --label updates")

@@ -215,8 +215,8 @@ def _read_phase(run_dir: Path, settings: Mapping[str, Any], phase: str, records:
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    settings = flatten(read_yaml(path))
-    for key, kind in {"task": str, "agent": str, "seed": int}.items():
+    settings = {"updates": 0, "schedule.prefill": 0} | flatten(read_yaml(path))  # not in runs of earlier versions
+    for key, kind in {"task": str, "agent": str, "seed": int, "updates": int, "schedule.prefill": int}.items():
         if not isinstance(settings.get(key), kind):
             raise wrong(f"{path}: {key}", settings.get(key), "the settings that train.py wrote")
     return settings
