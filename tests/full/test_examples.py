@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 from tests.test_documents import ROOT, fenced, save_examples
@@ -29,6 +32,8 @@ SHORT = {
     "log.progress": "false",
     "threads": "1",
 }
+FROM_DATA = {**{key: SHORT[key] for key in SHORT if key.startswith(("eval.", "log."))}, "updates": "20", "threads": "1"}
+FILES = {"antmaze-umaze-v2.hdf5": (29, 8), "pen-human-v1.hdf5": (45, 24)}  # of D4RL: values of observations and actions
 LONG = ("results.md",)  # its commands are experiments of minutes and hours
 CHECKED = [ROOT / "README.md", *(path for path in sorted((ROOT / "docs").glob("*.md")) if path.name not in LONG)]
 
@@ -55,13 +60,20 @@ WITH_A_RUN = [
     line for line in commands() if re.match(r"worldrl report|.*(RUN_DIR| demo )", line) and not re.search(MINUTES, line)
 ]
 PIXELS, STATES = "runs/cartpole_balance/smac/1", "runs/walker_walk/smac_state/1"
+OF_DATA, OF_CHOICES = "runs/pendulum/td3_bc/1", "runs/grid/dqn/1"
+SUITED = {  # what a command asks for -> a run of that kind; the others read images
+    "--groups|studies (entropy|variance)|stuck": STATES,
+    "--fqe held-out|--target-return|studies embedding": OF_DATA,
+    "studies useless": OF_CHOICES,
+}
 
 
 def shortened(line: str) -> list[str]:
     """A training of a few updates."""
-    words = [word for word in shlex.split(line)[2:] if word.partition("=")[0] not in ("frames", "schedule.prefill")]
+    lengths = ("frames", "schedule.prefill", "updates")
+    words = [word for word in shlex.split(line)[2:] if word.partition("=")[0] not in lengths]
     given = {word.partition("=")[0] for word in words}
-    extra = {} if "--cfg" in words else SHORT
+    extra = {} if "--cfg" in words else FROM_DATA if "data" in given else SHORT
     return [sys.executable, "-m", "worldrl", "train", *words, *(f"{k}={v}" for k, v in extra.items() if k not in given)]
 
 
@@ -75,12 +87,37 @@ def run(command: list[str], folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the documents' example files, and two short runs: from images, and from states."""
+    """A folder with the documents' example files, data sets, and short runs of several kinds."""
     made = tmp_path_factory.mktemp("examples")
     save_examples(made)
-    for asked in (f"experiment=smoke hydra.run.dir={PIXELS}", f"agent=smac_state hydra.run.dir={STATES}"):
+    (recorded,) = (line for line in commands() if line.startswith("worldrl data make pendulum-v0"))
+    run([sys.executable, "-m", "worldrl", *shlex.split(recorded.replace("20_000", "1_000"))[1:]], made)
+    shutil.copytree(made / "pendulum-v0", made / "held-out-v0")
+    for name, sizes in FILES.items():
+        save_d4rl(made / name, *sizes)
+    for asked in (
+        f"experiment=smoke hydra.run.dir={PIXELS}",
+        f"agent=smac_state hydra.run.dir={STATES}",
+        f"agent=td3_bc data=pendulum-v0 data.normalize=true env.target_return=-150 hydra.run.dir={OF_DATA}",
+        f"experiment=useless hydra.run.dir={OF_CHOICES}",
+    ):
         run(shortened(f"worldrl train {asked}"), made)
     return made
+
+
+def save_d4rl(path: Path, values: int, actions: int, n: int = 600) -> None:
+    """A file of D4RL's layout with random rows."""
+    rng = np.random.default_rng(0)
+    arrays = {
+        "observations": rng.normal(size=(n, values)).astype(np.float32),
+        "actions": rng.uniform(-1, 1, (n, actions)).astype(np.float32),
+        "rewards": rng.integers(0, 2, n).astype(np.float32),
+        "terminals": np.zeros(n, bool),
+        "timeouts": np.arange(n) % 100 == 99,
+    }
+    with h5py.File(path, "w") as file:
+        for name, array in arrays.items():
+            file[name] = array
 
 
 @pytest.mark.parametrize("line", TRAININGS)
@@ -90,14 +127,16 @@ def test_a_training_of_the_documents_runs(line: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("line", WITH_A_RUN)
 def test_a_command_about_a_run_works(line: str, folder: Path) -> None:
-    trained = STATES if re.search("--groups|studies|stuck", line) else PIXELS
+    trained = next((run_dir for pattern, run_dir in SUITED.items() if re.search(pattern, line)), PIXELS)
     words = shlex.split(line.removeprefix("time ").replace("RUN_DIR...", trained).replace("RUN_DIR", trained))
-    if "init_from=" in line:
+    if re.search("init_from=|worldrl train ", line):
         run(shortened(shlex.join(words)), folder)
         return
     words = ["eval", *words[2:]] if words[:2] == ["python", "eval.py"] else words[1:]
     words = ["train", *words[1:]] if words[0] == "train.py" else words
-    short = re.sub(r"--episodes \d+", "--episodes 1", shlex.join(words)).replace("frames=2000000", "frames=2400")
+    short = shlex.join(words).replace("frames=2000000", "frames=2400")
+    for option, least in {"episodes": 1, "steps": 300, "updates": 20}.items():
+        short = re.sub(rf"--{option} [\d_]+", f"--{option} {least}", short)
     run([sys.executable, "-m", "worldrl", *shlex.split(short)], folder)
 
 

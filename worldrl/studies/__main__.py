@@ -328,7 +328,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_out(options.out)
     picture = options.out / f"{options.study}.png"
     write_numbers(options, STUDIES[options.study](options, picture))
-    print(f"written: {picture}, {_numbers(options)}")
+    written = (picture, picture.with_suffix(".csv"), _numbers(options))
+    print("written: " + ", ".join(str(file) for file in written if file.exists()))
     return 0
 
 

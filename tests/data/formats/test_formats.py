@@ -221,6 +221,17 @@ def test_what_is_no_data_set_is_one_line(tmp_path: Path, write: Callable[[Path],
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("value", [np.nan, 0.5, -1.0])
+def test_an_end_is_yes_or_no(tmp_path: Path, value: float) -> None:
+    terminals = np.zeros(15)
+    terminals[[4, 9, 14]] = 1, value, 1
+    npz(tmp_path / "data", {**arrays(), "terminals": terminals})
+    path = tmp_path / "data.npz"
+    with pytest.raises(UserError) as refused:
+        format_of(path).read(path)
+    assert refused.value.found == f"{value} in row 9"
+
+
 # --- Minari -----------------------------------------------------------------------------------------------------------
 
 
@@ -380,3 +391,10 @@ def test_an_id_is_told_where_minari_keeps_it(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(UserError) as refused:
         format_of(Path("mujoco/hopper/medium-v0"))
     assert os.fspath(Path("/somewhere/mujoco/hopper/medium-v0")) in refused.value.fix
+
+
+def test_the_agent_of_the_package_is_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as refused:
+        format_of(Path("demo"))
+    assert "data make" in refused.value.fix

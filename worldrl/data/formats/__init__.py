@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol, cast
 
+from worldrl.config import DEMO
 from worldrl.data.episodes import Recorded
 from worldrl.errors import UserError
 
@@ -52,7 +53,9 @@ def formats() -> Iterator[Format]:
 
 
 def _fix(path: Path) -> str:
-    """A hint if an id of Minari was given in place of a path: the folder of that data set."""
+    """A hint if the agent of the package, or an id of Minari, was given in place of a path."""
+    if str(path) == DEMO:
+        return "that agent has no replay; record it: worldrl data make demo-v0 --policy demo"
     if path.exists() or not path.name.rpartition("-v")[2].isdecimal():
         return ""
     from worldrl.data.formats.minari import stored_at

@@ -73,8 +73,8 @@ def read(path: Path) -> Recorded:
         {key: arrays["observations"]},
         action,
         arrays["rewards"].reshape(n),
-        arrays["terminals"].reshape(n) > 0,
-        arrays["timeouts"].reshape(n) > 0 if "timeouts" in arrays else np.zeros(n, bool),
+        _flags(path, "terminals", arrays["terminals"]),
+        _flags(path, "timeouts", arrays["timeouts"]) if "timeouts" in arrays else np.zeros(n, bool),
         {key: arrays["next_observations"]} if "next_observations" in arrays else None,
     )
     _check_ends(path, steps, "timeouts" in arrays)
@@ -179,6 +179,15 @@ def _actions(path: Path, values: NDArray[Any]) -> tuple[NDArray[Any], Actions]:
         expected = f"({n}, A), or ({n},) of an integer type for a choice"
         raise UserError(f"{path}: 'actions'", f"shape {values.shape} of {values.dtype}", expected)
     return values, box(values.shape[1])
+
+
+def _flags(path: Path, name: str, values: NDArray[Any]) -> NDArray[np.bool_]:
+    """(N,) of a column of yes and no, as booleans or numbers."""
+    flat = values.ravel()
+    wrong = np.flatnonzero((flat != 0) & (flat != 1))
+    if wrong.size:
+        raise UserError(f"{path}: '{name}'", f"{flat[wrong[0]]} in row {wrong[0]:,}", "0 or 1")
+    return flat == 1
 
 
 def _check_ends(path: Path, steps: Steps, told: bool) -> None:
