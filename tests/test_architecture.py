@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1] / "worldrl"
 ORDER = (  # the rooms, lowest first: a module imports from its own room and from lower ones, without exception
     "errors",
     "files",
+    "origin",
     "fields",
     "statistics",
     "terminal",

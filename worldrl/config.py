@@ -20,7 +20,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import AliasEvent, YAMLError
 
-from worldrl.data.settings import DataConfig, ReplayConfig
+from worldrl import origin
+from worldrl.data.settings import DEMO, DataConfig, ReplayConfig
 from worldrl.envs.make import EnvConfig
 from worldrl.errors import UserError, given_twice, unknown, wrong
 from worldrl.fields import Device, Every, Frames, Label, NotNegative, OneOf, Range, Share, SomeFrames, of_updates, rules
@@ -106,7 +107,6 @@ class Config:
 # --- what a value may be ----------------------------------------------------------------------------------------------
 
 CONFIG_FILE = "config.yaml"
-DEMO = "demo"  # as the name of a run folder: the trained agent that is part of the package
 OLDER = "if worldrl 0.1.0 wrote this run, that version reads it; worldrl report reads its curves"
 YAML_BYTES = 2**18  # of a file of settings, which takes a second to parse
 
@@ -456,9 +456,12 @@ def to_yaml(config: Config) -> str:
 
 
 def save_config(config: Config, run_dir: Path) -> None:
-    """Write ``config.yaml`` into the run folder, in place of an existing one; never half a file."""
+    """Write ``config.yaml`` into the run folder, in place of an existing one; never half a file.
+
+    A comment in its first line names the version and commit of this package.
+    """
     partial = Path(run_dir) / f"{CONFIG_FILE}.partial"
-    partial.write_text(to_yaml(config), encoding="utf-8")
+    partial.write_text(f"{origin.note()}\n{to_yaml(config)}", encoding="utf-8")
     partial.replace(Path(run_dir) / CONFIG_FILE)
 
 

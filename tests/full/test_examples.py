@@ -32,7 +32,8 @@ SHORT = {
     "log.progress": "false",
     "threads": "1",
 }
-FROM_DATA = {**{key: SHORT[key] for key in SHORT if key.startswith(("eval.", "log."))}, "updates": "20", "threads": "1"}
+FROM_DATA = {"updates": "20", "log.progress": "false", "threads": "1"}
+WITH_A_TASK = {**FROM_DATA, "eval.every": "10", "eval.episodes": "1"}
 FILES = {"antmaze-umaze-v2.hdf5": (29, 8), "pen-human-v1.hdf5": (45, 24)}  # of D4RL: values of observations and actions
 LONG = ("results.md",)  # its commands are experiments of minutes and hours
 CHECKED = [ROOT / "README.md", *(path for path in sorted((ROOT / "docs").glob("*.md")) if path.name not in LONG)]
@@ -73,7 +74,8 @@ def shortened(line: str) -> list[str]:
     lengths = ("frames", "schedule.prefill", "updates")
     words = [word for word in shlex.split(line)[2:] if word.partition("=")[0] not in lengths]
     given = {word.partition("=")[0] for word in words}
-    extra = {} if "--cfg" in words else FROM_DATA if "data" in given else SHORT
+    blind = any(f"data={name}" in words for name in FILES)  # the file names no environment
+    extra = {} if "--cfg" in words else FROM_DATA if blind else WITH_A_TASK if "data" in given else SHORT
     return [sys.executable, "-m", "worldrl", "train", *words, *(f"{k}={v}" for k, v in extra.items() if k not in given)]
 
 

@@ -10,6 +10,7 @@ import pytest
 from scipy import stats
 
 from tests.report.toy_runs import make_phases, make_run, write_run
+from worldrl.origin import commit
 from worldrl.report.__main__ import main
 
 
@@ -50,7 +51,7 @@ def fails(capsys: pytest.CaptureFixture, *arguments: object) -> str:
 def test_a_multirun_folder_becomes_a_picture_and_tables(runs: Path, capsys: pytest.CaptureFixture) -> None:
     out = runs.parent / "new" / "report"
     text = run_report(capsys, runs, "--out", out, "--normalise", 1000, "--random", 30, "--baseline", "Dreamer=700")
-    written = ["agents.csv", "aggregate.csv", "curves.png", "pairs.csv", "report.md", "runs.csv"]
+    written = ["agents.csv", "aggregate.csv", "curves.csv", "curves.png", "pairs.csv", "report.md", "runs.csv"]
     assert sorted(path.name for path in out.iterdir()) == written
     assert (out / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert (out / "report.md").read_text() in text
@@ -73,11 +74,15 @@ def test_a_multirun_folder_becomes_a_picture_and_tables(runs: Path, capsys: pyte
     last = [float(row["last"]) for row in table if row["agent"] == "smac" and row["task"] == "walker_walk"]
     np.testing.assert_allclose(float(first["last"]), stats.trim_mean(last, 0.25))
 
+    values = [row for row in rows(out / "curves.csv") if row["agent"] == "smac" and row["task"] == "walker_walk"]
+    assert [float(row["value"]) for row in values if row["frames"] == "4000.0"] == last
+    assert {row["commit"] for row in values} == {commit()}
+
 
 def test_a_picture_takes_its_tables_with_it(runs: Path, capsys: pytest.CaptureFixture) -> None:
     text = run_report(capsys, runs / "walker_walk" / "smac", "--out", runs.parent / "fig.svg")
     names = sorted(path.name for path in runs.parent.iterdir() if path.is_file())
-    assert names == ["fig-agents.csv", "fig-report.md", "fig-runs.csv", "fig.svg"]
+    assert names == ["fig-agents.csv", "fig-curves.csv", "fig-report.md", "fig-runs.csv", "fig.svg"]
     assert "| walker_walk | smac  | 3     | 4,000  | 114.0 ± 2.0      |" in text
 
 
@@ -86,7 +91,7 @@ def test_tables_of_an_earlier_report_do_not_stay(runs: Path, capsys: pytest.Capt
     run_report(capsys, runs, "--out", out)
     (out / "mine.csv").write_text("")
     run_report(capsys, runs / "walker_walk" / "smac", "--out", out)
-    assert sorted(path.name for path in out.glob("*.csv")) == ["agents.csv", "mine.csv", "runs.csv"]
+    assert sorted(path.name for path in out.glob("*.csv")) == ["agents.csv", "curves.csv", "mine.csv", "runs.csv"]
 
 
 def test_the_same_runs_give_the_same_report(runs: Path, capsys: pytest.CaptureFixture) -> None:

@@ -7,6 +7,8 @@ from typing import Annotated
 
 from worldrl.fields import Device, OneOf, PositiveShare, Range, Samples, Share
 
+DEMO = "demo"  # as the name of a run folder: the trained agent that is part of the package; it has no replay
+
 
 @dataclass(frozen=True)
 class ReplayConfig:

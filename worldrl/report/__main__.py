@@ -53,7 +53,7 @@ AXES = {
 XLABELS = {ACTING: XLABEL, DATA: "updates on data"}
 HTML, BESIDE = "report.html", "report-videos"
 FILES = {  # the page and the tables of each kind of report; tables without a row are left out
-    "curves": ("report.md", "agents.csv", "aggregate.csv", "pairs.csv", "runs.csv", HTML),
+    "curves": ("report.md", "agents.csv", "aggregate.csv", "pairs.csv", "runs.csv", "curves.csv", HTML),
     "robustness": ("robustness.md", "robustness.csv"),
 }
 SHORT = 0.9  # a run that ends before this share of the longest one is named
@@ -221,6 +221,7 @@ def _scores(task: str, agent: str, runs: Sequence[Run], time: float) -> list[Sco
             best=float(run.curve.values[run.curve.frames <= time].max()),
             run=str(run.path),
             unit=run.unit,
+            commit=run.commit,
         )
         for i, run in enumerate(runs)
     ]
@@ -244,6 +245,21 @@ def make_tables(scores: Sequence[Score], units: Mapping[str | None, float]) -> t
         "runs": run_rows(scores),
     }
     return {name: rows for name, rows in tables.items() if rows}, notes
+
+
+def curve_rows(groups: Groups) -> list[Row]:
+    """One row per value of every run, with the run's task, agent, seed and commit."""
+    rows: list[Row] = []
+    units = sorted({run.unit for panel in groups.values() for run in _all(panel)})
+    for task, panel in groups.items():
+        for agent, runs in panel.items():
+            seeds = [run.seed for run in runs]
+            for i, run in enumerate(runs):
+                name = {"task": task, "agent": agent, "seed": run.seed, "repeat": seeds[:i].count(run.seed)}
+                name |= {"commit": run.commit, **dict.fromkeys(units, math.nan)}
+                points = zip(run.curve.frames, run.curve.values, strict=True)
+                rows += [{**name, run.unit: float(x), "value": float(y)} for x, y in points]
+    return rows
 
 
 def _units(tasks: Sequence[str], units: Mapping[str | None, float]) -> dict[str, float]:
@@ -401,6 +417,7 @@ def report(options: argparse.Namespace) -> str:
     units = {name: unit for task, unit in options.normalise for name in _named(task, groups)}
     scores, short = score(groups, ends)
     tables, missing = make_tables(scores, units)
+    tables["curves"] = curve_rows(groups)
     notes += [*doubts, *short, *missing]
     text = to_text(options.metric, tables, notes)
     xlabels = {name: XLABELS[_all(panel)[0].phase] for name, panel in groups.items()}

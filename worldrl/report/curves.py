@@ -17,8 +17,10 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from worldrl.config import CONFIG_FILE, flatten, may_change, read_yaml
+from worldrl.config import CONFIG_FILE, YAML_BYTES, flatten, may_change, read_yaml
 from worldrl.errors import UserError, unknown, wrong
+from worldrl.files import read_text
+from worldrl.origin import commit_of
 from worldrl.runs.folder import METRICS
 from worldrl.runs.metrics import COUNTERS, Record, read_records
 
@@ -68,6 +70,7 @@ class Run(NamedTuple):
     end: float
     notes: tuple[str, ...] = ()
     phase: str = ACTING
+    commit: str = ""  # of the code that wrote it, if known
 
     @property
     def task(self) -> str:
@@ -187,12 +190,14 @@ def read_phases(run_dir: Path, metric: str) -> list[Run]:
     """
     path = run_dir / METRICS
     settings = _read_settings(run_dir / CONFIG_FILE)
+    commit = commit_of(read_text(run_dir / CONFIG_FILE, YAML_BYTES))
     records, half_line = read_records(path)
     phases: dict[str, Lines] = {}
     for line, record in enumerate(records, 1):
         if record:
             phases.setdefault(_phase(path, line, record), {})[line] = record
     runs = [_read_phase(run_dir, settings, phase, found, metric) for phase, found in (phases or {ACTING: {}}).items()]
+    runs = [run._replace(commit=commit) for run in runs]
     if half_line:
         told = f"{path}: ignored half a line at its end: the run is still writing, or was killed"
         runs[-1] = runs[-1]._replace(notes=(told, *runs[-1].notes))

@@ -41,6 +41,7 @@ class Score(NamedTuple):
     best: float
     run: str
     unit: str = "frames"  # of the time
+    commit: str = ""  # of the code that wrote the run, if known
 
 
 def agent_rows(scores: Sequence[Score]) -> list[Row]:
@@ -80,6 +81,7 @@ def _run_row(score: Score, units: Sequence[str]) -> Row:
         **_time(score, units),
         "last": score.last,
         "best": score.best,
+        "commit": score.commit,
         "run": score.run,
     }
 

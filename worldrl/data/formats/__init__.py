@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from worldrl.config import DEMO
 from worldrl.data.episodes import Recorded
+from worldrl.data.settings import DEMO
 from worldrl.errors import UserError
 
 
