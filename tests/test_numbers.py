@@ -1,0 +1,110 @@
+"""The returns that docs/results.md prints are those of the files it links, whose values may be rounded."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+WITHOUT = {  # sections with tables that are older than curves.csv of ``worldrl report``
+    "cartpole_swingup, other agents",
+    "MIRACLE against its SAC",
+    "A belief against drop-out",
+    "Particles",
+    "Speed on a CPU",
+}
+
+Run = dict[str, float]  # frames, or the name of a longer evaluation's column -> return
+Runs = dict[tuple[str, int], Run]  # by agent and seed
+Rows = list[dict[str, str]]
+
+
+def sections(page: str) -> dict[str, str]:
+    """The text below each heading, up to the next one."""
+    parts = re.split(r"^#+ (.+)$", page, flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def tables(text: str) -> Iterator[Rows]:
+    """Every table as rows by column."""
+    for block in re.findall(r"(?:^\|.*\n)+", text, re.MULTILINE):
+        cells = [[cell.strip().strip("`") for cell in line[1:-1].split("|")] for line in block.splitlines()]
+        yield [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
+
+
+def runs_of(path: Path) -> Runs:
+    """A file of curves: a column for each number of frames, or a row for each value (``worldrl report``)."""
+    found: Runs = {}
+    with path.open(encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            run = found.setdefault((row["agent"], int(row["seed"])), {})
+            if "value" in row:
+                run[f"{float(row['frames']):.0f}"] = float(row["value"])
+            else:
+                run |= {key: float(row[key]) for key in row if re.match(r"\d|eval", key) and row[key]}
+    return found
+
+
+def expected(column: str, runs: list[Run]) -> list[float] | None:
+    """What a cell of this column holds for these runs of one agent; None if the file does not have it."""
+    if short := re.fullmatch(r"(\d+)k", column):
+        return [run[f"{short[1]}000"] for run in runs]
+    if at := re.match(r"at ([\d,]+)", column):
+        return [run[at[1].replace(",", "")] for run in runs]
+    if longer := re.match(r"eval\.py`?, (\d+) episodes", column):
+        return [
+            run[f"eval_{longer[1]}_{of}"] for run in runs for of in ("mean", "std") if f"eval_{longer[1]}_mean" in run
+        ]
+    curves = [{int(key): run[key] for key in run if key.isdigit()} for run in runs]
+    if column == "mean":
+        last = [curve[max(curve)] for curve in curves]
+        return [float(np.mean(last)), float(np.std(last, ddof=1))] if len(last) > 1 else last
+    return [max(curve.values()) for curve in curves] if column.startswith("best") else None
+
+
+def compared(text: str, runs: Runs) -> Iterator[tuple[str, str, list[float], list[float]]]:
+    """Row, column, numbers as printed, numbers of the file."""
+    for table in tables(text):
+        of_mean = any(column.startswith("at ") for column in table[0])
+        for row in table:
+            name, _, seed = next(iter(row.values())).partition(", seed ")
+            same = [run for (agent, n), run in runs.items() if agent == name and (not seed or n == int(seed))]
+            for column, cell in row.items():
+                wanted = expected(column, same) if same and (column != "mean" or of_mean) else None
+                if cell and wanted is not None:
+                    yield name, column, [float(x.replace(",", "")) for x in re.findall(r"-?[\d.]+", cell)], wanted
+
+
+PAGE = sections((DOCS / "results.md").read_text(encoding="utf-8"))
+FILES = {title: re.findall(r"\(curves/(.+?\.csv)\)", text) for title, text in PAGE.items()}
+
+
+@pytest.mark.parametrize("title", [title for title, files in FILES.items() if files])
+def test_printed_returns_are_those_of_the_file(title: str) -> None:
+    runs = {key: run for file in FILES[title] for key, run in runs_of(DOCS / "curves" / file).items()}
+    found = list(compared(PAGE[title], runs))
+    assert found
+    for name, column, printed, wanted in found:
+        assert len(printed) == len(wanted), (name, column)
+        assert np.abs(np.subtract(printed, wanted)).max() < 1, (name, column, printed, wanted)
+
+
+def test_every_table_of_returns_has_a_file() -> None:
+    returns = [title for title, text in PAGE.items() if any("seed" in str(table) for table in tables(text))]
+    assert {title for title in returns if not FILES[title]} <= WITHOUT
+
+
+def test_every_file_is_linked() -> None:
+    pages = "".join(path.read_text(encoding="utf-8") for path in DOCS.rglob("*.md"))
+    assert [path.name for path in (DOCS / "curves").iterdir() if f"curves/{path.name}" not in pages] == []
+
+
+def test_a_wrong_number_would_be_found() -> None:
+    text = "| agent | at 2,000 frames, by seed | best |\n|---|---|---|\n| `sac` | 5, 7 | 6, 8 |\n"
+    runs = {("sac", 1): {"1000": 6.0, "2000": 5.0}, ("sac", 2): {"1000": 8.0, "2000": 9.0}}
+    assert [(p, w) for _, _, p, w in compared(text, runs)] == [([5, 7], [5, 9]), ([6, 8], [6, 9])]
