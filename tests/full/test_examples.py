@@ -63,7 +63,7 @@ WITH_A_RUN = [
 PIXELS, STATES = "runs/cartpole_balance/smac/1", "runs/walker_walk/smac_state/1"
 OF_DATA, OF_CHOICES = "runs/pendulum/td3_bc/1", "runs/grid/dqn/1"
 SUITED = {  # what a command asks for -> a run of that kind; the others read images
-    "--groups|studies (entropy|variance)|stuck": STATES,
+    r"--groups|studies (entropy|variance)|stuck|agent=misa data=RUN_DIR updates=\S+$": STATES,
     "--fqe held-out|--target-return|studies embedding": OF_DATA,
     "studies useless": OF_CHOICES,
 }
