@@ -33,7 +33,7 @@ SHORT = {
     "threads": "1",
 }
 FROM_DATA = {"updates": "20", "log.progress": "false", "threads": "1"}
-WITH_A_TASK = {**FROM_DATA, "eval.every": "10", "eval.episodes": "1"}
+WITH_A_TASK = {**FROM_DATA, "eval.every": "10", "eval.episodes": "1", "eval.video": "false"}
 FILES = {"antmaze-umaze-v2.hdf5": (29, 8), "pen-human-v1.hdf5": (45, 24)}  # of D4RL: values of observations and actions
 LONG = ("results.md",)  # its commands are experiments of minutes and hours
 CHECKED = [ROOT / "README.md", *(path for path in sorted((ROOT / "docs").glob("*.md")) if path.name not in LONG)]
@@ -61,10 +61,11 @@ WITH_A_RUN = [
     line for line in commands() if re.match(r"worldrl report|.*(RUN_DIR| demo )", line) and not re.search(MINUTES, line)
 ]
 PIXELS, STATES = "runs/cartpole_balance/smac/1", "runs/walker_walk/smac_state/1"
-OF_DATA, OF_CHOICES = "runs/pendulum/td3_bc/1", "runs/grid/dqn/1"
+OF_DATA, OF_RETURNS, OF_CHOICES = "runs/pendulum/td3_bc/1", "runs/pendulum/bc/1", "runs/grid/dqn/1"
 SUITED = {  # what a command asks for -> a run of that kind; the others read images
     r"--groups|studies (entropy|variance)|stuck|agent=misa data=RUN_DIR updates=\S+$": STATES,
-    "--fqe held-out|--target-return|studies embedding": OF_DATA,
+    "--fqe held-out|studies embedding": OF_DATA,
+    "--target-return": OF_RETURNS,
     "studies useless": OF_CHOICES,
 }
 
@@ -100,7 +101,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for asked in (
         f"experiment=smoke hydra.run.dir={PIXELS}",
         f"agent=smac_state hydra.run.dir={STATES}",
-        f"agent=td3_bc data=pendulum-v0 data.normalize=true env.target_return=-150 hydra.run.dir={OF_DATA}",
+        f"agent=td3_bc data=pendulum-v0 hydra.run.dir={OF_DATA}",
+        f"agent=bc data=pendulum-v0 data.normalize=true env.target_return=-150 hydra.run.dir={OF_RETURNS}",
         f"experiment=useless hydra.run.dir={OF_CHOICES}",
     ):
         run(shortened(f"worldrl train {asked}"), made)
