@@ -129,6 +129,45 @@ def test_a_bare_array_is_taken_where_there_is_one_key(pixels: Path, states: Path
         np.testing.assert_array_equal(bare.act(obs, deterministic=True), named.act({key: obs}, deterministic=True))
 
 
+def acted(run: Path, obs: list[dict[str, Any]], seen: list[dict[str, np.ndarray] | None]) -> TrainedPolicy:
+    """The policy after these rows."""
+    policy = worldrl.load(run, device="cpu")
+    for row, masks in zip(obs, seen, strict=True):
+        policy.act(row, deterministic=True, seen=masks)
+    return policy
+
+
+@pytest.mark.parametrize("run", ["both", "slac"])
+def test_what_is_lost_does_not_matter(run: str, request: pytest.FixtureRequest) -> None:
+    run_dir = request.getfixturevalue(run)
+    first, second = observations(2), observations(2, 1)
+    seen = {"state": np.array([[True] * 4 + [False], [True] * 5])}
+    damaged = second | {"state": np.where(seen["state"], second["state"], np.nan)}
+    told, other, untold = (
+        acted(run_dir, [first, row], [None, masks]).belief.feat
+        for row, masks in ((second, seen), (damaged, seen), (second, None))
+    )
+    torch.testing.assert_close(told, other)
+    assert not torch.equal(told[0], untold[0])
+    torch.testing.assert_close(told[1], untold[1])
+    everything = {key: np.ones(x.shape, bool) for key, x in second.items()}
+    torch.testing.assert_close(acted(run_dir, [first, second], [None, everything]).belief.feat, untold)
+
+
+def test_masks_that_do_not_fit_are_refused_in_one_line(both: Path, states: Path) -> None:
+    obs = observations(1)
+    for masks, words in (
+        (np.ones((1, 5), bool), "dict with the keys pixels, state"),
+        ({"sound": [True]}, "the keys sound"),
+        ({"state": [True] * 5}, r"bools of the observation's shape \(1, 5\)"),
+        ({"state": np.ones((1, 5))}, "float64"),
+    ):
+        with pytest.raises(UserError, match=words):
+            worldrl.load(both, device="cpu").act(obs, seen=masks)
+    with pytest.raises(UserError, match="seen: found the belief Identity"):
+        worldrl.load(states, device="cpu").act(np.zeros(5), seen=np.ones(5, bool))
+
+
 def test_reconstruction_is_the_decoded_belief(both: Path, states: Path) -> None:
     policy = worldrl.load(both, device="cpu")
     policy.act(observations(2))

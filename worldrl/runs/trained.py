@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from worldrl import trust
-from worldrl.agent import Agent, require
+from worldrl.agent import Agent, require, require_imputation
 from worldrl.config import (
     CONFIG_FILE,
     Config,
@@ -39,7 +39,7 @@ from worldrl.nn.compiler import load_compiler
 from worldrl.runs.checkpoint import STATE, Checkpoints, restoring, verify
 from worldrl.runs.transfer import decode_spec
 from worldrl.terminal import pasted
-from worldrl.types import Belief, Decodes, EnvSpec, Obs, ObsSpec, State
+from worldrl.types import SEEN, Belief, Decodes, EnvSpec, Obs, ObsSpec, State
 
 CHECKPOINTS = ("last", "best")
 EXPORT_SUFFIX = ".pt2"
@@ -152,6 +152,7 @@ class TrainedPolicy:
         explore: bool = False,
         deterministic: bool = False,
         prev_action: ArrayLike | None = None,
+        seen: ArrayLike | Mapping[str, ArrayLike] | None = None,
     ) -> np.ndarray:
         """Take an observation and choose an action.
 
@@ -162,15 +163,23 @@ class TrainedPolicy:
             explore: sample the policy; otherwise take its mode, as evaluation does.
             deterministic: use the posterior mean of the belief; otherwise a posterior draw, as evaluation does.
             prev_action: the action that led here, (A,) or (B, A), if it was not the last result of ``act``.
+            seen: bools in the form of ``obs``, False where a reading is lost, whatever ``obs`` has there. The belief
+                predicts those; in a dict, keys that are left out are seen.
 
         Returns:
             (A,), or (B, A) for a batch; float32 in [-1, 1], to be repeated ``spec.action_repeat`` times. ``to_env``
             converts it to the environment's own units.
 
         Raises:
-            UserError: wrong keys, shapes, types or values, or a batch size that differs from before.
+            UserError: wrong keys, shapes, types or values, a batch size that differs from before, or ``seen`` for a
+                belief that cannot predict lost readings.
         """
+        masks: Arrays = {}
+        if seen is not None:
+            require_imputation(self.agent.model, "seen")
+            obs, masks = check_seen(seen, obs, self.spec)
         arrays, single = check_observation(obs, self.spec)
+        lost = {SEEN + key: mask.reshape(arrays[key].shape) for key, mask in masks.items()}
         n = len(next(iter(arrays.values())))
         if self._state is None:
             state, action, first = self.agent.initial(n, self.act_particles), self._no_action(n), np.ones(n, np.float32)
@@ -180,7 +189,7 @@ class TrainedPolicy:
             raise UserError("observation", f"a batch of {n}", f"{len(action)} as before", "call reset() between them")
         if prev_action is not None:
             action = _check_action(prev_action, action.shape)
-        rows = {**arrays, "action": action * (1.0 - first)[:, None], "is_first": first}
+        rows = {**arrays, **lost, "action": action * (1.0 - first)[:, None], "is_first": first}
         self._state, self._action, self._belief = self.agent.act(state, rows, explore, deterministic, perturb=False)
         self._single = single
         return (self._action[0] if single else self._action).copy()
@@ -298,10 +307,7 @@ def check_observation(obs: Any, spec: EnvSpec) -> tuple[Arrays, bool]:
     Raises:
         UserError: keys, shapes or types differ from those of ``spec``, or a number is not finite.
     """
-    if not isinstance(obs, Mapping):
-        if len(spec.obs) > 1:
-            raise UserError("observation", "a bare array", f"a dict with the keys {', '.join(spec.obs)}")
-        obs = {next(iter(spec.obs)): obs}
+    obs = _by_key("observation", obs, spec)
     if obs.keys() != spec.obs.keys():
         raise UserError("observation", f"the keys {', '.join(map(str, obs))}", ", ".join(spec.obs))
     arrays = {key: _check_array(key, obs[key], expected) for key, expected in spec.obs.items()}
@@ -311,6 +317,34 @@ def check_observation(obs: Any, spec: EnvSpec) -> tuple[Arrays, bool]:
         raise UserError("observation", f"different batch sizes: {shapes}", "one")
     single = next(iter(leads.values())) == ()
     return {key: array[None] if single else array for key, array in arrays.items()}, single
+
+
+def check_seen(seen: Any, obs: Any, spec: EnvSpec) -> tuple[dict[str, Any], Arrays]:
+    """An observation by key with zeros where readings are lost, and for each key which of them are seen (bools).
+
+    Raises:
+        UserError: ``seen`` has other keys, shapes or types than bools in the form of ``obs``.
+    """
+    obs, seen = dict(_by_key("observation", obs, spec)), _by_key("seen", seen, spec)
+    if unknown_keys := seen.keys() - obs.keys():
+        raise UserError("seen", f"the keys {', '.join(map(str, unknown_keys))}", f"some of {', '.join(obs)}")
+    masks = {key: np.asarray(seen.get(key, np.ones(np.shape(value), bool))) for key, value in obs.items()}
+    for key, mask in masks.items():
+        if mask.dtype != bool or mask.shape != np.shape(obs[key]):
+            expected = f"bools of the observation's shape {np.shape(obs[key])}"
+            raise UserError(f"seen '{key}'", f"{mask.dtype} {mask.shape}", expected)
+        if not mask.all():
+            obs[key] = np.where(mask, obs[key], np.zeros_like(obs[key]))
+    return obs, masks
+
+
+def _by_key(where: str, value: Any, spec: EnvSpec) -> Mapping[str, Any]:
+    """``value`` as a dict; a bare array is that of the only key."""
+    if isinstance(value, Mapping):
+        return value
+    if len(spec.obs) > 1:
+        raise UserError(where, "a bare array", f"a dict with the keys {', '.join(spec.obs)}")
+    return {next(iter(spec.obs)): value}
 
 
 def _check_array(key: str, value: Any, expected: ObsSpec) -> np.ndarray:
