@@ -146,6 +146,15 @@ def test_a_run_that_learned_from_data_is_shown_in_them_and_as_its_critic_saw_the
     assert np.array_equal(found.reward, batch.reward[:, 1][counts].double().numpy())
 
 
+def test_the_target_return_is_part_of_the_data(tmp_path: Path) -> None:
+    source = worldrl.train(MISA, tmp_path / "source")
+    learning = {**MISA, "data": {"name": str(source), "normalize": True}, "updates": 3, "frames": 0}
+    agent, config = load_agent(
+        worldrl.train({**learning, "env": {**MISA["env"], "target_return": 5}}, tmp_path / "run")
+    )
+    assert embedding.run_batch(agent, config, tmp_path / "run", 40).obs["return_to_go"].shape == (40, 2, 1)
+
+
 def test_a_critic_without_such_a_layer_and_a_run_without_rows_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from worldrl.agent import Agent
 from worldrl.config import Config
 from worldrl.data.replay import Replay
+from worldrl.data.returns import RETURN_TO_GO
 from worldrl.errors import UserError
 from worldrl.heads.transitions import transitions
 from worldrl.nn.mlp import TwinQ
@@ -61,7 +62,8 @@ def run_batch(agent: Agent, config: Config, run_dir: Path, pairs: int, seed: int
     Raises:
         UserError: The data cannot be read or have changed, no rows were saved, or there is less than one window.
     """
-    rows = load_rows(config.data, agent.spec).columns if config.data.name else read_run(run_dir).columns
+    returns = RETURN_TO_GO in agent.spec.obs
+    rows = load_rows(config.data, agent.spec, returns).columns if config.data.name else read_run(run_dir).columns
     n, length = len(rows["reward"]), config.replay.length
     if n < length:
         raise UserError(str(run_dir), f"{n} rows", f"{length} or more, as replay.length says")
