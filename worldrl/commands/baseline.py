@@ -21,6 +21,7 @@ import gymnasium
 import numpy as np
 from omegaconf import OmegaConf
 
+from worldrl import origin
 from worldrl.acting.episodes import run_episodes
 from worldrl.commands.arguments import HYDRA, expand, read_command_line
 from worldrl.compose import RUNS, compose, run_name
@@ -178,7 +179,8 @@ def _save_settings(config: Config, run_dir: Path, arguments: dict[str, Any]) -> 
     """What the report needs, and what a second run of this would need."""
     stored = config_to_dict(config)
     settings = {**{key: stored[key] for key in SHARED}, "sb3": arguments}
-    (run_dir / CONFIG_FILE).write_text(OmegaConf.to_yaml(OmegaConf.create(settings)), encoding="utf-8")
+    text = f"{origin.note()}\n{OmegaConf.to_yaml(OmegaConf.create(settings))}"
+    (run_dir / CONFIG_FILE).write_text(text, encoding="utf-8")
 
 
 def _watcher(config: Config, envs: VectorEnv, logger: Logger) -> Any:
