@@ -129,8 +129,12 @@ def output(run: Path) -> str:
 
 @pytest.mark.parametrize(
     ("kind", "settings"),
-    [("stream", STATE), ("stream", PIXELS), ("data", DATA), ("mixed", STATE)],
-    ids=["state", "pixels", "data", "mixed"],
+    [
+        pytest.param("stream", STATE, id="state", marks=pytest.mark.kills),
+        pytest.param("stream", PIXELS, id="pixels"),
+        pytest.param("data", DATA, id="data"),
+        pytest.param("mixed", STATE, id="mixed", marks=pytest.mark.kills),
+    ],
 )
 def test_killed_and_resumed_is_the_same_run(tmp_path: Path, kind: str, settings: dict[str, Any]) -> None:
     """kill -9 inside a checkpoint write; ``pytest -m kills`` does it sixty times, at random moments too."""
