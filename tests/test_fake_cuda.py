@@ -62,9 +62,13 @@ def phases(agent: Agent) -> list[str]:
 # --- the whole update -------------------------------------------------------------------------------------------------
 
 
+HALF = [("smac", "bf16"), ("dreamer", "bf16"), ("slac", "bf16"), ("sac", "bf16"), ("smac", "fp16"), ("td3", "fp16")]
+OTHER_HALVES = [(name, "bf16") for name in AGENTS if (name, "bf16") not in HALF]
+
+
 @pytest.mark.parametrize(
     ("name", "precision"),
-    [(name, precision) for name in AGENTS for precision in ("fp32", "bf16")] + [("smac", "fp16"), ("td3", "fp16")],
+    [(name, "fp32") for name in AGENTS] + HALF + [pytest.param(*case, marks=pytest.mark.slow) for case in OTHER_HALVES],
 )
 def test_an_update_stays_on_the_gpu_and_never_waits(name: str, precision: str) -> None:
     with fake_cuda():
