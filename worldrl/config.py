@@ -94,7 +94,7 @@ class Config:
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     device: Device = "auto"
     precision: Annotated[str, OneOf("auto", "fp32", "bf16", "fp16")] = "auto"
-    speed: Annotated[str, OneOf("eager", "compile", "capture")] = "eager"
+    speed: Annotated[str, OneOf("auto", "eager", "compile", "capture")] = "eager"  # the run writes what auto became
     deterministic: bool = False  # deterministic cuDNN kernels, slower
     threads: Annotated[int, Range(0, 1_024)] = 0  # torch CPU threads, 0: torch's own choice
 
@@ -102,6 +102,12 @@ class Config:
     def length(self) -> int:
         """The length of a whole run: its updates on data and its frames of acting."""
         return self.updates + self.frames
+
+    @property
+    def all_updates(self) -> int:
+        """The updates of a whole run, on data and while acting, without pretraining."""
+        acting = max(0, self.frames - self.schedule.prefill) * self.schedule.updates_per_1000_frames / 1000
+        return self.updates + round(acting)
 
 
 # --- what a value may be ----------------------------------------------------------------------------------------------

@@ -247,6 +247,16 @@ def test_two_identical_runs_are_identical(tmp_path: Path) -> None:
     assert_same_run(tmp_path / "a", tmp_path / "b")
 
 
+def test_a_run_writes_what_its_speed_became(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A later resume does not choose again, whatever compilers there are then."""
+    run = tmp_path / "run"
+    train({**STATE, "frames": 1_500, "speed": "auto"}, run)
+    assert load_config(run).speed == "eager"
+    monkeypatch.setattr(loop, "form_of", lambda speed, agent, updates: speed if speed != "auto" else "compile")
+    resume(run, {"frames": 2_000})
+    assert load_config(run).speed == "eager"
+
+
 def test_another_seed_is_another_run(tmp_path: Path) -> None:
     for seed in (1, 2):
         train({**STATE, "frames": 1_500, "seed": seed}, tmp_path / str(seed))

@@ -17,7 +17,9 @@ from worldrl.acting.noise import RowNoise
 from worldrl.agent import MODEL_ONLY, Agent
 from worldrl.config import Config
 from worldrl.errors import UserError
+from worldrl.training import speed
 from worldrl.training.speed import (
+    LONG,
     Graphs,
     Update,
     _Snapshot,
@@ -106,6 +108,32 @@ def test_without_a_tracer_of_gradients_its_methods_are_compiled(monkeypatch: pyt
     compile_parts(agent)
     names = type(agent.head).compiled
     assert [name for name in names if name in vars(agent.head)] == list(names)
+
+
+@pytest.mark.parametrize(
+    ("pair", "updates", "compiler", "expected"),
+    [
+        ("sac@identity", LONG, "g++ 12", "compile"),
+        ("sac@identity", LONG - 1, "g++ 12", "eager"),
+        ("sac@identity", LONG, "", "eager"),
+        ("smac@rssm", LONG, "g++ 12", "eager"),
+    ],
+)
+def test_auto_compiles_what_repays_it(
+    monkeypatch: pytest.MonkeyPatch, pair: str, updates: int, compiler: str, expected: str
+) -> None:
+    monkeypatch.setattr(speed, "cpp_compiler", lambda: compiler)
+    agent = build(pair)
+    assert speed.form_of("auto", agent, updates) == expected
+    assert speed.form_of("eager", agent, updates) == "eager"
+
+
+def test_auto_is_eager_where_the_compiler_would_end_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(wanted_by: str) -> None:
+        raise UserError(wanted_by, "")
+
+    monkeypatch.setattr(speed, "load_compiler", refuse)
+    assert speed.form_of("auto", build("sac@identity"), LONG) == "eager"
 
 
 def test_capture_needs_a_gpu() -> None:

@@ -30,6 +30,7 @@ from worldrl.envs import rendering
 from worldrl.envs.make import EnvConfig
 from worldrl.envs.rendering import RenderConfig
 from worldrl.errors import UserError
+from worldrl.nn.compiler import cpp_compiler
 from worldrl.terminal import Parser, command
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def check_cpu() -> Iterator[Check]:
     cores, threads = usable_cores(), torch.get_num_threads()
     found = f"{cores} cores, {threads} torch threads" + ": the threads compete for cores" * (threads > cores)
     yield judge("cpu", threads <= cores, found, WARN, f"set threads={cores}, or OMP_NUM_THREADS")
-    if shutil.which(os.environ.get("CXX", "c++")) is None:
+    if not cpp_compiler():
         yield Check("compiler", NOTE, "no C++ compiler: speed=compile does not work", "apt-get install g++")
 
 

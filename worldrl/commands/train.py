@@ -273,7 +273,7 @@ Train an agent.   worldrl train [-m] key=value ...
   head=NAME          {listed(known_parts("head"))} or my_pkg.mod:MyHead, with head.FIELD=VALUE
   belief=NAME        {listed(known_parts("belief"))} or my_pkg.mod:MyBelief, with belief.FIELD=VALUE
   policy=NAME        {listed(known_parts("policy"))} or my_pkg.mod:MyPolicy, with policy.FIELD=VALUE
-  seed=1  frames=1e6  device=auto  precision=auto  speed=eager|compile|capture
+  seed=1  frames=1e6  device=auto  precision=auto  speed=eager|auto|compile|capture
   env.num_envs=1  env.action_repeat=2  env.render.quality=full|fast
   replay.batch=50  replay.length=50  schedule.prefill=10000  eval.every=10000
   presets=DIR        your own presets, in DIR/agent, DIR/env and DIR/experiment (default ./configs)

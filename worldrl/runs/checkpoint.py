@@ -53,6 +53,7 @@ from worldrl.files import (
     unreadable,
 )
 from worldrl.nn import products
+from worldrl.nn.compiler import cpp_compiler
 from worldrl.runs.folder import CHECKPOINTS, REPLAY
 
 FORMAT = 2
@@ -442,12 +443,13 @@ def set_rng_state(state: Mapping[str, Tensor], device: str | torch.device = "cpu
         torch.cuda.set_rng_state(state["cuda"].cpu(), device)
 
 
-def environment_fingerprint(gl: str = "", device: str | torch.device = "cpu") -> dict[str, str]:
+def environment_fingerprint(gl: str = "", device: str | torch.device = "cpu", compiled: bool = False) -> dict[str, str]:
     """Everything outside the checkpoint that determines the last bits of a result.
 
     Args:
         gl: The renderer, as the rendering module names it.
         device: The agent's.
+        compiled: Whether the C++ compiler has a part in it.
     """
     gpu = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else "none"
     return {
@@ -459,6 +461,7 @@ def environment_fingerprint(gl: str = "", device: str | torch.device = "cpu") ->
         "torch threads": str(torch.get_num_threads()),
         "gpu": gpu,
         "renderer": gl,
+        **({"C++ compiler": cpp_compiler()} if compiled else {}),
     }
 
 

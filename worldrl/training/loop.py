@@ -6,6 +6,7 @@ frames that is killed and resumed for N more.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import sys
@@ -48,7 +49,7 @@ from worldrl.training.clocks import Every, Seconds, Timer
 from worldrl.training.experience import Experience, make_experience
 from worldrl.training.progress import Meter, Progress
 from worldrl.training.signals import Stopped, heeding_signals
-from worldrl.training.speed import make_update
+from worldrl.training.speed import form_of, make_update
 from worldrl.types import Needs, Part
 
 MakeExperience = Callable[[Config], Experience]
@@ -103,10 +104,12 @@ class Trainer:
         products.use(None)
         torch.manual_seed(config.seed)
         self.experience = make(config)
-        self.config = config = self.experience.config  # with the data's checksum
+        config = self.experience.config  # with the data's checksum
         self.eval_envs: VectorEnv | None = None
         check_size(config, self.experience.spec, choose_device(config.device))
         self.agent = Agent(config, self.experience.spec)
+        speed = form_of(config.speed, self.agent, config.all_updates)
+        self.config = config = dataclasses.replace(config, speed=speed)
         _check_fits(config, self.agent)
         self.update = make_update(self.agent, config.speed)
         self.experience.attach(self.agent)
@@ -434,7 +437,8 @@ class Trainer:
             raise wrong(self.experience.unit, self.experience.length, expected)
 
     def _fingerprint(self) -> dict[str, str]:
-        return environment_fingerprint(self.experience.renderer(), self.agent.device)
+        compiled = self.config.speed == "compile" and self.agent.device.type == "cpu"
+        return environment_fingerprint(self.experience.renderer(), self.agent.device, compiled)
 
     def _check_finite(self) -> None:
         found = self.agent.first_non_finite()

@@ -19,10 +19,11 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from worldrl.agent import Acting, Agent
 from worldrl.errors import UserError
-from worldrl.nn.compiler import load_compiler
+from worldrl.nn.compiler import cpp_compiler, load_compiler
 from worldrl.types import NOISE, Batch, Belief, Extra, Metrics, Noise, Obs, State
 
 WARMUP_RUNS = 3
+LONG = 30_000  # updates, in which a compiled head saves about a minute; compiling takes half of one
 M_MMAP_MAX, M_TRIM_THRESHOLD = -4, -1  # glibc's malloc.h
 INT_MAX = 2**31 - 1
 
@@ -33,6 +34,24 @@ class Update(Protocol):
     """``Agent.update`` in any of its forms."""
 
     def __call__(self, phase: str, batch: Batch, extra: Extra | None = None) -> Metrics: ...
+
+
+def form_of(speed: str, agent: Agent, updates: int) -> str:
+    """``speed``, where ``auto`` is the form that is worth its start in a run of so many ``updates``.
+
+    On a CPU, a head without a world model is compiled if it has long enough to go: a head's many small operators are
+    then most of the time. Everything else is eager; ``capture`` has to be asked for.
+    """
+    if speed != "auto":
+        return speed
+    worth = agent.device.type == "cpu" and agent.head.compiled and not list(agent.model.parameters())
+    if not worth or updates < LONG or not cpp_compiler():
+        return "eager"
+    try:
+        load_compiler("speed=auto")
+    except UserError:
+        return "eager"
+    return "compile"
 
 
 def make_update(agent: Agent, speed: str) -> Update:
