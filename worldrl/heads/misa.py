@@ -146,15 +146,15 @@ class MISA(CQL):
             energies, metrics = self.learn_bound(tr, y, self.draws(states))
         else:
             energies, metrics = None, self.critic_step(*self.critic_loss(tr, y))
-        loss, log_pi, told = self.actor_loss(states, tr, self.config.entropy_weight * alpha)
+        loss, log_pi, logged = self.actor_loss(states, tr, self.config.entropy_weight * alpha)
         tilted = no_actions(tr)
         if energies and self.correction:
-            tilted, told = self.tilt(states, energies, tr.mask)
-            metrics |= told
+            tilted, chain = self.tilt(states, energies, tr.mask)
+            metrics |= chain
         if self.cloning or self.correction:
             information, metrics["policy/log_prob"] = self.information_loss(states, tr, tilted)
             loss = loss + information
-        metrics |= self.actor_step(loss, log_pi, told, tr.mask, alpha)
+        metrics |= self.actor_step(loss, log_pi, logged, tr.mask, alpha)
         polyak(self.target, self.critic, self.config.tau)
         return metrics
 
@@ -202,9 +202,9 @@ class MISA(CQL):
             chain_noise(start, self.config.burn_in),
             self.config.leapfrogs,
         )
-        told = {"sampler/step": self.log_step.exp(), "sampler/acceptance": masked_mean(chain.acceptance, mask)}
-        self.adapt(told["sampler/acceptance"])
-        return Tilted(drawing(chain.state).raw, slope[None]), told
+        logged = {"sampler/step": self.log_step.exp(), "sampler/acceptance": masked_mean(chain.acceptance, mask)}
+        self.adapt(logged["sampler/acceptance"])
+        return Tilted(drawing(chain.state).raw, slope[None]), logged
 
     def log_density(self, states: ActorStates, drawing: Callable[[Tensor], Draw], noise: Tensor) -> Tensor:
         """log p_s (1, B, S) of noise (1, B, S, A), up to a constant."""

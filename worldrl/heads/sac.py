@@ -150,10 +150,10 @@ class SAC(Head):
         norm = self.optimizers["critic"].step(loss)
         return {"loss/critic": loss.detach(), "opt/critic/grad_norm": norm, "critic/q": q}
 
-    def actor_step(self, loss: Tensor, log_pi: Tensor, told: Metrics, mask: Tensor, alpha: Tensor) -> Metrics:
+    def actor_step(self, loss: Tensor, log_pi: Tensor, logged: Metrics, mask: Tensor, alpha: Tensor) -> Metrics:
         """One step of the actor down its loss, then one of the temperature, which has been ``alpha``.
 
-        The metrics ``told`` are for the log.
+        ``logged`` are other metrics.
         """
         norm = self.optimizers["actor"].step(loss)
         log_pi = masked_mean(log_pi, mask).detach()
@@ -162,7 +162,7 @@ class SAC(Head):
             "opt/actor/grad_norm": norm,
             "policy/entropy": -log_pi,
             "policy/alpha": alpha,
-            **told,
+            **logged,
         }
         if self.config.tune_alpha:
             alpha_loss = -self.log_alpha * (log_pi + self.target_entropy)

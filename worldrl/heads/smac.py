@@ -93,8 +93,8 @@ class SMAC(SAC):
         draw = self.policy.sample(states.inputs)  # (M, B, S, A)
         log_pi, q = self.log_pi(draw, states), self.particle_q(draw, states)  # (M, B, S), (2, P, M, B, S)
         loss = draw.mean(alpha * log_pi - self.marginal_q(q)) + alpha * draw.penalty
-        told = self.particle_metrics(draw, log_pi, q, tr)
-        return masked_mean(loss, tr.mask), draw.mean(log_pi), told
+        logged = self.particle_metrics(draw, log_pi, q, tr)
+        return masked_mean(loss, tr.mask), draw.mean(log_pi), logged
 
     def log_pi(self, draw: Draw, states: ActorStates) -> Tensor:
         return self.marginal_log_pi(draw, states.particles)
