@@ -32,7 +32,7 @@ SHORT = {
     "log.progress": "false",
     "threads": "1",
 }
-FROM_DATA = {"updates": "20", "log.progress": "false", "threads": "1"}
+FROM_DATA = {"updates": "20", "replay.batch": "4", "log.progress": "false", "threads": "1"}
 WITH_A_TASK = {**FROM_DATA, "eval.every": "10", "eval.episodes": "1", "eval.video": "false"}
 FILES = {"antmaze-umaze-v2.hdf5": (29, 8), "pen-human-v1.hdf5": (45, 24)}  # of D4RL: values of observations and actions
 LONG = ("results.md",)  # its commands are experiments of minutes and hours
