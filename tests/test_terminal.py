@@ -2,9 +2,11 @@ import argparse
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from worldrl.__main__ import main
 from worldrl.errors import UserError
 from worldrl.terminal import Parser, command, number, positive, to_json, whole
 
@@ -86,3 +88,14 @@ def test_a_broken_pipe_of_another_kind_is_not_hidden() -> None:
 
     with pytest.raises(BrokenPipeError):
         command(main)()
+
+
+def test_the_installed_command_finds_modules_of_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Behind everything that is installed, so that no file there takes the place of a library."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", ["/elsewhere"])
+    monkeypatch.setattr(sys, "argv", ["worldrl", "--help"])
+    assert main() == 0
+    assert sys.path == ["/elsewhere", str(tmp_path)]

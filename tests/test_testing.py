@@ -620,3 +620,10 @@ def test_what_makes_the_host_wait(code: str, waits: bool) -> None:
     x = torch.tensor([1.0, -1.0, 2.0])
     with testing._NoSync("it"), pytest.raises(UserError) if waits else nullcontext():
         eval(code, {"x": x, "torch": torch})
+
+
+def test_settings_are_checked_as_those_of_a_run() -> None:
+    for value in ("a", 0):
+        with pytest.raises(UserError) as refused:
+            check_head("sac", units=value)
+        assert refused.value.where == "head.units"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -36,6 +37,8 @@ COMMANDS = {
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
+    if argv is None and not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())  # for a user's own modules: ``python -m`` adds it, the installed script does not
     name, *rest = (sys.argv[1:] if argv is None else list(argv)) or ["--help"]
     if name in ("-h", "--help"):
         print(help_text())

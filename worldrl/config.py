@@ -182,14 +182,14 @@ def _check_frozen(config: Config) -> None:
 _NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
 
 
-def _typed(key: str, value: Any, hint: Any) -> Any:
+def typed(key: str, value: Any, hint: Any) -> Any:
     """``value`` as the annotated type, within its range; int passes for float, a whole float for int, list for tuple.
 
     This is the only place where a setting is checked against its field.
     """
     origin = typing.get_origin(hint)
     if origin is Annotated:
-        value = _typed(key, value, typing.get_args(hint)[0])
+        value = typed(key, value, typing.get_args(hint)[0])
         for rule in rules(hint):
             rule.check(key, value)
         return value
@@ -226,10 +226,10 @@ def _typed_union(key: str, value: Any, hints: tuple[Any, ...]) -> Any:
     hints = tuple(hint for hint in hints if hint is not type(None))
     for hint in hints[:-1]:
         try:
-            return _typed(key, value, hint)
+            return typed(key, value, hint)
         except UserError:
             continue
-    return _typed(key, value, hints[-1])
+    return typed(key, value, hints[-1])
 
 
 def _typed_tuple(key: str, value: Any, hints: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -240,7 +240,7 @@ def _typed_tuple(key: str, value: Any, hints: tuple[Any, ...]) -> tuple[Any, ...
         hints = hints[:1] * len(value)
     if len(value) != len(hints):
         raise wrong(key, value, f"a list of {len(hints)}")
-    return tuple(_typed(f"{key}[{i}]", item, hint) for i, (item, hint) in enumerate(zip(value, hints, strict=True)))
+    return tuple(typed(f"{key}[{i}]", item, hint) for i, (item, hint) in enumerate(zip(value, hints, strict=True)))
 
 
 # --- dictionaries -----------------------------------------------------------------------------------------------------
@@ -285,7 +285,7 @@ def config_from_dict(settings: Mapping[str, Any]) -> Config:
     agent, parts = _agent_and_parts(flat)
     known = {**_leaves(Config), **_part_leaves(parts)}
     check_keys(flat, {*known, *PARTS})
-    values = {key: _typed(key, flat.get(key, default), hint) for key, (hint, default) in known.items()}
+    values = {key: typed(key, flat.get(key, default), hint) for key, (hint, default) in known.items()}
     values["agent"] = agent
     values.update(_lengths(known, {*flat}, values))
     config = _assemble(Config, "", {**values, **_part_dicts(values, parts)})
@@ -370,13 +370,13 @@ def _agent_and_parts(flat: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
     """The label and the registered names of the parts."""
     plain = Config()
     usual = {**DEFAULTS, "belief": plain.belief["name"], "head": plain.head["name"]}
-    parts = {kind: canonical(kind, _typed(kind, flat.get(kind, usual[kind]), str)) for kind in PARTS}
+    parts = {kind: canonical(kind, typed(kind, flat.get(kind, usual[kind]), str)) for kind in PARTS}
     if "agent" not in flat:
         return agent_label(plain.agent, usual, **parts), parts
     if not {"belief", "head"} <= set(flat):
         fix = "worldrl.train and worldrl.compose.compose take them from its preset"
         raise wrong("agent", flat["agent"], "belief and head in addition to this label", fix)
-    return _typed("agent", flat["agent"], str), parts
+    return typed("agent", flat["agent"], str), parts
 
 
 def _leaves(cls: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:

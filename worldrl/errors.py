@@ -55,6 +55,11 @@ class Diverged(UserError):
     """A loss or a gradient was not finite: training has stopped, and the last good checkpoint is older than that."""
 
 
+def counted(n: int, thing: str) -> str:
+    """``1 episode``, ``1,234 episodes``."""
+    return f"{n:,} {thing}" if n == 1 else f"{n:,} {thing}s"
+
+
 def unknown(kind: str, found: str, valid: Iterable[str]) -> UserError:
     """The error for a name that does not exist, with the nearest names that do."""
     names = sorted(valid)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import traceback
+import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from worldrl.agent import HEAD_ONLY, MODEL_ONLY, check_pair
+from worldrl.config import typed
 from worldrl.errors import UserError
 from worldrl.nn.functional import tanh_log_det
 from worldrl.nn.optim import Optimizer
@@ -187,7 +189,9 @@ def _load(kind: str, part: type | str, settings: Mapping[str, Any]) -> tuple[typ
         default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
         _ensure(default, f"{name}: Config.{field.name}", "no default", "one for every setting")
     with _doing(f"{name}: Config"):
-        return cls, name, cls.Config(**settings)
+        hints = typing.get_type_hints(cls.Config, include_extras=True)
+        given = {key: typed(f"{kind}.{key}", settings[key], hints.get(key, Any)) for key in settings}
+        return cls, name, cls.Config(**given)
 
 
 def _maker(name: str, cls: type[Any], *args: Any) -> Make:

@@ -57,7 +57,7 @@ def check_allowed(where: str | Path, settings: Mapping[str, Any]) -> None:
     """
     for key, name in outside(settings).items():
         if not _is_allowed(name):
-            fix = f"if you trust it, add {words([name])} (eval and studies: --allow)"
+            fix = f"if you trust it, add {words([name])} (in train; --allow in other commands, allow= in Python)"
             raise UserError(str(where), f"{key}={name}, which is not part of worldrl", "something that you allow", fix)
 
 

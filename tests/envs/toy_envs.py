@@ -154,6 +154,17 @@ class NeedsSize(Count):
         self.size = size
 
 
+class DrawsIfAsked(Count):
+    metadata = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+
+    def __init__(self, render_mode: str | None = None) -> None:
+        super().__init__()
+        self.render_mode = render_mode
+
+    def render(self) -> Any:
+        return np.zeros((64, 64, 3), np.uint8)
+
+
 class CannotDraw(Count):
     render_mode = "rgb_array"
 

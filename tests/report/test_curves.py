@@ -231,9 +231,9 @@ def test_a_damaged_phase_is_named(tmp_path: Path, record: str, expected: str) ->
 
 def test_no_evaluation_at_all(tmp_path: Path) -> None:
     write_run(tmp_path / "x", [{"frames": 0, "loss/kl": 1.0}])
-    assert f"{tmp_path / 'x'}: found no eval/return yet" in message(read_runs, [tmp_path], "eval/return")
+    assert f"{tmp_path / 'x'}: found no eval/return" in message(read_runs, [tmp_path], "eval/return")
     make_run(tmp_path / "y", [])
-    assert "and 1 more: found no eval/return yet, expected a record with it" in message(
+    assert "and 1 more: found no eval/return, expected a record with it" in message(
         read_runs, [tmp_path], "eval/return"
     )
 

@@ -300,7 +300,7 @@ def test_a_run_that_was_stopped_before_it_learnt_is_left_out(tmp_path: Path, cap
     make_run(tmp_path / "runs/2", [3], agent="sac", seed=2)
     text = run_report(capsys, tmp_path / "runs", "--out", tmp_path / "out")
     assert [row["frames"] for row in rows(tmp_path / "out/agents.csv")] == ["20000.0"]
-    assert f"left out {tmp_path / 'runs/2'}: it was stopped at 0 frames, before it learned" in text
+    assert f"left out {tmp_path / 'runs/2'}: " in text
     assert "no interval" in text
     run_report(capsys, tmp_path / "runs/2", "--out", tmp_path / "out")  # there is nothing else
     assert [row["frames"] for row in rows(tmp_path / "out/agents.csv")] == ["0.0"]

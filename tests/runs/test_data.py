@@ -74,6 +74,10 @@ def test_bounds_of_actions(tmp_path: Path) -> None:
     for found in (rows(path, low=-2.0, high=2.0), load_rows(DataConfig(name=str(path)), env)):
         led = found.columns["is_first"] == 0
         np.testing.assert_allclose(found.columns["action"][led], arrays()["actions"], atol=1e-6)
+    assert rows(path, low=-2.0, high=2.0).spec.actions == box(1, (-2.0,), (2.0,))
+    assert rows(path, low=-3.0, high=3.0).notes == load_rows(DataConfig(name=str(path)), env).notes
+    moved = load_rows(DataConfig(name=str(path), low=-3.0, high=3.0), env)
+    assert any("mapped" in note for note in moved.notes)
     minari.write(tmp_path / "b", DATA)
     np.testing.assert_allclose(rows(tmp_path / "b").columns["action"], DATA.columns["action"], atol=1e-6)
 

@@ -20,7 +20,7 @@ from worldrl.data.formats import d4rl, minari
 from worldrl.data.hdf5 import SUFFIXES
 from worldrl.data.returns import RETURN_TO_GO
 from worldrl.envs.make import EnvConfig
-from worldrl.errors import UserError, check_writable
+from worldrl.errors import UserError, check_writable, counted
 from worldrl.report.plots import calm, picture
 from worldrl.runs.checkpoint import environment_fingerprint
 from worldrl.runs.data import checksum, read_data
@@ -106,14 +106,25 @@ def facts(data: Recorded, found: Extent) -> dict[str, str]:
     return {
         "task": data.task or "unknown",
         "observations": shapes,
-        "actions": f"{data.actions.kind} {data.actions.size}",
-        "episodes": f"{len(found.start):,}, of which {ended:,} terminate and {len(found.start) - ended:,} are cut",
+        "actions": _actions(data),
+        "episodes": f"{len(found.start):,}: {ended:,} terminated, {len(found.start) - ended:,} cut",
         "steps": f"{int(found.steps.sum()):,}",
         "lengths": _spread(found.steps),
         "returns": _spread(found.returns),
         "reference": reference,
         "checksum": checksum(data.columns),
     }
+
+
+def _actions(data: Recorded) -> str:
+    """``box 2 from -2 to 2``; without bounds, the range of what was recorded."""
+    told, actions = f"{data.actions.kind} {data.actions.size}", data.actions
+    if actions.kind == "choice":
+        return told
+    if actions.low:
+        return f"{told} from {min(actions.low):g} to {max(actions.high):g}"
+    taken = data.columns["action"][data.columns["is_first"] == 0]
+    return f"{told}, recorded from {taken.min():g} to {taken.max():g}" if taken.size else told
 
 
 def _spread(values: np.ndarray) -> str:
@@ -127,27 +138,29 @@ def findings(data: Recorded, found: Extent) -> Iterator[str]:
     led = columns["is_first"] == 0
     for key, values in columns.items():
         if values.dtype.kind == "f" and (bad := int((~np.isfinite(values)).sum())):
-            yield f"{bad:,} numbers of {key} are not finite"
+            first = int((~np.isfinite(values.reshape(len(values), -1))).any(1).argmax())
+            yield f"{counted(bad, 'number')} of {key} not finite, the first in {data.place(key, first)}"
     if data.actions.kind == "box":
         yield from _of_actions(columns["action"][led])
     for key, obs in data.obs.items():
         if obs.dtype != "uint8" and (still := np.flatnonzero(columns[key].std(0) < CONSTANT)).size:
             some = ", ".join(map(str, still[:8])) + " ..." * (len(still) > 8)
-            yield f"{len(still)} entries of {key} do not vary: {some}"
+            yield f"constant {key}: {counted(len(still), 'value')}, {some}"
     if not columns["reward"].any():
         yield "every reward is 0"
     if len(found.start) == 1 and found.steps[0] > d4rl.ENDLESS:
         yield f"one episode of {found.steps[0]:,} steps: are its time-outs missing?"
     if (short := int((found.steps < 1).sum())) > 0:
-        yield f"{short:,} episodes have no step"
+        yield f"{counted(short, 'episode')} without a step"
 
 
 def _of_actions(action: np.ndarray) -> Iterator[str]:
     beyond = int((np.abs(action) > 1.0).any(1).sum())
     if beyond:
-        yield f"{beyond:,} actions are beyond [-1, 1] (to {np.abs(action).max():g}): set data.low and data.high"
+        cure = "train with data.low=LOW data.high=HIGH"
+        yield f"{counted(beyond, 'action')} beyond [-1, 1] (to {np.abs(action).max():g}): {cure}"
     elif action.size and action.min() >= 0 and action.max() > 0:
-        yield "no action is below 0: if that is the lower bound, set data.low=0"
+        yield "no action is below 0: if that is the lower bound, train with data.low=0"
     if (still := np.flatnonzero(action.std(0) < CONSTANT)).size:
         yield f"entries {', '.join(map(str, still))} of the actions do not vary"
 

@@ -152,7 +152,8 @@ class VectorEnv:
         bad = failure.lost or failure.final or self._barren[i] >= HOPELESS
         if skipped[i] >= HOPELESS or (bad and not self.patient):
             self.patient = True
-            self._raise(failure, skipped[i])
+            hopeless = not failure.lost and not failure.final
+            self._raise(failure, skipped[i], " (the tenth episode in a row that failed)" if hopeless else "")
 
     def _skip(self, failure: Failure, skipped: Array) -> None:
         i = failure.index
@@ -188,8 +189,8 @@ class VectorEnv:
         except Failure as failure:
             self._raise(failure)
 
-    def _raise(self, failure: Failure, skipped: int = 0) -> NoReturn:
-        raise WorkerError(self._words(failure, skipped), failure.index) from (failure.__cause__ or failure)
+    def _raise(self, failure: Failure, skipped: int = 0, more: str = "") -> NoReturn:
+        raise WorkerError(self._words(failure, skipped) + more, failure.index) from (failure.__cause__ or failure)
 
     def _words(self, failure: Failure, skipped: int) -> str:
         episode = self._log.current_episode(failure.index) + skipped

@@ -67,12 +67,11 @@ Notes = list[str]
 
 
 def learnt(runs: Sequence[Run]) -> tuple[list[Run], Notes]:
-    """The runs that have learned, if another run of their task has; notes name those that were stopped before."""
+    """The runs that have learned, if another run of their task has; notes name the others."""
     able = {(run.task, run.phase) for run in runs if _has_learnt(run)}
     kept = [run for run in runs if _has_learnt(run) or (run.task, run.phase) not in able]
-    return kept, [
-        f"left out {r.name}: it was stopped at {r.end:,.0f} {r.unit}, before it learned" for r in _without(runs, kept)
-    ]
+    early = "it has no value from after it began to learn"
+    return kept, [f"left out {r.name}: {early} ({r.end:,.0f} {r.unit})" for r in _without(runs, kept)]
 
 
 def _has_learnt(run: Run) -> bool:

@@ -171,7 +171,10 @@ def _nothing_read(runs: Sequence[Path], metric: str) -> UserError:
     logged = {key for run_dir in runs for record in read_records(run_dir / METRICS)[0] for key in record} - COUNTERS
     if metric == "eval/return" or metric in logged or not logged:
         where = f"{runs[0]}" + (f" and {len(runs) - 1} more" if len(runs) > 1 else "")
-        return UserError(where, f"no {metric} yet", "a record with it (evaluations need eval.every above 0)")
+        expected = "a record with it (evaluations need a task, and eval.every above 0)"
+        return UserError(
+            where, f"no {metric}", expected, f"choose another metric: {', '.join(sorted(logged)[:3])}, ..."
+        )
     return unknown("metric", metric, logged)
 
 

@@ -222,12 +222,14 @@ def shown_as(row: Row) -> dict[str, str]:
             middle, *interval = _alike(*value)
             shown[f"{column} [95 %]"] = f"{middle} [{', '.join(interval)}]" if interval else f"{middle}, no interval"
         elif not column.endswith("_std"):
-            shown[column] = _whole(value) if isinstance(value, float) else str(value)
+            shown[column] = _number(value) if isinstance(value, float) else str(value)
     return shown
 
 
-def _whole(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:,.0f}"
+def _number(value: float) -> str:
+    if math.isnan(value):
+        return ""
+    return f"{value:,.0f}" if value.is_integer() else _alike(value)[0]
 
 
 def _alike(*values: float) -> list[str]:

@@ -23,7 +23,7 @@ from worldrl.data.settings import DataConfig
 from worldrl.errors import UserError
 from worldrl.runs.checkpoint import MANIFEST, STATE, Checkpoints, restoring
 from worldrl.runs.transfer import decode_spec
-from worldrl.types import EnvSpec, choice
+from worldrl.types import EnvSpec, box, choice
 
 
 class Rewards(NamedTuple):
@@ -76,8 +76,9 @@ def load_rows(config: DataConfig, env: EnvSpec | None = None, returns: bool = Fa
     columns = {**columns, "reward": rewards(columns["reward"], columns["is_first"])}
     crc = checksum(columns)
     if config.checksum not in ("", crc):
+        rows = f"other rows (checksum {crc} after data.top and data.reward)"
         fix = "put the old data back, or start a new run"
-        raise UserError(f"data={path}", f"rows with checksum {crc}", f"{config.checksum}, as before", fix)
+        raise UserError(f"data={path}", rows, f"those from before ({config.checksum})", fix)
     episodes = len(extent(columns).start)
     return Rows(columns, found.spec(), rewards, config.reference or found.reference, crc, episodes, found.notes)
 
@@ -151,8 +152,15 @@ def _in_unit(path: Path, config: DataConfig, found: Recorded, env: EnvSpec | Non
         raise UserError("data.low", f"{low[0]:g}", f"less than data.high={high[0]:g}")
     action = found.columns["action"]
     if config.low is None and (low < 0).all() and action.min() >= 0 and action.max() > 0:
-        cure = f"data.low=0 if they begin there, data.low={low[0]:g} if they do not"
+        own = f"data.low={low[0]:g} data.high={high[0]:g}"
+        cure = f"data.low=0 data.high=1 if those are their bounds, {own} if these are"
         raise UserError(f"actions of {path}", f"none below 0 (to {action.max():g})", f"{low[0]:g} to {high[0]:g}", cure)
+    if known is None:
+        found = found._replace(actions=box(found.actions.size, low.tolist(), high.tolist()))
+    elif (low != known.low).any() or (high != known.high).any():
+        to = f"{known.low[0]:g} to {known.high[0]:g}"
+        note = f"its actions, {low[0]:g} to {high[0]:g}, are mapped to those of the task, {to}"
+        found = found._replace(notes=(*found.notes, note))
     return to_unit(path, found, low, high, "set data.low and data.high")
 
 

@@ -68,9 +68,9 @@ def test_both_kinds_of_file_hold_the_same(tmp_path: Path) -> None:
 
 def test_steps_that_lead_nowhere_are_told(tmp_path: Path) -> None:
     found = d4rl.read(npz(tmp_path / "a.npz", arrays()))
-    assert any(note.startswith("3 steps are left out") for note in found.notes)
+    assert any("3 steps" in note for note in found.notes)
     silent = {**arrays(True), "timeouts": np.zeros(15, bool)}
-    assert any(note.startswith("2 episodes end by") for note in d4rl.read(npz(tmp_path / "b.npz", silent)).notes)
+    assert any("2 episodes" in note for note in d4rl.read(npz(tmp_path / "b.npz", silent)).notes)
 
 
 def test_whole_numbers_are_choices(tmp_path: Path) -> None:

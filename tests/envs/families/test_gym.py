@@ -225,7 +225,7 @@ def test_what_does_not_fit_is_explained(name: str, where: str, found: str) -> No
             "pixels",
             "cannot render one: found pygame is not installed; fix that, or use env.obs=state",
         ),
-        ("toy_envs:NeedsSize", "state", "missing 1 required .*'size'; the class is called without arguments"),
+        ("toy_envs:NeedsSize", "state", "missing 1 required .*'size'; it is called without arguments"),
         ("Pendulm-v1", "state", "unknown task 'Pendulm-v1'; did you mean: Pendulum-v1"),
     ],
 )
@@ -255,6 +255,12 @@ def test_a_module_that_fails_is_told_in_one_line(
     with pytest.raises(UserError, match=message.format(module)) as caught:
         GymEnv(f"{module}:Env", "state")
     assert "\n" not in str(caught.value)
+
+
+def test_a_class_that_draws_if_it_is_asked_is_asked() -> None:
+    env = GymEnv("toy_envs:DrawsIfAsked", "state")
+    env.reset(seed=0)
+    assert env.video_frame(64, 64).shape == (64, 64, 3)
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ def format_of(path: Path) -> Format:
     for each in formats():
         if each.claims(path):
             return each
-    spelled = ", ".join(each.SPELLING for each in formats())
+    spelled = " or ".join([*(each.SPELLING for each in formats()), "a run folder"])
     raise UserError(
         f"data={path}", "no such file or folder" if not path.exists() else "something else", spelled, _fix(path)
     )

@@ -22,8 +22,7 @@ from worldrl.data import hdf5
 from worldrl.data.archives import read_archive, read_shapes, write_archive
 from worldrl.data.episodes import Columns, Recorded, Steps, extent, lay_out, one_hot, rows_of_steps
 from worldrl.data.memory import check_room
-from worldrl.errors import UserError
-from worldrl.files import damaged
+from worldrl.errors import UserError, counted
 from worldrl.types import Actions, box, choice
 
 SPELLING = "an HDF5 file or .npz archive with D4RL's arrays"
@@ -120,13 +119,13 @@ def _notes(steps: Steps, columns: Columns) -> tuple[str, ...]:
     left_out = len(steps.reward) - int(found.steps.sum())
     notes = []
     if (silent := len(found.start) - told - int(not (steps.terminal | steps.timeout)[-1])) > 0:
-        notes.append(f"{silent:,} episodes end by their next observation only, not by terminals or timeouts")
+        notes.append(f"{counted(silent, 'episode')} with an end that only next_observations show")
     if steps.next_obs is None and not steps.timeout.any():
         notes.append(
             "no time-outs and no next observations: after a cut, the next episode seems to continue the same one"
         )
     if left_out:
-        notes.append(f"{left_out:,} steps are left out, because their next observation is missing")
+        notes.append(f"left out {counted(left_out, 'step')} without a next observation")
     return tuple(notes)
 
 
@@ -146,7 +145,7 @@ def _shape(path: Path) -> tuple[int, ...]:
     if not hdf5.is_hdf5(path):
         found = read_shapes(path, ("observations",))
         if not found:
-            raise damaged(path, "no 'observations'", "D4RL's arrays")
+            raise UserError(str(path), "no 'observations'", f"the arrays {', '.join(NEEDED)}")
         return found["observations"][0]
     with hdf5.opened(path) as file:
         return hdf5.shape(file, "observations")

@@ -282,8 +282,9 @@ def _build(task: str) -> gymnasium.Env[Any, Any]:
 
 def _from_id(name: str) -> gymnasium.Env[Any, Any]:
     _check_registered(name)
-    drawn: dict[str, Any] = {"render_mode": "rgb_array"} if _offers_rgb_array(gymnasium.spec(name)) else {}
-    return gymnasium.make(name, disable_env_checker=True, **drawn)
+    entry = gymnasium.spec(name).entry_point
+    creator = gymnasium.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
+    return gymnasium.make(name, disable_env_checker=True, **_drawn(creator))
 
 
 def _check_registered(name: str) -> None:
@@ -294,19 +295,19 @@ def _check_registered(name: str) -> None:
         raise error
 
 
-def _offers_rgb_array(spec: gymnasium.envs.registration.EnvSpec) -> bool:
-    """Whether its class can render arrays and has an argument for it."""
-    entry = spec.entry_point
-    creator: Any = gymnasium.envs.registration.load_env_creator(entry) if isinstance(entry, str) else entry
+def _drawn(creator: Any) -> dict[str, Any]:
+    """The argument with which a class renders arrays, if it has one and can."""
     parameters = inspect.signature(creator).parameters.values()
     told = any(p.name == "render_mode" or p.kind is p.VAR_KEYWORD for p in parameters)
-    return told and "rgb_array" in getattr(creator, "metadata", {}).get("render_modes", ())
+    can = told and "rgb_array" in (getattr(creator, "metadata", None) or {}).get("render_modes", ())
+    return {"render_mode": "rgb_array"} if can else {}
 
 
 def _from_class(module: ModuleType, name: str, task: str) -> gymnasium.Env[Any, Any]:
     if not hasattr(module, name):
         raise unknown(f"name in {module.__name__}", name, [*_classes(module), *_ids(module)])
-    env = getattr(module, name)()
+    creator = getattr(module, name)
+    env = creator(**(_drawn(creator) if isinstance(creator, type) else {}))
     if not isinstance(env, gymnasium.Env):
         raise UserError(task, _kind(env), "a gymnasium.Env")
     return env
@@ -343,8 +344,10 @@ def _kind(value: Any) -> str:
 
 
 def _remedy(error: Exception, task: str) -> str:
+    if isinstance(error, TypeError) and ":" in task:
+        return "it is called without arguments; name a function that gives them"
     if not isinstance(error, ModuleNotFoundError):
-        return "the class is called without arguments" if ":" in task and isinstance(error, TypeError) else ""
+        return ""
     if ":" in task:
         return "install it, or put its folder on PYTHONPATH"
     return "install what is missing (Gymnasium's own tasks: pip install 'gymnasium[mujoco]' and the like)"
