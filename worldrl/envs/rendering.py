@@ -116,7 +116,7 @@ def choose_backend(requested: str = "auto") -> str:
 def describe_backend() -> str:
     """One line that says which backend was chosen and why."""
     if _choice is None:
-        return "rendering: no OpenGL backend chosen"
+        return "rendering: by the task itself"
     return f"rendering: {_choice.backend} ({_choice.why})"
 
 
