@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -44,7 +45,9 @@ def family_of(task: str) -> Family:
     for family in families():
         if family.claims(task):
             return family
-    raise wrong("task", task, ", or ".join(family.SPELLING for family in families()))
+    own = task.replace(".", ":", 1) if task.count(".") == 1 else f"{task}:Class"
+    fix = f"a class of your own is {own}" if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)?", task) else ""
+    raise wrong("task", task, "one of " + ", ".join(family.SPELLING for family in families()), fix)
 
 
 def families() -> Iterator[Family]:

@@ -16,7 +16,7 @@ from worldrl.envs.spaces import IMAGE_SHAPE, Array, Observation, TaskEnv, observ
 from worldrl.errors import cannot_import, unknown
 
 NAMESPACE, VERSION, ALL_ACTIONS = "ALE/", "-v5", "-full"
-SPELLING = "ALE/Game-v5 with the game's own actions, ALE/Game-full-v5 with all 18 (ALE/Pong-v5)"
+SPELLING = "Atari (ALE/Pong-v5; ALE/Pong-full-v5 has all 18 actions)"
 STICKY = 0.25  # probability that a frame repeats the last action instead of taking the new one
 MAX_FRAMES = 108_000  # half an hour of play
 SCREEN = (84, 84, 1)  # the observation of env.obs=state, in grey: the screen of Mnih et al. 2015

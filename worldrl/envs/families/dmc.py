@@ -29,7 +29,7 @@ from worldrl.envs.spaces import (
 )
 from worldrl.errors import unknown, wrong
 
-SPELLING = "domain_task of the DeepMind Control suite (walker_walk)"
+SPELLING = "DeepMind Control (walker_walk)"
 ALIASES = {"cup_catch": "ball_in_cup_catch"}
 CAMERAS = {"quadruped": 2}  # camera 0 of the quadruped does not follow it
 DRAWS_AT_RESET = ("quadruped_escape",)  # uploads its terrain to OpenGL even if no image is needed

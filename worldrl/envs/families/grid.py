@@ -19,9 +19,7 @@ from worldrl.errors import wrong
 from worldrl.tabular.grid import grid_world
 from worldrl.tabular.mdp import MDP
 
-SPELLING = (
-    "grid and its side (grid16), and corner for a start in the corner that is farthest from the goal (grid8corner)"
-)
+SPELLING = "a grid world by its side (grid16; grid8corner starts in a corner)"
 NAME = re.compile(r"grid(\d{1,2})(corner)?")
 SIDES = range(2, 17)
 

@@ -34,7 +34,7 @@ from worldrl.envs.spaces import (
 )
 from worldrl.errors import UserError, unknown
 
-SPELLING = "a Gymnasium id (Pendulum-v1, or package:Name-v0), or module:Class"
+SPELLING = "Gymnasium (Pendulum-v1, package:Name-v0, or module:Class)"
 ROBOTICS = "PointMaze_|AntMaze_|Adroit|FrankaKitchen|Fetch|HandReach|HandManipulate"  # prefixes of that family's ids
 ID = rf"(?!(ALE|MinAtar)/|{ROBOTICS})([\w.-]+/)?[\w.-]+-v\d+"  # without ids that belong to other families
 NO_PIXELS = "use env.obs=state and eval.video=false"

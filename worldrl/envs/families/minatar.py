@@ -14,7 +14,7 @@ from worldrl.errors import cannot_import, unknown
 
 GAMES = ("asterix", "breakout", "freeway", "seaquest", "space_invaders")
 NAMES = {f"MinAtar/{game.title().replace('_', '')}-v{n}": (game, n == 1) for game in GAMES for n in (0, 1)}
-SPELLING = "MinAtar/Game-v0 with all six actions, -v1 with the game's own (MinAtar/Breakout-v1)"
+SPELLING = "MinAtar (MinAtar/Breakout-v1)"
 TIME_LIMITS = {"freeway": 2501}  # frames; the other games have none
 CELL = 24  # pixels of a drawn cell
 COLOURS = np.array(  # of an empty cell, and of each channel: the player white; the package draws it almost black

@@ -14,7 +14,7 @@ from packaging.version import Version
 from worldrl.envs.families.gym import ROBOTICS, GymEnv, make_unwrapped
 from worldrl.errors import UserError, cannot_import, unknown
 
-SPELLING = "an id of Gymnasium-Robotics (PointMaze_UMaze-v3)"
+SPELLING = "Gymnasium-Robotics (PointMaze_UMaze-v3)"
 OLD_JOINTS = "FrankaKitchen|Fetch|HandReach|HandManipulate"  # they compare MuJoCo's joint types with numbers
 NEW_MUJOCO = Version("3.12")  # where joint types no longer equal numbers
 

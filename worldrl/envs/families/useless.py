@@ -17,7 +17,7 @@ from worldrl.envs.families import grid, gym
 from worldrl.envs.families.gym import GymEnv
 from worldrl.errors import UserError
 
-SPELLING = "a Gymnasium id or grid, + and a number of duplicates or dominated actions (CartPole-v1+16dominated)"
+SPELLING = "a discrete task with useless actions (CartPole-v1+16dominated)"
 NAME = re.compile(r"([\w./-]+)\+(\d{1,4})(duplicates|dominated)")
 COST = 1.0  # of a wasted step
 
