@@ -9,6 +9,7 @@ import argparse
 import math
 import re
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from worldrl.report.curves import (
 )
 from worldrl.report.grids import by_agent, draw_grids, grid_rows, read_grids
 from worldrl.report.page import Report, find_grids, page
-from worldrl.report.plots import XLABEL, Line, Panels, draw, picture_formats
+from worldrl.report.plots import XLABEL, Line, Panels, draw, number_of, picture_formats
 from worldrl.report.tables import (
     Row,
     Score,
@@ -56,6 +57,7 @@ FILES = {  # the page and the tables of each kind of report; tables without a ro
     "curves": ("report.md", "agents.csv", "aggregate.csv", "pairs.csv", "runs.csv", "curves.csv", HTML),
     "robustness": ("robustness.md", "robustness.csv"),
 }
+FEW = 5  # seeds; bootstrap intervals of fewer are noted
 SHORT = 0.9  # a run that ends before this share of the longest one is named
 
 Groups = dict[str, dict[str, list[Run]]]  # task, with the phase if it has data -> agent -> its runs
@@ -237,6 +239,11 @@ def make_tables(scores: Sequence[Score], units: Mapping[str | None, float]) -> t
         notes.append("no aggregate over tasks: set the return that counts as 1 (DeepMind Control: --normalise 1000)")
     if len(tasks) < 2 and units:
         notes.append(f"no aggregate over tasks: all agents share {len(tasks)}, expected 2 or more")
+    seeds = [n for n in Counter((score.task, score.agent) for score in scores).values() if 1 < n < FEW]
+    if seeds:
+        notes.append(
+            f"intervals of {number_of('seed', set(seeds))} are too narrow: so few runs say little about others"
+        )
     tables = {
         "agents": agent_rows(scores),
         "aggregate": aggregate_rows(scores, _units(tasks, units)) if units else [],
