@@ -208,7 +208,7 @@ def draw_masses(ax: Any, trials: Sequence[Trial], masses: Mapping[Path, Curve]) 
     ax.set_ylim(0.0, 1.0)
     ax.grid(axis="y")
     if numbers:
-        ax.legend(fontsize="x-small", labelcolor=INK)
+        ax.legend(frameon=False, fontsize="x-small", labelcolor=INK, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 # --- the study --------------------------------------------------------------------------------------------------------
