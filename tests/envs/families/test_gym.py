@@ -425,7 +425,7 @@ from worldrl.envs import EnvConfig, make_envs, rendering
 from worldrl.envs.families.gym import GymEnv
 env = GymEnv(sys.argv[1], "pixels")
 env.reset(seed=0)
-print(env.step(env.action_space.high)[0]["pixels"].std() > 1, os.environ["MUJOCO_GL"])
+print(env.step(env.action_space.high)[0]["pixels"].std() > 1, os.environ["MUJOCO_GL"], flush=True)
 os._exit(0)
 """
 
