@@ -210,13 +210,12 @@ def score(groups: Groups, ends: Ends) -> tuple[list[Score], Notes]:
 
 
 def _scores(task: str, agent: str, runs: Sequence[Run], time: float) -> list[Score]:
-    seeds = [run.seed for run in runs]
     return [
         Score(
             task=task,
             agent=agent,
             seed=run.seed,
-            repeat=seeds[:i].count(run.seed),
+            repeat=repeat,
             time=float(time),
             last=float(run.curve.at(time)),
             best=float(run.curve.values[run.curve.frames <= time].max()),
@@ -224,8 +223,14 @@ def _scores(task: str, agent: str, runs: Sequence[Run], time: float) -> list[Sco
             unit=run.unit,
             commit=run.commit,
         )
-        for i, run in enumerate(runs)
+        for run, repeat in _numbered(runs)
     ]
+
+
+def _numbered(runs: Sequence[Run]) -> list[tuple[Run, int]]:
+    """Runs of one task and agent, each with the number of earlier ones that have its seed."""
+    seeds = [run.seed for run in runs]
+    return [(run, seeds[:i].count(run.seed)) for i, run in enumerate(runs)]
 
 
 # --- the tables -------------------------------------------------------------------------------------------------------
@@ -259,9 +264,8 @@ def curve_rows(groups: Groups) -> list[Row]:
     units = sorted({run.unit for panel in groups.values() for run in _all(panel)})
     for task, panel in groups.items():
         for agent, runs in panel.items():
-            seeds = [run.seed for run in runs]
-            for i, run in enumerate(runs):
-                name = {"task": task, "agent": agent, "seed": run.seed, "repeat": seeds[:i].count(run.seed)}
+            for run, repeat in _numbered(runs):
+                name = {"task": task, "agent": agent, "seed": run.seed, "repeat": repeat}
                 name |= {"commit": run.commit, **dict.fromkeys(units, math.nan)}
                 points = zip(run.curve.frames, run.curve.values, strict=True)
                 rows += [{**name, run.unit: float(x), "value": float(y)} for x, y in points]
