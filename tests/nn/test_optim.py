@@ -148,13 +148,14 @@ def test_a_resumed_optimiser_has_the_rate_that_it_would_have_had() -> None:
     assert torch.equal(*ends)
 
 
-def test_the_traced_step_decays_too(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("steps", [3, 6])  # before the end, and beyond it
+def test_the_traced_step_decays_too(monkeypatch: pytest.MonkeyPatch, steps: int) -> None:
     ends = []
     for traced in (False, True):
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda traced=traced: traced)
-        param = nn.Parameter(torch.ones(3))
+        param = nn.Parameter(torch.tensor([1.0, 1.0, 0.0]))  # the last one, like a dead unit's, never has a gradient
         optimizer = Optimizer([param], 0.1, decay=CosineDecay(4))
-        for _ in range(3):
+        for _ in range(steps):
             optimizer.step(param.pow(3).sum())
         ends.append(param)
     torch.testing.assert_close(*ends)

@@ -123,8 +123,13 @@ class Optimizer:
 
     @torch.no_grad()
     def _trace(self, grads: list[Tensor]) -> None:
-        """The same in operators that a compiler can fuse."""
-        moments = self.moments
+        """The same in operators that a compiler can fuse.
+
+        They divide by the rate: at zero, a parameter whose gradients were all zero would become NaN.
+        """
+        moments, rate = self.moments, self.rate()
+        if isinstance(rate, Tensor):
+            rate = rate.clamp(min=1e-30)
         adam(
             self.params,
             grads,
@@ -137,7 +142,7 @@ class Optimizer:
             amsgrad=False,
             beta1=BETAS[0],
             beta2=BETAS[1],
-            lr=self.rate(),
+            lr=rate,
             weight_decay=0.0,
             eps=self.eps,
             maximize=False,
