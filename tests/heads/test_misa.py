@@ -96,6 +96,7 @@ def test_updates_with_choices_are_the_oracles(variant: str) -> None:
 def test_without_its_weights_it_is_sac_bit_for_bit() -> None:
     common = {"head.units": 16, "head.activation": "elu", "head.actor_lr": 1e-4, "head.critic_init": "default"}
     common |= {"head.actor_layers": 2, "head.critic_layers": 2, "head.policy_std": "log", "head.grad_clip": 0.0}
+    common |= {"head.alpha_lr": 1e-4}
     off = {"head.critic_weight": 0.0, "head.bc_weight": 0.0, "head.correction_weight": 0.0, "head.entropy_weight": 1.0}
     ends = []
     for head, more in (("sac", {}), ("misa", {**off, "head.backup_entropy": True})):
@@ -314,3 +315,10 @@ def test_from_random_actions_it_learns_to_act_well(head: str) -> None:
     belief = Belief(state, torch.empty(0, 500, 5), state, torch.zeros(500))
     distance = (agent.head.act(belief, explore=False) - wanted(state)).square().mean()
     assert distance < 0.2 * wanted(state).square().mean()
+
+
+@pytest.mark.parametrize("variant", ["ba", "t"])
+def test_a_budget_needs_a_bound_for_the_critics(variant: str) -> None:
+    with pytest.raises(UserError) as caught:
+        misa(variant=variant, budget=3.0)
+    assert caught.value.where == "head.budget"

@@ -36,6 +36,7 @@ from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from worldrl.errors import wrong
 from worldrl.estimators.hamiltonian import chain_noise, run_chains, usual_step
 from worldrl.estimators.mutual_information import NORMALISERS, log_partition
 from worldrl.fields import Layers, NotNegative, OfUpdates, Range, Rate, Samples, Share, SomeLayers, Width
@@ -59,6 +60,11 @@ class Variant(NamedTuple):
     clones: bool
     corrects: bool
     own_energy: bool = False
+
+    @property
+    def bounds_critics(self) -> bool:
+        """Whether gamma_1 and its budget have an effect."""
+        return bool(self.bound) and not self.own_energy
 
 
 VARIANTS = {
@@ -99,6 +105,7 @@ class MISA(CQL):
         policy_std: Literal["softplus", "log"] = "log"
         grad_clip: NotNegative = 0.0
         actor_lr: Rate = 1e-4
+        alpha_lr: Rate = 1e-4
         # Updates until the rates of actor, critics and energy are zero; 0: they are constant.
         decay_updates: Annotated[int, Range(0, 1e12), OfUpdates(whole=True)] = 0
         variant: Literal["misa", "dv", "f", "ba", "no_ba", "biased", "t"] = "misa"
@@ -107,9 +114,14 @@ class MISA(CQL):
         bc_weight: NotNegative = 0.5  # gamma_2
         correction_weight: NotNegative = 0.1  # gamma_3; eq. 15 has gamma_2
         sampler: Literal["hmc", "snis"] = "hmc"
-        burn_in: Samples = 5  # steps of each chain, whose last state is taken
+        burn_in: Samples = 5  # all steps of a chain, whose last state is taken; the paper has more states of one chain
         leapfrogs: Samples = 2  # per step
         acceptance: Share = 0.7  # target for the adaptation of the step length; 0: it stays min(1, (6 / A)^(1/4))
+
+        def __post_init__(self) -> None:
+            if self.budget and not VARIANTS[self.variant].bounds_critics:
+                found = f"{self.budget:g} with head.variant={self.variant}, whose critics have no bound"
+                raise wrong("head.budget", found, "0")
 
     config: MISA.Config
     tiny: ClassVar[dict[str, Any]] = {**CQL.tiny, "burn_in": 2}
@@ -123,6 +135,7 @@ class MISA(CQL):
         c, variant = config, VARIANTS[config.variant]
         self.cloning = c.bc_weight if variant.clones else 0.0
         self.correction = c.correction_weight if variant.corrects else 0.0
+        # Without weights there is no bound to learn; the energy of variant t has no weight.
         self.bounded = bool(variant.bound) and (variant.own_energy or c.critic_weight + self.correction > 0)
         self.normaliser = NORMALISERS[variant.bound or "misa"]
         self.longest = math.log(usual_step(sizes.actions.size))
