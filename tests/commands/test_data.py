@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from tests.runs.test_data import COUNT, trained
 from worldrl.__main__ import main
 from worldrl.data.formats import d4rl, minari
 from worldrl.runs.data import checksum, read_data
+from worldrl.types import box
 
 MADE = ["data", "make", "--policy", "random", "--task", COUNT, "--steps", "37", "--allow", "tests"]
 
@@ -47,6 +49,27 @@ def test_joined_and_converted(tmp_path: Path) -> None:
     assert main(["data", "convert", str(tmp_path / "a"), str(tmp_path / "a.hdf5")]) == 0
     found = read_data(tmp_path / "a.hdf5").columns
     np.testing.assert_allclose(found["action"], DATA.in_own_units().columns["action"], atol=1e-6)
+
+
+def test_the_action_repeat_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    minari.write(tmp_path / "a", DATA._replace(action_repeat=4))
+    for name, command in (("b", ["convert", "A", "B"]), ("c", ["make", "B", "--join", "A", "A"])):
+        places = {"A": str(tmp_path / "a"), "B": str(tmp_path / name)}
+        assert main(["data", *(places.get(word, word) for word in command)]) == 0
+        assert minari.world(tmp_path / name)["env.action_repeat"] == 4
+        described = json.loads((tmp_path / name / "data" / minari.METADATA).read_text())
+        assert described["rows_checksum"] == checksum(read_data(tmp_path / name).columns)
+    assert main(["data", "convert", str(tmp_path / "a"), str(tmp_path / "a.npz")]) == 0
+    assert "env.action_repeat=4" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "other", [{"action_repeat": 2}, {"task": "Other-v0"}, {"actions": box(1, [-1.0], [1.0])}], ids=str
+)
+def test_data_of_another_kind_are_not_joined(tmp_path: Path, other: dict[str, Any]) -> None:
+    minari.write(tmp_path / "a", DATA)
+    minari.write(tmp_path / "b", DATA._replace(**other))
+    assert main(["data", "make", str(tmp_path / "c"), "--join", str(tmp_path / "a"), str(tmp_path / "b")]) == 2
 
 
 def test_info_finds_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,6 +80,8 @@ def test_bounds_of_actions(tmp_path: Path) -> None:
     assert any("mapped" in note for note in moved.notes)
     minari.write(tmp_path / "b", DATA)
     np.testing.assert_allclose(rows(tmp_path / "b").columns["action"], DATA.columns["action"], atol=1e-6)
+    known = load_rows(DataConfig(name=str(tmp_path / "b")), env)
+    assert any("mapped" in note for note in known.notes)
 
 
 def test_actions_that_begin_at_zero_are_asked_about(tmp_path: Path) -> None:

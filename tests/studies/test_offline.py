@@ -104,8 +104,9 @@ def test_affinities_are_gaussians_of_this_perplexity(perplexity: float) -> None:
     np.testing.assert_allclose(found, (conditional + conditional.T) / (2 * n), atol=1e-9)
 
 
-def test_the_last_layer_is_the_critics() -> None:
-    critic = TwinQ(3, 2, 8, 2)
+@pytest.mark.parametrize("norm", [False, True])
+def test_the_last_layer_is_the_critics(norm: bool) -> None:
+    critic = TwinQ(3, 2, 8, 2, norm=norm)
     feat, action = torch.randn(7, 3), torch.randn(7, 2)
     hidden, q = embedding.last_hidden(critic, feat, action)
     assert hidden.shape == (7, 8)

@@ -207,11 +207,8 @@ def make(options: argparse.Namespace) -> None:
     reference = None if options.expert is None else _reference(options.expert, env, task, seed)
     columns, spec = collect(env, source.variant or task, seed, options.steps, source.recorder)
     columns.pop(RETURN_TO_GO, None)  # what a policy was asked for is nothing that a sensor has seen
-    data = Recorded(columns, spec.actions, task, reference, unit=True)
-    versions = environment_fingerprint()
-    columns = stored(data).columns
-    about = {**source.about, "seed": seed, "action_repeat": env.action_repeat, "versions": versions}
-    write(options.out, data, {**about, "rows_checksum": checksum(columns)})
+    data = Recorded(columns, spec.actions, task, reference, unit=True, action_repeat=env.action_repeat)
+    write(options.out, data, {**source.about, "seed": seed, "versions": environment_fingerprint()})
 
 
 def _settle(options: argparse.Namespace) -> None:
@@ -276,14 +273,20 @@ def joined(paths: Sequence[Path]) -> Recorded:
     """Data sets of one kind, one after another; the first one's task and reference.
 
     Raises:
-        UserError: other observations or actions than those of the first.
+        UserError: another task, action repeat, or other observations, actions or bounds than the first has.
     """
     parts = [read_data(path) for path in paths]
     first = parts[0]
     for path, part in zip(paths, parts, strict=True):
-        if (part.obs, part.actions[:2], part.unit) != (first.obs, first.actions[:2], first.unit):
-            found = f"{part.obs} and {part.actions[:2]}"
-            raise UserError(str(path), found, f"{first.obs} and {first.actions[:2]}, as {paths[0]} has")
+        for what, found, expected in (
+            ("task", part.task or first.task, first.task or part.task),
+            ("action repeat", part.action_repeat, first.action_repeat),
+            ("observations", part.obs, first.obs),
+            ("actions", part.actions, first.actions),
+            ("actions in [-1, 1]", part.unit, first.unit),
+        ):
+            if found != expected:
+                raise UserError(str(path), f"{what} {found}", f"{expected}, as {paths[0]} has")
     columns: Columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in first.columns}
     return first._replace(columns=columns, notes=(), file_rows=None)
 
@@ -291,7 +294,7 @@ def joined(paths: Sequence[Path]) -> Recorded:
 def convert(options: argparse.Namespace) -> None:
     """Read a data set and write it in another layout."""
     check_new(options.out)
-    write(options.out, read_data(options.path), {})
+    write(options.out, read_data(options.path), {"converted": str(options.path)})
 
 
 def check_new(out: Path) -> None:
@@ -304,7 +307,9 @@ def write(out: Path, data: Recorded, about: Mapping[str, Any]) -> None:
     """Write a data set in the layout of the file name, and print what it has."""
     out.parent.mkdir(parents=True, exist_ok=True)
     writer: Callable[[Path, Recorded, Mapping[str, Any]], None] = d4rl.write if out.suffix in FLAT else minari.write
-    writer(out, data, about)
+    writer(out, data, {**about, "rows_checksum": checksum(stored(data).columns)})
+    if out.suffix in FLAT and data.action_repeat > 1:
+        say(f"{out.name} has no place for the action repeat: train with env.action_repeat={data.action_repeat}")
     found = extent(data.columns)
     print(f"{out}: {int(found.steps.sum()):,} steps of {len(found.start):,} episodes, returns {_spread(found.returns)}")
     print(f"look at it: {pasted('data', 'info', out)}")

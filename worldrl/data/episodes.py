@@ -35,6 +35,7 @@ class Recorded(NamedTuple):
     unit: bool = False
     notes: tuple[str, ...] = ()  # remarks on how it was read
     file_rows: Array | None = None  # (rows,) for a flat file: its row that has this observation or leads to it
+    action_repeat: int = 1  # frames of an action
 
     @property
     def obs(self) -> dict[str, ObsSpec]:
@@ -84,7 +85,8 @@ class Recorded(NamedTuple):
 
     def spec(self) -> EnvSpec:
         """The spec for an agent if there is no environment."""
-        return EnvSpec(self.task, self.obs, self.actions, terminates=bool(self.columns["is_terminal"].any()))
+        ends = bool(self.columns["is_terminal"].any())
+        return EnvSpec(self.task, self.obs, self.actions, self.action_repeat, terminates=ends)
 
 
 class Steps(NamedTuple):

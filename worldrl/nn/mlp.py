@@ -105,7 +105,7 @@ class TwinQ(nn.Module):
             q = self._all(parts, weights, biases, norms)
         return q.float().reshape(-1, *lead)
 
-    def _hidden(self, x: Tensor, norms: Sequence[Tensor], layer: int) -> Tensor:
+    def hidden(self, x: Tensor, norms: Sequence[Tensor], layer: int) -> Tensor:
         """Activation and norm of a hidden layer, (..., N, units)."""
         x = self.activation(x)
         return _normed(x, norms[layer]) if norms else x
@@ -116,9 +116,9 @@ class TwinQ(nn.Module):
         for part in rest:
             axes = max(x.dim(), part.dim())
             x = _lead_axes(x, axes - 1) + _lead_axes(part, axes - 1)
-        x = self._hidden(x.flatten(1, -2), norms, 0)  # (n, N, units)
+        x = self.hidden(x.flatten(1, -2), norms, 0)  # (n, N, units)
         for i, (weight, bias) in enumerate(zip(weights[1:-1], biases[1:-1], strict=True), 1):
-            x = self._hidden(torch.bmm(x, weight).add_(bias), norms, i)  # baddbmm copies the bias out first
+            x = self.hidden(torch.bmm(x, weight).add_(bias), norms, i)  # baddbmm copies the bias out first
         # One output column: a batched product is slow on CPUs and would round Q to bf16 under autocast.
         return (x * weights[-1].mT).sum(-1) + biases[-1][..., 0]
 
@@ -130,9 +130,9 @@ class TwinQ(nn.Module):
         x = linear(parts[-1], last.T, biases[0][0])
         for part, weight in zip(parts, inner, strict=False):
             x = linear(part, weight.T) + x
-        x = self._hidden(x.flatten(0, -2), norms, 0)
+        x = self.hidden(x.flatten(0, -2), norms, 0)
         for i, (weight, bias) in enumerate(zip(weights[1:-1], biases[1:-1], strict=True), 1):
-            x = self._hidden(linear(x, weight.T, bias[0]), norms, i)
+            x = self.hidden(linear(x, weight.T, bias[0]), norms, i)
         return (x * weights[-1].T).sum(-1) + biases[-1][0]
 
 

@@ -23,7 +23,7 @@ from worldrl.data.settings import DataConfig
 from worldrl.errors import UserError
 from worldrl.runs.checkpoint import MANIFEST, STATE, Checkpoints, restoring
 from worldrl.runs.transfer import decode_spec
-from worldrl.types import EnvSpec, box, choice
+from worldrl.types import Actions, EnvSpec, box, choice
 
 
 class Rewards(NamedTuple):
@@ -109,7 +109,9 @@ def read_run(run_dir: Path) -> Recorded:
     replay = Replay(spec, max(2 * n, checkpoints.rows(folder)), n)
     if not checkpoints.load_replay(folder, replay) or not len(replay):
         raise UserError(str(run_dir), f"no replay in {folder.name}", f"one with {MANIFEST}", "checkpoint.replay=true")
-    return Recorded(_one_stream(replay.columns()), spec.actions, config.task, unit=True)
+    return Recorded(
+        _one_stream(replay.columns()), spec.actions, config.task, unit=True, action_repeat=spec.action_repeat
+    )
 
 
 def _one_stream(columns: Mapping[str, NDArray[Any]]) -> Columns:
@@ -140,7 +142,7 @@ def _in_unit(path: Path, config: DataConfig, found: Recorded, env: EnvSpec | Non
     """The data with actions in [-1, 1]; bounds that are not in the file come from the settings or the task."""
     if found.unit or found.actions.kind == "choice":
         _refuse_bounds(path, config, found)
-        return found
+        return _with_note(found, found.actions, env)
     known = env.actions if env is not None and env.actions.low else None
     low = np.full(found.actions.size, -1.0) if known is None else np.array(known.low)
     high = np.full(found.actions.size, 1.0) if known is None else np.array(known.high)
@@ -157,11 +159,18 @@ def _in_unit(path: Path, config: DataConfig, found: Recorded, env: EnvSpec | Non
         raise UserError(f"actions of {path}", f"none below 0 (to {action.max():g})", f"{low[0]:g} to {high[0]:g}", cure)
     if known is None:
         found = found._replace(actions=box(found.actions.size, low.tolist(), high.tolist()))
-    elif (low != known.low).any() or (high != known.high).any():
-        to = f"{known.low[0]:g} to {known.high[0]:g}"
-        note = f"its actions, {low[0]:g} to {high[0]:g}, are mapped to those of the task, {to}"
-        found = found._replace(notes=(*found.notes, note))
+    else:
+        found = _with_note(found, box(known.size, low.tolist(), high.tolist()), env)
     return to_unit(path, found, low, high, "set data.low and data.high")
+
+
+def _with_note(found: Recorded, given: Actions, env: EnvSpec | None) -> Recorded:
+    """The data, with a remark if the task has actions of other bounds."""
+    if env is None or not given.low or not env.actions.low or (given.low, given.high) == env.actions[2:]:
+        return found
+    to = f"{env.actions.low[0]:g} to {env.actions.high[0]:g}"
+    note = f"its actions, {given.low[0]:g} to {given.high[0]:g}, are mapped to those of the task, {to}"
+    return found._replace(notes=(*found.notes, note))
 
 
 def _refuse_bounds(path: Path, config: DataConfig, found: Recorded) -> None:

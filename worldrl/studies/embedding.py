@@ -95,9 +95,9 @@ def critic_of(agent: Agent, where: str) -> TwinQ:
 
 def last_hidden(critic: TwinQ, feat: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
     """The first critic's last hidden layer (N, units), and its Q (N,)."""
-    x = torch.cat([feat, action], -1)
-    for weight, bias in zip(critic.weights[:-1], critic.biases[:-1], strict=True):
-        x = critic.activation(x @ weight[0] + bias[0])
+    x, norms = torch.cat([feat, action], -1), [norm[:1] for norm in critic.norms]
+    for layer, (weight, bias) in enumerate(zip(critic.weights[:-1], critic.biases[:-1], strict=True)):
+        x = critic.hidden((x @ weight[0] + bias[0])[None], norms, layer)[0]
     return x, (x @ critic.weights[-1][0] + critic.biases[-1][0])[..., 0]
 
 

@@ -345,6 +345,8 @@ def test_only_an_id_of_the_description_is_used(tmp_path: Path) -> None:
         {"action_space": '{"type": "Text"}'},
         {"observation_space": '{"type": "Dict", "subspaces": {}}'},
         {"action_space": '{"type": "Box", "shape": [1], "low": [9], "high": [-9]}'},
+        {"action_repeat": 0},
+        {"action_repeat": [4]},
     ],
 )
 def test_a_description_that_says_nothing_is_one_line(tmp_path: Path, changes: dict[str, object]) -> None:
@@ -360,6 +362,15 @@ def test_a_description_that_lacks_something_is_one_line(tmp_path: Path, changes:
     with pytest.raises(UserError) as refused:
         minari.read(path)
     assert minari.METADATA in refused.value.where
+
+
+def test_an_end_before_the_last_step_is_refused(tmp_path: Path) -> None:
+    minari.write(tmp_path / "a", DATA)
+    with h5py.File(tmp_path / "a" / "data" / minari.FILE, "a") as file:
+        file["episode_0/terminations"][0] = True
+    with pytest.raises(UserError) as refused:
+        minari.read(tmp_path / "a")
+    assert "episode_0" in refused.value.where
 
 
 def test_a_shape_that_is_too_large_allocates_nothing(tmp_path: Path) -> None:

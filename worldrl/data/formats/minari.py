@@ -70,7 +70,7 @@ def _world(path: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
     names = [name for name, _ in _spaces(_space(path, metadata, "observation_space"))]
     images = [name for name in names if name == "pixels" or _is_image(_space(path, metadata, "observation_space"))]
     obs = "both" if images and len(names) > 1 else "pixels" if images else "state"
-    settings = {"env.obs": obs, "env.action_repeat": int(metadata.get("action_repeat", 1))}
+    settings = {"env.obs": obs, "env.action_repeat": _action_repeat(metadata)}
     task = _task(metadata)
     return {**settings, "task": task} if task else settings
 
@@ -82,13 +82,14 @@ def read(path: Path) -> Recorded:
         if not list(_spaces(space)):
             raise ValueError("no observation")
         actions = _actions(path, _space(path, metadata, "action_space"))
+        repeat = _action_repeat(metadata)
     with hdf5.opened(file) as opened:
         groups = _groups(opened)
         room = COPIES * sum(_bytes(group, space, actions) for group in groups)
         check_room(file, room)
         notes = (LOSSY,) * any(_is_coded(groups[0], name, inner) for name, inner in _spaces(space))
         columns = rows_of_episodes(_episode(group, space, actions, room) for group in groups)
-    data = Recorded(columns, actions, _task(metadata), _reference(metadata), notes=notes)
+    data = Recorded(columns, actions, _task(metadata), _reference(metadata), notes=notes, action_repeat=repeat)
     if actions.kind == "choice":
         return data._replace(unit=True)
     low, high = np.array(actions.low), np.array(actions.high)
@@ -115,6 +116,14 @@ def _task(metadata: Mapping[str, Any]) -> str:
     described = hdf5.parsed(metadata.get("env_spec"))
     name = described.get("id") if isinstance(described, dict) else metadata.get("task")
     return name if isinstance(name, str) and ":" not in name else ""
+
+
+def _action_repeat(metadata: Mapping[str, Any]) -> int:
+    """How many frames an action lasts; worldrl writes this entry."""
+    found = int(metadata.get("action_repeat", 1))
+    if found < 1:
+        raise ValueError(f"action_repeat {found}")
+    return found
 
 
 def _reference(metadata: Mapping[str, Any]) -> tuple[float, float] | None:
@@ -190,6 +199,9 @@ def _episode(group: h5py.Group, space: Mapping[str, Any], actions: Actions, most
     if len(lengths) != 1 or action.shape[1:] != (actions.size,):
         found = f"{len(reward)} rewards, actions {action.shape}, {len(next(iter(obs.values())))} observations"
         raise damaged(where, found, f"T rewards, actions (T, {actions.size}), T + 1 observations")
+    if terminal[:-1].any():
+        early = f"a termination in step {int(terminal.argmax())} of {len(terminal)}"
+        raise damaged(where, early, "one in the last step only, counted from 0")
     return Episode(obs, action, reward, bool(len(terminal) and terminal[-1]))
 
 
@@ -262,6 +274,7 @@ def _description(path: Path, data: Recorded, steps: Sequence[int]) -> dict[str, 
         "observation_space": json.dumps(whole),
         "action_space": json.dumps(_action_space(data.actions)),
         "task": data.task,
+        "action_repeat": data.action_repeat,
     }
     if data.reference is not None:
         found |= {"ref_min_score": data.reference[0], "ref_max_score": data.reference[1]}
