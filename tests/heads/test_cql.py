@@ -50,6 +50,14 @@ def test_updates_with_choices_are_the_oracles(settings: dict[str, Any]) -> None:
     compare(agent, plain_agent(agent, DiscreteCQL), [random_rows(spec, seed) for seed in range(4)])
 
 
+def test_choices_that_the_policy_has_given_up_count() -> None:
+    """The policy's probability of two choices is zero in float32; their values are in log Z all the same."""
+    spec = STATE_SPEC._replace(actions=choice(3))
+    agent = build("identity", "cql", spec, **TINY)
+    agent.head.policy.net.linears[-1].bias.data = torch.tensor([0.0, -120.0, -200.0])
+    compare(agent, plain_agent(agent, DiscreteCQL), [random_rows(spec, seed) for seed in range(2)])
+
+
 def ends(head: str, **settings: Any) -> list[torch.Tensor]:
     torch.manual_seed(0)
     agent = build("identity", head, STATE_SPEC, **{key: value for key, value in TINY.items() if "samples" not in key})

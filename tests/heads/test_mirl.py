@@ -323,7 +323,7 @@ def test_acting_leaves_every_buffer_unchanged() -> None:
 
 
 def test_beta_stays_within_its_limits() -> None:
-    whole = agent("mirl", beta_rate=1.0, beta_limits=(0.5, 2.0))
+    whole = agent("mirl", beta=1.0, beta_rate=1.0, beta_scale=1.0, beta_limits=(0.5, 2.0))
     batch = random_rows(SPEC, 0)
     for reward, expected in ((1e3, 0.5), (0.0, 2.0)):
         whole.head.loss.zero_()

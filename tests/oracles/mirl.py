@@ -80,9 +80,18 @@ class SoftQ(DQN):
         return (log_pi.exp() * (target - (log_pi - prior.log()) / beta)).sum() + bonus
 
     def adapt(self, squared: Tensor, rows: Any, feat: Tensor, extra: Any) -> None:
-        log_pi = self.log_pi(self.q("critic", feat)).detach()[rows.is_terminal == 0]  # (N, A)
+        log_pi = self.log_pi(self.q("critic", feat)).detach()[acting(rows)]  # (N, A)
         self.found["policy/entropy"] = -(log_pi.exp() * log_pi).sum(-1).mean()
         self.found["policy/information"] = (log_pi.exp() * (log_pi - self.w["prior"].log())).sum(-1).mean().detach()
+
+
+def acting(rows: Any) -> Tensor:
+    """(B, T) bool: every row but the last of an episode, as far as the window shows."""
+    followed_by_first = torch.zeros_like(rows.is_first, dtype=torch.bool)
+    for b in range(len(rows.is_first)):
+        for t in range(rows.is_first.shape[1] - 1):
+            followed_by_first[b, t] = bool(rows.is_first[b, t + 1])
+    return (rows.is_terminal == 0) & ~followed_by_first
 
 
 class MIRL(SoftQ):
@@ -94,7 +103,7 @@ class MIRL(SoftQ):
         c, first = self.c, float(self.w["started"]) == 0
         if c.prior_rate:
             newest = extra["world"].observe(extra["recent"], 0, False).feat if "recent" in extra else feat
-            acts = extra.get("recent", rows).is_terminal == 0
+            acts = acting(extra.get("recent", rows))
             marginal = self.log_pi(self.q("critic", newest.to(WIDE)))[acts].exp().mean(0)
             rate = 1.0 if first else c.prior_rate
             self.w["prior"].copy_((1 - rate) * self.w["prior"] + rate * marginal)

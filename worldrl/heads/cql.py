@@ -107,8 +107,8 @@ class CQL(SAC):
     def propose(self, tr: Transition, belief: Belief) -> Proposed:
         """n actions of each proposal; for a choice, every action."""
         here = self.from_policy(self.actor_states(belief).inputs)
-        if self.actions.kind == "choice":
-            return here
+        if self.actions.kind == "choice":  # pi / pi = 1, also where pi is zero in float32
+            return Proposed(here.action, torch.zeros_like(here.log_weight))
         proposals = (here, self.from_policy(self.next_actor_states(tr, belief)[0]), self.uniform(here))
         action, log_weight = (torch.cat(each) for each in zip(*proposals, strict=True))
         return Proposed(action, log_weight - math.log(len(proposals)))

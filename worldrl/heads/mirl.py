@@ -23,6 +23,7 @@ from torch import Tensor
 from worldrl.errors import wrong
 from worldrl.fields import AnySamples, Positive, PositiveShare, Range, Share
 from worldrl.heads.soft_q import SoftQ
+from worldrl.heads.transitions import acting
 from worldrl.types import Batch, Belief, BeliefModel, Extra, Metrics, Sizes
 
 
@@ -31,12 +32,12 @@ class MIRL(SoftQ):
 
     @dataclass(frozen=True)
     class Config(SoftQ.Config):
-        beta: Positive = 1.0  # at the start
+        beta: Positive = 10.0  # at the start: that of soft_q
         beta_rate: Share = 1e-3  # alpha_beta; 0: beta stays
-        beta_scale: Positive = 1.0  # c, for rewards of another scale
+        beta_scale: Positive = 10.0  # c; it belongs to the scale of rewards
         beta_limits: tuple[float, float] = (0.01, 1000.0)
         loss_rate: PositiveShare = 0.01  # kappa: 1 / L of single small batches has a large mean
-        prior_rate: Share = 1e-3  # alpha; 0: the prior stays uniform
+        prior_rate: Share = 5e-3  # alpha; 0: the prior stays uniform
         prior_batch: AnySamples = 32  # windows of the newest rows; 0: the update's own batch
         prior_rows: Annotated[int, Range(1, 1_000_000_000)] = 1_000  # how many rows count as the newest
 
@@ -81,18 +82,18 @@ class MIRL(SoftQ):
             metrics["policy/prior_entropy"] = -(self.prior * self.log_prior()).sum()
             metrics |= {f"policy/prior/{i}": p for i, p in enumerate(self.prior.clone().unbind())}
         if c.beta_rate:
-            self.loss.copy_(self.started_or(1.0, c.loss_rate).mul(squared - self.loss).add(self.loss))
+            self.loss.lerp_(squared, self.step_size(c.loss_rate))
             wanted = c.beta_scale / self.loss.clamp(min=1e-12)
             self.beta.lerp_(wanted.clamp(*c.beta_limits), c.beta_rate)
         self.started.fill_(1.0)
         return metrics
 
     def newest(self, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra) -> tuple[Tensor, Tensor]:
-        """The rows whose policy moves the prior: features (B, T, F) by the current belief; (B, T) 0 at an end."""
+        """The rows whose policy moves the prior: features (B, T, F) by the current belief, and ``acting`` (B, T)."""
         if "recent" in extra:
             belief, _, _ = model.observe(extra["recent"], 0, learn=False)
             batch = extra["recent"].drop_rows(model.lost_rows)
-        return belief.feat, 1.0 - batch.is_terminal
+        return belief.feat, acting(batch)
 
     @torch.no_grad()
     def moved_prior(self, feat: Tensor, acts: Tensor) -> Tensor:
@@ -102,10 +103,10 @@ class MIRL(SoftQ):
         """
         policy = self.log_pi(self.q(feat)).exp()  # (B, T, A)
         marginal = (policy * acts[..., None]).sum((0, 1)) / acts.sum().clamp(min=1.0)
-        rate = self.started_or(1.0, self.config.prior_rate) * (acts.sum() > 0)
+        rate = self.step_size(self.config.prior_rate) * (acts.sum() > 0)
         moved = self.prior.lerp(marginal, rate)
         return moved / moved.sum()  # so that rounding errors do not accumulate
 
-    def started_or(self, first: float, rate: float) -> Tensor:
-        """0-d: ``first`` in the first update, later ``rate``."""
-        return first + self.started * (rate - first)
+    def step_size(self, rate: float) -> Tensor:
+        """0-d: one in the first update, which takes the mean of its batch, later ``rate``."""
+        return 1.0 + self.started * (rate - 1.0)

@@ -23,6 +23,7 @@ from torch import Tensor
 from worldrl.errors import wrong
 from worldrl.fields import Positive
 from worldrl.heads.dqn import DQN
+from worldrl.heads.transitions import acting
 from worldrl.nn.functional import masked_mean
 from worldrl.types import Batch, Belief, BeliefModel, Extra, Metrics, Sizes
 
@@ -79,7 +80,7 @@ class SoftQ(DQN):
     @torch.no_grad()
     def adapt(self, squared: Tensor, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra) -> Metrics:
         """Nothing changes; the metrics are the divergence of pi from the prior and its entropy, in nats."""
-        log_pi, acts = self.log_pi(self.q(belief.feat)), 1.0 - batch.is_terminal
+        log_pi, acts = self.log_pi(self.q(belief.feat)), acting(batch)
         entropy = -masked_mean((log_pi.exp() * log_pi).sum(-1), acts)
         divergence = masked_mean((log_pi.exp() * (log_pi - self.log_prior())).sum(-1), acts)
         return {"policy/entropy": entropy, "policy/information": divergence, "policy/beta": self.beta.clone()}

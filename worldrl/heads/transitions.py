@@ -76,6 +76,16 @@ def transitions(batch: Batch, feat: Tensor) -> Transition:
     )
 
 
+def acting(batch: Batch) -> Tensor:
+    """(B, T): 0 in rows in which nobody acts, which are the last ones of episodes, otherwise 1.
+
+    A window's last row is 0 only if it is terminal: it does not show whether a time limit ended the episode.
+    """
+    acts = 1.0 - batch.is_terminal
+    acts[:, :-1] *= 1.0 - batch.is_first[:, 1:]
+    return acts
+
+
 def followed(batch: Batch, feat: Tensor) -> tuple[Transition, Tensor]:
     """``transitions`` without the last pair (``S`` = T - 2), and the action (B, S, A) that comes after each.
 
