@@ -123,3 +123,19 @@ def test_draws_of_equal_weight_have_the_mean_and_barber_agakov_is_below_the_info
     )
     joint, policy, _ = map(torch.from_numpy, process(3))
     assert barber_agakov(joint, policy) < barber_agakov(joint, joint / joint.sum(1, keepdim=True))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_the_policy_behind_the_bound_is_the_improved_one(seed: int) -> None:
+    """pi* ~ pi exp Q has the largest E Q - KL(pi' | pi), which is log Z; its bound of Barber and Agakov is I_MISA."""
+    joint, policy, q = process(seed)
+    log_z = np.log((policy * np.exp(q)).sum(1))
+    improved = policy * np.exp(q) / np.exp(log_z)[:, None]
+    found = [(other * (q - np.log(other / policy))).sum(-1) for other in (improved, process(seed + 100)[1])]
+    assert found[0] == pytest.approx(log_z)
+    rng = np.random.default_rng(seed)
+    near = improved * np.exp(1e-2 * rng.standard_normal((100, *q.shape)))
+    near /= near.sum(-1, keepdims=True)
+    assert ((near * (q - np.log(near / policy))).sum(-1) < log_z).all()
+    assert (found[1] < log_z).all()
+    assert ours(joint, policy, q)["misa"] == pytest.approx(ours(joint, improved, 0 * q)["ba"])
