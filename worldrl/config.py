@@ -464,11 +464,13 @@ def to_yaml(config: Config) -> str:
 def save_config(config: Config, run_dir: Path) -> None:
     """Write ``config.yaml`` into the run folder, in place of an existing one; never half a file.
 
-    A comment in its first line names the version and commit of this package.
+    A comment in its first line names the version and commit of this package, and those of an existing one.
     """
-    partial = Path(run_dir) / f"{CONFIG_FILE}.partial"
-    partial.write_text(f"{origin.note()}\n{to_yaml(config)}", encoding="utf-8")
-    partial.replace(Path(run_dir) / CONFIG_FILE)
+    path = Path(run_dir) / CONFIG_FILE
+    before = read_text(path, YAML_BYTES) if path.is_file() else ""
+    partial = path.with_name(f"{CONFIG_FILE}.partial")
+    partial.write_text(f"{origin.note(before)}\n{to_yaml(config)}", encoding="utf-8")
+    partial.replace(path)
 
 
 def run_folder(run_dir: str | Path) -> Path:

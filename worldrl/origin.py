@@ -28,12 +28,19 @@ def commit() -> str:
         return ""
 
 
-def note() -> str:
-    """The first line of a run's settings: ``# written by worldrl 0.1.0, commit 1a2b3c4``."""
-    return f"# written by worldrl {__version__}" + (f", commit {commit()}" if commit() else "")
+def note(before: str = "") -> str:
+    """The first line of a run's settings: ``# written by worldrl 0.1.0, commit 1a2b3c4``.
+
+    If the settings ``before`` name another commit, the run was resumed, and the line names both: ``1a2b3c4+5d6e7f8``.
+    """
+    commits = [each for each in commit_of(before).split("+") if each]
+    if commit() not in commits[-1:]:
+        commits.append(commit())
+    told = "+".join(filter(None, commits))
+    return f"# written by worldrl {__version__}" + (f", commit {told}" if told else "")
 
 
 def commit_of(text: str) -> str:
-    """The commit in the first line of a run's settings; empty if there is none."""
+    """The commits in the first line of a run's settings, joined by ``+``; empty if there is none."""
     found = NOTE.match(text)
     return (found["commit"] or "") if found else ""
