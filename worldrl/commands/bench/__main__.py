@@ -66,7 +66,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add("--only", nargs="+", choices=STEPS, help=f"what to measure (default: {' '.join(USUAL)})")
     add("--growth", dest="only", action="store_const", const=GROWTH, help=f"--only {' '.join(GROWTH)}")
     gpu = f"--only {' '.join(GPU)}, each head once, with --minutes {GPU_MINUTES:.0f} and --json {GPU_FILE}"
-    add("--sb3", action="store_true", help="compare with Stable-Baselines3: --only sb3")
+    add("--sb3", action="store_true", help="compare with Stable-Baselines3: the only step, or one more of --only")
     add("--gpu", action="store_true", help=f"everything about a new GPU in less than 40 minutes: {gpu}")
     add("--agents", nargs="+", choices=AGENTS, help="agents to update (default: all)")
     add("--batch", nargs="+", type=parse_shape, help="BxT of pixel agents except SLAC (default: 16x32, on CUDA 50x50)")
@@ -85,7 +85,7 @@ def plan(args: argparse.Namespace) -> Bench:
     on_gpu = device.type == "cuda"
     if args.gpu:
         args.minutes, args.json = args.minutes or GPU_MINUTES, args.json or GPU_FILE
-    args.only = [*(args.only or (GPU if args.gpu else USUAL)), *["sb3"] * args.sb3]
+    args.only = [*(args.only or (GPU if args.gpu else () if args.sb3 else USUAL)), *["sb3"] * args.sb3]
     agents = args.agents or (GPU_AGENTS if args.gpu else AGENTS)
     threads = args.threads or ([usual] if on_gpu else sorted({1, usual}))
     return Bench(device, agents, args.batch or [(50, 50) if on_gpu else (16, 32)], threads, args.repeats, args.task)

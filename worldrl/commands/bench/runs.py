@@ -34,7 +34,7 @@ REPLAY_ROWS = 100_000
 FILLED_AT_ONCE = 1_000
 ENV_SECONDS = 3.0
 STATE_BATCH = (256, 2)
-PEERS = ("sac", "td3", "ddpg")
+PEERS = ("sac", "td3", "ddpg", "dqn")
 STEPS_PER_TURN = 10
 TEST_SECONDS = 600
 PAPER = {"experiment": "paper_smac"}
@@ -77,7 +77,7 @@ def filled(spec: EnvSpec) -> Replay:
 
 def sb3(bench: Bench) -> Iterator[Job]:
     """Gradient steps of theirs and of ours, in turns, with equal networks and batch sizes; both draw their batches."""
-    for name in PEERS:
+    for name in [peer for peer in PEERS if peer in bench.agents]:
         for n in bench.threads:
             yield Job(f"{name}, {n} threads", partial(_with_peer, bench, name, n))
 
@@ -93,7 +93,8 @@ def _with_peer(bench: Bench, name: str, n: int) -> list[Row]:
 
 
 def _our_steps(bench: Bench, name: str) -> dict[str, Callable[[], None]]:
-    case, rows = make_case(name), filled(STATE_SPEC)
+    case = make_case(name)
+    rows = filled(case.spec)
 
     def steps(speed: str, precision: str) -> Callable[[], None]:
         agent = make_agent(case, Mode(speed, precision), bench.device)
@@ -112,31 +113,39 @@ def _our_steps(bench: Bench, name: str) -> dict[str, Callable[[], None]]:
 def _their_steps(bench: Bench, name: str) -> Callable[[], None]:
     from stable_baselines3.common.logger import configure
 
-    head = make_case(name).config.head
-    layers = {"pi": [head["units"]] * head["actor_layers"], "qf": [head["units"]] * head["critic_layers"]}
-    make = getattr(stable_baselines(), ALGORITHMS[name])
+    case, make = make_case(name), getattr(stable_baselines(), ALGORITHMS[name])
+    head, choices = case.config.head, case.spec.actions.kind == "choice"
+    if choices:
+        layers: Any = [head["units"]] * head["layers"]
+    else:
+        layers = {"pi": [head["units"]] * head["actor_layers"], "qf": [head["units"]] * head["critic_layers"]}
     agent: Any = make(
         "MlpPolicy",
-        _still_env(),
+        _still_env(case.spec),
         device=str(bench.device),
         buffer_size=REPLAY_ROWS,
         policy_kwargs={"net_arch": layers},
     )
     agent.set_logger(configure(None, []))
     memory, rng = agent.replay_buffer, np.random.default_rng(0)
-    for column in (memory.observations, memory.next_observations, memory.actions, memory.rewards):
+    for column in (memory.observations, memory.next_observations, memory.rewards):
         column[:] = rng.uniform(-1, 1, column.shape)
+    size, shape = case.spec.actions.size, memory.actions.shape
+    memory.actions[:] = rng.integers(0, size, shape) if choices else rng.uniform(-1, 1, shape)
     memory.full = True
     return lambda: agent.train(gradient_steps=STEPS_PER_TURN, batch_size=STATE_BATCH[0])
 
 
-def _still_env() -> Any:
-    """An environment with the state benchmark's sizes, in which nothing moves."""
-    import gymnasium
+def _still_env(spec: EnvSpec) -> Any:
+    """An environment with the observation and the actions of ``spec``, in which nothing moves."""
+    from gymnasium import Env, spaces
 
-    class Still(gymnasium.Env[Any, Any]):
-        observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (17,), np.float32)
-        action_space = gymnasium.spaces.Box(-1.0, 1.0, (6,), np.float32)
+    (obs,), size = spec.obs.values(), spec.actions.size
+    choices = spec.actions.kind == "choice"
+
+    class Still(Env[Any, Any]):
+        observation_space = spaces.Box(-np.inf, np.inf, obs.shape, np.float32)
+        action_space = spaces.Discrete(size) if choices else spaces.Box(-1.0, 1.0, (size,), np.float32)
 
     return Still()
 
