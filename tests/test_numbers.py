@@ -38,13 +38,16 @@ def tables(text: str) -> Iterator[Rows]:
 
 
 def runs_of(path: Path) -> Runs:
-    """A file of curves: a column for each number of frames, or a row for each value (``worldrl report``)."""
+    """A file of curves: a column for each number of frames, or a row for each value (``worldrl report``).
+
+    Runs on data have updates in place of frames.
+    """
     found: Runs = {}
     with path.open(encoding="utf-8") as file:
         for row in csv.DictReader(file):
             run = found.setdefault((row["agent"], int(row["seed"])), {})
             if "value" in row:
-                run[f"{float(row['frames']):.0f}"] = float(row["value"])
+                run[f"{float(row.get('frames') or row['updates']):.0f}"] = float(row["value"])
             else:
                 run |= {key: float(row[key]) for key in row if re.match(r"\d|eval", key) and row[key]}
     return found

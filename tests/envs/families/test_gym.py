@@ -94,6 +94,22 @@ def test_mujoco_environment_draws_pixels() -> None:
     env.close()
 
 
+def test_a_walker_does_not_leave_the_image() -> None:
+    pytest.importorskip("imageio", reason="Gymnasium's MuJoCo tasks need gymnasium[mujoco]")
+    env = GymEnv("Hopper-v5", "both")
+    env.reset(seed=1)
+    inner: Any = env._env.unwrapped
+    drawn = []
+    for x in (0.0, 100.0, 103.0):  # the floor's pattern repeats
+        inner.set_state(np.r_[x, inner.init_qpos[1:]], inner.init_qvel)
+        drawn.append(env.render().astype(int))
+    body = (drawn[0][..., 0] - drawn[0][..., 2] > 40).sum()  # reddish pixels
+    assert body > 20
+    for image in drawn[1:]:
+        assert (image[..., 0] - image[..., 2] > 40).sum() > 0.8 * body
+    env.close()
+
+
 def test_actions_are_scaled_and_rewards_summed() -> None:
     env = GymEnv("toy_envs:Count", "state", 2)
     env.reset(seed=0)

@@ -265,7 +265,7 @@ def canonical_name(task: str) -> str:
 def make_unwrapped(task: str, backend: str = "auto") -> gymnasium.Env[Any, Any]:
     """Create the environment, with ``rgb_array`` rendering if it offers that. Raises UserError."""
     try:
-        return rendering.with_backend(lambda: _build(task), backend)
+        return _followed(rendering.with_backend(lambda: _build(task), backend))
     except UserError:
         raise
     except Exception as error:  # a user's module or constructor may fail in any way
@@ -278,6 +278,18 @@ def _build(task: str) -> gymnasium.Env[Any, Any]:
     if imported is None or (not hasattr(imported, name) and name in gymnasium.registry):
         return _from_id(name)
     return _from_class(imported, name, task)
+
+
+def _followed(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+    """The environment; if its model has the camera ``track``, that one draws, and a walker does not leave the image.
+
+    Gymnasium 1.4 has a free camera unless one is chosen, which stays where the episode began.
+    """
+    renderer: Any = getattr(env.unwrapped, "mujoco_renderer", None)
+    if getattr(renderer, "camera_id", None) == -1:
+        with contextlib.suppress(KeyError):
+            renderer.camera_id = renderer.model.camera("track").id
+    return env
 
 
 def _from_id(name: str) -> gymnasium.Env[Any, Any]:
