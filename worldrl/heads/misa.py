@@ -172,7 +172,10 @@ class MISA(CQL):
         return metrics
 
     def learn_bound(self, tr: Transition, y: Tensor, draw: Draw) -> tuple[Energies, Metrics]:
-        """One step of the critics, with the bound, or without it if there is an energy of its own."""
+        """One step of the critics, with the bound, or without it if there is an energy of its own.
+
+        The energies returned are those before this step; the chains run after it.
+        """
         proposed = Proposed(draw.action, log_weight(draw))
         if self.energy is None:
             judged = self.conservative_loss(tr, y, proposed)

@@ -64,7 +64,7 @@ class ReBRAC(TD3):
     def penalized_target(self, tr: Transition, next_action: Tensor) -> Tensor:
         """y (1, B, S), float32."""
         action = self.next_action(tr.next_feat)
-        far = (action - next_action).square().sum(-1)
+        far = (action - next_action).square().sum(-1)  # a sum over A, where TD3+BC has a mean
         value = self.target(tr.next_feat, action).amin(0) - self.config.critic_penalty * far
         return tr.reward + self.config.gamma * (1.0 - tr.terminal) * value
 

@@ -32,7 +32,7 @@ class TD3BC(TD3):
     compiled: ClassVar[tuple[str, ...]] = ("td_target", "critic_loss", "actor_loss")
 
     def actor_loss(self, tr: Transition) -> Tensor:
-        """-lambda E Q_1(s, mu(s)) + the mean squared distance from the data's actions."""
+        """-lambda E Q_1(s, mu(s)) + the squared distance from the data's actions, its mean over A as in the program."""
         action = self.policy.mode(tr.feat)  # (1, B, S, A)
         q = self.critic(tr.feat, action, frozen=True, first=1)[0]
         cloning = masked_mean((action - tr.action).square().mean(-1), tr.mask)
