@@ -369,6 +369,7 @@ def test_the_reward_scale_multiplies_the_reward_and_nothing_else(head: str, make
         (box(2), {"schedule.epsilon.start": 0.3}, "schedule.epsilon"),
         (box(2), {"schedule.epsilon.end": 0.3}, "schedule.epsilon"),
         (choice(3), {"schedule.epsilon.start": 0.1, "schedule.epsilon.end": 0.3}, "schedule.epsilon"),
+        (choice(3), {"schedule.epsilon.start": 0.3}, "schedule.epsilon.frames"),
     ],
 )
 def test_the_exploration_of_another_kind_of_action_is_refused(actions: Actions, settings: dict, where: str) -> None:
@@ -417,3 +418,14 @@ def test_only_beliefs_that_predict_are_told_what_is_lost() -> None:
         require_imputation(build("identity", "sac", STATE_SPEC).model, "--known-dropout")
     assert (refused.value.where, refused.value.found) == ("--known-dropout", "the belief Identity")
     assert refused.value.expected.endswith("rssm, slac")
+
+
+def test_updates_of_the_model_only_are_none_of_the_head() -> None:
+    agent = build("rssm", "onestep", STATE_SPEC, **{"schedule.pretrain": 3, "head.evaluation_updates": 2})
+    agent.updates = 3
+    found = []
+    for _ in range(4):
+        found.append(agent.next_phase())
+        agent.updates += 1
+    assert found == [agent.head.phase(n) for n in range(4)]
+    assert len(set(found)) > 1

@@ -66,6 +66,7 @@ class Agent:
         self.precision = choose_precision(config.precision, self.device, "pixels" in spec.obs)
         self.action_noise = config.schedule.action_noise
         self.model_every = config.schedule.model_every
+        self.pretrain = config.schedule.pretrain  # updates of the model only, which come first
         self.updates = 0
         with torch.device(self.device):
             self.model, self.head = build_parts(config, spec)
@@ -151,7 +152,7 @@ class Agent:
         if model_only:
             return MODEL_ONLY
         due = self.model_every > 0 and self.updates % self.model_every == 0
-        return self.head.phase(self.updates) + ("" if due else HEAD_ONLY)
+        return self.head.phase(self.updates - self.pretrain) + ("" if due else HEAD_ONLY)
 
     def update(self, phase: str, batch: Batch, extra: Extra | None = None) -> Metrics:
         """One gradient update on a (B, T) slice: all sampling, then the model's step if it is due, then the head's.
@@ -312,6 +313,9 @@ def _check_exploration(config: Config, actions: Actions) -> None:
     if epsilon.start < epsilon.end:
         found, fix = f"{epsilon.start} to {epsilon.end}", "schedule.epsilon.end=0 leaves exploration to the policy"
         raise UserError("schedule.epsilon", found, "an end that is not above the start", fix)
+    if epsilon.start > epsilon.end and not epsilon.frames:
+        expected = f"the frames in which it falls from {epsilon.start:g} to {epsilon.end:g}"
+        raise wrong("schedule.epsilon.frames", 0, expected, "set schedule.epsilon.end to the start for a constant one")
 
 
 def _check_kind(where: str, actions: Actions, kinds: tuple[str, ...]) -> None:

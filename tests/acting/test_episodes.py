@@ -97,3 +97,9 @@ def test_random_returns_are_seeded() -> None:
 
     assert returns(1, action_repeat=8) == returns(1, action_repeat=8)
     assert len(set(returns(1, action_repeat=8) + returns(2, action_repeat=8))) > 1
+
+
+def test_random_actions_do_not_know_what_the_environment_draws() -> None:
+    """The sum of 250 independent products of mean 0 and deviation 2/3 is within 4.5 of its own deviations."""
+    found = random_return(EnvConfig(obs="state", action_repeat=1), "tests.envs.toy_envs:Bets", 0, 5)
+    assert abs(sum(found)) < 4.5 * (2 / 3) * 250**0.5

@@ -256,13 +256,14 @@ def test_a_run_of_a_sweep_that_was_killed_before_its_first_checkpoint_starts_aga
     assert runs[0] == runs[1]
 
 
-@pytest.mark.parametrize("left", ["metrics", "best"])
+@pytest.mark.parametrize("left", ["metrics", "data", "best"])
 def test_a_run_of_a_sweep_that_lost_its_last_checkpoint_is_not_deleted(
     runs: list[tuple[Config, Path]], capsys: pytest.CaptureFixture[str], left: str
 ) -> None:
     assert train_main(["sweep=mine", "agent=sac"]) == 0
     run_dir = runs[0][1]
-    (run_dir / "metrics.jsonl").write_text('{"frames": 0}\n' + '{"frames": 9}\n' * (left == "metrics"))
+    later = {"metrics": '{"frames": 9}\n', "data": '{"frames": 0, "updates": 9}\n'}
+    (run_dir / "metrics.jsonl").write_text('{"frames": 0}\n' + later.get(left, ""))
     if left == "best":
         Checkpoints(run_dir).save_best(40, 1.0, {})
     assert train_main(["sweep=mine", "agent=sac"]) == 2

@@ -430,3 +430,11 @@ def test_kinds_that_fit_one_of_two_observations_leave_the_other_alone() -> None:
     row = seen({"pixels": SCENE, "state": np.ones(6, np.float32)})
     assert (row["pixels"] != SCENE).any()
     assert (row["state"] == 1).all()
+
+
+@pytest.mark.parametrize("settings", [{"blur": 1.0}, {"jpeg": 0.5}], ids=str)
+def test_a_grey_screen_stays_one(settings: dict[str, float]) -> None:
+    shown = np.linspace(0, 200, 84 * 84).reshape(84, 84, 1).astype(np.uint8)
+    seen = noise({"state": ObsSpec((84, 84, 1), "uint8")}, **settings)({"state": shown})["state"]
+    assert seen.shape == shown.shape
+    assert np.abs(seen.astype(int) - shown).mean() < 5

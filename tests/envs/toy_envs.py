@@ -42,6 +42,19 @@ class Terminates(Count):
         return obs, reward, end, end, info
 
 
+class Bets(Count):
+    """The reward is the action times a fresh number between -1 and 1 that nobody can know."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        gymnasium.Env.reset(self, seed=seed)
+        self.now, self.last, self.mark = 0, 0.0, 0.0
+        return self.observation(), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        obs, _, _, _, info = super().step(action)
+        return obs, float(action[0] - 2.0) * self.np_random.uniform(-1.0, 1.0), False, self.now >= 50, info
+
+
 class Raises(Count):
     """Misbehaves on the action 4 (1 to the agent)."""
 

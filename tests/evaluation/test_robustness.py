@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from worldrl.agent import Agent
 from worldrl.commands.evaluate import eval_main
 from worldrl.config import Config, config_from_dict, load_config
 from worldrl.envs import episode_seed, make_envs
-from worldrl.envs.corruption import Noise
+from worldrl.envs.corruption import CorruptionConfig, Noise
 from worldrl.envs.stream import EVAL
 from worldrl.errors import UserError
 from worldrl.evaluation import robustness
@@ -200,7 +201,7 @@ def test_an_episode_is_that_of_a_plain_loop(trained: tuple[Agent, Config]) -> No
     agent, _ = trained
     job = Job(Cell("gaussian", 0.5), 2, 1)
     seed = episode_seed(2, EVAL, 0, 1)
-    env, noise = Steer(), cell_noise(job.cell, (), agent.spec)
+    env, noise = Steer(), cell_noise(job.cell, CorruptionConfig(), agent.spec)
     noise.begin(seed)
     torch.manual_seed(robustness.policy_seed(2, 1))
     raw, _ = env.reset(seed=seed)
@@ -219,7 +220,7 @@ def test_an_episode_is_that_of_a_plain_loop(trained: tuple[Agent, Config]) -> No
 def test_cells_share_starts_and_draws(trained: tuple[Agent, Config]) -> None:
     """Noise of a level that changes nothing changes nothing; episodes last as long in every cell."""
     jobs = [Job(cell, 1, e) for cell in (CLEAN, Cell("jpeg", 1e-9), Cell("missing", 0.9)) for e in range(3)]
-    played = play(trained, 4, jobs, groups=())
+    played = play(trained, 4, jobs)
     lengths = [p[2] for p in played]
     assert lengths[:3] == lengths[3:6] == lengths[6:]
     assert len(set(lengths)) > 1
@@ -397,6 +398,16 @@ def test_an_environment_that_breaks(state_run: Path, tmp_path: Path, refused: Ca
 
 def test_the_runs_own_settings_are_left_alone(run_dir: Path) -> None:
     assert load_config(run_dir).env.corruption.gaussian == 0.1
-    assert isinstance(cell_noise(CLEAN, (), load_agent(run_dir)[0].spec), Noise)
+    assert isinstance(cell_noise(CLEAN, CorruptionConfig(), load_agent(run_dir)[0].spec), Noise)
     with pytest.raises(UserError, match="unknown sensor group"):
-        cell_noise(Cell("missing", 0.1), ("nose",), load_agent(run_dir)[0].spec)
+        cell_noise(Cell("missing", 0.1), CorruptionConfig(groups=("nose",)), load_agent(run_dir)[0].spec)
+
+
+def test_bursts_are_as_long_as_in_training(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent, config = load_agent(run_dir)
+    trained_so = replace(config, env=replace(config.env, corruption=CorruptionConfig(burst_length=20)))
+    monkeypatch.setattr(robustness, "load_agent", lambda *_: (agent, trained_so))
+    made, real = [], robustness.cell_noise
+    monkeypatch.setattr(robustness, "cell_noise", lambda *args: made.append(real(*args)) or made[-1])
+    robustness.evaluate_grid(run_dir, ["bursts"], [0.3], episodes=1, num_envs=1, out=run_dir / "longer")
+    assert {noise._burst_length for noise in made} == {20}

@@ -15,6 +15,7 @@ from tests.data.formats.test_formats import npz
 from tests.runs.test_data import SMALL
 from worldrl.__main__ import main
 from worldrl.data.returns import RETURN_TO_GO
+from worldrl.envs.corruption import CorruptionConfig
 from worldrl.envs.make import EnvConfig, make_env
 from worldrl.errors import UserError
 from worldrl.evaluation.evaluate import evaluate_run
@@ -121,7 +122,7 @@ def test_the_environment_subtracts_what_was_received() -> None:
 
 
 def test_what_is_asked_for_is_never_corrupted(run: Path) -> None:
-    noise = cell_noise(Cell("gaussian", 0.5), (), worldrl.load(run, allow="tests").spec)
+    noise = cell_noise(Cell("gaussian", 0.5), CorruptionConfig(), worldrl.load(run, allow="tests").spec)
     noise.begin(0)
     seen = noise({"state": np.zeros(2, np.float32), RETURN_TO_GO: np.ones(1, np.float32)})
     assert seen[RETURN_TO_GO] == 1.0

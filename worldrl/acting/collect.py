@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from worldrl.acting.episodes import Act, AgentActs, Alone, own_randomness, play
+from worldrl.acting.episodes import RANDOM_ACTIONS, Act, AgentActs, Alone, own_randomness, play
 from worldrl.agent import Agent
 from worldrl.envs.make import EnvConfig, describe, make_env
 from worldrl.envs.stream import TRAIN, RowStream
@@ -47,7 +47,7 @@ def collect(env: EnvConfig, task: str, seed: int, steps: int, make_act: Recorder
 
 def at_random(seed: int) -> Recorder:
     """Uniform over all actions."""
-    rng = np.random.default_rng([seed, 0x52414E44])
+    rng = np.random.default_rng([seed, RANDOM_ACTIONS])
     return lambda spec: lambda rows: spec.actions.random(rng, 1)
 
 

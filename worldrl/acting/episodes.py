@@ -25,6 +25,7 @@ from worldrl.types import NOISE, Belief, EnvSpec, Noise
 
 VIDEO_SIZE = (256, 336)
 LONGEST_VIDEO = 4_000  # pictures; the rest of an episode is not recorded
+RANDOM_ACTIONS = 0x52414E44  # a part of the seed of random actions
 LONGEST = 200_000  # frames of an episode
 
 Act = Callable[[Rows], np.ndarray]  # rows (N, ...) -> actions (N, A) in [-1, 1]; those on last rows are ignored
@@ -217,7 +218,8 @@ def random_return(config: EnvConfig, task: str, seed: int, episodes: int) -> lis
     with contextlib.closing(make_task(config, task, draws=False)) as env:
         spec = describe(env, config)
         for episode in range(episodes):
-            rng = np.random.default_rng(episode_seed(seed, RANDOM, 0, episode))
+            start = episode_seed(seed, RANDOM, 0, episode)  # Gymnasium makes its own generator of this number
+            rng = np.random.default_rng([start, RANDOM_ACTIONS])
             stage = Alone(RowStream(env, seed, RANDOM, 0), spec, seed)
             ticks = play(stage, lambda rows, rng=rng: spec.actions.random(rng, 1), episode)  # type: ignore[misc]
             returns.append(next(float(tick.returns[0]) for tick in ticks if tick.ended))

@@ -195,6 +195,8 @@ def _watcher(config: Config, envs: VectorEnv, logger: Logger) -> Any:
             self.progress = Progress(config.frames, enabled=config.log.progress)
 
         def _on_training_start(self) -> None:
+            # Schedules run over steps; ``learn`` was told frames, because the last step is not known.
+            self.model._total_timesteps = -(-config.frames // config.env.action_repeat)
             if config.eval.every:
                 self.evaluate()
 

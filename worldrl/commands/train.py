@@ -150,7 +150,7 @@ def train_or_continue(config: Config, run_dir: Path) -> None:
     checkpoints = Checkpoints(run_dir)
     if checkpoints.latest() is None:
         with sole_use(run_dir):
-            if checkpoints.best() or _has_frames(run_dir):
+            if checkpoints.best() or _has_learned(run_dir):
                 raise UserError(str(run_dir), "a run that lost its last checkpoint", fix="delete it to train it again")
             shutil.rmtree(run_dir)  # killed before its first checkpoint: there is nothing to resume
         train_anew(config, run_dir)
@@ -161,12 +161,13 @@ def train_or_continue(config: Config, run_dir: Path) -> None:
         loop.resume(run_dir, changes)
 
 
-def _has_frames(run_dir: Path) -> bool:
+def _has_learned(run_dir: Path) -> bool:
     """Whether a run has metrics from after its start."""
     from worldrl.runs.metrics import read_records
 
     path = run_dir / METRICS
-    return path.exists() and any(record.get("frames", 0) > 0 for record in read_records(path)[0])
+    records = read_records(path)[0] if path.exists() else []
+    return any(record.get(counter, 0) > 0 for record in records for counter in ("frames", "updates"))
 
 
 def _check_together(arguments: Sequence[Arguments], jobs: Sequence[Job]) -> list[str]:

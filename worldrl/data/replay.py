@@ -57,7 +57,12 @@ class Replay:
     """
 
     def __init__(
-        self, spec: EnvSpec, capacity: int, num_envs: int = 1, device: str | torch.device = "cpu", seed: int = 0
+        self,
+        spec: EnvSpec,
+        capacity: int,
+        num_envs: int = 1,
+        device: str | torch.device = "cpu",
+        seed: int | list[int] = 0,
     ) -> None:
         self.spec = spec
         self.num_envs = num_envs

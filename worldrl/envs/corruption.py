@@ -107,7 +107,7 @@ def occlude(x: Array, share: float, moment: Moment) -> Array:
 
 def blur(x: Array, sigma: float, moment: Moment) -> Array:
     """Gaussian blur with a standard deviation of ``sigma`` pixels."""
-    return opencv().GaussianBlur(x, (0, 0), sigma)
+    return opencv().GaussianBlur(x, (0, 0), sigma).reshape(x.shape)  # OpenCV drops an axis of one channel
 
 
 def compress(x: Array, lost: float, moment: Moment) -> Array:
@@ -115,7 +115,8 @@ def compress(x: Array, lost: float, moment: Moment) -> Array:
     cv2 = opencv()
     quality = [cv2.IMWRITE_JPEG_QUALITY, round(100 * (1 - lost))]
     _, data = cv2.imencode(".jpg", np.ascontiguousarray(x[..., ::-1]), quality)  # OpenCV wants BGR
-    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR if x.shape[-1] > 1 else cv2.IMREAD_GRAYSCALE).reshape(x.shape)
+    return np.ascontiguousarray(decoded[..., ::-1])
 
 
 def hold(x: Array, probability: float, moment: Moment) -> Array:

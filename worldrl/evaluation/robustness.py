@@ -119,8 +119,9 @@ def evaluate_grid(
     check_playable(run_dir, config)
     if known_dropout:
         require_imputation(agent.model, "--known-dropout")
+    base = CorruptionConfig(groups=tuple(groups), burst_length=config.env.corruption.burst_length)
     for cell in cells:
-        cell_noise(cell, groups, agent.spec)
+        cell_noise(cell, base, agent.spec)
     out = run_dir / "robustness" if out is None else out
     check_out(out)
     if video:
@@ -132,7 +133,7 @@ def evaluate_grid(
         make_clean_envs(config.env, config.task, min(num_envs, len(jobs)), agent.spec) as envs,
         own_randomness(seeds[0]),
     ):
-        played = _play_with_bar(agent, envs, jobs, groups, explore, films, known_dropout)
+        played = _play_with_bar(agent, envs, jobs, base, explore, films, known_dropout)
     result = {
         "task": config.task,
         "agent": config.agent,
@@ -180,11 +181,15 @@ def worst_cells(cells: Sequence[Cell]) -> list[Cell]:
     return list({cell.corruption: cell for cell in sorted(cells[1:], key=lambda cell: cell.level)}.values())
 
 
-def cell_noise(cell: Cell, groups: Sequence[str], spec: EnvSpec) -> Noise:
-    """The noise of a cell on the observations of ``spec``. Raises UserError if they are not compatible."""
+def cell_noise(cell: Cell, base: CorruptionConfig, spec: EnvSpec) -> Noise:
+    """The noise of a cell on the observations of ``spec``; groups and length of bursts are those of ``base``.
+
+    Raises:
+        UserError: they are not compatible.
+    """
     settings: dict[str, Any] = {} if cell == CLEAN else {cell.corruption: cell.level}
     sensors = {key: obs for key, obs in spec.obs.items() if key != RETURN_TO_GO}  # a target return is not a sensor
-    return Noise(CorruptionConfig(groups=tuple(groups), **settings), sensors, spec.groups)
+    return Noise(dataclasses.replace(base, **settings), sensors, spec.groups)
 
 
 def trained_with(config: Config) -> dict[str, float]:
@@ -216,8 +221,8 @@ def make_clean_envs(config: EnvConfig, task: str, n: int, trained: EnvSpec) -> I
 class _Seat:
     """One environment and the episode that it is playing, if any."""
 
-    def __init__(self, env: Env, spec: EnvSpec, groups: Sequence[str], known_dropout: bool) -> None:
-        self.env, self.spec, self.groups, self.known_dropout = env, spec, groups, known_dropout
+    def __init__(self, env: Env, spec: EnvSpec, base: CorruptionConfig, known_dropout: bool) -> None:
+        self.env, self.spec, self.base, self.known_dropout = env, spec, base, known_dropout
         self.generator = torch.Generator()  # of the agent's draws
         self.job: Job | None = None
 
@@ -225,7 +230,7 @@ class _Seat:
         self.job = job
         seed = episode_seed(job.seed, EVAL, 0, job.episode)
         self.generator.manual_seed(policy_seed(job.seed, job.episode))
-        self.noise = cell_noise(job.cell, self.groups, self.spec)
+        self.noise = cell_noise(job.cell, self.base, self.spec)
         self.noise.begin(seed)
         with naming_failures(self.spec.task, job):
             clean, _ = self.env.reset(seed=seed)
@@ -259,9 +264,9 @@ class _Seats:
     """A ``Stage`` of environments in this process: a free one takes the next episode."""
 
     def __init__(
-        self, envs: Sequence[Env], spec: EnvSpec, jobs: Sequence[Job], groups: Sequence[str], known_dropout: bool
+        self, envs: Sequence[Env], spec: EnvSpec, jobs: Sequence[Job], base: CorruptionConfig, known_dropout: bool
     ) -> None:
-        self.seats = [_Seat(env, spec, groups, known_dropout) for env, _ in zip(envs, jobs, strict=False)]
+        self.seats = [_Seat(env, spec, base, known_dropout) for env, _ in zip(envs, jobs, strict=False)]
         self.num_envs, self.spec, self._todo = len(self.seats), spec, iter(jobs)
 
     def reset(self, episode: int = 0) -> Rows:
@@ -285,7 +290,7 @@ def play_grid(
     agent: Agent,
     envs: Sequence[Env],
     jobs: Sequence[Job],
-    groups: Sequence[str] = (),
+    base: CorruptionConfig = CorruptionConfig(),  # noqa: B008 (immutable)
     explore: bool = False,
     films: Mapping[Job, Film] = MappingProxyType({}),
     known_dropout: bool = False,
@@ -301,7 +306,7 @@ def play_grid(
         known_dropout: as ``evaluate_grid``.
         tell: called after every tick with the episodes done, counting parts of running ones, and the frames.
     """
-    stage = _Seats(envs, agent.spec, jobs, groups, known_dropout)
+    stage = _Seats(envs, agent.spec, jobs, base, known_dropout)
     noise = RowNoise([seat.generator for seat in stage.seats])
     act = AgentActs(agent, stage.num_envs, explore, noise=noise)
     played: dict[Job, Played] = {}
@@ -332,7 +337,7 @@ def _play_with_bar(
     agent: Agent,
     envs: Sequence[Env],
     jobs: Sequence[Job],
-    groups: Sequence[str],
+    base: CorruptionConfig,
     explore: bool,
     films: Mapping[Job, Film],
     known_dropout: bool,
@@ -354,7 +359,7 @@ def _play_with_bar(
                 text = f"episodes {int(done)}/{len(jobs)}  {speed:.0f} frames/s"
                 bar.update(task, completed=done, description=text, refresh=True)
 
-        return play_grid(agent, envs, jobs, groups, explore, films, known_dropout, tell)
+        return play_grid(agent, envs, jobs, base, explore, films, known_dropout, tell)
 
 
 # --- results ----------------------------------------------------------------------------------------------------------

@@ -443,7 +443,8 @@ def report(options: argparse.Namespace) -> str:
 
 def _html(options: argparse.Namespace, found: Report) -> str:
     grids, refused = find_grids(options.run_dirs, options.label)
-    return page(found._replace(notes=[*found.notes, *refused]), grids, place(options.out, BESIDE))
+    notes = [*found.notes, *refused, *(f"grids: {doubt}" for doubt in _doubts(by_agent(grids)))]
+    return page(found._replace(notes=notes), grids, place(options.out, BESIDE))
 
 
 def _named(task: str | None, groups: Groups) -> Sequence[str | None]:

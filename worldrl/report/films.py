@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -27,12 +27,12 @@ class Film(NamedTuple):
     told: str
 
 
-def find_films(runs: Sequence[Run], grids: Sequence[Grid]) -> tuple[list[Film], list[str]]:
-    """The last evaluation of each run and the films of its grids; notes on files that are not videos."""
+def find_films(agents: Mapping[str, Sequence[Run]], grids: Sequence[Grid]) -> tuple[list[Film], list[str]]:
+    """The last evaluation of each agent's runs and the films of its grids; notes on files that are not videos."""
     found: dict[Path, Film] = {}
-    for run in runs:
+    for agent, run in [(agent, run) for agent, runs in agents.items() for run in runs]:
         for path in sorted((run.path / VIDEOS).glob("*.mp4"))[-1:]:
-            found.setdefault(path, Film(path, f"{run.task}, {run.label()}, seed {run.seed}", path.stem))
+            found.setdefault(path, Film(path, f"{run.task}, {agent}, seed {run.seed}", path.stem))
     for grid in grids:
         for path in sorted(grid.path.parent.glob("*.mp4")):
             found.setdefault(path, Film(path, f"{grid.task}, {grid.agent}", f"robustness, {path.stem}"))

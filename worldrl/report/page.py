@@ -74,7 +74,7 @@ def page(report: Report, grids: Sequence[Grid], beside: Path) -> str:
     agents = report.by_agent()
     runs = [run for same in agents.values() for run in same]
     looks = looks_of([*agents, *(grid.agent for grid in grids)])
-    films, refused = find_films(runs, grids)
+    films, refused = find_films(agents, grids)
     sections = {
         "Results": _table(report.tables["agents"]),
         "Curves": _cards(_curves(report, looks)),

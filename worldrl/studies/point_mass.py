@@ -123,7 +123,7 @@ def known_regrets(numbers: Path, frames: int) -> Found:
     try:
         record = json.loads(numbers.read_text())
         found = record["regret"] if record["settings"]["frames"] == str(frames) else {}
-        return {agent: {int(n): [float(x) for x in values] for n, values in found[agent].items()} for agent in AGENTS}
+        return {agent: {int(n): [float(x) for x in values] for n, values in of.items()} for agent, of in found.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}  # none yet, or of another study
 

@@ -99,7 +99,13 @@ def read_trials(paths: Sequence[Path]) -> tuple[list[Trial], list[str]]:
     names = {agent: unlabelled_differences(same) for agent, same in _groups(runs, lambda run: run.agent).items()}
     tasks = _groups(runs, lambda run: split(run.task)[0])
     good = {task: good_return(task) for task in tasks}
-    ends = {task: float(min(run.curve.frames[-1] for run in same)) for task, same in tasks.items()}
+    lengths = {task: [float(run.curve.frames[-1]) for run in same] for task, same in tasks.items()}
+    ends = {task: min(found) for task, found in lengths.items()}
+    notes += [
+        f"{task}: runs end at {ends[task]:,.0f} to {max(found):,.0f} frames, and all count up to the shortest"
+        for task, found in lengths.items()
+        if ends[task] < max(found)
+    ]
     return [_trial(run, names[run.agent], good, ends) for run in runs], notes
 
 

@@ -40,6 +40,9 @@ if TYPE_CHECKING:
     from worldrl.envs.spaces import TaskEnv
 
 
+OF_DATA = 0x44415441  # a part of the seed of draws from data: where there are two replays, they differ
+
+
 class Experience(Protocol):
     """What a run learns from. ``attach`` is called first, then ``begin`` or, in a resumed run, ``restore``."""
 
@@ -379,7 +382,7 @@ class DataSet:
             agent.normalizer.fit(self._columns)
         place = choose_replay_device(self.spec, rows, agent.device, self.config.replay.device)
         _check_room(self.config, self.spec, rows, place)
-        self.replay = Replay(self.spec, rows, device=place, seed=self.config.seed)
+        self.replay = Replay(self.spec, rows, device=place, seed=[self.config.seed, OF_DATA])
         self.replay.extend({name: column[:, None] for name, column in self._columns.items()})
         self._columns = {}
 

@@ -364,7 +364,7 @@ class Trainer:
     def _notes(self) -> Iterator[str]:
         """Consequences of the settings that may not be intended."""
         c, agent, length, unit = self.config, self.agent, self.experience.length, self.experience.unit
-        if c.eval.every > length:
+        if c.eval.every > max(c.frames, c.updates):
             yield f"evaluated only before training: eval.every={c.eval.every} is above {unit}={length}"
         if agent.initial(1) and "model" in agent.optimizers and c.replay.length < SHORT:
             yield (

@@ -114,6 +114,7 @@ def compile_parts(agent: Agent) -> None:
     operators, so a compiled run draws the same numbers as an eager run and its checkpoints are compatible.
     """
     load_compiler("speed=compile")
+    torch._dynamo.reset()  # it stops compiling after a few agents with other settings, as in a sweep
     # By default ReLU masks are kept as bools in addition to the activations that already hold them.
     torch._functorch.config.ban_recompute_materialized_backward = False
     whole = agent.device.type == "cpu" and hasattr(torch._dynamo.config, "trace_autograd_ops")
