@@ -96,6 +96,21 @@ def test_compiled_equals_eager(pair: str, make_batch: Callable[..., Batch]) -> N
         torch.testing.assert_close(one, other, rtol=1e-3, atol=2e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("_fresh_compiler")
+def test_every_agent_of_a_sweep_is_compiled(make_batch: Callable[..., Batch], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The compiler gives up on a function after eight recompilations, and agents share the function."""
+    graphs: list[Any] = []
+    backend, compile_ = lambda graph, _: graphs.append(graph) or graph, torch.compile
+    monkeypatch.setattr(torch, "compile", lambda function, **_: compile_(function, dynamic=False, backend=backend))
+    monkeypatch.setattr(torch._dynamo.config, "error_on_recompile", False)
+    for n in range(10):
+        agent, before = build("sac@identity"), len(graphs)
+        agent.head.optimizers["critic"].lr = 1e-4 * (n + 1)
+        losses(make_update(agent, "compile"), [make_batch(PAIRS["sac@identity"][0])])
+        assert len(graphs) > before
+
+
 def test_on_a_cpu_the_whole_update_of_a_head_is_compiled() -> None:
     agent = build("sac@identity")
     compile_parts(agent)
