@@ -26,6 +26,7 @@ from worldrl.types import NOISE, Draw, Noise
 HEAD_SETTINGS: dict[str, list[dict[str, Any]]] = {  # beside the tiny ones; heads that are not named have only those
     "sac": [{}, {"actor_input": "context", "tune_alpha": False}],
     "smac": [{}, {"estimator": "roulette"}],
+    "dqn": [{}, {"steps": 7}],
     "ddpg": [{}, {"networks": "original", "critic_l2": 0.01}],
     "value_sac": [{"tune_alpha": True}],
     "miracle": [{}, {"marginal_fit": "vae", "marginal_actions": 0}],

@@ -254,6 +254,14 @@ def test_bf16_keeps_states_and_losses_in_float32_and_close(make_batch) -> None:
         torch.testing.assert_close(half_losses[name], loss, rtol=0.02, atol=0.02)
 
 
+def test_under_bf16_rewards_are_not_rounded_to_it() -> None:
+    model = SLAC(SMALL, BOTH_SPEC)
+    inputs = [torch.randn(50, n) for n in (model.feat_dim, model.action_dim, model.feat_dim)]
+    with torch.autocast("cpu", torch.bfloat16):
+        rewards = model.reward_head(*inputs).mean
+    assert (rewards != rewards.bfloat16().float()).any()
+
+
 @pytest.mark.parametrize(
     "settings", [{}, {"decoder_std": 0.7, "reward_scale": 5.0, "model_batch": 2, "init_std": 0.1}], ids=str
 )

@@ -13,6 +13,7 @@ from tests.oracles.mpo import MPO as Oracle
 from tests.oracles.side_by_side import compare, plain_agent, random_rows
 from tests.test_agent import build as build_agent
 from worldrl.beliefs.identity import Identity
+from worldrl.errors import UserError
 from worldrl.heads.mpo import MPO, Gaussian, action_weights, information, rescaling, shift, temperature_loss
 from worldrl.heads.transitions import transitions
 
@@ -87,6 +88,12 @@ def test_the_old_policy_is_the_policy_of_the_last_copy(make_batch) -> None:
         head.update(head.phase(n), batch, model.observe(batch, 0)[0], model)
         same.append(all(map(torch.equal, head.policy.parameters(), head.target_policy.parameters())))
     assert same == [False, False, True]
+
+
+@pytest.mark.parametrize("limits", [(1e3, 1e-3), (0.0, 1.0)])
+def test_limits_are_a_range_above_zero(limits: tuple[float, float]) -> None:
+    with pytest.raises(UserError):
+        MPO.Config(residual_limits=limits)
 
 
 def test_the_residual_sets_the_temperature_within_its_limits() -> None:

@@ -33,7 +33,7 @@ from worldrl.fields import AnySamples, Layers, NotNegative, Positive, Range, Rat
 from worldrl.nn.conv import SameDecoder, SameEncoder, check_images, to_blocks, to_images, to_pixels
 from worldrl.nn.functional import inverse_softplus, normal_entropy, normal_kl, normal_log_prob
 from worldrl.nn.lost import impute, is_dark, tells
-from worldrl.nn.mlp import MLP, ScalarMLP, xavier
+from worldrl.nn.mlp import MLP, ExactMLP, ScalarMLP, xavier
 from worldrl.types import NOISE, Batch, Belief, BeliefModel, EnvSpec, Metrics, Noise, Obs, Rollout, State
 
 MIN_STD = 1e-5
@@ -57,12 +57,13 @@ class Gaussian(NamedTuple):
 class GaussianMLP(nn.Module):
     """N(mean, std^2) of the concatenated inputs: two layers of leaky ReLU, std = softplus + 1e-5.
 
-    An offset makes ``init_std`` the standard deviation where the network's output is zero.
+    An offset makes ``init_std`` the standard deviation where the network's output is zero. If ``exact``, the last layer
+    is float32 even under autocast.
     """
 
-    def __init__(self, inputs: int, units: int, outputs: int, init_std: float = PLAIN_STD) -> None:
+    def __init__(self, inputs: int, units: int, outputs: int, init_std: float = PLAIN_STD, exact: bool = False) -> None:
         super().__init__()
-        self.net = MLP(inputs, units, 2, 2 * outputs, "leaky_relu")
+        self.net = (ExactMLP if exact else MLP)(inputs, units, 2, 2 * outputs, "leaky_relu")
         self.offset = inverse_softplus(init_std)
 
     def forward(self, *inputs: Tensor) -> Gaussian:
@@ -141,7 +142,7 @@ class SLAC(BeliefModel):
         self.z1_posterior = GaussianMLP(self.embed_dim + c.z2 + a, c.units, c.z1, c.init_std)
         self.z2_first = GaussianMLP(c.z1, c.units, c.z2, c.init_std)
         self.z2_later = GaussianMLP(c.z1 + c.z2 + a, c.units, c.z2, c.init_std)
-        self.reward_head = GaussianMLP(2 * self.feat_dim + a, c.units, 1)
+        self.reward_head = GaussianMLP(2 * self.feat_dim + a, c.units, 1, exact=True)
         use_continue = c.continue_predictor == "on" or (c.continue_predictor == "auto" and spec.terminates)
         self.continue_head = ScalarMLP(self.feat_dim, c.units, 2, "leaky_relu") if use_continue else None
         self.apply(xavier)

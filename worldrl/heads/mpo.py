@@ -27,6 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worldrl.errors import wrong
 from worldrl.fields import NotNegative, Positive, PositiveShare, Rate, Samples, Share, SomeLayers, Width
 from worldrl.heads.transitions import Transition, transitions
 from worldrl.nn.build import critic
@@ -80,6 +81,10 @@ class MPO(Head):
         gamma: Share = 0.99
         tau: PositiveShare = 0.005  # of Q'
         policy_period: Samples = 10  # updates between two copies of the policy
+
+        def __post_init__(self) -> None:
+            if not 0 < self.residual_limits[0] <= self.residual_limits[1]:
+                raise wrong("head.residual_limits", self.residual_limits, "[low, high] above 0")
 
     config: MPO.Config
     policy: TanhGaussian

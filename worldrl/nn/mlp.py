@@ -46,18 +46,22 @@ class MLP(nn.Module):
         return layer(last, x)
 
 
-class ScalarMLP(MLP):
-    """An MLP with one output, (..., inputs) -> (...) float32.
+class ExactMLP(MLP):
+    """An MLP whose last layer is float32 even under autocast, because bf16 would round a value of 50 to a quarter."""
 
-    Even under autocast the last layer is float32, because bf16 would round a value of 50 to a quarter.
-    """
+    def output(self, last: nn.Module, x: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return layer(last, x.float())
+
+
+class ScalarMLP(ExactMLP):
+    """An exact MLP with one output, (..., inputs) -> (...) float32."""
 
     def __init__(self, inputs: int, units: int, layers: int, activation: str = "elu") -> None:
         super().__init__(inputs, units, layers, 1, activation)
 
     def output(self, last: nn.Module, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return layer(last, x.float()).squeeze(-1)
+        return super().output(last, x).squeeze(-1)
 
 
 class TwinQ(nn.Module):
