@@ -146,6 +146,11 @@ class FlatAction(Head):
         return super().act(belief, explore)[0]
 
 
+class ActsWithOwnNoise(Head):
+    def act(self, belief: Any, explore: bool, noise: Noise = NOISE) -> Any:
+        return super().act(belief, explore)
+
+
 class ActsWithGraph(Head):
     def act(self, belief: Any, explore: bool, noise: Noise = NOISE) -> Any:
         return self.policy.mode(belief.feat)
@@ -255,6 +260,7 @@ HEAD_MISTAKES = [  # the class, and what the error has for where and found
     (Unsquashed, "act(belief, explore=True) with 0 particles", "2."),
     (FlatAction, "act(belief, explore=True) with 0 particles: action", "shape (2,)"),
     (ActsWithGraph, "with 0 particles: action", "a tensor with a graph"),
+    (ActsWithOwnNoise, "act(belief, explore=True) with 0 particles", "another action with other numbers than"),
     (VectorMetric, "update('update'): loss/actor", "shape (2,)"),
     (FloatMetric, "update('update'): critic/q", "an object of type float"),
     (GraphMetric, "update('update'): loss/alpha", "a tensor with a graph"),
@@ -383,6 +389,11 @@ class RaggedDensity(Policy):
         return super().log_prob(raw, x).sum()
 
 
+class OwnNoise(Policy):
+    def noise(self, x: Any, n: int = 1, source: Noise = NOISE) -> Any:
+        return super().noise(x, n)
+
+
 class UnsavedNoise(Policy):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -408,6 +419,7 @@ POLICY_MISTAKES = [
     (OtherDensity, "log_prob(raw, x)", "another value than the log_prob of sample"),
     (NoJacobian, "log_prob(raw, x)", "a density of actions that integrates to 0."),
     (RaggedDensity, "log_prob(raw, x): density", "shape ()"),
+    (OwnNoise, "act(x, noise)", "another action with other numbers than"),
     (UnsavedNoise, "policy UnsavedNoise on a box", "another action of sample after saving and loading"),
 ]
 
@@ -469,6 +481,13 @@ class LosesRows(Model):
     def __init__(self, config: Any, spec: Any) -> None:
         super().__init__(config, spec)
         self.lost_rows = 1
+
+
+class StepsWithOwnNoise(Model):
+    def step(
+        self, state: Any, obs: Any, action: Any, is_first: Any, deterministic: bool = False, noise: Noise = NOISE
+    ) -> Any:
+        return super().step(state, obs, action, is_first, deterministic)
 
 
 class Observes(Model):
@@ -573,6 +592,7 @@ BELIEF_MISTAKES = [
     (TwoResults, "observe", "an object of type tuple"),
     (AlwaysLearns, "observe(learn=False)", "losses ['x']"),
     (DetachedLosses, "observe", "losses without a graph"),
+    (StepsWithOwnNoise, "step", "another state"),
     (Shifted, "step", "another feat than observe on the same rows without noise"),
     (NumberedNoise, "observe", "another entropy from the same seed"),
     (Unsaved, "observe", "another entropy after saving and loading"),

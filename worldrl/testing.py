@@ -12,6 +12,7 @@ import traceback
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from worldrl.acting.noise import RowNoise
 from worldrl.agent import HEAD_ONLY, MODEL_ONLY, check_pair
 from worldrl.config import typed
 from worldrl.errors import UserError
@@ -39,6 +41,7 @@ from worldrl.types import (
     Imagines,
     Metrics,
     Needs,
+    Noise,
     Obs,
     ObsSpec,
     Rollout,
@@ -217,9 +220,9 @@ def _doing(where: str) -> Iterator[None]:
         raise UserError(where, f"{reason} ({place[0].filename}:{place[0].lineno})") from error
 
 
-def _call(where: str, method: Callable[..., Any], *args: Any) -> Any:
+def _call(where: str, method: Callable[..., Any], *args: Any, seed: int = 2) -> Any:
     """The result of the user's code with the noise of a fixed seed; the code must not wait for a GPU."""
-    torch.manual_seed(2)
+    torch.manual_seed(seed)
     with _doing(where), _NoSync(where):
         return method(*args)
 
@@ -317,6 +320,12 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 def _close(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def _check_source(where: str, draw: Callable[[Noise, int], Mapping[str, Tensor]]) -> None:
+    """Check that what is drawn depends only on the noise that is passed, and not on the seed of torch's generator."""
+    one, other = (draw(RowNoise([torch.Generator().manual_seed(row) for row in range(BATCH)]), n) for n in (3, 4))
+    _check_alike(where, one, other, "with other numbers than those of its argument noise", "draws from noise only")
 
 
 def _check_alike(
@@ -428,6 +437,11 @@ def _check_acts(name: str, head: Any, actions: Actions) -> None:
             action = _call(where, head.act, belief, explore, NOISE)
             _check_tensors(where, {"action": action}, {"action": (BATCH, ACTIONS)})
             _check_actions(where, action, actions)
+            _check_source(where, partial(_acted, where, head, belief, explore))
+
+
+def _acted(where: str, head: Any, belief: Belief, explore: bool, noise: Noise, seed: int) -> dict[str, Tensor]:
+    return {"action": _call(where, head.act, belief, explore, noise, seed=seed)}
 
 
 def _check_update(where: str, make: Make, phase: str, actions: Actions) -> None:
@@ -499,6 +513,9 @@ def _check_draws(name: str, policy: Any, actions: Actions, lead: tuple[int, ...]
     for key, value in (("action", draw.one()), ("log_prob", draw.log_prob)):
         _ensure(value.requires_grad, f"{where}: {key}", "no gradient to its parameters", "reparameterised draws")
     _check_repeats(where, {"action": draw.action}, {"action": _sample(name, policy, x).action})
+    if lead == (BATCH,):
+        where = f"{name}: act(x, noise)"
+        _check_source(where, lambda source, seed: {"action": _call(where, policy.act, x, source, seed=seed)})
     noise = policy.noise(x, 3)
     many, where = _sample(name, policy, x, noise), f"{name}: sample(x, noise(x, 3))"
     _check_draw(where, many, lead)
@@ -625,12 +642,25 @@ def _check_learning(name: str, model: Any, batch: Batch) -> None:
 
 
 def _step(
-    name: str, model: Any, state: State, batch: Batch, row: int, is_first: Tensor, deterministic: bool = False
+    name: str,
+    model: Any,
+    state: State,
+    batch: Batch,
+    row: int,
+    is_first: Tensor,
+    deterministic: bool = False,
+    noise: Noise = NOISE,
+    seed: int = 2,
 ) -> tuple[State, Belief]:
     """``step`` on one row of a slice."""
     obs, action = {k: v[:, row] for k, v in batch.obs.items()}, batch.action[:, row] * (1.0 - is_first)[:, None]
     with torch.no_grad():
-        return _call(f"{name}: step", model.step, state, obs, action, is_first, deterministic, NOISE)
+        return _call(f"{name}: step", model.step, state, obs, action, is_first, deterministic, noise, seed=seed)
+
+
+def _flat(stepped: tuple[State, Belief]) -> dict[str, Tensor]:
+    state, belief = stepped
+    return {**{f"state {key}": x for key, x in state.items()}, **belief._asdict()}
 
 
 def _check_acting(name: str, model: Any, batch: Batch) -> None:
@@ -645,6 +675,7 @@ def _check_acting(name: str, model: Any, batch: Batch) -> None:
     _ensure(found == expected, f"{where}: state", f"{found}", f"that of initial: {expected}")
     for key, value in state.items():
         _ensure(len(value) == BATCH, f"{where}: state {key}", f"shape {tuple(value.shape)}", f"B = {BATCH} first")
+    _check_source(where, lambda noise, seed: _flat(_step(name, model, start, batch, 0, reset, noise=noise, seed=seed)))
     state, _ = _step(name, model, state, batch, 1, inside)
     fresh, later = _step(name, model, start, batch, 2, reset), _step(name, model, state, batch, 2, reset)
     told = ("after is_first = 1 that depends on the rows before", "a state that is reset")
