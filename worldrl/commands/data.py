@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -306,8 +306,10 @@ def check_new(out: Path) -> None:
 def write(out: Path, data: Recorded, about: Mapping[str, Any]) -> None:
     """Write a data set in the layout of the file name, and print what it has."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    writer: Callable[[Path, Recorded, Mapping[str, Any]], None] = d4rl.write if out.suffix in FLAT else minari.write
-    writer(out, data, {**about, "rows_checksum": checksum(stored(data).columns)})
+    if out.suffix in FLAT:
+        d4rl.write(out, data)
+    else:
+        minari.write(out, data, {**about, "rows_checksum": checksum(stored(data).columns)})
     if out.suffix in FLAT and data.action_repeat > 1:
         say(f"{out.name} has no place for the action repeat: train with env.action_repeat={data.action_repeat}")
     found = extent(data.columns)
