@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import re
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +82,10 @@ def read(path: Path) -> Recorded:
     return Recorded(columns, actions, reference=_reference(path), notes=notes, file_rows=layout.file_rows)
 
 
-def write(path: Path, data: Recorded, about: Mapping[str, Any] | None = None) -> None:
+def write(path: Path, data: Recorded) -> None:
     """Write an ``.npz`` archive, or HDF5 for its suffixes; actions are in the task's own units if these are known.
 
-    The layout has no place for ``about``.
+    The layout has no place for a description.
 
     Raises:
         UserError: More than one kind of observation, for which the layout has no place.
