@@ -785,6 +785,12 @@ def test_a_run_in_another_thread(tmp_path: Path) -> None:
     assert Checkpoints(tmp_path / "run").reached(400)
 
 
+def test_the_threads_of_a_run_are_its_own(tmp_path: Path) -> None:
+    before = torch.get_num_threads()
+    train({**STATE, "frames": 400, "schedule.prefill": 200, "eval.every": 0, "threads": before + 1}, tmp_path / "run")
+    assert torch.get_num_threads() == before
+
+
 @pytest.mark.parametrize("num_envs", [1, 2])
 def test_a_video_that_cannot_be_drawn_is_refused_without_a_folder(tmp_path: Path, num_envs: int) -> None:
     settings = {**STATE, "task": "tests.envs.toy_envs:Count", "eval.video": True, "env.num_envs": num_envs}

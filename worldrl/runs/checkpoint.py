@@ -28,6 +28,7 @@ import platform
 import re
 import shutil
 import warnings
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -55,6 +56,7 @@ from worldrl.files import (
 from worldrl.nn import products
 from worldrl.nn.compiler import cpp_compiler
 from worldrl.runs.folder import CHECKPOINTS, REPLAY
+from worldrl.runs.structure import check_pickle
 
 FORMAT = 2
 MARKER = "COMPLETE.json"
@@ -130,7 +132,7 @@ class Checkpoints:
 
     def best(self) -> Path | None:
         """The complete checkpoint with the highest score."""
-        return self._steadily(lambda: max(self._complete("best"), key=_score, default=None))
+        return self.steadily(lambda: max(self._complete("best"), key=_score, default=None))
 
     def find(self, which: str = "last") -> Path:
         """``latest()``, or ``best()`` if ``which`` is ``"best"``.
@@ -158,9 +160,9 @@ class Checkpoints:
             path = self.find(which)
             return path, self.load(path, device)
 
-        return self._steadily(found_and_loaded)
+        return self.steadily(found_and_loaded)
 
-    def _steadily(self, look: Callable[[], T]) -> T:
+    def steadily(self, look: Callable[[], T]) -> T:
         """The result of ``look``, which is called again if it failed while newer checkpoints replaced the old ones."""
         while True:
             seen = self._complete("step") + self._complete("best")
@@ -175,7 +177,7 @@ class Checkpoints:
             path = self.latest()
             return {} if path is None else _marker(path)
 
-        return self._steadily(marker)
+        return self.steadily(marker)
 
     def _find_best(self) -> Path:
         path = self.best()
@@ -224,12 +226,9 @@ class Checkpoints:
         path = Path(path)
         if not any(entry["name"] == MANIFEST for entry in verify(path)["files"]):
             return False
-        try:
-            manifest = read_json(path / MANIFEST)
-            with restoring(path / MANIFEST):
-                replay.load_chunks(self.replay_folder, manifest)
-        except UserError as error:
-            raise error.also("checkpoint.replay=false resumes with an empty replay") from error
+        manifest = read_json(path / MANIFEST)
+        with restoring(path / MANIFEST):
+            replay.load_chunks(self.replay_folder, manifest)
         return True
 
     def rows(self, path: Path) -> int:
@@ -370,10 +369,13 @@ def _read_state(file: Path, device: str | torch.device) -> dict[str, Any]:
 
 
 def _check_archive(file: Path) -> None:
-    """Raise ValueError unless it is an archive in torch's format."""
-    entries = stored_entries(file, file.stat().st_size)
-    if any(entry.file_size > PICKLE_BYTES for entry in entries if entry.filename.endswith(".pkl")):
-        raise ValueError(f"a structure of more than {PICKLE_BYTES:,} bytes")
+    """Raise ValueError unless it is an archive in torch's format, whose structure ``encode`` can have produced."""
+    for entry in stored_entries(file, file.stat().st_size):
+        if entry.filename.endswith(".pkl"):
+            if entry.file_size > PICKLE_BYTES:
+                raise ValueError(f"a structure of more than {PICKLE_BYTES:,} bytes")
+            with zipfile.ZipFile(file) as archive:
+                check_pickle(archive.read(entry))
 
 
 def _check_tree(state: Any) -> None:
@@ -412,7 +414,7 @@ def encode(value: Any, place: str = "state") -> Any:
         return {_key(key, place): encode(item, f"{place}.{key}") for key, item in value.items()}
     if type(value) in (list, tuple):
         return type(value)(encode(item, f"{place}[{i}]") for i, item in enumerate(value))
-    if value is None or type(value) in (bool, int, float, str, bytes):
+    if value is None or type(value) in (bool, int, float, str):
         return value
     raise TypeError(f"{place} is a {type(value).__name__}: a checkpoint has only tensors, arrays and Python values")
 

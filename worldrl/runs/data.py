@@ -100,18 +100,23 @@ def read_run(run_dir: Path) -> Recorded:
         found = f"data.reward={config.data.reward}: its replay holds transformed rewards"
         raise UserError(f"data={run_dir}", found, "a run with data.reward=as_is")
     checkpoints = Checkpoints(run_dir)
+    replay, spec = checkpoints.steadily(lambda: _saved_replay(run_dir, checkpoints, config.env.num_envs))
+    return Recorded(
+        _one_stream(replay.columns()), spec.actions, config.task, unit=True, action_repeat=spec.action_repeat
+    )
+
+
+def _saved_replay(run_dir: Path, checkpoints: Checkpoints, n: int) -> tuple[Replay, EnvSpec]:
+    """The replay in a run's last checkpoint, of ``n`` environments."""
     folder, state = checkpoints.read()
     with restoring(folder / STATE):
         spec = decode_spec(state["spec"])
-    n = config.env.num_envs
     fewer = "record episodes with it: worldrl data make --policy, with fewer --steps than its replay has rows"
     check_room(run_dir, nbytes(spec, checkpoints.rows(folder)), fewer)
     replay = Replay(spec, max(2 * n, checkpoints.rows(folder)), n)
     if not checkpoints.load_replay(folder, replay) or not len(replay):
         raise UserError(str(run_dir), f"no replay in {folder.name}", f"one with {MANIFEST}", "checkpoint.replay=true")
-    return Recorded(
-        _one_stream(replay.columns()), spec.actions, config.task, unit=True, action_repeat=spec.action_repeat
-    )
+    return replay, spec
 
 
 def _one_stream(columns: Mapping[str, NDArray[Any]]) -> Columns:

@@ -110,7 +110,13 @@ def share(run_dir: str | Path, out: str | Path, checkpoint: str = "last") -> Pat
     """
     run_dir, out = run_folder(run_dir), Path(out)
     load_agent(run_dir, checkpoint, "cpu")  # refuse to export what cannot be loaded
-    folder, state = Checkpoints(run_dir).read(checkpoint)
+    checkpoints = Checkpoints(run_dir)
+
+    def read() -> tuple[int, dict[str, Any]]:
+        folder, state = checkpoints.read(checkpoint)
+        return verify(folder)["frames"], state
+
+    frames, state = checkpoints.steadily(read)
     if out.exists() and any(out.iterdir()):
         raise UserError(str(out), "a folder that is not empty", "a new folder")
     with writing(out, "choose another folder"):
@@ -118,7 +124,7 @@ def share(run_dir: str | Path, out: str | Path, checkpoint: str = "last") -> Pat
         save_config(config_from_dict(state["config"]), out)
     kept = {key: state[key] for key in ("spec", "config")}
     agent = {key: value for key, value in state["agent"].items() if key != "optimizers"}
-    return Checkpoints(out).save(verify(folder)["frames"], {**kept, "agent": agent}, done=True)
+    return Checkpoints(out).save(frames, {**kept, "agent": agent}, done=True)
 
 
 class TrainedPolicy:

@@ -25,7 +25,7 @@ from worldrl.compose import resumed
 from worldrl.config import Config, check_unchanged, config_to_dict, save_config
 from worldrl.envs import make_envs
 from worldrl.envs.vector import VectorEnv, WorkerError
-from worldrl.errors import Diverged, wrong
+from worldrl.errors import Diverged, UserError, wrong
 from worldrl.nn import products
 from worldrl.nn.precision import choose_device
 from worldrl.registry import PARTS
@@ -98,6 +98,7 @@ class Trainer:
         self, config: Config, run_dir: Path, saved: dict[str, Any] | None, make: MakeExperience = make_experience
     ) -> None:
         self.run_dir = run_dir
+        self._threads = torch.get_num_threads()  # of the process, which may have other runs
         if config.threads:
             torch.set_num_threads(config.threads)
         _set_determinism(config.deterministic)
@@ -418,7 +419,10 @@ class Trainer:
             print(line, file=sys.stderr)
         self.agent.load_state_dict(saved["agent"])
         if self.config.checkpoint.replay and self.experience.saved_replay is not None:
-            self.checkpoints.load_replay(saved["folder"], self.experience.saved_replay)
+            try:
+                self.checkpoints.load_replay(saved["folder"], self.experience.saved_replay)
+            except UserError as error:
+                raise error.also("checkpoint.replay=false resumes with an empty replay") from error
         self.experience.restore(saved["experience"])
         self._check_length(saved["now"], saved["length"])
         self.pretrained, self.evaluations = saved["pretrained"], saved["evaluations"]
@@ -468,6 +472,7 @@ class Trainer:
 
     def close(self) -> None:
         with ExitStack() as stack:  # whatever fails, the others are closed
+            stack.callback(torch.set_num_threads, self._threads)
             if self.eval_envs is not None:
                 stack.callback(self.eval_envs.close)
             stack.callback(self.experience.close)
