@@ -103,6 +103,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
         ("hydra/launcher=joblib", "hydra/launcher=joblib: found a single run, expected the jobs of a sweep; add -m"),
         ("hydra.sweep.dir=x", "add -m"),
         ("-m hydra.run.dirr=x", "hydra.run.dirr"),
+        ("-m seed=1 hydra.run.dir=x", "hydra.run.dir: found the jobs of a sweep, expected a single run"),
         ("resume=nowhere", "no run in 'nowhere'"),
         ("resume=nowhere init_from=x", "no run in 'nowhere'"),
         ("init_from=nowhere", "init_from: no run in 'nowhere': found no config.yaml"),
@@ -254,6 +255,26 @@ def test_a_run_of_a_sweep_that_was_killed_before_its_first_checkpoint_starts_aga
         assert train_main(["sweep=mine", "agent=sac"]) == 0
     assert [path.is_relative_to(Path.cwd() / "runs/mine") for _, path in runs] == [True, True]
     assert runs[0] == runs[1]
+
+
+def test_a_folder_of_somebody_else_is_not_deleted(runs: list[tuple[Config, Path]], tmp_path: Path) -> None:
+    config = settings("agent=sac")
+    (tmp_path / "mine" / "notes").mkdir(parents=True)
+    with pytest.raises(UserError):
+        command.train_or_continue(config, tmp_path / "mine")
+    assert (tmp_path / "mine" / "notes").is_dir()
+    save_config(config, tmp_path / "mine")
+    command.train_or_continue(config, tmp_path / "mine")
+    assert not (tmp_path / "mine" / "notes").exists()  # a run that had only begun
+    assert len(runs) == 1
+
+
+@pytest.mark.parametrize("key", ["resume", "sweep"])
+def test_from_python_what_only_the_command_line_has_is_refused(key: str, runs: list[tuple[Config, Path]]) -> None:
+    for given in ({key: "x"}, settings("agent=sac")):
+        with pytest.raises(UserError):
+            train(given, **({} if isinstance(given, dict) else {key: "x"}))
+    assert not runs
 
 
 @pytest.mark.parametrize("left", ["metrics", "data", "best"])

@@ -11,12 +11,21 @@ from typing import Any, NamedTuple
 
 from worldrl.commands.arguments import RUN_DIR, SWEEP_DIR, CommandLine, expand, first_line, read_command_line
 from worldrl.compose import RUNS, compose, resumed, run_name
-from worldrl.config import MAY_CHANGE, Config, config_from_dict, config_to_dict, flatten, may_change, to_yaml
+from worldrl.config import (
+    CONFIG_FILE,
+    MAY_CHANGE,
+    Config,
+    config_from_dict,
+    config_to_dict,
+    flatten,
+    may_change,
+    to_yaml,
+)
 from worldrl.errors import UserError, exit_code, unknown, writing, wrong
 from worldrl.presets import Arguments, own_folder, preset_names
 from worldrl.registry import known_parts
 from worldrl.runs.checkpoint import Checkpoints
-from worldrl.runs.folder import BEGUN, METRICS, resume_command, sole_use
+from worldrl.runs.folder import BEGUN, LOCK, METRICS, resume_command, sole_use
 from worldrl.terminal import command, pasted
 from worldrl.trust import allow, allowed
 
@@ -122,6 +131,10 @@ def train(
     Raises:
         UserError: invalid settings, or a folder that has a run.
     """
+    given = arguments if isinstance(settings, Config) else {**(settings or {}), **arguments}
+    for key, use in (("resume", "worldrl train resume=RUN_DIR"), ("sweep", "worldrl train -m sweep=NAME")):
+        if key in given:
+            raise UserError(key, "an argument of the command line only", fix=f"use {use}")
     if isinstance(settings, Config):
         config = config_from_dict({**flatten(config_to_dict(settings)), **flatten(arguments)})
     else:
@@ -152,13 +165,22 @@ def train_or_continue(config: Config, run_dir: Path) -> None:
         with sole_use(run_dir):
             if checkpoints.best() or _has_learned(run_dir):
                 raise UserError(str(run_dir), "a run that lost its last checkpoint", fix="delete it to train it again")
-            shutil.rmtree(run_dir)  # killed before its first checkpoint: there is nothing to resume
+            _clear(run_dir)  # killed before its first checkpoint: there is nothing to resume
         train_anew(config, run_dir)
     elif checkpoints.reached(config.length):
         print(f"finished before: {run_dir}")
     else:
         changes = {key: value for key, value in flatten(config_to_dict(config)).items() if may_change(key)}
         loop.resume(run_dir, changes)
+
+
+def _clear(run_dir: Path) -> None:
+    """Delete a run that has only begun, its settings last. Raises UserError for a folder that has none: not a run."""
+    files = [path for path in run_dir.iterdir() if path.name != LOCK]
+    if files and not (run_dir / CONFIG_FILE).is_file():
+        raise UserError(str(run_dir), f"files without {CONFIG_FILE}", "a run, or a new or empty folder")
+    for path in sorted(files, key=lambda path: path.name == CONFIG_FILE):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _has_learned(run_dir: Path) -> bool:
@@ -191,6 +213,8 @@ def _refuse_unasked_sweep(line: CommandLine) -> None:
             raise UserError(argument.text, "several values", "one: --cfg shows one run")
     if line.hydra and not line.multirun:
         raise UserError(line.hydra[0], "a single run", "the jobs of a sweep", "add -m, or leave it out")
+    if line.run_dir and line.multirun:
+        raise UserError(RUN_DIR, "the jobs of a sweep", "a single run", f"set {SWEEP_DIR}=DIR, or leave out -m")
     if line.sweep_dir and not line.multirun:
         raise UserError(SWEEP_DIR, "a single run", "the jobs of a sweep", f"add -m, or set {RUN_DIR}=DIR")
 
