@@ -210,5 +210,20 @@ def test_names_of_tasks() -> None:
     assert run_name(config) != run_name(config)
 
 
-def test_a_path_may_be_given_as_one(data: Path) -> None:
+def test_a_path_may_be_given_as_one(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert compose({"agent": "bc", "data": data, "updates": 10}).data.name == str(data)
+    monkeypatch.chdir(data.parent)  # a run may be resumed in another folder
+    monkeypatch.setenv("HOME", str(data.parent))
+    for written in (data.name, f"./{data.name}", f"~/{data.name}"):
+        assert compose({"agent": "bc", "data": written, "updates": 10}).data.name == str(data)
+
+
+def test_a_preset_tells_what_data_do_not(data: Path, tmp_path: Path) -> None:
+    """A flat file knows no task and no action repeat; what it does know beats a preset."""
+    (tmp_path / "experiment").mkdir()
+    preset = "task: Pendulum-v1\nenv.action_repeat: 2\nenv.obs: pixels\neval.every: 50\nupdates: 10\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(f"agent: bc\ndata: {data}\n{preset}")
+    found = compose({"experiment": "mine", "presets": str(tmp_path)})
+    assert (found.task, found.env.action_repeat, found.env.obs, found.eval.every) == ("Pendulum-v1", 2, "state", 50)
+    without = compose({"agent": "bc", "data": data, "updates": 10})
+    assert (without.task, without.env.action_repeat, without.eval.every) == ("", 1, 0)

@@ -40,6 +40,7 @@ from worldrl.registry import DEFAULTS, PARTS, agent_label, canonical
 from worldrl.trust import allow, allow_named
 
 RUNS = "runs"  # the folder of all run folders
+REPEAT = "env.action_repeat"
 NOT_SETTINGS = ("resume", "sweep", "presets", "allow")  # arguments that are not settings of a run
 
 
@@ -73,7 +74,8 @@ def compose(arguments: Mapping[str, Any]) -> Config:
     for layer in order:  # the user's own arguments and presets, but not a run folder
         allow_named(layer)
     data = _first("data", *order, {"data": ""})
-    world = {**_world_of_data(data), **(world_of(init_from) if init_from else {})}
+    in_data, unknown = _world_of_data(data) if data else ({}, {})
+    world = {**in_data, **(world_of(init_from) if init_from else {})}
     env = read_preset("env", _first("env", *order), own)
     parts = {kind: canonical(kind, _first(kind, asked, world, *order)) for kind in PARTS}
     meant = {**_agent(experiment.get("agent"), own), **experiment}
@@ -82,6 +84,7 @@ def compose(arguments: Mapping[str, Any]) -> Config:
         ("configs/train.yaml", base, base),
         ("env preset", env, env),
         (f"agent '{name}'", agent, agent),
+        ("data", unknown, unknown),
         (f"experiment '{asked.get('experiment')}'", experiment, meant),
         ("init_from or data", world, world),
         ("env preset", env if "env" in asked and world else {}, env),
@@ -90,6 +93,7 @@ def compose(arguments: Mapping[str, Any]) -> Config:
         settings = settings_for(_plain(layer), intended, parts)
         check_keys(settings, {*known_keys(parts), *GROUPS, *NOT_SETTINGS}, where)
         values.update(settings)
+    values.update({key: value for key, value in world.items() if key == "data"})  # an absolute path
     values.update(_without_acting(values, asked))
     label = agent_label(name, {kind: _first(kind, agent) for kind in PARTS}, **parts)
     config = config_from_dict({**values, **parts, "agent": label})
@@ -134,10 +138,8 @@ def run_name(config: Config, sweep: str = "") -> str:
     return f"{sweep}/{place}-{digest[:8]}"
 
 
-def _world_of_data(name: str) -> Arguments:
-    """The environment that a data set comes from, as far as it is known; only the arguments beat it."""
-    if not name:
-        return {}
+def _world_of_data(name: str) -> tuple[Arguments, Arguments]:
+    """The environment that a data set comes from, which only the arguments beat; and what it does not tell."""
     from worldrl.data.formats import format_of  # imports torch, which a report does not need
 
     path = Path(name).expanduser()
@@ -145,8 +147,12 @@ def _world_of_data(name: str) -> Arguments:
         world = {key: value for key, value in world_of(str(path), "data").items() if key.startswith(("task", "env."))}
     else:
         world = format_of(path).world(path)
-    known = {"task": ""} if not _can_be_made(world.get("task", "")) else {}
-    return {"task": "", **world, **known, "data": str(path.absolute())}
+    unknown: Arguments = {}
+    if not _can_be_made(world.get("task", "")):
+        world, unknown = {key: value for key, value in world.items() if key != "task"}, {"task": ""}
+        if world.get(REPEAT) == 1:  # of a file that knows no task, and so no repeat either
+            unknown[REPEAT] = world.pop(REPEAT)
+    return {**world, "data": str(path.absolute())}, unknown
 
 
 def _can_be_made(task: str) -> bool:
