@@ -81,6 +81,13 @@ def test_bf16_on_a_cpu_without_it_is_noted_and_taken(cpu_info: None, name: str, 
     assert "\n" not in chosen.note
 
 
+@pytest.mark.parametrize(("units", "name"), [(True, "bf16"), (False, "fp16")])
+def test_a_gpu_that_only_emulates_bf16_takes_fp16(units: bool, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = lambda including_emulation=True: units or including_emulation  # noqa: E731
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", asked)
+    assert choose_precision("auto", torch.device("cuda", 0), pixels=True).name == name
+
+
 @pytest.mark.parametrize("cpu_info", [""], indirect=True)
 def test_a_gpu_needs_no_flag_of_the_cpu(cpu_info: None) -> None:
     assert not choose_precision("bf16", torch.device("cuda", 0), pixels=True).note

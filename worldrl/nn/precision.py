@@ -73,7 +73,7 @@ def choose_precision(name: str, device: torch.device, pixels: bool) -> Precision
     On a CPU bf16 is used only on request, because agents have not been shown to learn equally well with it.
     """
     if name == "auto":
-        half = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp16"
+        half = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
         name = half if device.type == "cuda" and pixels else "fp32"
     if name == "fp16" and device.type != "cuda":
         raise UserError("precision=fp16", f"the device {device.type}", "a CUDA GPU", "use precision=fp32")
