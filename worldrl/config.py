@@ -53,14 +53,14 @@ class ScheduleConfig:
 
 @dataclass(frozen=True)
 class EvalConfig:
-    every: Frames = 10_000  # frames, 0 is never
+    every: Frames = 10_000  # frames, or updates while it learns from data; 0 is never
     episodes: Annotated[int, Range(1, 100_000)] = 5
     video: bool = True  # of the first evaluation episode
 
 
 @dataclass(frozen=True)
 class LogConfig:
-    every: SomeFrames = 1_000  # frames
+    every: SomeFrames = 1_000  # frames, or updates while it learns from data
     tensorboard: bool = True
     progress: bool = True
 
@@ -514,7 +514,7 @@ def check_unchanged(run_dir: Path, trained: Mapping[str, Any], agent_only: bool 
 
     Args:
         trained: the settings in the checkpoint, nested.
-        agent_only: look only at belief, head and policy; the agent may act somewhere else.
+        agent_only: look only at belief, head, policy and normaliser; the agent may act somewhere else.
 
     Raises:
         UserError: the first setting that differs.
@@ -525,7 +525,7 @@ def check_unchanged(run_dir: Path, trained: Mapping[str, Any], agent_only: bool 
     stored, then = flatten(read_yaml(path)), flatten(config_to_dict(config_from_dict(trained)))
     now = flatten(config_to_dict(config_from_dict(stored)))
     for key in sorted(now.keys() | then.keys()):
-        if agent_only and key.split(".")[0] not in PARTS:
+        if agent_only and key.split(".")[0] not in PARTS and key != "data.normalize":
             continue
         if key not in HOW and not may_change(key) and now.get(key) != then.get(key):
             expected = f"{key}={then.get(key)}, with which the checkpoint was trained"

@@ -203,10 +203,13 @@ def test_bounds_of_a_file_are_not_those_of_a_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "options",
     [["--fqe", "--episodes", "3"], ["--fqe", "nothing"], ["--fqe", "--gamma", "1"], ["--fqe", "--gamma", "1.5"],
-     ["--updates", "3"], ["--fqe", "--corruption", "gaussian"], ["--fqe", "--level", "1"]],
+     ["--updates", "3"], ["--fqe", "--corruption", "gaussian"], ["--fqe", "--level", "1"],
+     ["--fqe", "SHORT"]],
 )  # fmt: skip
 def test_mistakes_are_one_line(tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     run = trained(tmp_path, data=str(npz(tmp_path / "a.npz", arrays(True))), updates=1)
     capsys.readouterr()
+    short = {name: column[:1] for name, column in arrays(True).items()}
+    options = [str(npz(tmp_path / "short.npz", short)) if option == "SHORT" else option for option in options]
     assert main(["eval", str(run), *options]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1

@@ -235,6 +235,14 @@ def test_vectors_are_normalised_before_the_belief(tmp_path: Path, file: Path) ->
     np.testing.assert_allclose(action, expected, atol=1e-6)
 
 
+def test_a_normaliser_is_not_left_out_by_an_edit(tmp_path: Path, file: Path) -> None:
+    run = trained(tmp_path, data=str(file), updates=3, **{"data.normalize": True})
+    (run / "config.yaml").write_text((run / "config.yaml").read_text().replace("normalize: true", "normalize: false"))
+    with pytest.raises(UserError) as refused:
+        worldrl.load(run, device="cpu")
+    assert refused.value.found == "data.normalize=False"
+
+
 def test_an_exported_program_normalises(tmp_path: Path, file: Path) -> None:
     run = trained(tmp_path, data=str(file), updates=3, **{"data.normalize": True})
     policy = worldrl.load(run, device="cpu")

@@ -163,6 +163,8 @@ def evaluate_on_data(
         raise UserError(str(run_dir), found, "a run without env.target_return")
     name = data or Path(config.data.name or run_dir)
     rows = load_rows(_as_recorded(config.data, name), agent.spec)
+    if (count := len(rows.columns["reward"])) < config.replay.length:
+        raise UserError(f"data={name}", f"{count} rows", f"{config.replay.length} or more, as replay.length says")
     terminal, first, recorded = _episodes(rows, fit.gamma)
     if fit.gamma == 1.0 and not terminal.all():
         found = f"1, and {int((~terminal).sum()):,} of {len(terminal):,} episodes are cut"
