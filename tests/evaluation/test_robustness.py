@@ -250,6 +250,8 @@ def read_csv(folder: Path) -> list[dict[str, str]]:
 
 
 def test_files_hold_what_was_played(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for old in ("missing@0.5", "clean@0", "mine"):
+        (tmp_path / f"{old}.mp4").touch()
     line = f"{run_dir} --corruption gaussian bursts --level 0.1 0.4 --seeds 1 2 --episodes 3 --envs 4 --out {tmp_path}"
     assert eval_main(line.split()) == 0
     out = capsys.readouterr().out
@@ -273,7 +275,7 @@ def test_files_hold_what_was_played(run_dir: Path, tmp_path: Path, capsys: pytes
     assert not result["known_dropout"]
     assert {r["known_dropout"] for r in rows} == {"0"}
     assert (tmp_path / "robustness.png").read_bytes().startswith(b"\x89PNG")
-    assert not list(tmp_path.glob("*.mp4"))
+    assert [path.name for path in tmp_path.glob("*.mp4")] == ["mine.mp4"]  # those of an earlier grid are gone
 
 
 def test_the_clean_cell_plays_the_episodes_of_a_plain_evaluation(trained: tuple[Agent, Config]) -> None:

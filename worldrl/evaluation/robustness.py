@@ -401,7 +401,10 @@ def draw(result: dict[str, Any], path: Path) -> None:
 
 
 def _write_files(out: Path, result: dict[str, Any], played: Sequence[Played], films: Mapping[Job, Film]) -> list[str]:
-    """Write everything, the numbers first; returns the files' names."""
+    """Write everything, the numbers first, in place of an earlier grid; returns the files' names."""
+    for old in out.glob("*@*.mp4"):
+        if old.stem.partition("@")[0] in (CLEAN.corruption, *KINDS):
+            old.unlink()
     as_json, as_csv, as_png = (out / name for name in GRID_FILES)
     as_json.write_text(to_json(result), encoding="utf-8")
     with as_csv.open("w", encoding="utf-8", newline="") as file:
