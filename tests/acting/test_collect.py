@@ -12,6 +12,7 @@ from worldrl.acting.collect import by_mode, collect, exploring
 from worldrl.agent import Agent
 from worldrl.config import config_from_dict
 from worldrl.envs.make import EnvConfig
+from worldrl.errors import UserError
 from worldrl.registry import tiny_settings
 from worldrl.types import Actions, EnvSpec, ObsSpec, box, choice
 
@@ -50,3 +51,14 @@ def test_a_deterministic_policy_is_recorded_with_its_action_noise() -> None:
         parameter.data.zero_()
     assert not actions_of("Count", by_mode(acting)).any()
     assert actions_of("Count", exploring(acting, 0.0)).std() == pytest.approx(0.1, rel=0.15)
+
+
+def test_a_failure_names_the_episode_that_it_is_in() -> None:
+    begun = []
+
+    def act(rows: Any) -> np.ndarray:
+        begun.extend(rows["is_first"][rows["is_first"] > 0])
+        return np.full((1, 1), float(len(begun) == 3), np.float32)  # what the environment breaks on
+
+    with pytest.raises(UserError, match=r"in episode 2 of seed 7"):
+        collect(ENV, "tests.envs.toy_envs:Raises", 7, STEPS, lambda spec: act)

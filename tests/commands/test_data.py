@@ -86,6 +86,14 @@ def test_info_finds_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert picture.stat().st_size > 1000
 
 
+def test_info_gives_no_advice_that_training_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The bounds of a folder are known, so data.low is refused."""
+    positive = {**DATA.columns, "action": np.abs(DATA.columns["action"])}
+    minari.write(tmp_path / "a", DATA._replace(columns=positive))
+    assert main(["data", "info", str(tmp_path / "a")]) == 0
+    assert "data.low" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("source", "ignored"),
     [

@@ -66,7 +66,7 @@ def test_pairs_say_what_a_refused_one_would_need(capsys: pytest.CaptureFixture[s
     assert [row[-1] for row in (sac[2], sac[5])] == ["needs actions of the kind choice", "yes"]
 
 
-@pytest.mark.parametrize("argument", ["head=nope", "task=walker_walk"])
+@pytest.mark.parametrize("argument", ["head=nope", "task=walker_walk", "head=sac,mpo"])
 def test_what_is_not_there_is_one_line(argument: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["parts", argument]) == 2
     assert argument.partition("=")[0 if argument.startswith("task") else 2] in capsys.readouterr().err

@@ -149,13 +149,15 @@ class Alone:
         self.stream, self.spec, self.seed = stream, spec, seed
 
     def reset(self, episode: int = 0) -> Rows:
-        self._where = f"episode {episode} of seed {self.seed}"
-        with naming_failures(self.spec.task, self._where):
+        with naming_failures(self.spec.task, self):
             return _batch_of_one(self.stream.reset(options={"episode": [episode]})[0])
 
     def step(self, actions: np.ndarray) -> Rows:
-        with naming_failures(self.spec.task, self._where):
+        with naming_failures(self.spec.task, self):
             return _batch_of_one(self.stream.step(actions[0])[0])
+
+    def __str__(self) -> str:
+        return f"episode {self.stream.episode} of seed {self.seed}"
 
 
 def _batch_of_one(row: dict[str, Any]) -> Rows:

@@ -141,7 +141,7 @@ def findings(data: Recorded, found: Extent) -> Iterator[str]:
             first = int((~np.isfinite(values.reshape(len(values), -1))).any(1).argmax())
             yield f"{counted(bad, 'number')} of {key} not finite, the first in {data.place(key, first)}"
     if data.actions.kind == "box":
-        yield from _of_actions(columns["action"][led])
+        yield from _of_actions(columns["action"][led], data.unit)
     for key, obs in data.obs.items():
         if obs.dtype != "uint8" and (still := np.flatnonzero(columns[key].std(0) < CONSTANT)).size:
             some = ", ".join(map(str, still[:8])) + " ..." * (len(still) > 8)
@@ -154,12 +154,12 @@ def findings(data: Recorded, found: Extent) -> Iterator[str]:
         yield f"{counted(short, 'episode')} without a step"
 
 
-def _of_actions(action: np.ndarray) -> Iterator[str]:
+def _of_actions(action: np.ndarray, unit: bool) -> Iterator[str]:
     beyond = int((np.abs(action) > 1.0).any(1).sum())
     if beyond:
         cure = "train with data.low=LOW data.high=HIGH"
         yield f"{counted(beyond, 'action')} beyond [-1, 1] (to {np.abs(action).max():g}): {cure}"
-    elif action.size and action.min() >= 0 and action.max() > 0:
+    elif not unit and action.size and action.min() >= 0 and action.max() > 0:
         yield "no action is below 0: if that is the lower bound, train with data.low=0"
     if (still := np.flatnonzero(action.std(0) < CONSTANT)).size:
         yield f"entries {', '.join(map(str, still))} of the actions do not vary"

@@ -106,7 +106,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     if {"-h", "--help"} & {*words}:
         print((__doc__ or "").strip())
         return 0
-    given = next(expand([read_argument(word) for word in words if word != "pairs"]))
+    arguments = [read_argument(word) for word in words if word != "pairs"]
+    for argument in arguments:
+        if argument.several:
+            raise UserError(argument.text, "several values", "one")
+    given = next(expand(arguments))
     for key in given.keys() - {*PARTS, "presets"}:
         raise unknown("argument", key, ["pairs", *PARTS, "presets"])
     asked = {kind: canonical(kind, str(given[kind])) for kind in PARTS if kind in given}

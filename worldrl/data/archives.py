@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import lzma
 import zipfile
 import zlib
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from worldrl.errors import UserError, writing
 from worldrl.files import damaged, open_file
 
+HEADER_BYTES = 20_000  # of an array's name, type and shape; numpy writes a few hundred
 REFUSED = (  # what a damaged or foreign archive raises
     ValueError,
     OSError,
@@ -71,9 +73,11 @@ def _no_archive(path: Path, error: Exception) -> UserError:
 
 def _header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dtype[Any]]:
     with archive.open(f"{name}.npy") as file:
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, _, kind = read(file)
+        start = file.read(HEADER_BYTES)
+    head = io.BytesIO(start)
+    version = np.lib.format.read_magic(head)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, _, kind = read(head)
     return shape, kind
 
 

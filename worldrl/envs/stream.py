@@ -59,7 +59,7 @@ class RowStream(gymnasium.Env[Any, Any]):
         self.action_space = env.action_space
         self._key = (run_seed, stream, index)
         self._draws = self.task_env.render_pixels
-        self._episode = 0
+        self.episode = 0  # the number of the present one
         self._ended = False
 
     @property
@@ -77,7 +77,7 @@ class RowStream(gymnasium.Env[Any, Any]):
 
     def step(self, action: Array) -> tuple[Row, float, bool, bool, dict[str, Any]]:
         """The next row; ``action`` (A,) in [-1, 1] is ignored where an episode starts."""
-        row = self._start(self._episode + 1) if self._ended else self._advance(action)
+        row = self._start(self.episode + 1) if self._ended else self._advance(action)
         return row, 0.0, False, False, {}
 
     def close(self) -> None:
@@ -96,7 +96,7 @@ class RowStream(gymnasium.Env[Any, Any]):
         return row
 
     def _start(self, episode: int) -> Row:
-        self._episode, self._ended = episode, False
+        self.episode, self._ended = episode, False
         obs, _ = self.env.reset(seed=episode_seed(*self._key, episode))
         return _row(obs, is_first=1)
 

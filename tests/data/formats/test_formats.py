@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -106,6 +107,20 @@ def test_the_shape_of_an_array_is_read_without_its_numbers(tmp_path: Path, monke
         assert d4rl.world(path)["env.obs"] == "pixels"
     with pytest.raises(UserError):
         d4rl.world(npz(tmp_path / "b.npz", {"rewards": np.zeros(3)}))
+
+
+def test_a_long_header_takes_no_memory(tmp_path: Path) -> None:
+    """A few kilobytes that unfold to a header of 50 MB, which numpy would read whole."""
+    path = npz(tmp_path / "a.npz", arrays())
+    header = b"\x93NUMPY\x02\x00" + (50_000_000).to_bytes(4, "little") + b" " * 50_000_000
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("observations.npy", header)
+    del header
+    tracemalloc.start()
+    with pytest.raises(UserError):
+        d4rl.read(path)
+    assert tracemalloc.get_traced_memory()[1] < 5_000_000
+    tracemalloc.stop()
 
 
 def _external(path: Path) -> None:
