@@ -54,6 +54,17 @@ def test_it_goes_on_to_the_last_frame_where_episodes_end_within_a_repeat(tmp_pat
     assert [frames for frames, _ in records(tmp_path / "run", "eval/return")] == [0, 1003]
 
 
+def test_schedules_end_with_the_last_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Theirs run over steps, of which 500 frames at a repeat of 4 have 125: the rate falls linearly to zero."""
+    left: list[float] = []
+    schedule = {"learning_rate": lambda remaining: left.append(remaining) or 1e-3}
+    made = baseline._built
+    monkeypatch.setattr(baseline, "_built", lambda make, name, env, args: made(make, name, env, {**args, **schedule}))
+    settings = ("task=cartpole_balance", "frames=500", "env.action_repeat=4", "eval.every=0")
+    command("ppo", *settings, "sb3.n_steps=25", "sb3.batch_size=25", f"dir={tmp_path / 'run'}")
+    assert sorted({round(x, 6) for x in left}, reverse=True) == pytest.approx([1.0, 0.8, 0.6, 0.4, 0.2])
+
+
 def test_the_report_shows_it_beside_our_own_agents(run: Path, tmp_path: Path) -> None:
     ours = {"agent": "sac", "task": "cartpole_balance", "env.obs": "state", "env.action_repeat": 4, "frames": 2000}
     quiet = {"eval.every": 1000, "eval.episodes": 1, "eval.video": False, "log.tensorboard": False}
@@ -117,6 +128,8 @@ def test_episodes_start_where_those_of_our_own_runs_start() -> None:
         (["ppo", "resume=x"], "resume: found a run that cannot be resumed"),
         (["ppo", "sb3.n_stepps=3"], "sb3.*: found settings that PPO refuses"),
         (["ppo", "sb3.env=CartPole-v1"], "sb3.*: found settings that PPO refuses"),
+        (["ppo", "eval.video=true"], "unknown key 'eval.video'"),
+        (["ppo", "log.every=100"], "unknown key 'log.every'"),
         (["ppo", "frames=-1"], "frames: found -1"),
         (["ppo", "seed=1,2"], "seed=1,2: found several runs, expected one"),
         (["sac", "task=CartPole-v1"], "baseline sac: found CartPole-v1, which has a choice of actions"),

@@ -44,11 +44,13 @@ LABEL = "sb3_"  # prefix of the agent's name in the report
 ANOTHER = "choose another folder with dir="
 SETTINGS = "sb3."  # prefix of an argument of the algorithm
 SHARED = ("agent", "task", "seed", "frames", "env", "eval", "log")  # which of our settings have a meaning here
+UNUSED = ("eval.video", "log.every")  # except these: no films, and a record for every episode
 MODEL_FILE = "model.zip"
 USAGE = f"""worldrl baseline ALGORITHM [key=value ...]
 
 ALGORITHM: {", ".join(ALGORITHMS)}
-keys: task, seed, frames, env.*, eval.*, log.* as for train.py; by default states, at one frame per action;
+keys: task, seed, frames, env.*, eval.every, eval.episodes, log.tensorboard and log.progress as for train.py; by
+      default states, at one frame per action;
       sb3.KEY, an argument of the algorithm's constructor, such as sb3.learning_rate=1e-3
       dir, the run folder (runs/<task>/sb3_<algorithm>/<seed>-<stamp>)"""
 
@@ -196,9 +198,14 @@ def _watcher(config: Config, envs: VectorEnv, logger: Logger) -> Any:
 
         def _on_training_start(self) -> None:
             # Schedules run over steps; ``learn`` was told frames, because the last step is not known.
-            self.model._total_timesteps = -(-config.frames // config.env.action_repeat)
+            model: Any = self.model
+            steps, update = -(-config.frames // config.env.action_repeat), model._update_current_progress_remaining
+            model._update_current_progress_remaining = lambda now, _: update(min(now, steps), steps)
             if config.eval.every:
                 self.evaluate()
+
+        def _on_training_end(self) -> None:
+            del vars(self.model)["_update_current_progress_remaining"]  # ours; the rest is saved
 
         def _on_step(self) -> bool:
             (info,) = self.locals["infos"]
@@ -249,7 +256,8 @@ def parse(argv: Sequence[str]) -> tuple[str, Config, Path, dict[str, Any]]:
     folder = given.pop("dir", "")
     if "resume" in given:
         raise UserError("resume", "a run that cannot be resumed", "a new one", "start it again with more frames")
-    check_keys(given, {key for key in known_keys({}) if key.partition(".")[0] in SHARED[1:]} | {"dir"})
+    usable = {key for key in known_keys({}) if key.partition(".")[0] in SHARED[1:]} - {*UNUSED}
+    check_keys(given, usable | {"dir"})
     config = compose({"agent": "sac", "env.obs": "state", "env.action_repeat": 1, **given})
     if config.env.obs != "state" or config.env.num_envs != 1:
         found = f"env.obs={config.env.obs} and env.num_envs={config.env.num_envs}"
