@@ -87,9 +87,9 @@ def test_a_chain_depends_on_nothing_but_its_noise_and_its_start() -> None:
     assert changed.flatten().tolist() == [True] + [False] * 9
 
 
-@pytest.mark.parametrize("bad", [math.nan, -math.inf])
+@pytest.mark.parametrize("bad", [math.nan, -math.inf, math.inf])
 def test_what_is_not_finite_is_not_accepted(bad: float) -> None:
-    """Beyond one, the density is not a number, or zero."""
+    """Beyond one, the density is not a number, zero, or infinite."""
     density = lambda e: torch.where(e[..., 0].abs() < 1, 0.0 * e[..., 0], bad)  # noqa: E731
     e = torch.zeros(500, 1, 1)
     chain = run_chains(density, e, 1.0, chain_noise(e, 10))

@@ -116,14 +116,16 @@ def test_the_last_layer_is_the_critics(norm: bool) -> None:
 def test_the_commands_write_pictures_and_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampler, "CHAINS", 50)
     run = worldrl.train(MISA, tmp_path / "run")
+    other = worldrl.train(MISA, tmp_path / "other")  # of the same label
     for command, key in (
         (["bounds", "--processes", "20"], "claims"),
         (["sampler"], "share"),
-        (["embedding", str(run), "--pairs", "60"], "runs"),
+        (["embedding", str(run), str(other), "--pairs", "60"], "runs"),
     ):
         assert main([*command, "--out", str(tmp_path)]) == 0
         assert json.loads((tmp_path / f"{command[0]}.json").read_text())[key]
         assert (tmp_path / f"{command[0]}.png").stat().st_size > 10_000
+    assert set(json.loads((tmp_path / "embedding.json").read_text())["runs"]) == {str(run), str(other)}
 
 
 def test_a_run_that_learned_from_data_is_shown_in_them_and_as_its_critic_saw_them(tmp_path: Path) -> None:
@@ -132,6 +134,8 @@ def test_a_run_that_learned_from_data_is_shown_in_them_and_as_its_critic_saw_the
     learning = {**MISA, "data": {"name": str(source), "normalize": True}, "updates": 3, "frames": 0}
     run = worldrl.train(learning, tmp_path / "run")
     agent, config = load_agent(run)
+    with pytest.raises(worldrl.errors.UserError):
+        embedding.run_embedding(run, 5)  # too few to have ten neighbours
     batch = embedding.run_batch(agent, config, run, 40)
     columns = read_run(source).columns
     assert {tuple(row) for row in batch.obs["state"].reshape(-1, 2).tolist()} <= {
@@ -145,6 +149,8 @@ def test_a_run_that_learned_from_data_is_shown_in_them_and_as_its_critic_saw_the
     q = critic(state[counts], batch.action[:, 1][counts])[0]
     np.testing.assert_allclose(found.q, q.detach().numpy(), rtol=0.02, atol=0.02)
     assert np.array_equal(found.reward, batch.reward[:, 1][counts].double().numpy())
+    once = embedding.different(embedding.Pairs(*(np.concatenate([x, x]) for x in found)))
+    assert len(once.reward) == len(np.unique(found.hidden, axis=0))
 
 
 def test_the_target_return_is_part_of_the_data(tmp_path: Path) -> None:

@@ -76,8 +76,12 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
-def test_what_a_study_that_was_cut_off_has_found_is_kept(tmp_path: Path) -> None:
+def test_what_a_study_that_was_cut_off_has_found_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     numbers = tmp_path / "dimensions.json"
     first = next(iter(point_mass.AGENTS))
-    numbers.write_text(json.dumps({"settings": {"frames": "600"}, "regret": {first: {"1": [0.5]}}}))
+    numbers.write_text(
+        json.dumps({"settings": {"frames": "600"}, "with": point_mass.settings(), "regret": {first: {"1": [0.5]}}})
+    )
     assert point_mass.known_regrets(numbers, 600) == {first: {1: [0.5]}}
+    monkeypatch.setitem(point_mass.COMMON, "head.gamma", 0.5)
+    assert not point_mass.known_regrets(numbers, 600)  # of other agents

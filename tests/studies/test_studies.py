@@ -223,6 +223,7 @@ def test_wrong_use_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Pat
     for arguments, message in (
         (["bandit", "--seeds", "0"], "found '0', expected a whole number, 1 or more"),
         (["counterexample", "--k", "1"], "found '1', expected a whole number, 2 or more"),
+        (["grid", "--beta", "1e-6"], "found '1e-6', expected 0.001 or more"),
         (["counterexample", "--gamma", "2"], "found '2', expected a number above 0 and at most 1"),
         (["marginal", str(tmp_path / "none")], "none"),
     ):
@@ -250,7 +251,7 @@ ALONG = ["--every", "40", "--states", "2", "--pool", "50"]
 
 
 def read_runs(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "entropy.json").read_text())["runs"]
+    return json.loads((folder / "entropy_training.json").read_text())["runs"]
 
 
 def test_entropy_along_the_training_of_a_run(tmp_path: Path) -> None:
@@ -265,8 +266,11 @@ def test_entropy_along_the_training_of_a_run(tmp_path: Path) -> None:
     assert second["points"][:2] == first["points"]  # those that were known are kept
     assert [point["frames"] for point in second["points"]] == [40, 80, 100]
     assert Checkpoints(run).frames() == 100
-    assert main(["entropy", str(run), "--until", "100", *ALONG, "--states", "3", *out]) == 0
-    assert [point["frames"] for point in read_runs(tmp_path)[str(run)]["points"]] == [100]  # of other states
+    for refused in (["entropy", str(run), *ALONG, "--states", "3"], ["entropy", *ALONG]):
+        assert main([*refused, "--until", "100", *out]) == 2  # points of other states would be lost; no run
+    other = worldrl.train({**LEARNING, "seed": 7}, tmp_path / "other")
+    assert main(["entropy", str(other), "--until", "40", *ALONG, *out]) == 0
+    assert read_runs(tmp_path)[str(run)] == second  # a run that was not named is kept
     assert main(["marginal", str(run), *out]) == 2
 
 
@@ -275,7 +279,7 @@ def test_points_are_where_the_run_came_to_and_numbers_that_are_none_stay(tmp_pat
     run = worldrl.train({**LEARNING, "env": {"obs": "state", "action_repeat": 3}, "frames": 30}, tmp_path / "run")
     command = ["entropy", str(run), "--every", "10", "--states", "2", "--pool", "50", "--out", str(tmp_path)]
     assert main([*command, "--until", "50"]) == 0
-    path = tmp_path / "entropy.json"
+    path = tmp_path / "entropy_training.json"
     points = read_runs(tmp_path)[str(run)]["points"]
     assert [point["frames"] for point in points] == [32, 43, 52]
     points[1]["naive"] = None  # as an infinite one is written
@@ -324,7 +328,7 @@ def test_a_run_that_diverges_ends_its_own_curve_only(tmp_path: Path, monkeypatch
     assert [point["frames"] for point in second["points"]] == [40, 80, 120]
     assert second["diverged"] is None
     assert [first["label"], second["label"]] == ["smac_state seed=1", "smac_state seed=2"]
-    assert (tmp_path / "entropy.png").stat().st_size > 10_000
+    assert (tmp_path / "entropy_training.png").stat().st_size > 10_000
 
 
 class TwoSided(MarginalPolicy):

@@ -82,6 +82,13 @@ def test_every_agent_learns_the_counterexample(name: str) -> None:
     assert found[0]["policy"] == pytest.approx(abs(found[0]["wrong"] - found[0]["table"]))
 
 
+def test_the_shortest_study_has_updates_before_its_first_comparison() -> None:
+    name, agent = next(iter(tables.CHOICE_AGENTS.items()))
+    settings = {**agent.settings, "task": tables.task_of(tables.Counterexample), "head.units": 16}
+    (found,) = (tables.at_choice(trainer, name) for trainer in tables.looks(settings, tables.LEAST // tables.TIMES, 1))
+    assert found["temperature"] == 0.5
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", tables.GRID_AGENTS)
 def test_an_agent_comes_to_its_table_on_a_small_grid(name: str) -> None:
@@ -105,7 +112,7 @@ def test_an_agent_comes_to_its_table_at_the_counterexample(name: str, wrong: flo
 
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     def study(size: int, beta: float, seeds: int, frames: int):
-        assert (size, beta, seeds, frames) == (4, 2.0, 1, 900)
+        assert (size, beta, seeds, frames) == (4, 2.0, 1, 2_100)
         names = ("policy", "policy, visited", "value", "value, visited", "prior", "prior, paper")
         for agent in tables.GRID_AGENTS:
             yield [tables.Point("grid", agent, 1, f, dict.fromkeys(names, 1 / f)) for f in (300, 600)]
@@ -113,7 +120,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         yield [tables.Point("counterexample", "sac, alpha = 0.5", 1, 300, dict.fromkeys(names, 0.25))]
 
     monkeypatch.setattr(tables, "study", study)
-    arguments = ["--size", "4", "--beta", "2", "--seeds", "1", "--frames", "900", "--out", str(tmp_path)]
+    arguments = ["--size", "4", "--beta", "2", "--seeds", "1", "--frames", "2100", "--out", str(tmp_path)]
     assert main(["tables", *arguments]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 4  # one for each agent, and where it is written
     with (tmp_path / "tables.csv").open() as file:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -91,9 +93,11 @@ def test_extreme_values_neither_overflow_nor_lose_a_distribution() -> None:
         (lambda mdp: soft_value_iteration(mdp, 1.0, np.array([0.5, 0.4, 0.2])), "prior"),
         (lambda mdp: mutual_information_value_iteration(mdp, 1.0, np.ones(5)), "p"),
         (lambda mdp: mutual_information_value_iteration(mdp, 0.0), "beta"),
+        (lambda mdp: soft_value_iteration(mdp, -1.0), "beta"),
+        (lambda mdp: max_entropy_value_iteration(mdp, 0.0), "temperature"),
     ],
 )
-def test_bad_distributions_are_refused(run, where: str) -> None:
+def test_bad_distributions_and_temperatures_are_refused(run, where: str) -> None:
     with pytest.raises(UserError) as error:
         run(ended(0))
     assert error.value.where == where
@@ -105,6 +109,17 @@ def test_rewards_without_end_are_not_waited_for(monkeypatch: pytest.MonkeyPatch)
     mdp = make_mdp([[stay, leave], [leave, leave]], [[1.0, 0.0], [0.0, 0.0]], 1.0, terminal=[False, True])
     with pytest.raises(UserError, match="no convergence"):
         value_iteration(mdp)
+
+
+@pytest.mark.parametrize("run", [evaluate, visits])
+def test_without_discount_a_policy_must_end(run: Any) -> None:
+    """Three states that lead only to each other: their linear equations are singular, but rounding hides it."""
+    third, end = [1 / 3, 1 / 3, 1 / 3, 0.0], [0.0, 0.0, 0.0, 1.0]
+    transition, stay, leave = [[third, end]] * 3 + [[end, end]], [1.0, 0.0], [0.01, 0.99]
+    mdp = make_mdp(transition, [[1.0, 0.0]] * 4, 1.0, terminal=[False, False, False, True])
+    with pytest.raises(UserError, match="never ends"):
+        run(mdp, np.array([stay] * 4))
+    assert np.isfinite(run(mdp, np.array([stay, stay, leave, stay]))).all()
 
 
 def test_the_value_of_a_missing_action_is_never_looked_at() -> None:

@@ -111,6 +111,12 @@ def test_the_recursion_for_epsilon_has_more_roots_for_large_rewards() -> None:
             assert residual(mdp, scale * bench.best, epsilon) == pytest.approx(epsilon, rel=1e-9)
 
 
+@pytest.mark.parametrize(("scale", "with_more"), [(30.0, 0), (100.0, 19), (1000.0, 20)])
+def test_in_how_many_problems_it_has_more_roots(scale: float, with_more: int) -> None:
+    problems = [(bench, bench.mdp._replace(reward=scale * bench.mdp.reward)) for bench in map(Bench, range(20))]
+    assert sum(bool(temperatures(mdp, scale * bench.best)) for bench, mdp in problems) == with_more
+
+
 @pytest.mark.parametrize(
     ("epsilon", "error"), [(0.1, -0.02320), (0.01, -0.0023854), (0.001, -0.00023880), (1e-4, -0.0000238829)]
 )

@@ -54,6 +54,7 @@ def run_chains(
     for momentum, uniform in zip(noise.momentum.unbind(), noise.uniform.unbind(), strict=True):
         end, left = leapfrog(log_density, point, momentum, step, leapfrogs)
         gain = end.value - point.value + 0.5 * (momentum.square() - left.square()).sum(-1)
+        gain = gain.masked_fill(~end.value.isfinite(), -math.inf)
         log_probability = gain.nan_to_num(nan=-math.inf, neginf=-math.inf).clamp(max=0.0)
         point = _chosen(uniform.log() < log_probability, end, point)
         accepted.append(log_probability.exp())

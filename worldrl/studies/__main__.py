@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import torch
 
-from worldrl.errors import Diverged, check_out
+from worldrl.errors import Diverged, UserError, check_out
 from worldrl.policies.latent import LatentGaussian
 from worldrl.registry import known_parts
 from worldrl.studies import (
@@ -49,6 +49,14 @@ def _discount(text: str) -> float:
     if (gamma := positive(text)) > 1:
         raise argparse.ArgumentTypeError(f"found '{text}', expected a number above 0 and at most 1")
     return gamma
+
+
+def _beta(text: str) -> float:
+    if (beta := positive(text)) < grid.SMALLEST:
+        raise argparse.ArgumentTypeError(
+            f"found '{text}', expected {grid.SMALLEST} or more: others need too many rounds"
+        )
+    return beta
 
 
 def _dimension(text: str) -> int:
@@ -94,7 +102,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--pairs", type=whole(50), default=2_000, metavar="N", help="of state and action (default 2000)"
     )
     cells = studies.add_parser("grid", help="MIRACLE's figure 1: soft and mutual-information values of a grid world")
-    cells.add_argument("--beta", type=positive, nargs="+", default=list(grid.BETAS), help="inverse temperatures")
+    cells.add_argument("--beta", type=_beta, nargs="+", default=list(grid.BETAS), help="inverse temperatures")
     cells.add_argument("--goal", type=number, default=9.0, help="reward of the step onto the goal, 9 or 8 (default 9)")
     claims = studies.add_parser("theory", help="what is printed in three papers, and what holds")
     claims.add_argument("--problems", type=whole(), default=20, metavar="N", help="random problems (default 20)")
@@ -102,7 +110,9 @@ def make_parser() -> argparse.ArgumentParser:
     deep.add_argument("--size", type=int, choices=list(tables.GRIDS), default=16, help="cells on a side (default 16)")
     deep.add_argument("--beta", type=positive, default=1.0, help="inverse temperature on the grid (default 1)")
     deep.add_argument("--seeds", type=whole(), default=3, metavar="N", help="default 3")
-    deep.add_argument("--frames", type=whole(800), default=6_000, metavar="N", help="on the grid (default 6000)")
+    deep.add_argument(
+        "--frames", type=whole(tables.LEAST), default=6_000, metavar="N", help="on the grid (default 6000)"
+    )
     points = studies.add_parser("dimensions", help="regret of SAC and VIREL on a point mass of 1 to 64 dimensions")
     points.add_argument("--dims", type=_dimension, nargs="+", default=list(point_mass.TASKS), help="of 1 4 16 64 (all)")
     points.add_argument("--seeds", type=whole(), default=5, metavar="N", help="default 5")
@@ -132,6 +142,8 @@ def run_bandit(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
 
 def run_entropy(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
     """Estimates along the training on the bandit, or in the states of trained agents."""
+    if options.until and not options.run_dirs:
+        raise UserError("--until", "no RUN_DIR", "one or more, which are trained further")
     if not options.run_dirs:
         curves = {name: training_curve(name, options.steps) for name in entropy.COMPARED}
         for name, curve in curves.items():
@@ -154,13 +166,10 @@ def run_entropy(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
 def along_training(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
     """Train each run further and measure its agent on the way; files are written after every measurement."""
     look = during_training.Look(options.until, options.every, options.states, options.pool, PARTICLES[-1])
-    known = during_training.known_points(
-        _numbers(options), {key: str(getattr(options, key)) for key in ("states", "pool")}
-    )
-    runs: dict[str, dict[str, Any]] = {
-        str(run): {"label": label, "points": known.get(str(run), []), "diverged": None}
-        for run, label in during_training.labels(options.run_dirs).items()
-    }
+    runs = during_training.known_runs(_numbers(options), {key: str(vars(options)[key]) for key in ("states", "pool")})
+    for run, label in during_training.labels(options.run_dirs).items():
+        points = runs[str(run)]["points"] if str(run) in runs else []
+        runs[str(run)] = {"label": label, "points": points, "diverged": None}
     for run in options.run_dirs:
         found = runs[str(run)]
         try:
@@ -279,28 +288,35 @@ def run_tables(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
 def run_dimensions(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
     """Train every agent on every point mass; the numbers are updated after each run."""
     found = point_mass.known_regrets(_numbers(options), options.frames)
+    made = {"with": point_mass.settings(), "regret": found}
     for agent, dimensions, seed in point_mass.regrets(options.dims, options.seeds, options.frames, found):
         print(f"{agent}, {dimensions} dimensions, seed {seed}: regret {found[agent][dimensions][-1]:.3f}", flush=True)
-        write_numbers(options, {"regret": found})
-    point_mass.draw(picture, found)
-    return {"regret": found}
+        write_numbers(options, made)
+    point_mass.draw(picture, point_mass.chosen(found, options.dims, options.seeds))
+    return made
 
 
 def _named(values: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4g}" for name, value in values.items())
 
 
+def _picture(options: argparse.Namespace) -> Path:
+    """A study that trains runs further has files of its own, because its numbers cannot be made again."""
+    return options.out / f"{options.study}{'_training' * bool(getattr(options, 'until', None))}.png"
+
+
 def _numbers(options: argparse.Namespace) -> Path:
-    return options.out / f"{options.study}.json"
+    return _picture(options).with_suffix(".json")
 
 
 def write_numbers(options: argparse.Namespace, result: Mapping[str, Any]) -> None:
     """Write the results of a study, with its settings and the machine, in place of an existing file."""
     settings = {key: str(value) for key, value in vars(options).items()}
     machine = {"machine": platform.machine(), "torch": torch.__version__, "threads": torch.get_num_threads()}
-    partial = options.out / f".{options.study}.json.partial"
+    path = _numbers(options)
+    partial = path.with_name(f".{path.name}.partial")
     partial.write_text(to_json({"settings": settings, "on": machine, **result}))
-    partial.replace(_numbers(options))
+    partial.replace(path)
 
 
 STUDIES = {
@@ -326,7 +342,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = make_parser().parse_args(argv)
     allow(getattr(options, "allow", ()))
     check_out(options.out)
-    picture = options.out / f"{options.study}.png"
+    picture = _picture(options)
     write_numbers(options, STUDIES[options.study](options, picture))
     written = (picture, picture.with_suffix(".csv"), _numbers(options))
     print("written: " + ", ".join(str(file) for file in written if file.exists()))

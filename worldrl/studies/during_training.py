@@ -6,13 +6,17 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from worldrl.errors import UserError
+from worldrl.files import damaged
 from worldrl.report.curves import read_run, unlabelled_differences
 from worldrl.runs.checkpoint import Checkpoints
 from worldrl.studies import entropy
 from worldrl.studies.pools import run_pools
 from worldrl.training.loop import resume
+
+ANOTHER = "choose another folder with --out"
 
 Point = dict[str, float]  # frames, lower and upper bound of the truth, and each estimator's value, in nats
 
@@ -65,14 +69,24 @@ def labels(runs: Sequence[Path]) -> dict[Path, str]:
     return {run: each.label([*tasks, *differ, "seed"]) for run, each in read.items()}
 
 
-def known_points(numbers: Path, settings: Mapping[str, str]) -> dict[str, list[Point]]:
-    """By run, the points of an earlier study with the same ``settings``, from its file of numbers."""
+def known_runs(numbers: Path, settings: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """By run, what an earlier study found (``label``, ``points``, ``diverged``), from its file of numbers.
+
+    Raises:
+        UserError: It had other ``settings``, or the file is not one of this study.
+    """
+    if not numbers.exists():
+        return {}
     try:
         record = json.loads(numbers.read_text())
-        same = all(record["settings"][key] == value for key, value in settings.items())
-        return {run: [_read(p) for p in found["points"]] for run, found in record["runs"].items()} if same else {}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}  # none yet, or of another study
+        found = {key: record["settings"][key] for key in settings}
+        runs = {run: {**of, "points": [_read(p) for p in of["points"]]} for run, of in record["runs"].items()}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise damaged(numbers, f"{type(error).__name__}", "the numbers of this study", ANOTHER) from error
+    if found != settings:
+        told = [" ".join(f"--{key} {value}" for key, value in each.items()) for each in (found, settings)]
+        raise UserError(str(numbers), f"points with {told[0]}", told[1], ANOTHER)
+    return runs
 
 
 def _read(point: Mapping[str, float | None]) -> Point:

@@ -7,7 +7,7 @@ by the mean reward of its nearest neighbours.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import fill
 from typing import Any, NamedTuple
@@ -104,6 +104,12 @@ def last_hidden(critic: TwinQ, feat: Tensor, action: Tensor) -> tuple[Tensor, Te
 # --- numbers ----------------------------------------------------------------------------------------------------------
 
 
+def different(pairs: Pairs) -> Pairs:
+    """Each pair once, however often it was drawn: it would be its own nearest neighbour."""
+    once = np.sort(np.unique(pairs.hidden, axis=0, return_index=True)[1])
+    return Pairs(*(x[once] for x in pairs))
+
+
 def embed(pairs: Pairs, iterations: int = ITERATIONS) -> Embedding:
     """The plane, and how well it predicts the reward."""
     points = tsne(pairs.hidden, iterations=iterations)
@@ -186,10 +192,10 @@ def _gradient(p: Array, y: Array) -> Array:
 # --- the study --------------------------------------------------------------------------------------------------------
 
 
-def draw(path: Path, embeddings: Mapping[str, Embedding]) -> None:
+def draw(path: Path, labels: Sequence[str], embeddings: Sequence[Embedding]) -> None:
     """A panel per run, coloured by reward: red is high."""
     with picture(path, len(embeddings), 3.6) as axes:
-        for ax, (name, found) in zip(axes, embeddings.items(), strict=True):
+        for ax, name, found in zip(axes, labels, embeddings, strict=True):
             low, high = np.quantile(found.reward, [0.02, 0.98])
             drawn = ax.scatter(*found.points.T, c=found.reward, s=4, cmap="coolwarm", vmin=low, vmax=high, linewidths=0)
             ax.set(xticks=[], yticks=[])
@@ -202,16 +208,22 @@ def run_embedding(run_dir: Path, pairs: int) -> Embedding:
     """The embedding of a run's last checkpoint, in the rows that it learned from."""
     agent, config = load_agent(run_dir)
     critic = critic_of(agent, str(run_dir))
-    return embed(seen(agent, run_batch(agent, config, run_dir, pairs), critic))
+    found = different(seen(agent, run_batch(agent, config, run_dir, pairs), critic))
+    if len(found.reward) <= NEIGHBOURS:
+        raise UserError(str(run_dir), f"{len(found.reward)} pairs that differ", f"more than {NEIGHBOURS}")
+    return embed(found)
 
 
 def run(options: Any, path: Path, labels: Sequence[str]) -> dict[str, Any]:
     """Print, draw and return the results for every run."""
-    found: dict[str, Embedding] = {}
+    found: list[Embedding] = []
     for run_dir, label in zip(options.run_dirs, labels, strict=True):
-        each = found[label] = run_embedding(run_dir, options.pairs)
+        found.append(each := run_embedding(run_dir, options.pairs))
         print(f"{label}: R2 {each.r2:.3f} in the plane, {each.r2_hidden:.3f} in the layer, {len(each.reward)} pairs")
         print(f"  Q from {each.q_low:.4g} to {each.q_high:.4g}")
-    draw(path, found)
+    draw(path, labels, found)
     numbers = ("r2", "r2_hidden", "q_low", "q_high")
-    return {"runs": {label: {name: getattr(each, name) for name in numbers} for label, each in found.items()}}
+    told = [
+        {"label": label, **{x: getattr(each, x) for x in numbers}} for label, each in zip(labels, found, strict=True)
+    ]
+    return {"runs": dict(zip(map(str, options.run_dirs), told, strict=True))}

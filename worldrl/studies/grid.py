@@ -19,6 +19,7 @@ from worldrl.tabular.solve import (
 )
 
 BETAS = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
+SMALLEST = 1e-3  # below it "converged" would need hours: the prior moves in proportion to beta
 STOP = 5e-3  # the paper's, of values and of probabilities
 
 

@@ -8,6 +8,7 @@ dimension is the same small problem, and the reward is the mean over dimensions:
 from __future__ import annotations
 
 import json
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import zip_longest
@@ -100,6 +101,11 @@ def regret(agent: str, dimensions: int, seed: int, frames: int, folder: Path) ->
     return BEST - [float(record["eval/return"]) for record in records if "eval/return" in record][-1]
 
 
+def _read(x: float | None) -> float:
+    """NaN is ``null`` in JSON."""
+    return math.nan if x is None else float(x)
+
+
 Found = dict[str, dict[int, list[float]]]  # agent -> dimensions -> the regret of each seed
 
 
@@ -118,12 +124,23 @@ def regrets(dims: Sequence[int], seeds: int, frames: int, found: Found) -> Itera
                     yield agent, dimensions, seed
 
 
+def settings() -> dict[str, Any]:
+    """What the regrets were made with: a study with other settings of the agents is another one."""
+    return {"agents": AGENTS, "common": COMMON}
+
+
+def chosen(found: Found, dims: Sequence[int], seeds: int) -> Found:
+    """The first seeds in some dimensions: a file may have more."""
+    return {agent: {n: by_dimension[n][:seeds] for n in dims} for agent, by_dimension in found.items()}
+
+
 def known_regrets(numbers: Path, frames: int) -> Found:
-    """The results of an earlier study with as many frames, from its file of numbers."""
+    """The results of an earlier study with as many frames and the same ``settings``, from its file of numbers."""
     try:
         record = json.loads(numbers.read_text())
-        found = record["regret"] if record["settings"]["frames"] == str(frames) else {}
-        return {agent: {int(n): [float(x) for x in values] for n, values in of.items()} for agent, of in found.items()}
+        same = record["settings"]["frames"] == str(frames) and record["with"] == settings()
+        found = record["regret"] if same else {}
+        return {agent: {int(n): [*map(_read, values)] for n, values in of.items()} for agent, of in found.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return {}  # none yet, or of another study
 

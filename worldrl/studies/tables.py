@@ -41,6 +41,8 @@ K, GAMMA = 10, 0.99  # of the counterexample
 LIMIT = 32  # steps of an episode
 NEWEST = 5_000  # rows whose states count as visited
 MOST = 3_000  # frames at the counterexample
+TIMES = 20  # an agent is compared with its table
+LEAST = 2_100  # frames: fewer have no update before the first comparison
 
 
 # --- tables as environments -------------------------------------------------------------------------------------------
@@ -236,7 +238,7 @@ def looks(settings: Mapping[str, Any], every: int, times: int) -> Iterator[Train
             trainer.close()
 
 
-def study(size: int, beta: float, seeds: int, frames: int, times: int = 20) -> Iterator[list[Point]]:
+def study(size: int, beta: float, seeds: int, frames: int, times: int = TIMES) -> Iterator[list[Point]]:
     """The distances of each agent ``times`` times during training; all agents with one seed, then with the next.
 
     Args:

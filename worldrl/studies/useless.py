@@ -7,6 +7,7 @@ actions. A return is good from Gymnasium's own threshold of the task on, and on 
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,7 +54,7 @@ class Point(NamedTuple):
     reached: int
     end: float  # frames
     mean: float  # frames
-    half: float  # half the width of its 95 % interval
+    half: float  # half the width of its 95 % interval; NaN if a trial had no success
 
 
 # --- reading ----------------------------------------------------------------------------------------------------------
@@ -96,7 +97,7 @@ def read_trials(paths: Sequence[Path]) -> tuple[list[Trial], list[str]]:
     All runs of a task are compared up to the last evaluation of the shortest.
     """
     runs, notes = read_runs(paths, "eval/return")
-    names = {agent: unlabelled_differences(same) for agent, same in _groups(runs, lambda run: run.agent).items()}
+    names = {key: unlabelled_differences(same) for key, same in _groups(runs, _agent_and_task).items()}
     tasks = _groups(runs, lambda run: split(run.task)[0])
     good = {task: good_return(task) for task in tasks}
     lengths = {task: [float(run.curve.frames[-1]) for run in same] for task, same in tasks.items()}
@@ -106,7 +107,11 @@ def read_trials(paths: Sequence[Path]) -> tuple[list[Trial], list[str]]:
         for task, found in lengths.items()
         if ends[task] < max(found)
     ]
-    return [_trial(run, names[run.agent], good, ends) for run in runs], notes
+    return [_trial(run, names[_agent_and_task(run)], good, ends) for run in runs], notes
+
+
+def _agent_and_task(run: Run) -> tuple[str, str]:
+    return run.agent, split(run.task)[0]
 
 
 def _groups(items: Sequence[Any], key: Any) -> dict[Any, list[Any]]:
@@ -154,8 +159,9 @@ def _kinds(trial: Trial) -> tuple[str, ...]:
 def _point(kind: str, same: Sequence[Trial]) -> Point:
     mean, half = mean_interval([trial.frames for trial in same])
     first, reached = same[0], sum(trial.reached for trial in same)
+    width = float(half) if reached == len(same) else math.nan
     counts = {"useless": first.useless, "seeds": len(same), "reached": reached}
-    return Point(first.task, kind, agent=first.agent, end=first.end, mean=float(mean), half=float(half), **counts)
+    return Point(first.task, kind, agent=first.agent, end=first.end, mean=float(mean), half=width, **counts)
 
 
 # --- the picture ------------------------------------------------------------------------------------------------------
@@ -240,7 +246,7 @@ def line(point: Point) -> str:
     """``CartPole-v1 + 4 dominated, mirl: 8,000 ± 900 frames (10 of 10 seeds within 20,000)``."""
     p = point
     least = "at least " if p.reached < p.seeds else ""
-    half = f" ± {p.half:,.0f}" if p.seeds > 1 else ""
+    half = f" ± {p.half:,.0f}" if p.seeds > 1 and not least else ""
     reached = f"({p.reached} of {number_of('seed', {p.seeds})} within {p.end:,.0f})"
     return f"{p.task} + {p.useless} {p.kind}, {p.agent}: {least}{p.mean:,.0f}{half} frames {reached}"
 

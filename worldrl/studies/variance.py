@@ -18,7 +18,7 @@ class Noise(NamedTuple):
     """The noise of one estimator at one K."""
 
     entropy: float  # nats, the mean estimate
-    std: float  # nats, of the estimate from a single draw
+    std: float  # nats, of the estimate from a single draw in one state: the root of the mean variance over states
     gradient: float  # of the batch's gradient: sqrt(E |g - E g|^2) / |E g|, if it can be resolved
     error: float  # standard error of this quotient
     draws: int  # latents per action in addition to s_0
@@ -38,9 +38,10 @@ def noise(policy: LatentGaussian, x: Tensor, estimator: str, k: int, repeats: in
         gradient = torch.autograd.grad(value.mean(), list(policy.parameters()))
         values.append(value.detach())
         gradients.append(torch.cat([g.flatten() for g in gradient]))
-    every, each = torch.cat(values).double(), torch.stack(gradients).double()
+    every, each = torch.stack(values).double(), torch.stack(gradients).double()  # (repeats, B), (repeats, parameters)
     quotient, error = relative_spread(each)
-    return Noise(float(every.mean()), float(every.std()), quotient, error, independent_draws(estimator, k))
+    std = every.var(0).mean().sqrt()
+    return Noise(float(every.mean()), float(std), quotient, error, independent_draws(estimator, k))
 
 
 def relative_spread(samples: Tensor) -> tuple[float, float]:

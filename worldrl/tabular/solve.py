@@ -11,11 +11,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from worldrl.errors import UserError
 from worldrl.tabular.mdp import MDP, Array, check_distribution
 
 LIMIT = 100_000  # sweeps after which a solver gives up
+EXIT = 1e-12  # smaller probabilities of an end are rounding
 
 
 def lse(x: Array, axis: int = -1) -> Array:
@@ -58,23 +60,39 @@ def evaluate(mdp: MDP, policy: Array) -> Array:
     Raises:
         UserError: with gamma = 1, the policy never ends.
     """
-    live = ~mdp.terminal
-    chain = np.einsum("sa,sat->st", policy, mdp.transition)[np.ix_(live, live)]
+    live, chain = _chain(mdp, policy)
     value = np.zeros(len(live))
-    try:
-        value[live] = np.linalg.solve(np.eye(live.sum()) - mdp.gamma * chain, expect(policy, mdp.reward)[live])
-    except np.linalg.LinAlgError as error:
-        raise UserError("gamma", "1, with a policy that never ends", "a discount below 1") from error
+    value[live] = np.linalg.solve(np.eye(live.sum()) - mdp.gamma * chain, expect(policy, mdp.reward)[live])
     return value
 
 
 def visits(mdp: MDP, policy: Array) -> Array:
-    """(S,): the discounted, normalised state distribution of a policy, without ends (eq. 7)."""
-    live = ~mdp.terminal
-    chain = np.einsum("sa,sat->st", policy, mdp.transition)[np.ix_(live, live)]
+    """(S,): the discounted, normalised state distribution of a policy, without ends (eq. 7).
+
+    Raises:
+        UserError: as ``evaluate``.
+    """
+    live, chain = _chain(mdp, policy)
     found = np.zeros(len(live))
     found[live] = np.linalg.solve(np.eye(live.sum()) - mdp.gamma * chain.T, mdp.start[live])
     return found / found.sum()
+
+
+def _chain(mdp: MDP, policy: Array) -> tuple[NDArray[np.bool_], Array]:
+    """The states that are not ends (S,), and the policy's transitions between these."""
+    live = ~mdp.terminal
+    chain = np.einsum("sa,sat->st", policy, mdp.transition)[np.ix_(live, live)]
+    if mdp.gamma == 1 and not _always_ends(chain):
+        raise UserError("gamma", "1, with a policy that never ends from some state", "a discount below 1")
+    return live, chain
+
+
+def _always_ends(chain: Array) -> bool:
+    """Whether a state with an exit can be reached from every state."""
+    reached = chain.sum(1) < 1 - EXIT
+    for _ in range(len(chain)):
+        reached = reached | (chain[:, reached] > 0).any(1)
+    return bool(reached.all())
 
 
 # --- hard and soft values ---------------------------------------------------------------------------------------------
@@ -122,6 +140,7 @@ def soft_value_iteration(mdp: MDP, beta: float, prior: Array | None = None, tole
     """Soft values with a fixed prior (A,), uniform by default (remark 2)."""
     prior = np.full(mdp.reward.shape[1], 1 / mdp.reward.shape[1]) if prior is None else prior
     check_distribution("prior", prior, positive=True)
+    _check_positive("beta", beta)
     log_prior = np.log(prior)
     value, sweeps = _iterate(mdp, lambda q: soft_value(q, log_prior, beta), tolerance)
     return Solution(value, np.exp(soft_policy(backup(mdp, value), log_prior, beta)), sweeps, prior)
@@ -130,6 +149,7 @@ def soft_value_iteration(mdp: MDP, beta: float, prior: Array | None = None, tole
 def max_entropy_value_iteration(mdp: MDP, temperature: float, tolerance: float = 1e-12) -> Solution:
     """Values of the reward plus temperature times entropy: soft values with a measure of ones."""
     actions = mdp.reward.shape[1]
+    _check_positive("temperature", temperature)
     value, sweeps = _iterate(mdp, lambda q: soft_value(q, np.zeros(actions), 1 / temperature), tolerance)
     policy = boltzmann(backup(mdp, value), temperature)
     return Solution(value, policy, sweeps, np.full(actions, 1 / actions))
@@ -218,8 +238,7 @@ def mutual_information_value_iteration(
     """
     p = ~mdp.terminal / (~mdp.terminal).sum() if p is None else p
     check_distribution("p", p)
-    if not beta > 0:
-        raise UserError("beta", f"{beta:g}", "an inverse temperature above 0")
+    _check_positive("beta", beta)
     value, log_policy, inner = np.zeros(len(p)), uniform(mdp.reward.shape), 0
     for sweeps in range(1, LIMIT):
         pair = blahut_arimoto(backup(mdp, value), p, beta, log_policy if warm else None, inner_tolerance)
@@ -258,7 +277,7 @@ def induced(mdp: MDP, beta: float, rounds: int = 50, tolerance: float = 1e-6) ->
         if np.abs(new - p).max() < tolerance:
             return found, new
         p = new
-    raise _no_end("the induced distribution")
+    raise UserError("the induced distribution", f"no convergence in {rounds} rounds", "another beta, or more rounds")
 
 
 def _iterate(mdp: MDP, value_of: Callable[[Array], Array], tolerance: float) -> tuple[Array, int]:
@@ -270,6 +289,11 @@ def _iterate(mdp: MDP, value_of: Callable[[Array], Array], tolerance: float) -> 
         if change < tolerance:
             return value, sweeps
     raise _no_end("value iteration")
+
+
+def _check_positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise UserError(name, f"{value:g}", "a number above 0")
 
 
 def _no_end(what: str) -> UserError:

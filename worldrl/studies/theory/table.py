@@ -32,9 +32,10 @@ def line(result: Result) -> str:
 
 
 def summary(found: Sequence[Result]) -> str:
-    """The number of statements with each verdict."""
-    counts = Counter(result.verdict for result in found)
-    return f"{len(found)} statements: " + ", ".join(f"{counts[kind]} {kind}" for kind in (HOLDS, CORRECTED, FAILS))
+    """The number of the papers' statements with each verdict, and of those that are only taken for theirs."""
+    counts = Counter(result.verdict for result in found if not result.statement.ours)
+    told = ", ".join(f"{counts[kind]} {kind}" for kind in (HOLDS, CORRECTED, FAILS))
+    return f"{counts.total()} statements: {told}; {len(found) - counts.total()} that no paper makes do not hold either"
 
 
 def record(result: Result) -> dict[str, Any]:
