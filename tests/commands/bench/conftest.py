@@ -16,6 +16,7 @@ CPU = torch.device("cpu")
 def bench(monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.setattr(measuring, "MATMUL_SIZE", {"cpu": 64})
     monkeypatch.setattr(runs, "REPLAY_ROWS", 2_000)
+    monkeypatch.setattr(runs, "FILE_STEPS", 2_500)
     monkeypatch.setattr(runs, "ENV_SECONDS", 0.05)
     monkeypatch.setattr(updates, "PRECISION_UPDATES", 3)
     monkeypatch.setattr(updates, "COSTS", {key: (a, {**SMALL, **s}, m) for key, (a, s, m) in updates.COSTS.items()})

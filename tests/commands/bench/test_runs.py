@@ -18,6 +18,13 @@ def test_draws_come_from_a_full_replay(bench: Bench) -> None:
     assert (pixels["batch"], pixels["rows"]) == ("2x4", 2_000)
 
 
+def test_files_are_read_whole(bench: Bench) -> None:
+    rows = rows_of(runs.data, bench)
+    assert [row["file"] for row in rows] == [".npz", ".hdf5"]
+    assert all(row["rows"] == 2_500 + 3 for row in rows)  # three episodes, one of them short
+    assert all(row["seconds"] > 0 for row in rows)
+
+
 def test_environments_are_stepped(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runs, "ENVS", {"state": runs.ENVS["state"]})
     (row,) = rows_of(runs.env, bench)

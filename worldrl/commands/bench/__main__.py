@@ -37,6 +37,7 @@ STEPS: dict[str, Step] = {
     "growth": updates.growth,
     "sb3": runs.sb3,
     "replay": runs.replay,
+    "data": runs.data,
     "env": runs.env,
 }
 USUAL = ("updates", "replay", "env", "end_to_end")

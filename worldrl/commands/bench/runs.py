@@ -1,4 +1,4 @@
-"""Around the updates: draws from the replay, environments, training runs, the tests of a GPU, Stable-Baselines3."""
+"""Around the updates: draws, files of data, environments, training runs, the tests of a GPU, Stable-Baselines3."""
 
 from __future__ import annotations
 
@@ -21,9 +21,13 @@ from worldrl.commands.bench.cases import PIXEL_SPEC, STATE_SPEC, Mode, make_agen
 from worldrl.commands.bench.measuring import WARMUP, Bench, Job, Row, in_turns, milliseconds, threads
 from worldrl.compose import compose
 from worldrl.config import Config
+from worldrl.data import hdf5
+from worldrl.data.archives import write_archive
 from worldrl.data.replay import Replay
+from worldrl.data.settings import DataConfig
 from worldrl.envs.make import EnvConfig
 from worldrl.envs.rendering import RenderConfig
+from worldrl.runs.data import load_rows
 from worldrl.training.speed import make_update
 from worldrl.types import EnvSpec
 
@@ -32,6 +36,9 @@ if TYPE_CHECKING:
 
 REPLAY_ROWS = 100_000
 FILLED_AT_ONCE = 1_000
+FILE_STEPS = 1_000_000  # as many as D4RL's sets have
+EPISODE_STEPS = 1_000
+FILES = {".npz": write_archive, ".hdf5": hdf5.write}
 ENV_SECONDS = 3.0
 STATE_BATCH = (256, 2)
 PEERS = ("sac", "td3", "ddpg", "dqn")
@@ -70,6 +77,40 @@ def filled(spec: EnvSpec) -> Replay:
     for _ in range(-(-REPLAY_ROWS // FILLED_AT_ONCE)):
         made.extend({key: column.numpy().swapaxes(0, 1) for key, column in columns.items()})
     return made
+
+
+# --- files of data ----------------------------------------------------------------------------------------------------
+
+
+def data(bench: Bench) -> Iterator[Job]:
+    """Seconds to read a file of D4RL's layout as a run does: checked, with a row after each episode, and a checksum."""
+    for suffix in FILES:
+        yield Job(f"{FILE_STEPS:,} steps, {suffix}", partial(_read, suffix))
+
+
+def _read(suffix: str) -> list[Row]:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"data{suffix}"
+        FILES[suffix](path, _many_steps())
+        start = time.perf_counter()
+        rows = load_rows(DataConfig(name=str(path)))
+        seconds, size = time.perf_counter() - start, path.stat().st_size
+    count = len(rows.columns["reward"])
+    return [{"file": suffix, "steps": FILE_STEPS, "rows": count, "MiB": size / 2**20, "seconds": seconds}]
+
+
+def _many_steps() -> dict[str, np.ndarray]:
+    """Random steps with the sizes of D4RL's HalfCheetah, in the keys of D4RL."""
+    rng, (obs,) = np.random.default_rng(0), STATE_SPEC.obs.values()
+    observations = rng.standard_normal((FILE_STEPS, *obs.shape), dtype=np.float32)
+    return {
+        "observations": observations,
+        "actions": np.tanh(rng.standard_normal((FILE_STEPS, STATE_SPEC.action_dim), dtype=np.float32)),
+        "rewards": rng.standard_normal(FILE_STEPS, dtype=np.float32),
+        "terminals": np.zeros(FILE_STEPS, bool),
+        "timeouts": np.arange(1, FILE_STEPS + 1) % EPISODE_STEPS == 0,
+        "next_observations": np.roll(observations, -1, 0),
+    }
 
 
 # --- Stable-Baselines3 ------------------------------------------------------------------------------------------------
