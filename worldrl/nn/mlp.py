@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from worldrl.nn.functional import elu_, leaky_relu
 from worldrl.nn.products import by_onednn, layer, linear
 
+TALL = 2**19  # numbers in a layer of one critic
 # In place where the gradient follows from the output: on large layers, memory traffic is most of the cost.
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "elu": elu_,
@@ -67,7 +68,8 @@ class ScalarMLP(ExactMLP):
 class TwinQ(nn.Module):
     """``n`` independent critics Q_j(x, a) with stacked weights: one batched product per layer instead of ``n``.
 
-    With oneDNN, which has no batched product, each critic is evaluated separately.
+    Each critic is evaluated separately with oneDNN, which has no batched product, and in eager form on a CPU where a
+    second pass over many rows, for the bias, takes time.
 
     The first layer is applied to features and action separately, so one action can be combined with many features (and
     vice versa) without copies. Initialisation is per critic: ``"orthogonal"`` (gain 1, zero bias: the SMAC release)
@@ -103,11 +105,16 @@ class TwinQ(nn.Module):
         parts = [feat, action]
         if feat.shape[:-1].numel() == action.shape[:-1].numel() == lead.numel():  # nothing broadcasts
             parts = [torch.cat([feat.reshape(-1, self.feat_dim), action.reshape(-1, action.shape[-1])], -1)]
-        if by_onednn(parts[0], weights[0].shape[-1]):
+        if self._separately(parts, lead.numel()):
             q = torch.stack([self._one(parts, *values) for values in _each(weights, biases, norms)])
         else:
             q = self._all(parts, weights, biases, norms)
         return q.float().reshape(-1, *lead)
+
+    def _separately(self, parts: list[Tensor], rows: int) -> bool:
+        units = self.weights[0].shape[-1]
+        tall = rows * units >= TALL and parts[0].device.type == "cpu" and not torch.compiler.is_compiling()
+        return tall or any(by_onednn(part, units) for part in parts)
 
     def hidden(self, x: Tensor, norms: Sequence[Tensor], layer: int) -> Tensor:
         """Activation and norm of a hidden layer, (..., N, units)."""
@@ -123,7 +130,7 @@ class TwinQ(nn.Module):
         x = self.hidden(x.flatten(1, -2), norms, 0)  # (n, N, units)
         for i, (weight, bias) in enumerate(zip(weights[1:-1], biases[1:-1], strict=True), 1):
             x = self.hidden(torch.bmm(x, weight).add_(bias), norms, i)  # baddbmm copies the bias out first
-        # One output column: a batched product is slow on CPUs and would round Q to bf16 under autocast.
+        # One output column: a product would round Q to bf16 under autocast.
         return (x * weights[-1].mT).sum(-1) + biases[-1][..., 0]
 
     def _one(
@@ -137,7 +144,8 @@ class TwinQ(nn.Module):
         x = self.hidden(x.flatten(0, -2), norms, 0)
         for i, (weight, bias) in enumerate(zip(weights[1:-1], biases[1:-1], strict=True), 1):
             x = self.hidden(linear(x, weight.T, bias[0]), norms, i)
-        return (x * weights[-1].T).sum(-1) + biases[-1][0]
+        with torch.autocast(x.device.type, enabled=False):  # the last layer is float32, as in all critics here
+            return F.linear(x.float(), weights[-1].T, biases[-1][0]).squeeze(-1)
 
 
 def _projected(parts: list[Tensor], weight: Tensor, bias: Tensor) -> list[Tensor]:
@@ -180,7 +188,7 @@ class ChoiceQ(nn.Module):
         weights, biases = (_values(x, frozen, first) for x in (self.weights, self.biases))
         x = feat.reshape(-1, feat.shape[-1])
         if by_onednn(x, weights[0].shape[-1]):
-            q = torch.stack([self._one(x, w, b) for w, b, _ in _each(weights, biases, [])])
+            q = torch.stack([self._one(x, w, b) for w, b in _each(weights, biases)])
         else:
             q = self._all(x.expand(len(weights[0]), -1, -1), weights, biases)
         return q.reshape(len(q), *feat.shape[:-1], -1)
@@ -196,13 +204,15 @@ class ChoiceQ(nn.Module):
         """One critic, with weights (in, out): (N, F) -> (N, A)."""
         for weight, bias in zip(weights[:-1], biases[:-1], strict=True):
             x = self.activation(linear(x, weight.T, bias[0]))
-        return linear(x, weights[-1].T, biases[-1][0])
+        with torch.autocast(x.device.type, enabled=False):
+            return linear(x.float(), weights[-1].T, biases[-1][0])
 
 
 def _each(*values: list[Tensor]) -> Iterator[tuple[tuple[Tensor, ...], ...]]:
-    """Weights, biases and norms of all layers, critic by critic."""
+    """Weights, biases and so on of all layers, critic by critic."""
+    split = [[x.unbind() for x in layers] for layers in values]
     for j in range(len(values[0][0])):
-        yield tuple(tuple(x[j] for x in layers) for layers in values)
+        yield tuple(tuple(x[j] for x in layers) for layers in split)
 
 
 def _unit_norm(n: int, units: int) -> nn.Parameter:
