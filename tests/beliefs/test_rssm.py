@@ -1,4 +1,4 @@
-"""The RSSM beside its oracle, the published parameter counts, and its own promises."""
+"""The RSSM against its oracle, the published parameter counts, and its own promises."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The latent model of SLAC beside its oracle, the published parameter counts, and its own promises."""
+"""The latent model of SLAC against its oracle, the published parameter counts, and its own promises."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The Dreamer head beside its oracle: returns, who sees which reward and value, and where gradients go."""
+"""The Dreamer head against its oracle: returns, who sees which reward and value, and where gradients go."""
 
 from __future__ import annotations
 

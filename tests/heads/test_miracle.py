@@ -1,4 +1,4 @@
-"""MIRACLE beside its oracle, and what its marginal policy learns from."""
+"""MIRACLE against its oracle, and what its marginal policy learns from."""
 
 from __future__ import annotations
 

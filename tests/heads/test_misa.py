@@ -1,4 +1,4 @@
-"""MISA beside its oracle, the limits of its relations (CQL, cloning, SAC), its sampler in the head, its invariances."""
+"""MISA against its oracle, the limits of its relations (CQL, cloning, SAC), its sampler, its invariances."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MPO beside its oracle, the optimum of its dual, the limits of its temperature, its trust region."""
+"""MPO against its oracle, the optimum of its dual, the limits of its temperature, its trust region."""
 
 from __future__ import annotations
 

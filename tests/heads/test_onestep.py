@@ -1,4 +1,4 @@
-"""One-step RL beside its oracle: both phases, both improvements, and the value of a behaviour that is known."""
+"""One-step RL against its oracle: both phases, both improvements, and the value of a behaviour that is known."""
 
 from __future__ import annotations
 

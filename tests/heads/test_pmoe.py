@@ -1,4 +1,4 @@
-"""The mixture-of-experts head beside its oracle, and what its gradients reach."""
+"""The mixture-of-experts head against its oracle, and what its gradients reach."""
 
 from __future__ import annotations
 

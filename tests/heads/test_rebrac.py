@@ -1,4 +1,4 @@
-"""ReBRAC beside its oracle; its penalties at zero, the transitions it learns from, its layer norms."""
+"""ReBRAC against its oracle; its penalties at zero, the transitions it learns from, its layer norms."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The SAC head beside its oracle, time alignment, masks and termination."""
+"""The SAC head against its oracle, time alignment, masks and termination."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The SAC head on the latent-variable policy, SMAC without a world model, beside its oracle."""
+"""The SAC head on the latent-variable policy, SMAC without a world model, against its oracle."""
 
 from __future__ import annotations
 

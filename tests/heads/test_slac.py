@@ -1,4 +1,4 @@
-"""The SLAC head beside its oracle: its published size, what its parts read, and that only a whole history counts."""
+"""The SLAC head against its oracle: its published size, what its parts read, and that only a whole history counts."""
 
 from __future__ import annotations
 

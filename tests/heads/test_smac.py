@@ -1,4 +1,4 @@
-"""The SMAC head beside its oracle, and its limits."""
+"""The SMAC head against its oracle, and its limits."""
 
 from __future__ import annotations
 

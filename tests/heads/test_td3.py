@@ -1,4 +1,4 @@
-"""TD3 and DDPG beside their oracle: updates, delays, smoothing noise, the original networks."""
+"""TD3 and DDPG against their oracle: updates, delays, smoothing noise, the original networks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TD3+BC beside its oracle, and its limits: TD3, cloning, Q of any scale."""
+"""TD3+BC against its oracle, and its limits: TD3, cloning, Q of any scale."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The head with a value network beside its oracle."""
+"""The head with a value network against its oracle."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""VIREL beside its oracle: the temperature from the residual, and its three sets of critics."""
+"""VIREL against its oracle: the temperature from the residual, and its three sets of critics."""
 
 from __future__ import annotations
 

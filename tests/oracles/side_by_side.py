@@ -106,7 +106,7 @@ def assert_moved_alike(agent: Any, plain: PlainAgent, start: Mapping[str, Tensor
 
 
 def compare_models(model: Any, oracle: Any, spec: EnvSpec, particles: int) -> None:
-    """Belief, loss terms and one step of a belief model beside its oracle."""
+    """Belief, loss terms and one step of a belief model against its oracle."""
     plain, batch = oracle(model.state_dict(), model.config), random_rows(spec, 1)
     c = model.config
     optimizer = Optimizer(model.parameters(), c.lr, c.grad_clip, c.adam_eps)
