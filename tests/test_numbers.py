@@ -16,7 +16,6 @@ WITHOUT = {  # sections with tables that are older than curves.csv of ``worldrl 
     "MIRACLE against its SAC",
     "A belief against drop-out",
     "Particles",
-    "Speed on a CPU",
 }
 
 Run = dict[str, float]  # frames, or the name of a longer evaluation's column -> return

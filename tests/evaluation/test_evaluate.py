@@ -10,6 +10,7 @@ import pytest
 
 from worldrl.commands.evaluate import eval_main
 from worldrl.compose import compose
+from worldrl.evaluation import evaluate
 from worldrl.evaluation.evaluate import evaluate_run, told
 from worldrl.training.loop import train
 
@@ -53,3 +54,13 @@ def test_the_deviation_has_the_divisor_n_minus_1(run: Path) -> None:
     assert result["return_std"] == pytest.approx(np.std(result["returns"], ddof=1))
     assert "3 episodes, standard deviation" in told(result)
     assert "divisor n - 1" in told(result)
+
+
+def test_a_long_evaluation_is_not_silent(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(evaluate, "SILENCE", 0.0)
+    evaluate_run(run, episodes=2, device="cpu")
+    said = capsys.readouterr().err.splitlines()
+    assert len(said) == 2 * 126  # a line for each row: 125 steps of eight frames, and the first one
+    assert said[-2] == "1/2 episodes, 992 frames of the next"

@@ -130,6 +130,18 @@ def test_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hello" in text
 
 
+def test_an_evaluation_is_not_silent() -> None:
+    out, clock = io.StringIO(), FakeClock()
+    progress = Progress(1000, file=out, clock=clock)
+    for tick in range(130):
+        clock.now += 0.5
+        progress.evaluate(5, tick // 50, 2 * tick)
+    assert out.getvalue().splitlines() == [
+        "evaluating: 1/5 episodes, 118 frames of the next",
+        "evaluating: 2/5 episodes, 238 frames of the next",
+    ]
+
+
 def test_switched_off() -> None:
     out, clock = io.StringIO(), FakeClock()
     progress = Progress(1000, enabled=False, file=out, terminal=True, clock=clock)

@@ -183,11 +183,13 @@ def run_episodes(
     first: int = 0,
     video: Path | None = None,
     stop: Callable[[], object] = bool,
+    tell: Callable[[int, int], object] = max,
 ) -> Episodes:
     """Play ``episodes`` episodes, from number ``first``, spread over the vector's environments.
 
     Args:
         video: where a film of environment 0's first episode will be saved.
+        tell: called at every tick with the number of episodes that have ended, and the frames of the present one.
 
     Raises:
         Interrupted, UserError: As ``play``.
@@ -201,6 +203,7 @@ def run_episodes(
             film.add(envs.render(*VIDEO_SIZE), tick.caption(0))
         for i in tick.ended:
             played[i].append((float(tick.returns[i]), int(tick.frames[i]), bool(tick.rows["is_cut"][i])))
+        tell(sum(min(len(mine), share) for mine, share in zip(played, shares, strict=True)), int(tick.frames[0]))
         if all(len(mine) >= share for mine, share in zip(played, shares, strict=True)):
             break
     kept = [episode for mine, share in zip(played, shares, strict=True) for episode in mine[:share]]

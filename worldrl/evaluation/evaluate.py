@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from worldrl.runs.trained import check_playable, load_agent
 from worldrl.statistics import mean_and_deviation
 from worldrl.terminal import say, to_json
 from worldrl.types import EnvSpec
+
+SILENCE = 10.0  # seconds
 
 
 def check_environment(trained: EnvSpec, found: EnvSpec) -> None:
@@ -61,7 +65,7 @@ def evaluate_run(
     try:
         check_environment(agent.spec, envs.spec)
         with own_randomness(seed):
-            played = run_episodes(envs, AgentActs(agent, 1, explore), episodes, video=video)
+            played = run_episodes(envs, AgentActs(agent, 1, explore), episodes, video=video, tell=_telling(episodes))
     finally:
         envs.close()
     mean, deviation = mean_and_deviation(played.returns)
@@ -83,6 +87,19 @@ def evaluate_run(
     if played.video is not None:
         played.video.save()
     return result
+
+
+def _telling(total: int, clock: Callable[[], float] = time.monotonic) -> Callable[[int, int], None]:
+    """Says after every ``SILENCE`` seconds how many episodes have ended."""
+    said = clock()
+
+    def tell(episodes: int, frames: int) -> None:
+        nonlocal said
+        if clock() - said >= SILENCE:
+            said = clock()
+            say(f"{episodes}/{total} episodes, {frames:,} frames of the next")
+
+    return tell
 
 
 def _asked_for(config: Config, target: float) -> EnvConfig:

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -292,8 +293,9 @@ class Trainer:
         first = self.evaluations * -(-c.eval.episodes // self.eval_envs.num_envs)
         film = self.run_dir / VIDEOS / f"eval-{self.experience.position:09d}.mp4" if c.eval.video else None
         with own_randomness(c.seed, 0x4556414C, self.evaluations):
-            act = AgentActs(self.agent, self.eval_envs.num_envs)
-            played = run_episodes(self.eval_envs, act, c.eval.episodes, first, film, stop=lambda: self.stop_signal)
+            act, n = AgentActs(self.agent, self.eval_envs.num_envs), c.eval.episodes
+            tell = partial(self.progress.evaluate, n)
+            played = run_episodes(self.eval_envs, act, n, first, film, lambda: self.stop_signal, tell)
         self.evaluations, self.patient = self.evaluations + 1, False
         self.eval_return, deviation = mean_and_deviation(played.returns)
         cut = {"eval/cut": played.cut} if played.cut else {}

@@ -154,6 +154,11 @@ class Progress:
             left = _left(total - updates, speed)
             self._show(f"pretraining {updates:,}/{total:,} updates  {speed:.1f} updates/s  left {left}")
 
+    def evaluate(self, total: int, episodes: int, frames: int) -> None:
+        """Show how many episodes of an evaluation have ended, and the length so far of the present one."""
+        if self._due():
+            self._show(f"evaluating: {episodes}/{total} episodes, {frames:,} frames of the next")
+
     def say(self, line: str) -> None:
         """Print a line, above the bar if there is one."""
         with self._guarded():
