@@ -86,7 +86,7 @@ class Parser(argparse.ArgumentParser):
 
 def add_allow(parser: argparse.ArgumentParser) -> None:
     """The option ``--allow`` of every command that reads a run folder."""
-    told = "a module outside worldrl that the run may import; repeatable"
+    told = "modules outside worldrl that the run may import, with commas between them; repeatable"
     parser.add_argument("--allow", action="append", default=[], metavar="MODULE", help=told)
 
 

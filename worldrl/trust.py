@@ -20,10 +20,10 @@ def allow(names: str | Iterable[str]) -> None:
     """Let run folders use these modules, with all inside them (``my_mod``), or single classes (``my_mod:Head``).
 
     Args:
-        names: one, several, or text with commas between them.
+        names: one or several, also with commas between them.
     """
-    given = names.split(",") if isinstance(names, str) else names
-    _allowed.update(name.strip() for name in given if name.strip())
+    given = [names] if isinstance(names, str) else names
+    _allowed.update(name.strip() for text in given for name in text.split(",") if name.strip())
 
 
 def allowed() -> tuple[str, ...]:

@@ -31,5 +31,5 @@ class DataConfig:
     normalize: bool = False  # scale vectors to mean 0 and deviation 1 over the data, before the agent's belief
     low: float | None = None  # bound of the actions, if the file does not have it
     high: float | None = None
-    reference: tuple[float, float] | None = None  # returns that score 0 and 1; None: the file's own
+    reference: tuple[float, float] | None = None  # returns that score 0 and 100; None: the file's own
     share: Share = 0.5  # of a batch that is drawn from the data when the agent acts
