@@ -185,8 +185,7 @@ class Agent:
     def _latch(self, phase: str, metrics: Metrics) -> None:
         """Remember, on the device, the first update at which each loss, or gradient behind one, was not finite."""
         names = [name for name in metrics if name.startswith("loss/")]
-        if self.precision.name != "fp16":  # whose scaler expects such gradients and leaves the step out
-            names += [name for name in metrics if name.endswith("/grad_norm")]
+        names += [name for name in metrics if name.endswith("/grad_norm")]
         if not names:
             return
         finite = torch.isfinite(torch.stack([metrics[name] for name in names]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -96,6 +97,8 @@ def test_the_fused_steps_on_scaled_gradients_are_plain_ones_and_infinite_gradien
     torch.testing.assert_close(other.moments, before)
     assert other.scaler.get_scale() == 2.0**9
     assert scaled.grad is None
+    norms = [float(other.step((scaled * float("inf")).sum())) for _ in range(10)]
+    assert norms == [0.0] * 9 + [math.inf]  # the scale is a half then, so this is no longer a scale that was too large
 
 
 def test_a_state_of_torchs_adam_is_taken_over() -> None:

@@ -165,6 +165,11 @@ class Replay:
             extra["recent"] = self._gather(windows, to, obs=needs.recent_obs)
         return extra
 
+    def kept(self, windows: Windows) -> Windows:
+        """Those of these windows that are not overwritten."""
+        kept = windows.starts >= self._first
+        return windows._replace(starts=windows.starts[kept], envs=windows.envs[kept])
+
     def window(
         self, starts: NDArray[np.int64], envs: NDArray[np.int64], length: int, to: torch.device | None = None
     ) -> Batch:
@@ -287,12 +292,12 @@ class Replay:
                 self._put(stored[target], np.require(flat[name][source], requirements=("C", "W")))
 
     def _put(self, target: Tensor, source: NDArray[Any]) -> None:
-        target.copy_(_upload(torch.from_numpy(source), self.device), non_blocking=True)
+        target.copy_(upload(torch.from_numpy(source), self.device), non_blocking=True)
 
     def _gather(self, windows: Windows, to: torch.device | None, obs: bool = True) -> Batch:
         ticks = windows.starts[:, None] + np.arange(windows.length)
         flat = (ticks % self.ticks * self.num_envs + windows.envs[:, None]).ravel()
-        index = _upload(torch.from_numpy(flat), self.device)
+        index = upload(torch.from_numpy(flat), self.device)
         lead = (len(windows.starts), windows.length)
         columns = _select(self._floats, index, to).view(*lead, sum(self._widths)).split(self._widths, dim=-1)
         rows = {
@@ -383,8 +388,8 @@ def _check_fits(replay: Replay, manifest: Mapping[str, Any]) -> None:
             raise UserError(f"{name} of the replay", str(value), f"{manifest[name]}, which was saved", "use that")
 
 
-def _upload(x: Tensor, device: torch.device) -> Tensor:
-    # A copy from pageable memory would wait for everything that is queued on the GPU.
+def upload(x: Tensor, device: torch.device) -> Tensor:
+    """A copy on the device; one from pageable memory would wait for everything that is queued on a GPU."""
     return x.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else x
 
 

@@ -21,6 +21,7 @@ from worldrl.heads.fitted import Weighted, WeightedSettings
 from worldrl.heads.transitions import Transition, transitions
 from worldrl.nn.functional import masked_mean
 from worldrl.nn.optim import Optimizer, polyak
+from worldrl.nn.precision import forget_casts
 from worldrl.types import Batch, Belief, BeliefModel, Extra, Metrics, Sizes
 
 
@@ -73,7 +74,9 @@ class AWAC(Weighted):
     @torch.no_grad()
     def advantage(self, tr: Transition) -> Tensor:
         """u (1, B, S)."""
-        return self.critic(tr.feat, tr.action[None]).amin(0) - self.expected(self.critic, tr.feat)
+        u = self.critic(tr.feat, tr.action[None]).amin(0) - self.expected(self.critic, tr.feat)
+        forget_casts()  # of the policy
+        return u
 
     def expected(self, critic: nn.Module, feat: Tensor) -> Tensor:
         """E_pi min_j Q_j(s, a) (1, B, S)."""

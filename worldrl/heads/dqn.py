@@ -24,6 +24,7 @@ from worldrl.heads.transitions import Steps, n_steps
 from worldrl.nn.build import critic
 from worldrl.nn.functional import masked_mean
 from worldrl.nn.optim import Optimizer, polyak
+from worldrl.nn.precision import forget_casts
 from worldrl.types import (
     NOISE,
     Batch,
@@ -104,6 +105,7 @@ class DQN(Head):
         feat = steps.pairs.next_feat
         later = self.target.values(feat)[0]  # (1, B, S, A)
         value = self.double_value(self.q(feat), later) if self.config.double else self.value(later)
+        forget_casts()  # of Q
         return steps.pairs.reward + steps.discount * (1.0 - steps.pairs.terminal) * value
 
     def critic_loss(self, steps: Steps, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:

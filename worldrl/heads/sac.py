@@ -73,9 +73,9 @@ class SAC(Head):
         actor_layers: Layers = 4
         critic_layers: SomeLayers = 3
         activation: Literal["elu", "relu", "silu", "tanh"] = "elu"
-        critic_init: Literal["orthogonal", "default"] = "orthogonal"  # as in the SMAC release
-        policy_std: Literal["softplus", "log"] = "softplus"  # Dreamer and SMAC, or SAC on states
-        init_std: Positive = 5.0  # of softplus; public PyTorch ports start with 4.018, by mistake
+        critic_init: Literal["orthogonal", "default"] = "orthogonal"  # of Q, as in the SMAC release
+        policy_std: Literal["softplus", "log"] = "softplus"  # of policy=own: Dreamer and SMAC, or SAC on states
+        init_std: Positive = 5.0  # of policy=own with softplus; public PyTorch ports start with 4.018, by mistake
         actor_lr: Rate = 3e-4
         critic_lr: Rate = 3e-4
         alpha_lr: Rate = 3e-4

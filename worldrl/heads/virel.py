@@ -25,6 +25,7 @@ from worldrl.fields import AnySamples, Positive, PositiveShare, Width
 from worldrl.heads.transitions import Transition, transitions
 from worldrl.heads.value_sac import Judged, ValueSAC
 from worldrl.nn.functional import masked_mean
+from worldrl.nn.precision import forget_casts
 from worldrl.types import BeliefModel, Extra, MakePolicy, Metrics, Sizes
 
 
@@ -104,6 +105,5 @@ class VIREL(ValueSAC):
         """eps, 0-d: the mean squared Bellman residual over all critics."""
         backup = self.backup(tr, self.value if self.config.residual_value == "online" else self.target)
         error = backup - self.critic(tr.feat, tr.action.expand(*tr.feat.shape[:-1], -1))
-        if not torch.compiler.is_compiling():
-            torch.clear_autocast_cache()  # older torch would pass these copies, which have no graph, to the losses
+        forget_casts()
         return masked_mean(error.square(), tr.mask)

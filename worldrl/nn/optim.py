@@ -29,6 +29,9 @@ class CosineDecay:
         return 0.5 * (1.0 + torch.cos(math.pi * (done / self.steps).clamp(max=1.0)))
 
 
+LEAST_SCALE = 1.0  # of a loss in fp16: below it, gradients have been infinite all along
+
+
 class Optimizer:
     """Adam on a fixed list of parameters, by torch's fused kernel; gradients of anything else are never computed.
 
@@ -71,6 +74,9 @@ class Optimizer:
     def step(self, loss: Tensor, retain_graph: bool = False) -> Tensor:
         """One step down ``loss``; returns the gradient norm before clipping, 0-d.
 
+        Under fp16 a step with infinite gradients is left out and its norm counts as zero, until the scale of the loss
+        cannot fall any further.
+
         ``retain_graph`` keeps the graph for a later loss that shares it; that loss must not need these parameters.
         """
         traced = torch.compiler.is_compiling()  # of a whole update: gradients and Adam are then operators of its graph
@@ -83,7 +89,7 @@ class Optimizer:
         if traced:
             self._trace(grads)
         elif scaled is not None:
-            scaled.finish()
+            norm = scaled.finish(norm)
         else:
             self.apply(grads)
         torch.clear_autocast_cache()  # half-precision copies of the old weights
@@ -188,11 +194,13 @@ class _Scaled:
             param.grad = grad
         scaler.unscale_(self)
 
-    def finish(self) -> None:
+    def finish(self, norm: Tensor) -> Tensor:
+        """Step or leave it out; returns the norm to report."""
         self.scaler.step(self)
         self.scaler.update()
         for param in self.optimizer.params:
             param.grad = None
+        return torch.where(torch.isfinite(norm) | (self.scaler._scale < LEAST_SCALE), norm, 0.0)
 
     def step(self) -> None:
         self.optimizer.apply(self.grads, self.found_inf)

@@ -37,6 +37,12 @@ class Precision:
         return torch.amp.GradScaler(self.device.type) if self.name == "fp16" else None
 
 
+def forget_casts() -> None:
+    """Drop half-precision copies of weights that were made without a graph: older torch would give them to a loss."""
+    if not torch.compiler.is_compiling():
+        torch.clear_autocast_cache()
+
+
 def choose_device(name: str) -> torch.device:
     """``auto`` (the first GPU if there is one), ``cpu``, ``cuda`` (the first) or ``cuda:N`` as a device with its index.
 

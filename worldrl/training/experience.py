@@ -28,7 +28,7 @@ from worldrl.acting.episodes import VIDEO_SIZE
 from worldrl.agent import Agent
 from worldrl.config import Config
 from worldrl.data.memory import GIB, available_bytes
-from worldrl.data.replay import Replay, Windows, choose_replay_device, nbytes
+from worldrl.data.replay import Replay, Windows, choose_replay_device, nbytes, upload
 from worldrl.envs import describe_backend, gl_string, make_envs
 from worldrl.envs.make import describe, make_env
 from worldrl.errors import UserError
@@ -557,8 +557,8 @@ def _described(config: Config) -> EnvSpec:
 
 
 def _drawn(name: str, replay: Replay, back: int) -> dict[str, Windows]:
-    """Windows of a replay, if there are any and they are not overwritten."""
-    found = replay.recent[-back] if 0 < back <= len(replay.recent) else None
+    """The windows of a replay that are not overwritten, if there are any."""
+    found = replay.kept(replay.recent[-back]) if 0 < back <= len(replay.recent) else None
     return {} if found is None or not len(found.starts) else {name: found}
 
 
@@ -567,7 +567,7 @@ def _in_turns(*parts: Batch) -> Batch:
     if len(parts) == 1:
         return parts[0]
     places = np.concatenate([(np.arange(n) + 0.5) / n for n in (len(part.reward) for part in parts) if n])
-    order = torch.from_numpy(np.argsort(places, kind="stable")).to(parts[0].reward.device)
+    order = upload(torch.from_numpy(np.argsort(places, kind="stable")), parts[0].reward.device)
     obs = {key: torch.cat([part.obs[key] for part in parts])[order] for key in parts[0].obs}
     return Batch(obs, *(torch.cat(columns)[order] for columns in zip(*(part[1:] for part in parts), strict=True)))
 
