@@ -429,3 +429,27 @@ def test_updates_of_the_model_only_are_none_of_the_head() -> None:
         agent.updates += 1
     assert found == [agent.head.phase(n) for n in range(4)]
     assert len(set(found)) > 1
+
+
+@pytest.mark.parametrize(
+    "settings", [{"head": "virel", "temperature": "residual", "residual_batch": 8}, {"head": "mirl"}]
+)
+def test_everything_that_a_head_learns_from_is_normalised(settings: dict[str, Any], make_batch) -> None:
+    """The slice, and the rows in addition to it: as an agent without a normaliser learns from scaled rows."""
+    head, fields_ = settings["head"], {f"head.{key}": value for key, value in settings.items() if key != "head"}
+    spec = STATE_SPEC._replace(actions=choice(3)) if head == "mirl" else STATE_SPEC
+    raw, agents = [make_batch(spec), make_batch(spec, b=3, border=1)], []
+    for normalize in (True, False):
+        torch.manual_seed(0)
+        agents.append(build("identity", head, spec, **{"data.name": "x", "data.normalize": normalize, **fields_}))
+    rng = np.random.default_rng(0)
+    agents[0].normalizer.fit({"state": rng.normal(3.0, 5.0, (100, *spec.obs["state"].shape))})
+    scaled = [batch._replace(obs=agents[0].normalizer(batch.obs)) for batch in raw]
+    records = []
+    for agent, (batch, more) in zip(agents, (raw, scaled), strict=True):
+        torch.manual_seed(1)
+        records.append(agent.update(agent.next_phase(), batch, {"td": more, "recent": more}))
+    for name, value in records[0].items():
+        torch.testing.assert_close(value, records[1][name], msg=name)
+    for one, other in zip(*(agent.head.parameters() for agent in agents), strict=True):
+        torch.testing.assert_close(one, other)

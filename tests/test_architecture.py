@@ -62,6 +62,9 @@ def name_of(path: Path) -> str:
 MODULES = {name_of(path): ast.parse(path.read_text(encoding="utf-8")) for path in sorted(ROOT.rglob("*.py"))}
 
 
+PACKAGES = {name.rpartition(".")[0] for name in MODULES}
+
+
 def part_of(module: str) -> str:
     """``worldrl.heads.sac`` -> ``heads``."""
     return module.split(".")[1]
@@ -129,6 +132,16 @@ def test_imports_point_downward(module: str) -> None:
     assert part in ORDER, f"give {part} a place in ORDER and in docs/architecture.md"
     here = ORDER.index(part)
     assert not {name for name in imports(MODULES[module]) if name != module and ORDER.index(part_of(name)) > here}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_of_the_package_itself_only_version_and_place_are_used(module: str) -> None:
+    """``from worldrl import train`` would be an import from the highest room."""
+    nodes = list(ast.walk(MODULES[module]))
+    named = {a.name for n in nodes if isinstance(n, ast.ImportFrom) and n.module == "worldrl" for a in n.names}
+    named = {name for name in named if f"worldrl.{name}" not in MODULES and f"worldrl.{name}" not in PACKAGES}
+    read = {n.attr for n in nodes if isinstance(n, ast.Attribute) and getattr(n.value, "id", "") == "worldrl"}
+    assert named | read <= {"__version__", "__file__"}
 
 
 def test_the_documents_name_every_room_in_order() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +46,13 @@ def test_every_setting_has_its_default_and_its_comment(
     part: tuple[str, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     found = {row[0]: row for row in rows(capsys, "=".join(part))[2:]}
-    assert [*found] == [f"{part[0]}.{item.name}" for item in dataclasses.fields(load_class(*part).Config)]
+    fields = dataclasses.fields(load_class(*part).Config)
+    assert [*found] == [f"{part[0]}.{item.name}" for item in fields]
+    for row, item in zip(found.values(), fields, strict=True):
+        shown = item.default if isinstance(item.default, str) else json.dumps(item.default, default=str)
+        assert row[2] == shown, item.name
+    if "sac" in part:
+        assert found["head.tau"][3] == "(0, 1]"
 
 
 def test_a_class_of_ones_own_has_the_settings_that_it_inherits(capsys: pytest.CaptureFixture[str]) -> None:

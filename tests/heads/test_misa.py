@@ -248,7 +248,7 @@ def test_nothing_but_the_policy_learns_from_the_actors_step() -> None:
     assert all(p.grad is None for p in head.parameters())
 
 
-def test_the_chain_moves_the_policys_draws_uphill_and_the_step_follows_the_acceptance() -> None:
+def test_the_step_of_the_chain_follows_the_acceptance() -> None:
     agent = misa(acceptance=0.99, critic_lr=0.0)
     steps = []
     for n in range(5):

@@ -156,8 +156,9 @@ def test_from_data_to_environment() -> None:
         assert (mixed.now, mixed.position) == (mixed.counters()[0], 3 + mixed.counters()[0])
         assert mixed.now > 0
         stored = mixed.replay.columns()
-        raw = mixed.rows["reward"]
-        np.testing.assert_allclose(stored["reward"][-1], (2.0 * raw - 1.0) * (1.0 - mixed.rows["is_first"]))
+        step, first = stored["state"][:, 0, 0], stored["is_first"][:, 0]  # the task's own reward is its step
+        np.testing.assert_allclose(stored["reward"][:, 0], (2.0 * step - 1.0) * (1.0 - first))
+        assert (first == 0).sum() > 5
         assert not mixed.advance()
     finally:
         mixed.close()

@@ -787,7 +787,9 @@ def test_a_run_in_another_thread(tmp_path: Path) -> None:
 
 def test_the_threads_of_a_run_are_its_own(tmp_path: Path) -> None:
     before = torch.get_num_threads()
-    train({**STATE, "frames": 400, "schedule.prefill": 200, "eval.every": 0, "threads": before + 1}, tmp_path / "run")
+    trainer = make_trainer({**STATE, "threads": before + 1}, tmp_path / "run")
+    assert torch.get_num_threads() == before + 1
+    trainer.close()
     assert torch.get_num_threads() == before
 
 

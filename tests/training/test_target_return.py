@@ -139,9 +139,15 @@ def test_it_learns_without_an_environment(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"data": "", "frames": 10, "updates": 0}, {"frames": 10}, {"data.normalize": False}], ids=str
+    ("changes", "where"),
+    [
+        ({"data": "", "frames": 10, "updates": 0, "data.normalize": False}, "env.target_return"),
+        ({"frames": 10}, "frames"),
+        ({"data.normalize": False}, "data.normalize"),
+    ],
 )
-def test_what_does_not_go_together_is_refused(tmp_path: Path, changes: dict[str, Any]) -> None:
-    with pytest.raises(UserError):
+def test_what_does_not_go_together_is_refused(tmp_path: Path, changes: dict[str, Any], where: str) -> None:
+    with pytest.raises(UserError) as refused:
         worldrl.train(settings(two_modes(tmp_path / "modes.npz"), **changes), run_dir=tmp_path / "run")
+    assert refused.value.where == where
     assert not (tmp_path / "run").exists()

@@ -85,9 +85,21 @@ def test_whole_numbers_are_choices(tmp_path: Path) -> None:
 
 
 def test_references_of_d4rl_go_by_the_name_of_the_file(tmp_path: Path) -> None:
-    assert d4rl.read(npz(tmp_path / "hopper-medium-v2.npz", arrays())).reference == (-20.272305, 3234.3)
-    for name in ("hopper_medium_replay-v2", "pen-human-v1", "antmaze-umaze-diverse-v2", "kitchen-mixed-v0"):
-        assert d4rl.read(npz(tmp_path / f"{name}.npz", arrays())).reference is not None
+    for name, reference in {  # the returns that score 0 and 100, from D4RL's table
+        "hopper-medium-v2": (-20.272305, 3234.3),
+        "hopper_medium_replay-v2": (-20.272305, 3234.3),
+        "halfcheetah-expert-v2": (-280.178953, 12135.0),
+        "walker2d-random-v0": (1.629008, 4592.3),
+        "ant-medium-v2": (-325.6, 3879.7),
+        "pen-human-v1": (96.262799, 3076.8331),
+        "hammer-cloned-v1": (-274.856578, 12794.1348),
+        "door-expert-v1": (-56.512833, 2880.5693),
+        "relocate-human-v0": (-6.425911, 4233.8778),
+        "maze2d-umaze-v1": (23.85, 161.86),
+        "kitchen-mixed-v0": (0.0, 4.0),
+        "antmaze-umaze-diverse-v2": (0.0, 1.0),
+    }.items():
+        assert d4rl.read(npz(tmp_path / f"{name}.npz", arrays())).reference == reference
     for name in (
         "mine",
         "hopper-v5",
@@ -123,20 +135,23 @@ def test_a_long_header_takes_no_memory(tmp_path: Path) -> None:
     tracemalloc.stop()
 
 
+def _without_rewards(path: Path) -> h5py.File:
+    """A file that is sound except for its rewards; sound ones are in it under another name, and in a second file."""
+    hdf5(path.with_suffix(".other"), arrays())
+    file = h5py.File(path, "w")
+    for name, value in arrays().items():
+        file["sound" if name == "rewards" else name] = value
+    return file
+
+
 def _external(path: Path) -> None:
-    with h5py.File(path, "w") as file:
-        for name, value in arrays().items():
-            file[name] = value
-        del file["rewards"]
-        file["rewards"] = h5py.ExternalLink("/etc/passwd", "rewards")
+    with _without_rewards(path) as file:
+        file["rewards"] = h5py.ExternalLink(str(path.with_suffix(".other")), "rewards")
 
 
 def _soft(path: Path) -> None:
-    with h5py.File(path, "w") as file:
-        for name, value in arrays().items():
-            file[name] = value
-        del file["rewards"]
-        file["rewards"] = h5py.SoftLink("/observations")
+    with _without_rewards(path) as file:
+        file["rewards"] = h5py.SoftLink("/sound")
 
 
 def _objects(path: Path) -> None:
@@ -146,11 +161,30 @@ def _objects(path: Path) -> None:
 
 
 def _elsewhere(path: Path) -> None:
-    with h5py.File(path, "w") as file:
-        for name, value in arrays().items():
-            if name != "rewards":
-                file[name] = value
+    path.with_suffix(".raw").write_bytes(bytes(60))
+    with _without_rewards(path) as file:
         file.create_dataset("rewards", (15,), "f4", external=[(str(path.with_suffix(".raw")), 0, 60)])
+
+
+def _virtual(path: Path) -> None:
+    layout = h5py.VirtualLayout((15,), "f8")
+    layout[:] = h5py.VirtualSource(str(path.with_suffix(".other")), "rewards", (15,))
+    with _without_rewards(path) as file:
+        file.create_virtual_dataset("rewards", layout)
+
+
+@pytest.mark.parametrize(
+    ("write", "found"),
+    [(_external, "a link"), (_soft, "a link"), (_elsewhere, "an array in another file"),
+     (_virtual, "an array in another file")],
+)  # fmt: skip
+def test_nothing_outside_of_a_file_is_read(tmp_path: Path, write: Callable[[Path], None], found: str) -> None:
+    write(tmp_path / "data")
+    with pytest.raises(UserError) as refused:
+        d4rl.read(tmp_path / "data")
+    assert refused.value.found == found
+    with h5py.File(tmp_path / "data") as file:
+        assert file["rewards"].shape == (15,)  # h5py itself follows it
 
 
 def _cut(path: Path) -> None:
@@ -210,10 +244,7 @@ def _endless(path: Path) -> None:
 @pytest.mark.parametrize(
     "write",
     [
-        _external,
-        _soft,
         _objects,
-        _elsewhere,
         _cut,
         _missing,
         _short,
