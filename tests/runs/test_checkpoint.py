@@ -350,9 +350,6 @@ def structured(pickled: bytes) -> bytes:
 
 BYTES = b"c__builtin__\nbytearray\n"  # torch lets it be called
 ZEROS = b"\x80\x02}X\x01\x00\x00\x00a" + BYTES + b"J\xff\xff\xff\x7f\x85Rs."  # {"a": bytearray(2**31 - 1)}
-ORDERED = b"ccollections\nOrderedDict\n"
-PAIRS = b"]q\x01(" + b"K\x01K\x01\x86" * 1_000 + b"e"
-COPIES = b"\x80\x02]q\x00(" + PAIRS + (ORDERED + b"h\x01\x85R") * 1_000 + b"e."
 
 
 @pytest.mark.filterwarnings("ignore:Sparse")
@@ -374,7 +371,6 @@ COPIES = b"\x80\x02]q\x00(" + PAIRS + (ORDERED + b"h\x01\x85R") * 1_000 + b"e."
         lambda folder: saved({"a": Touch(folder / "touched")}),
         lambda folder: saved({"a": 1})[:-50],
         lambda folder: structured(ZEROS),
-        lambda folder: structured(COPIES),
     ],
 )
 def test_a_foreign_state(tmp_path: Path, make: Callable[[Path], bytes]) -> None:

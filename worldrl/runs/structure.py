@@ -13,7 +13,7 @@ from typing import Any
 CONSTRUCTED = re.compile(
     r"torch\._utils _rebuild_tensor_v[23]|torch(\.storage)? \w+Storage|torch u?int\d+|collections OrderedDict"
 )
-CALLS = {"REDUCE", "BUILD", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4"}
+REFUSED = {"BUILD", "NEWOBJ", "NEWOBJ_EX", "OBJ", "INST", "STACK_GLOBAL", "EXT1", "EXT2", "EXT4", "DUP"}
 PUT, GET = {"PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"}, {"GET", "BINGET", "LONG_BINGET"}
 REUSED = {"GLOBAL", "BINUNICODE", "SHORT_BINUNICODE", "BINSTRING", "SHORT_BINSTRING"}  # values that may occur again
 SMALL = 10_000  # characters of such a value
@@ -24,7 +24,7 @@ def check_pickle(data: bytes) -> None:
     """Check the pickle of a state.
 
     Raises:
-        ValueError: It constructs something other than tensors, uses a large value again, or is no pickle.
+        ValueError: It constructs something other than tensors, uses a large value again, or is not a pickle.
     """
     reusable: set[Any] = set()  # places of its memo
     last, size = "", 0  # the last operation with a value, and the length of that
@@ -34,11 +34,13 @@ def check_pickle(data: bytes) -> None:
             raise ValueError(f"a structure of more than {MOST_OPCODES:,} operations")
         if name == "GLOBAL" and not CONSTRUCTED.fullmatch(str(argument)):
             raise ValueError(f"{argument} in its structure")
-        if name in CALLS - {"REDUCE"}:
+        if name in REFUSED:
             raise ValueError(f"{name} in its structure")
         if name in PUT:
             if last in REUSED and size <= SMALL:
                 reusable.add(argument)
+            else:  # a place may have held another value before
+                reusable.discard(argument)
             continue
         if name in GET and argument not in reusable:
             raise ValueError("a value that is used again in its structure")
