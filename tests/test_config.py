@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pytest
 
 from worldrl.config import (
@@ -46,6 +47,28 @@ class OddHead(Head):
         offset: int = -1
         gamma: float = 1.5
         units: int = 0
+
+
+class DictHead(Head):
+    """Settings in a type that is not checked, and that a file would read back as other keys."""
+
+    @dataclass(frozen=True)
+    class Config:
+        weights: dict[str, float] = field(default_factory=dict)
+
+
+class ListHead(Head):
+    @dataclass(frozen=True)
+    class Config:
+        sizes: list[int] = field(default_factory=list)
+
+
+class GroupHead(Head):
+    """Settings in a dataclass of their own."""
+
+    @dataclass(frozen=True)
+    class Config:
+        inner: ToyHead.Config = field(default_factory=ToyHead.Config)
 
 
 class ToyBelief(BeliefModel):
@@ -100,6 +123,21 @@ def test_a_users_own_part_judges_its_settings_itself() -> None:
         "units": 0,
     }
     assert refusal({"head": "sac", "head.gamma": 1.5}) == "head.gamma: found 1.5, expected a number in [0, 1]"
+
+
+@pytest.mark.parametrize(("cls", "key"), [(DictHead, "weights"), (ListHead, "sizes"), (GroupHead, "inner")])
+def test_a_field_of_a_type_that_is_not_checked_is_refused(cls: type[Head], key: str) -> None:
+    with pytest.raises(UserError) as refused:
+        config_from_dict({"belief": BELIEF, "head": f"{__name__}:{cls.__name__}"})
+    assert refused.value.where == f"head.{key}"
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    config = config_from_dict({**toy(lr=np.float64(1e-3), clip=np.bool_(True)), "seed": np.int64(3)})
+    assert (config.seed, config.head["lr"], config.head["clip"]) == (3, 1e-3, True)
+    assert (type(config.seed), type(config.head["lr"]), type(config.head["clip"])) == (int, float, bool)
+    assert refusal({"seed": np.array([1, 2])}).startswith("seed: found")
+    assert refusal(toy(lr=10**400)).startswith("head.lr: found")
 
 
 def test_nested_and_dotted_settings_are_the_same() -> None:

@@ -21,7 +21,9 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def write(own: Path, name: str, text: str) -> None:
-    (own / f"{name}.yaml").write_text(text)
+    path = own / f"{name}.yaml"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
 
 
 def refused(**arguments: str) -> UserError:
@@ -69,6 +71,36 @@ def test_a_base_with_another_head_gives_what_both_heads_inherit(own: Path) -> No
     found = read_preset("agent", "mine", own)
     assert found["head.units"] == 256
     assert not [key for key in found if key.startswith("policy.")]
+
+
+@pytest.mark.parametrize(
+    ("base", "agent"),
+    [
+        ("quickstart", "dreamer"),
+        ("quickstart_dreamer", "latent_sac"),
+        ("quickstart_states", "td3"),
+        ("smoke", "dreamer"),
+    ],
+)
+def test_a_base_with_another_agent_is_as_on_the_command_line(own: Path, base: str, agent: str) -> None:
+    write(own, "experiment/mine", f"base: {base}\nagent: {agent}\n")
+    ours, theirs = compose({"experiment": "mine"}), compose({"experiment": base, "agent": agent})
+    assert (ours.head, ours.belief, ours.policy) == (theirs.head, theirs.belief, theirs.policy)
+
+
+@pytest.mark.parametrize(
+    ("preset", "text", "chosen"),
+    [
+        ("env/mine", "belief: stack\n", {"env": "mine"}),
+        ("agent/mine", "base: sac\nexperiment: smoke\n", {"agent": "mine"}),
+        ("experiment/mine", "allow: my_module\n", {"experiment": "mine"}),
+    ],
+)
+def test_a_choice_that_a_preset_cannot_make_is_refused(
+    own: Path, preset: str, text: str, chosen: dict[str, str]
+) -> None:
+    write(own, preset, text)
+    assert refused(**chosen).where.endswith(f"{preset}.yaml")
 
 
 @pytest.mark.parametrize(("base", "where"), [("two", "agent 'one'"), ("nobody", "agent preset")])

@@ -35,13 +35,22 @@ from worldrl.config import (
 )
 from worldrl.envs.families import canonical_name
 from worldrl.errors import UserError, wrong
-from worldrl.presets import GROUPS, Arguments, own_folder, read_base, read_preset, settings_for
-from worldrl.registry import DEFAULTS, PARTS, agent_label, canonical
+from worldrl.presets import (
+    GROUPS,
+    NOT_SETTINGS,
+    Arguments,
+    own_folder,
+    parts_of,
+    read_agent,
+    read_base,
+    read_preset,
+    settings_for,
+)
+from worldrl.registry import PARTS, agent_label, canonical
 from worldrl.trust import allow, allow_named
 
 RUNS = "runs"  # the folder of all run folders
 REPEAT = "env.action_repeat"
-NOT_SETTINGS = ("resume", "sweep", "presets", "allow")  # arguments that are not settings of a run
 
 
 def compose(arguments: Mapping[str, Any]) -> Config:
@@ -67,7 +76,7 @@ def compose(arguments: Mapping[str, Any]) -> Config:
     asked = {key: value for key, value in given.items() if key not in NOT_SETTINGS}
     base, experiment = read_base(), read_preset("experiment", asked.get("experiment"), own)
     name = _first("agent", asked, experiment, base)
-    agent = _agent(name, own)
+    agent = read_agent(name, own)
     middle = (agent, experiment) if "agent" in asked else (experiment, agent)
     order = (asked, *middle, base)
     init_from = _first("init_from", *order, {"init_from": ""})
@@ -78,14 +87,13 @@ def compose(arguments: Mapping[str, Any]) -> Config:
     world = {**in_data, **(world_of(init_from) if init_from else {})}
     env = read_preset("env", _first("env", *order), own)
     parts = {kind: canonical(kind, _first(kind, asked, world, *order)) for kind in PARTS}
-    meant = {**_agent(experiment.get("agent"), own), **experiment}
     values: Arguments = {}
     for where, layer, intended in (
         ("configs/train.yaml", base, base),
         ("env preset", env, env),
         (f"agent '{name}'", agent, agent),
         ("data", unknown, unknown),
-        (f"experiment '{asked.get('experiment')}'", experiment, meant),
+        (f"experiment '{asked.get('experiment')}'", experiment, parts_of(experiment, own)),
         ("init_from or data", world, world),
         ("env preset", env if "env" in asked and world else {}, env),
         ("", asked, {}),
@@ -185,12 +193,6 @@ def _named(given: Mapping[str, Any]) -> Arguments:
 def _plain(layer: Mapping[str, Any]) -> Arguments:
     """A layer without its choices, which have already been made."""
     return {key: value for key, value in layer.items() if key not in (*GROUPS, *PARTS)}
-
-
-def _agent(name: Any, own: Path) -> Arguments:
-    """An agent's preset, completed by the parts that it does not name; empty for ``None``."""
-    preset = read_preset("agent", name, own)
-    return {**DEFAULTS, **preset} if preset else preset
 
 
 def _first(key: str, *layers: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+import sys
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -180,6 +181,7 @@ def _check_frozen(config: Config) -> None:
 # --- types ------------------------------------------------------------------------------------------------------------
 
 _NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
+FIELD_TYPES = "bool, int, float, str, Literal, tuple, and None or Annotated with these"
 
 
 def typed(key: str, value: Any, hint: Any) -> Any:
@@ -205,9 +207,11 @@ def typed(key: str, value: Any, hint: Any) -> Any:
 
 
 def _typed_scalar(key: str, value: Any, hint: type) -> Any:
+    if type(value).__module__ == "numpy" and hasattr(value, "item") and not getattr(value, "shape", ()):
+        value = value.item()  # of np.logspace, np.arange
     if type(value) is hint and not (isinstance(value, float) and not math.isfinite(value)):
         return value
-    if hint is float and type(value) is int:
+    if hint is float and type(value) is int and abs(value) <= sys.float_info.max:
         return float(value)
     if hint is int and type(value) is float and value.is_integer():
         return int(value)
@@ -379,17 +383,37 @@ def _agent_and_parts(flat: Mapping[str, Any]) -> tuple[str, dict[str, str]]:
     return typed("agent", flat["agent"], str), parts
 
 
-def _leaves(cls: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:
-    """Dotted key -> (type, default) of a dataclass and those inside it; the parts are left out."""
+def _leaves(cls: Any, prefix: str = "", groups: bool = True) -> dict[str, tuple[Any, Any]]:
+    """Dotted key -> (type, default) of a dataclass and (``groups``) those inside it; the parts are left out.
+
+    Raises:
+        UserError: a field without a default, or of a type that ``typed`` does not check.
+    """
     hints = typing.get_type_hints(cls, include_extras=True)
     found: dict[str, tuple[Any, Any]] = {}
     for item in dataclasses.fields(cls):
         hint, key = hints[item.name], _dotted(prefix, item.name)
-        if dataclasses.is_dataclass(hint):
+        if groups and dataclasses.is_dataclass(hint):
             found.update(_leaves(hint, f"{key}."))
         elif key not in PARTS:
+            if not _is_checked(hint):
+                raise UserError(key, f"a field of type {_type_name(hint)}", f"one of {FIELD_TYPES}")
             found[key] = (hint, _default(key, item))
     return found
+
+
+def _is_checked(hint: Any) -> bool:
+    """Whether ``typed`` checks values of this type, down to the scalars in it."""
+    origin, inside = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return _is_checked(inside[0])
+    if origin in (typing.Union, types.UnionType, tuple):
+        return all(x in (type(None), ...) or _is_checked(x) for x in inside)
+    return origin is Literal or hint in _NAMES
+
+
+def _type_name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
 
 
 def _default(key: str, item: dataclasses.Field[Any]) -> Any:
@@ -403,7 +427,7 @@ def _default(key: str, item: dataclasses.Field[Any]) -> Any:
 def _part_leaves(parts: Mapping[str, str]) -> dict[str, tuple[Any, Any]]:
     found: dict[str, tuple[Any, Any]] = {}
     for kind, name in parts.items():
-        found.update(_leaves(load_class(kind, name).Config, f"{kind}."))
+        found.update(_leaves(load_class(kind, name).Config, f"{kind}.", groups=False))
     return found
 
 
@@ -541,7 +565,7 @@ def moved(config: Config, trained: Mapping[str, Any]) -> list[str]:
 
 # --- starting from another run ----------------------------------------------------------------------------------------
 
-OPTIMISER_SETTINGS = ("belief.lr", "belief.grad_clip", "belief.adam_eps")  # they may differ from those of the run
+OPTIMISER_SETTINGS = ("belief.lr", "belief.grad_clip", "belief.adam_eps")
 
 
 def world_of(run_dir: str, where: str = "init_from") -> dict[str, Any]:
@@ -564,11 +588,13 @@ def check_same_belief(config: Config) -> None:
     """Refuse a belief whose class or settings are not those of the run that ``init_from`` names.
 
     Raises:
-        UserError: the first setting that differs; only those of the optimiser may.
+        UserError: the first setting that differs; those of the optimiser may, and those that change no weight (a
+            belief's ``free``).
     """
+    may_differ = {*OPTIMISER_SETTINGS, *(f"belief.{name}" for name in load_class("belief", config.belief["name"]).free)}
     ours, theirs = flatten({"belief": config_to_dict(config)["belief"]}), world_of(config.init_from)
     ours["data.normalize"] = config.data.normalize
     for key in ours:
-        if key not in OPTIMISER_SETTINGS and ours[key] != theirs.get(key):
+        if key not in may_differ and ours[key] != theirs.get(key):
             expected = f"{theirs.get(key)!r} as in init_from={config.init_from}"
             raise wrong(key, ours[key], expected, "leave it out to take it from there")

@@ -14,11 +14,17 @@ from typing import Any
 
 from worldrl.config import flatten, read_yaml
 from worldrl.errors import UserError, unknown, wrong
-from worldrl.registry import PARTS, canonical, shared_fields
+from worldrl.registry import DEFAULTS, PARTS, canonical, shared_fields
 
 GROUPS = ("agent", "env", "experiment")  # settings whose value is the name of a preset
 OWN = "configs"  # a user's own folder, in the current one
 BASE = "base"
+NOT_SETTINGS = ("resume", "sweep", "presets", "allow")  # arguments that are not settings of a run
+CHOICES: dict[str, tuple[str, ...]] = {  # what a preset of each group may choose
+    "agent": ("env", *PARTS),
+    "env": (),
+    "experiment": ("agent", "env", *PARTS),
+}
 
 Arguments = dict[str, Any]  # dotted keys, as on the command line
 
@@ -34,6 +40,8 @@ def own_folder(folder: Any = None) -> Path:
     """The folder of the user's presets: ``presets=DIR``, or by default ``./configs``, which need not exist."""
     if folder is None:
         return Path(OWN)
+    if not isinstance(folder, str | Path):
+        raise wrong("presets", folder, "a folder")
     path = Path(folder).expanduser()
     if not path.is_dir():
         raise wrong("presets", str(folder), "a folder with agent/, env/ or experiment/")
@@ -89,15 +97,33 @@ def settings_for(layer: Mapping[str, Any], intended: Mapping[str, Any], parts: M
     return settings
 
 
+def read_agent(name: Any, own: Path) -> Arguments:
+    """An agent's preset, completed by the parts that it does not name; none for ``None``."""
+    preset = read_preset("agent", name, own)
+    return {**DEFAULTS, **preset} if preset else preset
+
+
+def parts_of(layer: Mapping[str, Any], own: Path) -> dict[str, str]:
+    """The parts that a layer chooses, by its agent or by name."""
+    both = {**read_agent(layer.get("agent"), own), **layer}
+    return {kind: both[kind] for kind in PARTS if kind in both}
+
+
 def _with_base(group: str, name: str, own: Path, above: tuple[str, ...]) -> Arguments:
     if name in above:
         raise UserError(f"{group} '{above[0]}'", f"base: {' > '.join([*above[1:], name])}", "a base above it")
-    settings = dict(_read(preset_path(group, name, own)))
+    path = preset_path(group, name, own)
+    settings = dict(_read(path))
     base = settings.pop(BASE, None)
+    for key in (*GROUPS, *PARTS, *NOT_SETTINGS):
+        if key in settings and key not in CHOICES[group]:
+            raise UserError(str(path), f"{key}: {settings[key]}", f"no {key} in a preset of {group}")
     if base is None:
         return settings
     under = _with_base(group, str(base), own, (*above, name))
-    return {**settings_for(under, under, {kind: settings[kind] for kind in PARTS if kind in settings}), **settings}
+    chosen = parts_of(settings, own)
+    kept = settings_for(under, parts_of(under, own), chosen)
+    return {**{key: value for key, value in kept.items() if key not in chosen}, **settings}
 
 
 def _read(path: Path) -> Arguments:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from worldrl.errors import UserError
+from worldrl.errors import UserError, wrong
 from worldrl.registry import PARTS, canonical
 
 _allowed: set[str] = set()
@@ -23,7 +23,9 @@ def allow(names: str | Iterable[str]) -> None:
         names: one or several, also with commas between them.
     """
     given = [names] if isinstance(names, str) else names
-    _allowed.update(name.strip() for text in given for name in text.split(",") if name.strip())
+    if not isinstance(given, Iterable):
+        raise wrong("allow", names, "names of modules")
+    _allowed.update(name.strip() for text in map(str, given) for name in text.split(",") if name.strip())
 
 
 def allowed() -> tuple[str, ...]:

@@ -252,6 +252,7 @@ class BeliefModel(Part):
     grid: tuple[int, ...] = ()  # (h, w, c) if feat and context are flattened grids
     lost_rows: int = 0  # leading rows of a slice that it cannot serve
     model_batch: int | None = None  # windows that it learns from, if not all: model-only updates skip the others
+    free: ClassVar[tuple[str, ...]] = ()  # settings that change no weight: with init_from they may differ
     imputes: bool = False  # step uses SEEN: it imputes lost entries, and takes the prior where a row has no reading
 
     def sizes(self, actions: Actions) -> Sizes:

@@ -70,6 +70,14 @@ def test_by_default_it_learns_on(trained: Path, tmp_path: Path) -> None:
     assert "loss/state" in {key for record in records(run) for key in record}
 
 
+@pytest.mark.parametrize("settings", [{"belief.particles": "last_step"}, {"belief.burn_in": 2}])
+def test_settings_that_change_no_weight_may_differ(trained: Path, tmp_path: Path, settings: dict[str, Any]) -> None:
+    composed = compose({**NEW, "init_from": str(trained), **settings})
+    trainer = make_trainer(flatten(config_to_dict(composed)), tmp_path / "run")
+    trainer.close()
+    assert same(trainer.agent.model.state_dict(), weights(trained))
+
+
 @pytest.mark.parametrize("model_every", [0, 1])
 def test_resuming_is_exact_and_needs_the_other_run_no_more(trained: Path, tmp_path: Path, model_every: int) -> None:
     other = tmp_path / "other"

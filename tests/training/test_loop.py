@@ -234,6 +234,15 @@ def test_what_only_the_agent_can_judge_is_refused(tmp_path: Path, settings: dict
         make_trainer({**kept, **settings}, tmp_path / "run")
 
 
+def test_a_run_that_is_refused_leaves_nothing_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    closed, before = [], torch.get_num_threads()
+    monkeypatch.setattr(Stream, "close", lambda self: closed.append(self))
+    with pytest.raises(UserError, match=r"replay\.length"):
+        make_trainer({**STATE, "belief.burn_in": 5, "threads": before + 1}, tmp_path / "run")
+    assert len(closed) == 1
+    assert torch.get_num_threads() == before
+
+
 def test_acting_without_prefill(tmp_path: Path) -> None:
     trainer = make_trainer({**STATE, "schedule.prefill": 0}, tmp_path / "run")
     for _ in range(3):

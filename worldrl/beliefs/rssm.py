@@ -71,6 +71,7 @@ class RSSM(BeliefModel):
 
     config: RSSM.Config
     imputes = True
+    free = ("burn_in", "particles")
     tiny: ClassVar[dict[str, Any]] = {
         "stoch": 4,
         "deter": 8,

@@ -115,6 +115,7 @@ class SLAC(BeliefModel):
 
     config: SLAC.Config
     imputes = True
+    free = ("history",)
     tiny: ClassVar[dict[str, Any]] = {
         "z1": 3,
         "z2": 6,
@@ -212,19 +213,27 @@ class SLAC(BeliefModel):
         """Filter (B, T) rows; the belief has the rows from ``lost_rows`` on; see ``BeliefModel.observe``."""
         n = (self.model_batch or len(batch.reward)) if learn else 0
         learnt, others = batch.windows(slice(n)), batch.windows(slice(n, None))
-        embed = self._encode(learnt.obs, learnt.reward.shape)
-        path = self._filter(embed, learnt)
-        losses, metrics = self._losses(learnt, path) if learn else ({}, {})
+        losses: Metrics = {}
+        metrics: Metrics = {}
+        seen: list[tuple[Tensor, Path]] = []
+        if learn:
+            seen.append(self._see(learnt))
+            losses, metrics = self._losses(learnt, seen[0][1])
         with torch.no_grad():
-            other_embed = self._encode(others.obs, others.reward.shape)
-            paths = zip(path, self._filter(other_embed, others), strict=True)
-            path = Path(*(torch.cat([ours.detach(), theirs]) for ours, theirs in paths))
-            embed = torch.cat([embed, other_embed])
+            if len(others.reward):
+                seen.append(self._see(others))
+            embed = torch.cat([embed for embed, _ in seen])
+            path = Path(*(torch.cat(each) for each in zip(*(path for _, path in seen), strict=True)))
             draws = self._draw_particles(embed, batch, particles)
             context = contexts(embed, batch.action, batch.is_first, self.config.history)
         known = slice(self.lost_rows, None)
         belief = Belief(path.feat()[:, known], draws[:, :, known], context, path.entropy()[:, known])
         return belief, losses, metrics
+
+    def _see(self, batch: Batch) -> tuple[Tensor, Path]:
+        """Embedding (B, T, E) of the rows and their filtered path."""
+        embed = self._encode(batch.obs, batch.reward.shape)
+        return embed, self._filter(embed, batch)
 
     @torch.no_grad()
     def decode(self, feat: Tensor) -> Obs:

@@ -14,11 +14,15 @@ def tells(obs: Obs) -> bool:
 
 
 def impute(obs: Obs, predicted: Obs) -> Obs:
-    """The observations (B, ...) with ``predicted`` values in place of lost ones."""
-    return {key: torch.where(obs[SEEN + key], obs[key], value) for key, value in predicted.items()}
+    """The observations (B, ...) with ``predicted`` values in place of lost ones; a key without a mask is all there."""
+    return {
+        key: torch.where(obs[SEEN + key], obs[key], value) if SEEN + key in obs else obs[key]
+        for key, value in predicted.items()
+    }
 
 
 def is_dark(obs: Obs) -> Tensor:
     """(B,) bool: the rows without a single reading."""
-    seen = [mask.flatten(1).any(1) for key, mask in obs.items() if key.startswith(SEEN)]
-    return ~torch.stack(seen).any(0)
+    keys = [key for key in obs if not key.startswith(SEEN)]
+    masks = [obs[SEEN + key] if SEEN + key in obs else torch.ones_like(obs[key], dtype=torch.bool) for key in keys]
+    return ~torch.stack([mask.flatten(1).any(1) for mask in masks]).any(0)

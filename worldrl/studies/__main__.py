@@ -311,7 +311,7 @@ def _numbers(options: argparse.Namespace) -> Path:
 
 def write_numbers(options: argparse.Namespace, result: Mapping[str, Any]) -> None:
     """Write the results of a study, with its settings and the machine, in place of an existing file."""
-    settings = {key: str(value) for key, value in vars(options).items()}
+    settings = {key: [*map(str, x)] if isinstance(x, list) else str(x) for key, x in vars(options).items()}
     machine = {"machine": platform.machine(), "torch": torch.__version__, "threads": torch.get_num_threads()}
     path = _numbers(options)
     partial = path.with_name(f".{path.name}.partial")

@@ -194,7 +194,7 @@ def _gradient(p: Array, y: Array) -> Array:
 
 def draw(path: Path, labels: Sequence[str], embeddings: Sequence[Embedding]) -> None:
     """A panel per run, coloured by reward: red is high."""
-    with picture(path, len(embeddings), 3.6) as axes:
+    with picture(path, len(embeddings), 3.6, in_a_row=3) as axes:
         for ax, name, found in zip(axes, labels, embeddings, strict=True):
             low, high = np.quantile(found.reward, [0.02, 0.98])
             drawn = ax.scatter(*found.points.T, c=found.reward, s=4, cmap="coolwarm", vmin=low, vmax=high, linewidths=0)

@@ -19,14 +19,19 @@ from worldrl.tabular.counterexample import Wrong, threshold
 
 
 @contextmanager
-def picture(path: Path, panels: int, width: float = PANEL[0]) -> Iterator[Any]:
-    """A row of axes, (panels,), which is saved to ``path`` at the end."""
+def picture(path: Path, panels: int, width: float = PANEL[0], in_a_row: int | None = None) -> Iterator[Any]:
+    """Axes, (panels,), in rows of at most ``in_a_row``, which are saved to ``path`` at the end."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
+    columns = min(panels, in_a_row or panels)
+    rows = -(-panels // columns)
     with rc_context(STYLE):
-        figure = Figure(figsize=(width * panels, PANEL[1] + 0.4), layout="constrained", dpi=200)
-        yield figure.subplots(1, panels, squeeze=False)[0]
+        figure = Figure(figsize=(width * columns, (PANEL[1] + 0.4) * rows), layout="constrained", dpi=200)
+        axes = figure.subplots(rows, columns, squeeze=False).ravel()
+        for unused in axes[panels:]:
+            unused.remove()
+        yield axes[:panels]
         write_out(figure)
         figure.savefig(path)
 

@@ -18,12 +18,12 @@ SECTIONS = ("env", "sample", "update", "eval", "save")  # of a run's wall time
 class Every:
     """True once whenever a multiple of ``n`` frames has been reached or passed since the last call; 0 is never.
 
-    A chunk that passes several multiples counts once. Nothing is due at frame ``start`` itself.
+    A chunk that passes several multiples counts once. Nothing is due at frame 0.
     """
 
-    def __init__(self, n: int, start: int = 0) -> None:
+    def __init__(self, n: int) -> None:
         self.n = n
-        self._last = start
+        self._last = 0
 
     def __call__(self, frames: int) -> bool:
         due = self.n > 0 and frames // self.n > self._last // self.n
@@ -49,26 +49,20 @@ class Ratio:
 
     def __init__(self, updates: float, per: int = 1000, start: int = 0) -> None:
         self.rate = Fraction(str(updates)) / per
-        self._start = self._last = start
+        self._start = start
         self._done = 0
 
     def __call__(self, frames: int) -> int:
         """Updates due since the last call."""
-        self._last = max(frames, self._start)
-        total = (self._last - self._start) * self.rate.numerator // self.rate.denominator
+        total = max(frames - self._start, 0) * self.rate.numerator // self.rate.denominator
         due, self._done = total - self._done, total
         return due
 
     def state_dict(self) -> dict[str, Any]:
-        return {"rate": str(self.rate), "start": self._start, "last": self._last, "done": self._done}
+        return {"done": self._done}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restore the position; a rate that differs from the saved one applies from there, without catching up."""
-        self._last = state["last"]
-        if Fraction(state["rate"]) == self.rate:
-            self._start, self._done = state["start"], state["done"]
-        else:
-            self._start, self._done = state["last"], 0
+        self._done = state["done"]
 
 
 class Linear:

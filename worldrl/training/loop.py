@@ -99,16 +99,25 @@ class Trainer:
         self, config: Config, run_dir: Path, saved: dict[str, Any] | None, make: MakeExperience = make_experience
     ) -> None:
         self.run_dir = run_dir
+        self.eval_envs: VectorEnv | None = None
+        device = choose_device(config.device)
         self._threads = torch.get_num_threads()  # of the process, which may have other runs
         if config.threads:
             torch.set_num_threads(config.threads)
-        _set_determinism(config.deterministic)
-        products.use(None)
-        torch.manual_seed(config.seed)
-        self.experience = make(config)
+        with ExitStack() as refused:
+            refused.callback(torch.set_num_threads, self._threads)
+            _set_determinism(config.deterministic)
+            products.use(None)
+            torch.manual_seed(config.seed)
+            self.experience = make(config)
+            refused.callback(self.experience.close)
+            self._build(saved, device)
+            refused.pop_all()
+
+    def _build(self, saved: dict[str, Any] | None, device: torch.device) -> None:
         config = self.experience.config  # with the data's checksum
-        self.eval_envs: VectorEnv | None = None
-        check_size(config, self.experience.spec, choose_device(config.device))
+        run_dir = self.run_dir
+        check_size(config, self.experience.spec, device)
         self.agent = Agent(config, self.experience.spec)
         speed = form_of(config.speed, self.agent, config.all_updates)
         self.config = config = dataclasses.replace(config, speed=speed)
@@ -278,8 +287,8 @@ class Trainer:
 
     def _leave_evaluation_out(self, error: WorkerError) -> None:
         self.progress.say(f"{error}; it failed there before, so this evaluation is skipped")
-        assert self.eval_envs is not None
-        self.eval_envs.close()
+        if self.eval_envs is not None:
+            self.eval_envs.close()
         self.eval_envs, self.patient = None, False
         self.evaluations += 1
 
