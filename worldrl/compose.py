@@ -35,6 +35,7 @@ from worldrl.config import (
 )
 from worldrl.envs.families import canonical_name
 from worldrl.errors import UserError, wrong
+from worldrl.files import is_file
 from worldrl.presets import (
     GROUPS,
     NOT_SETTINGS,
@@ -151,7 +152,7 @@ def _world_of_data(name: str) -> tuple[Arguments, Arguments]:
     from worldrl.data.formats import format_of  # imports torch, which a report does not need
 
     path = Path(name).expanduser()
-    if (path / CONFIG_FILE).is_file():
+    if is_file(path / CONFIG_FILE):
         world = {key: value for key, value in world_of(str(path), "data").items() if key.startswith(("task", "env."))}
     else:
         world = format_of(path).world(path)

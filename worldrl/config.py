@@ -26,7 +26,7 @@ from worldrl.data.settings import DEMO, DataConfig, ReplayConfig
 from worldrl.envs.make import EnvConfig
 from worldrl.errors import UserError, given_twice, unknown, wrong
 from worldrl.fields import Device, Every, Frames, Label, NotNegative, OneOf, Range, Share, SomeFrames, of_updates, rules
-from worldrl.files import damaged, read_text
+from worldrl.files import damaged, is_file, read_text
 from worldrl.registry import DEFAULTS, OWN_POLICY, PARTS, agent_label, canonical, load_class
 from worldrl.trust import check_allowed
 
@@ -500,7 +500,7 @@ def save_config(config: Config, run_dir: Path) -> None:
 def run_folder(run_dir: str | Path) -> Path:
     """The folder that a run is read from: ``run_dir``, or the run inside the package if ``demo`` is not a folder."""
     path = Path(run_dir)
-    return Path(__file__).with_name(DEMO) if str(path) == DEMO and not (path / CONFIG_FILE).is_file() else path
+    return Path(__file__).with_name(DEMO) if str(path) == DEMO and not is_file(path / CONFIG_FILE) else path
 
 
 def load_config(run_dir: Path, **changes: Any) -> Config:
@@ -511,7 +511,7 @@ def load_config(run_dir: Path, **changes: Any) -> Config:
             package that is not allowed (``worldrl.trust``).
     """
     path = run_folder(run_dir) / CONFIG_FILE
-    if not path.is_file():
+    if not is_file(path):
         lost = f"put {CONFIG_FILE} back if this was one" if Path(run_dir).is_dir() else ""
         raise UserError(f"no run in '{run_dir}'", f"no {CONFIG_FILE}", "a folder that worldrl train wrote", lost)
     stored = flatten(read_yaml(path))

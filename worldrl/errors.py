@@ -118,6 +118,18 @@ def writing(path: object, remedy: str = OTHER_RUN_DIR) -> Iterator[None]:
         raise unwritable(path, error, remedy) from error
 
 
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """The file to write in place of ``path``, to which it is renamed at the end; nothing is left of one that fails."""
+    partial = path.with_name(f".{path.name}.partial")
+    with writing(path, "choose another file"):
+        try:
+            yield partial
+            partial.replace(path)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
 def check_writable(file: Path) -> None:
     """Refuse a file that cannot be written before minutes are spent on its contents; an existing file is kept."""
     with writing(file, "choose another file"):

@@ -38,6 +38,14 @@ def open_file(path: Path) -> BinaryIO:
     return os.fdopen(handle, "rb")
 
 
+def is_file(path: Path) -> bool:
+    """Whether this is a file; not for a name that is too long or a folder that may not be read."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
 def unreadable(path: object, error: OSError) -> UserError:
     """The error for a file that cannot be opened or read."""
     if isinstance(error, FileNotFoundError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ import pytest
 from tests.data.formats.test_formats import DATA, arrays, npz
 from tests.runs.test_data import COUNT, trained
 from worldrl.__main__ import main
+from worldrl.commands import data
+from worldrl.commands.data import joined
 from worldrl.data.formats import d4rl, minari
+from worldrl.errors import UserError
 from worldrl.runs.data import checksum, read_data
 from worldrl.types import box
 
@@ -61,6 +65,51 @@ def test_the_action_repeat_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture
         assert described["rows_checksum"] == checksum(read_data(tmp_path / name).columns)
     assert main(["data", "convert", str(tmp_path / "a"), str(tmp_path / "a.npz")]) == 0
     assert "env.action_repeat=4" in capsys.readouterr().err
+
+
+def test_a_file_gets_its_bounds_on_the_way_into_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = tmp_path / "a.npz", tmp_path / "b-v0"
+    d4rl.write(path, DATA)
+    for source in (["convert", str(path), str(out)], ["make", str(out), "--join", str(path)]):
+        for wrong in ([], ["--low", "-3"], ["--low", "1", "--high", "1"], ["--low", "0", "--high", "1"]):
+            assert main(["data", *source, *wrong]) == 2
+            assert not out.exists()
+        assert main(["data", *source, "--low", "-3", "--high", "1"]) == 0
+        found = read_data(out)
+        assert found.actions == DATA.actions
+        np.testing.assert_allclose(found.columns["action"], DATA.columns["action"], atol=1e-6)
+        assert main(["data", "convert", str(out), str(tmp_path / "c"), "--low", "-3", "--high", "1"]) == 2
+        shutil.rmtree(out)
+    assert len(capsys.readouterr().err.splitlines()) == 10
+
+
+def test_files_of_choices_are_joined_with_the_largest(tmp_path: Path) -> None:
+    few, many = ({**arrays(True), "actions": np.arange(15) % n} for n in (2, 3))
+    npz(tmp_path / "a.npz", few)
+    npz(tmp_path / "b.npz", many)
+    minari.write(tmp_path / "c", d4rl.read(tmp_path / "b.npz"))
+    found = joined([tmp_path / name for name in ("a.npz", "b.npz", "c")])
+    numbers = found.columns["action"][found.columns["is_first"] == 0].argmax(-1)
+    assert found.actions.size == 3
+    assert numbers.tolist() == [*few["actions"], *many["actions"], *many["actions"]]
+
+
+def test_a_task_is_taken_from_the_part_that_knows_it(tmp_path: Path) -> None:
+    for name, task in (("a", ""), ("b", "Pendulum-v1"), ("c", "Other-v0")):
+        minari.write(tmp_path / name, DATA._replace(task=task))
+    assert joined([tmp_path / "a", tmp_path / "b"]).task == "Pendulum-v1"
+    with pytest.raises(UserError, match="task"):
+        joined([tmp_path / name for name in ("a", "b", "c")])
+
+
+@pytest.mark.parametrize("out", ["{}/there.npz/x/b-v0", "{}/" + 300 * "n"])
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, out: str
+) -> None:
+    npz(tmp_path / "there.npz", arrays(True))
+    monkeypatch.setattr(data, "collect", lambda *given: pytest.fail("was recorded"))
+    assert main(["data", "make", out.format(tmp_path), *MADE[2:]]) == 2
+    assert main(["data", "make", str(tmp_path / "a.npz"), *MADE[2:], "--obs", "both"]) == 2
 
 
 @pytest.mark.parametrize(
@@ -124,6 +173,7 @@ def test_an_option_that_would_be_ignored_is_refused(
         ["make", "THERE", "--policy", "random", "--task", COUNT],
         ["make", "OUT", "--join", "THERE", "OTHER"],
         ["info", "nothing"],
+        ["info", 300 * "n"],
         ["convert", "nothing", "OUT"],
     ],
 )

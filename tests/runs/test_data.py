@@ -16,6 +16,7 @@ import worldrl
 from tests.data.formats.test_formats import DATA, arrays, npz
 from tests.data.test_episodes import made
 from tests.toy_runs import STATE_SAC
+from worldrl.__main__ import main
 from worldrl.agent import Agent
 from worldrl.config import load_config
 from worldrl.data import memory
@@ -24,6 +25,7 @@ from worldrl.data.formats import minari
 from worldrl.data.settings import DataConfig
 from worldrl.errors import UserError
 from worldrl.registry import tiny_settings
+from worldrl.runs import data as runs_data
 from worldrl.runs.checkpoint import Checkpoints
 from worldrl.runs.data import load_rows, read_data
 from worldrl.training import experience
@@ -262,6 +264,48 @@ def test_the_replay_of_a_run_is_data(tmp_path: Path) -> None:
     assert load_config(run).task == COUNT
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [r["updates"] for r in records if "eval/return" in r] == [0, 10]
+
+
+@pytest.mark.parametrize("capacity", [100, 14], ids=["whole", "wrapped"])
+def test_the_replay_of_several_environments_is_one_stream(tmp_path: Path, capacity: int) -> None:
+    """Each environment's rows in their order, as a plain loop finds them in the saved ring."""
+    settings = {"env.num_envs": 2, "schedule.prefill": 10, "replay.capacity": capacity}
+    acted = trained(tmp_path, task=COUNT, frames=40, **settings)
+    found = read_data(acted)
+    checkpoints = Checkpoints(acted)
+    replay, _ = runs_data._saved_replay(acted, checkpoints, 2)
+    columns = replay.columns()
+    expected: dict[str, list[Any]] = {name: [] for name in columns}
+    for env in range(2):
+        for row in range(len(columns["reward"])):
+            begins = row == 0 or columns["is_first"][row, env]
+            last = row + 1 == len(columns["reward"])
+            if begins and (last or columns["is_first"][row + 1, env]):
+                continue  # an episode without a step
+            for name, values in columns.items():
+                value = values[row, env]
+                if begins and name in ("action", "reward"):
+                    value = 0 * value
+                expected[name].append(1.0 if begins and name == "is_first" else value)
+    assert found.columns["is_first"].sum() >= 2
+    for name, listed in expected.items():
+        np.testing.assert_array_equal(found.columns[name], np.array(listed), err_msg=name)
+
+
+def test_data_without_a_step_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = npz(tmp_path / "a.npz", {**arrays(), "timeouts": np.ones(15, bool), "terminals": np.zeros(15, bool)})
+    for reward in ("as_is", "min_max"):
+        with pytest.raises(UserError, match="no step"):
+            rows(path, reward=reward)
+    assert main(["data", "info", str(path)]) == 0
+
+
+def test_another_action_repeat_is_told(tmp_path: Path) -> None:
+    minari.write(tmp_path / "a", DATA)
+    spec = DATA.spec()
+    same = load_rows(DataConfig(name=str(tmp_path / "a")), spec)
+    other = load_rows(DataConfig(name=str(tmp_path / "a")), spec._replace(action_repeat=4))
+    assert len(other.notes) == len(same.notes) + 1
 
 
 def test_from_data_to_environment_resumed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from worldrl.acting.episodes import random_return
 from worldrl.acting.waypoints import SIGMA, follow, mean_return, with_new_goals
 from worldrl.compose import compose
 from worldrl.config import CONFIG_FILE, Config, run_folder
-from worldrl.data.episodes import Columns, Extent, Recorded, extent, to_unit
+from worldrl.data.episodes import Columns, Extent, Recorded, extent, to_unit, with_choices
 from worldrl.data.formats import d4rl, minari
 from worldrl.data.hdf5 import SUFFIXES
 from worldrl.data.returns import RETURN_TO_GO
@@ -27,6 +28,7 @@ from worldrl.runs.data import checksum, read_data
 from worldrl.runs.trained import CHECKPOINTS, check_playable, load_agent
 from worldrl.terminal import Parser, add_allow, command, number, pasted, say, whole
 from worldrl.trust import allow
+from worldrl.types import Actions, box
 
 SCRIPTED = RANDOM, WAYPOINTS = "random", "waypoints"
 RANDOM_EPISODES = 100  # whose mean return scores 0
@@ -40,6 +42,8 @@ MADE_WITH: Mapping[str, tuple[Any, tuple[str, ...]]] = {  # option -> its defaul
     "obs": ("state", SCRIPTED),
     "checkpoint": ("last", (RUN,)),
     "mode": (False, (WAYPOINTS, RUN)),
+    "low": (None, (JOIN,)),
+    "high": (None, (JOIN,)),
 }
 CONSTANT = 1e-6  # a column with a smaller deviation than that does not vary
 
@@ -66,6 +70,9 @@ def make_parser() -> argparse.ArgumentParser:
     converted = commands.add_parser("convert", help="write a data set, or a run's replay, in another layout")
     converted.add_argument("path", type=Path, metavar="PATH")
     converted.add_argument("out", type=Path, metavar="OUT", help="a new folder (Minari), or a new .npz or .hdf5 file")
+    for each in (made, converted):
+        each.add_argument("--low", type=number, metavar="X", help="lower bound of all actions of a file, as --high")
+        each.add_argument("--high", type=number, metavar="X", help="a folder has them, a file has not")
     for each in (info, made, converted):
         add_allow(each)
     return parser
@@ -143,7 +150,9 @@ def findings(data: Recorded, found: Extent) -> Iterator[str]:
     if data.actions.kind == "box":
         yield from _of_actions(columns["action"][led], data.unit)
     for key, obs in data.obs.items():
-        if obs.dtype != "uint8" and (still := np.flatnonzero(columns[key].std(0) < CONSTANT)).size:
+        with np.errstate(invalid="ignore"):  # of entries that are not finite
+            still = np.flatnonzero(columns[key].std(0) < CONSTANT) if obs.dtype != "uint8" else np.empty(0)
+        if still.size:
             some = ", ".join(map(str, still[:8])) + " ..." * (len(still) > 8)
             yield f"constant {key}: {counted(len(still), 'value')}, {some}"
     if not columns["reward"].any():
@@ -155,11 +164,13 @@ def findings(data: Recorded, found: Extent) -> Iterator[str]:
 
 
 def _of_actions(action: np.ndarray, unit: bool) -> Iterator[str]:
+    if not np.isfinite(action).all() or not action.size:
+        return
     beyond = int((np.abs(action) > 1.0).any(1).sum())
     if beyond:
         cure = "train with data.low=LOW data.high=HIGH"
         yield f"{counted(beyond, 'action')} beyond [-1, 1] (to {np.abs(action).max():g}): {cure}"
-    elif not unit and action.size and action.min() >= 0 and action.max() > 0:
+    elif not unit and action.min() >= 0 and action.max() > 0:
         yield "no action is below 0: if that is the lower bound, train with data.low=0"
     if (still := np.flatnonzero(action.std(0) < CONSTANT)).size:
         yield f"entries {', '.join(map(str, still))} of the actions do not vary"
@@ -199,8 +210,11 @@ def make(options: argparse.Namespace) -> None:
         raise UserError(
             "--expert", f"{options.out.name}, which has no place for it", "a folder", "data.reference=[LOW,HIGH]"
         )
+    if options.out.suffix in FLAT and options.obs == "both":
+        raise UserError("--obs", f"both, and {options.out.name}, which has one kind of them", "a folder")
     if options.join:
-        write(options.out, joined(options.join), {"combined": [str(path) for path in options.join]})
+        data = _bounded(joined(options.join), options)
+        write(options.out, data, {"combined": [str(path) for path in options.join]})
         return
     source = _source(options)
     env, task, seed = source.config.env, source.config.task, options.seed
@@ -275,37 +289,68 @@ def joined(paths: Sequence[Path]) -> Recorded:
     Raises:
         UserError: another task, action repeat, or other observations, actions or bounds than the first has.
     """
-    parts = [read_data(path) for path in paths]
+    parts = _with_equal_choices([read_data(path) for path in paths])
     first = parts[0]
+    task = next((part.task for part in parts if part.task), "")
     for path, part in zip(paths, parts, strict=True):
         for what, found, expected in (
-            ("task", part.task or first.task, first.task or part.task),
+            ("task", part.task or task, task),
             ("action repeat", part.action_repeat, first.action_repeat),
             ("observations", part.obs, first.obs),
-            ("actions", part.actions, first.actions),
+            ("actions", _told(part.actions), _told(first.actions)),
             ("actions in [-1, 1]", part.unit, first.unit),
         ):
             if found != expected:
                 raise UserError(str(path), f"{what} {found}", f"{expected}, as {paths[0]} has")
     columns: Columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in first.columns}
-    return first._replace(columns=columns, notes=(), file_rows=None)
+    return first._replace(columns=columns, task=task, notes=(), file_rows=None)
+
+
+def _with_equal_choices(parts: Sequence[Recorded]) -> list[Recorded]:
+    """Flat files know only the choices that were made: each gets as many as the largest has."""
+    most = max(part.actions.size for part in parts)
+    return [
+        with_choices(part, most) if part.file_rows is not None and part.actions.kind == "choice" else part
+        for part in parts
+    ]
+
+
+def _told(actions: Actions) -> str:
+    bounds = f" from {[*actions.low]} to {[*actions.high]}" if actions.low else ""
+    return f"{actions.kind} {actions.size}{bounds}"
 
 
 def convert(options: argparse.Namespace) -> None:
     """Read a data set and write it in another layout."""
     check_new(options.out)
-    write(options.out, read_data(options.path), {"converted": str(options.path)})
+    write(options.out, _bounded(read_data(options.path), options), {"converted": str(options.path)})
+
+
+def _bounded(data: Recorded, options: argparse.Namespace) -> Recorded:
+    """The data with the bounds of ``--low`` and ``--high``, which a flat file does not have."""
+    given = [f"--{name}" for name in ("low", "high") if vars(options)[name] is not None]
+    if not given:
+        return data
+    if data.unit or data.actions.low:
+        raise UserError(given[0], "data whose bounds are known, or choices", fix="leave it out")
+    if len(given) == 1:
+        raise UserError(given[0], "one bound", "both --low and --high")
+    size = data.actions.size
+    low, high = [options.low] * size, [options.high] * size
+    if options.low >= options.high:
+        raise UserError("--low", f"{options.low:g}", f"less than --high {options.high:g}")
+    return to_unit(options.out, data._replace(actions=box(size, low, high)), np.array(low), np.array(high))
 
 
 def check_new(out: Path) -> None:
-    """Refuse a path that exists, before anything is recorded."""
-    if out.exists():
+    """Refuse a path that exists or cannot be written, before anything is recorded."""
+    if os.path.lexists(out):
         raise UserError(str(out), "a file or folder", "a new one")
+    check_writable(out)
 
 
 def write(out: Path, data: Recorded, about: Mapping[str, Any]) -> None:
     """Write a data set in the layout of the file name, and print what it has."""
-    out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix in FLAT:
         d4rl.write(out, data)
     else:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from worldrl.errors import UserError, writing
+from worldrl.errors import UserError, new_file
 from worldrl.files import damaged, open_file
 
 HEADER_BYTES = 20_000  # of an array's name, type and shape; numpy writes a few hundred
@@ -23,6 +23,7 @@ REFUSED = (  # what a damaged or foreign archive raises
     EOFError,
     KeyError,
     MemoryError,
+    OverflowError,
     RuntimeError,
     zipfile.BadZipFile,
     zlib.error,
@@ -39,11 +40,14 @@ def read_archive(path: Path, needed: Sequence[str], optional: Sequence[str] = ()
     open_file(path).close()
     try:
         with np.load(path, allow_pickle=False) as archive:
-            missing = [name for name in needed if name not in archive]
+            entries = archive.zip.namelist()
+            missing = [name for name in needed if f"{name}.npy" not in entries]
             if missing:
                 raise damaged(path, f"the arrays {', '.join(archive) or 'none'}", f"'{missing[0]}' in addition")
-            names = [*needed, *(name for name in optional if name in archive)]
-            arrays = {name: archive[name] for name in names}
+            names = [*needed, *(name for name in optional if f"{name}.npy" in entries)]
+            if twice := [name for name in names if name in entries or entries.count(f"{name}.npy") > 1]:
+                raise damaged(path, f"two arrays '{twice[0]}'", "one")
+            arrays = {name: archive[f"{name}.npy"] for name in names}
     except REFUSED as error:
         raise _no_archive(path, error) from error
     for name, values in arrays.items():
@@ -82,6 +86,6 @@ def _header(archive: zipfile.ZipFile, name: str) -> tuple[tuple[int, ...], np.dt
 
 
 def write_archive(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write the arrays, compressed. Raises UserError if that fails."""
-    with writing(path):
-        np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+    """Write the arrays, compressed, completely or not at all. Raises UserError if that fails."""
+    with new_file(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]

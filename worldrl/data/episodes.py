@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldrl.errors import UserError
-from worldrl.types import Actions, EnvSpec, ObsSpec
+from worldrl.types import Actions, EnvSpec, ObsSpec, choice
 
 Array = NDArray[Any]
 Columns = dict[str, Array]  # observation keys, action, reward, is_first, is_terminal; rows first
@@ -271,6 +271,13 @@ def one_hot(where: object, action: Array, size: int) -> Array:
     rows = np.zeros((len(action), size), np.float32)
     rows[np.arange(len(action)), action.astype(np.int64)] = 1.0
     return rows
+
+
+def with_choices(data: Recorded, size: int) -> Recorded:
+    """The data with actions of ``size`` choices, at least as many as it has."""
+    more = size - data.actions.size
+    padded = np.pad(data.columns["action"], ((0, 0), (0, more)))
+    return data._replace(columns={**data.columns, "action": padded}, actions=choice(size)) if more else data
 
 
 def check_finite(where: object, data: Recorded) -> None:

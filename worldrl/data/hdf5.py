@@ -7,7 +7,9 @@ plug-in, which is code. All of that is refused.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from worldrl.errors import UserError, writing
+from worldrl.errors import UserError, new_file
 from worldrl.files import damaged, open_file
 
 SIGNATURE = b"\x89HDF\r\n\x1a\n"
@@ -26,10 +28,19 @@ MOST = 1_000_000  # entries of a group
 
 
 def write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    """Write flat arrays, compressed. Raises UserError if that fails."""
-    with writing(path), h5py.File(path, "w") as file:
+    """Write flat arrays, compressed, completely or not at all. Raises UserError if that fails."""
+    with new_file(path) as partial, writing_hdf5(), h5py.File(partial, "w") as file:
         for name, values in arrays.items():
             file.create_dataset(name, data=values, compression="gzip")
+
+
+@contextlib.contextmanager
+def writing_hdf5() -> Iterator[None]:
+    """Turn the error with which HDF5 closes a file on a full disk into an ``OSError``."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(errno.ENOSPC, f"HDF5 cannot write: {error}") from error
 
 
 def is_hdf5(path: Path) -> bool:
@@ -68,9 +79,9 @@ def shape(parent: h5py.Group, name: str) -> tuple[int, ...]:
     return tuple(_dataset(parent, name).shape)
 
 
-def nbytes(parent: h5py.Group, name: str) -> int:
-    """Bytes of an array that ``array`` would read."""
-    return _size(_dataset(parent, name))
+def kind(parent: h5py.Group, name: str) -> np.dtype[Any]:
+    """The type of the numbers that ``array`` would read."""
+    return np.dtype(_dataset(parent, name).dtype)
 
 
 def array(parent: h5py.Group, name: str, most: int) -> NDArray[Any]:
@@ -90,24 +101,28 @@ def stored_shape(parent: h5py.Group, name: str) -> tuple[int, ...]:
     return tuple(_dataset(parent, name, of_bytes=True).shape)
 
 
-def byte_rows(parent: h5py.Group, name: str) -> Iterator[NDArray[np.uint8]]:
-    """Rows of bytes, of one length (N, L) or of N lengths, one by one. Raises UserError as ``array``."""
+def byte_rows(parent: h5py.Group, name: str, rows: int, most: int) -> Iterator[NDArray[np.uint8]]:
+    """Rows of bytes, of one length (N, L) or of N lengths, one by one. Raises UserError as ``array``.
+
+    Args:
+        parent: the group.
+        name: the array in it.
+        rows: how many there must be.
+        most: the largest L; rows of different lengths are never larger than the file.
+    """
     found = _dataset(parent, name, of_bytes=True)
     if found.dtype.kind != "O" and (found.ndim, found.dtype) != (2, np.uint8):
         raise damaged(_place(parent, name), f"{found.dtype} of shape {found.shape}", "rows of bytes")
+    if len(found) != rows or math.prod(found.shape[1:]) > most:
+        raise damaged(_place(parent, name), f"shape {found.shape}", f"({rows}, at most {most:,})")
     for i in range(len(found)):
         yield np.asarray(found[i], np.uint8)
-
-
-def text(value: Any) -> str:
-    """An attribute that is text, or nothing."""
-    return value.decode(errors="replace") if isinstance(value, bytes) else value if isinstance(value, str) else ""
 
 
 def parsed(value: Any) -> Any:
     """The value of a text attribute with JSON, or None."""
     with contextlib.suppress(ValueError, RecursionError):
-        return json.loads(text(value))
+        return json.loads(value) if isinstance(value, bytes | str) else None
     return None
 
 

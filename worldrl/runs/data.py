@@ -14,16 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldrl.config import CONFIG_FILE, load_config, run_folder
-from worldrl.data.episodes import Columns, Recorded, best, check_finite, extent, to_unit
+from worldrl.data.episodes import Columns, Recorded, best, check_finite, extent, to_unit, with_choices
 from worldrl.data.formats import format_of
 from worldrl.data.memory import check_room
 from worldrl.data.replay import Replay, nbytes
 from worldrl.data.returns import with_return_to_go
 from worldrl.data.settings import DataConfig
-from worldrl.errors import UserError
+from worldrl.errors import UserError, counted
+from worldrl.files import is_file
 from worldrl.runs.checkpoint import MANIFEST, STATE, Checkpoints, restoring
 from worldrl.runs.transfer import decode_spec
-from worldrl.types import Actions, EnvSpec, box, choice
+from worldrl.types import Actions, EnvSpec, box
 
 
 class Rewards(NamedTuple):
@@ -70,7 +71,10 @@ def load_rows(config: DataConfig, env: EnvSpec | None = None, returns: bool = Fa
     if env is not None:
         found = _with_choices(path, found, env)
         _check_kind(path, found.spec(), env)
+        found = _with_repeat(found, env)
     found = _in_unit(path, config, found, env)
+    if not extent(found.columns).steps.any():
+        raise UserError(f"data={path}", "no step whose next observation is known", "one")
     columns = best(found.columns, config.top)
     rewards = _rewards(config.reward, columns)
     columns = {**columns, "reward": rewards(columns["reward"], columns["is_first"])}
@@ -86,7 +90,7 @@ def load_rows(config: DataConfig, env: EnvSpec | None = None, returns: bool = Fa
 def read_data(path: Path) -> Recorded:
     """A whole data set or a run's whole replay. Raises UserError for anything else."""
     folder = run_folder(path)
-    return read_run(folder) if (folder / CONFIG_FILE).is_file() else format_of(path).read(path)
+    return read_run(folder) if is_file(folder / CONFIG_FILE) else format_of(path).read(path)
 
 
 def read_run(run_dir: Path) -> Recorded:
@@ -112,7 +116,8 @@ def _saved_replay(run_dir: Path, checkpoints: Checkpoints, n: int) -> tuple[Repl
     with restoring(folder / STATE):
         spec = decode_spec(state["spec"])
     fewer = "record episodes with it: worldrl data make --policy, with fewer --steps than its replay has rows"
-    check_room(run_dir, nbytes(spec, checkpoints.rows(folder)), fewer)
+    copies = 2 if n == 1 else 3  # the replay, and its rows one environment after another
+    check_room(run_dir, copies * nbytes(spec, checkpoints.rows(folder)), fewer)
     replay = Replay(spec, max(2 * n, checkpoints.rows(folder)), n)
     if not checkpoints.load_replay(folder, replay) or not len(replay):
         raise UserError(str(run_dir), f"no replay in {folder.name}", f"one with {MANIFEST}", "checkpoint.replay=true")
@@ -120,27 +125,37 @@ def _saved_replay(run_dir: Path, checkpoints: Checkpoints, n: int) -> tuple[Repl
 
 
 def _one_stream(columns: Mapping[str, NDArray[Any]]) -> Columns:
-    """(T, N, ...) -> (N T, ...): the rows of each environment begin an episode."""
+    """(T, N, ...) -> (rows, ...): the rows of each environment begin an episode; those without a step are left out."""
     first = columns["is_first"].copy()
     first[0] = 1.0
     action = columns["action"] * (1.0 - first)[..., None]
     reward = columns["reward"] * (1.0 - first)
     whole = {**columns, "is_first": first, "action": action, "reward": reward}
-    return {name: np.swapaxes(values, 0, 1).reshape(-1, *values.shape[2:]) for name, values in whole.items()}
+    rows = {name: np.swapaxes(values, 0, 1).reshape(-1, *values.shape[2:]) for name, values in whole.items()}
+    begins = rows["is_first"] > 0
+    alone = begins & np.append(begins[1:], True)
+    return {name: values[~alone] for name, values in rows.items()} if alone.any() else rows
 
 
 def _with_choices(path: Path, found: Recorded, env: EnvSpec) -> Recorded:
     """Use the task's number of choices, because the file has only those that were made."""
-    n, more = found.actions.size, env.actions.size - found.actions.size
-    if found.unit or not more or {found.actions.kind, env.actions.kind} != {"choice"}:
+    more = env.actions.size - found.actions.size
+    if found.file_rows is None or not more or {found.actions.kind, env.actions.kind} != {"choice"}:
         return found
     if more < 0:
         row = int(found.columns["action"][:, env.actions.size :].any(1).argmax())
         number = found.columns["action"][row].argmax()
         at, expected = found.place("action", row), f"0 to {env.actions.size - 1}, as {env.task} has"
         raise UserError(f"actions of {path}", f"{number} in {at}", expected, "choose another task or data set")
-    padded = np.pad(found.columns["action"], ((0, 0), (0, more)))
-    return found._replace(columns={**found.columns, "action": padded}, actions=choice(n + more))
+    return with_choices(found, env.actions.size)
+
+
+def _with_repeat(found: Recorded, env: EnvSpec) -> Recorded:
+    """The data, with a remark if an action lasts longer or shorter in the task; a flat file does not say."""
+    if found.file_rows is not None or found.action_repeat == env.action_repeat:
+        return found
+    note = f"its actions last {counted(found.action_repeat, 'frame')}, those of the task {env.action_repeat}"
+    return found._replace(notes=(*found.notes, f"{note} (env.action_repeat)"))
 
 
 def _in_unit(path: Path, config: DataConfig, found: Recorded, env: EnvSpec | None) -> Recorded:

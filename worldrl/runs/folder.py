@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -43,24 +42,29 @@ def sole_use(run_dir: Path) -> Iterator[None]:
         UserError: another process trains in it, or it is not writable.
     """
     lock = run_dir / LOCK
-    made = [folder for folder in run_dir.parents if not folder.exists()]
+    made = [folder for folder in (run_dir, *run_dir.parents) if not folder.exists()]
     with writing(run_dir):
         run_dir.mkdir(parents=True, exist_ok=True)
         _refuse_links(run_dir)
         _refuse_read_only(run_dir)
-        lock.touch()
+    held = FileLock(lock, blocking=False)
     try:
-        with FileLock(lock, blocking=False):
-            yield
+        held.acquire()
     except Timeout:
         raise UserError(f"{run_dir} is in use by another training process", fix="wait for it, or stop it") from None
+    except OSError as error:
+        raise unwritable(lock, error, REMEDY) from error
+    try:
+        yield
     except UserError:
-        if list(run_dir.iterdir()) in ([], [lock]):
-            shutil.rmtree(run_dir)  # refused before anything was written
+        with suppress(OSError):  # another run may have begun in it
+            if list(run_dir.iterdir()) == [lock]:
+                lock.unlink()  # refused before anything was written
             for folder in made:
-                with suppress(OSError):  # another run may have begun in it
-                    folder.rmdir()
+                folder.rmdir()
         raise
+    finally:
+        held.release()
 
 
 def _refuse_read_only(run_dir: Path) -> None:

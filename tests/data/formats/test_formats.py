@@ -173,10 +173,15 @@ def _virtual(path: Path) -> None:
         file.create_virtual_dataset("rewards", layout)
 
 
+def _filtered(path: Path) -> None:
+    with _without_rewards(path) as file:
+        file.create_dataset("rewards", data=np.arange(15, dtype="i4"), scaleoffset=3)
+
+
 @pytest.mark.parametrize(
     ("write", "found"),
     [(_external, "a link"), (_soft, "a link"), (_elsewhere, "an array in another file"),
-     (_virtual, "an array in another file")],
+     (_virtual, "an array in another file"), (_filtered, "filter 6")],
 )  # fmt: skip
 def test_nothing_outside_of_a_file_is_read(tmp_path: Path, write: Callable[[Path], None], found: str) -> None:
     write(tmp_path / "data")
@@ -241,9 +246,36 @@ def _endless(path: Path) -> None:
     )
 
 
+def _strings(path: Path) -> None:
+    npz(path.with_suffix(".npz"), {**arrays(True), "rewards": np.array(["1"] * 15)})
+
+
+def _hidden(path: Path) -> None:
+    """An entry without its suffix, which numpy would read but whose size nobody has looked at."""
+    file = npz(path.with_suffix(".npz"), arrays(True))
+    with zipfile.ZipFile(file) as archive, zipfile.ZipFile(path.with_suffix(".new"), "w") as other:
+        for name in archive.namelist():
+            other.writestr(name, archive.read(name))
+        other.writestr("observations", archive.read("observations.npy"))
+    path.with_suffix(".new").replace(file)
+
+
+def _overflowing(path: Path) -> None:
+    npz(path.with_suffix(".npz"), arrays(True))
+    header = b"{'descr': '<f8', 'fortran_order': False, 'shape': (" + str(2**70).encode() + b", 0), }"
+    data = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    with zipfile.ZipFile(path.with_suffix(".npz"), "w") as archive:
+        archive.writestr("observations.npy", data)
+        for name in ("actions", "rewards", "terminals"):
+            archive.writestr(f"{name}.npy", data)
+
+
 @pytest.mark.parametrize(
     "write",
     [
+        _strings,
+        _hidden,
+        _overflowing,
         _objects,
         _cut,
         _missing,
@@ -368,6 +400,83 @@ def test_what_minari_writes_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert found.columns["state"].shape == (12, 3)
     assert found.columns["state"][5].tolist() == [1.0, -1.0, -1.0]
     assert found.columns["is_terminal"].reshape(3, 4)[:, -1].tolist() == [1.0] * 3
+
+
+@pytest.mark.parametrize(
+    "rows", [np.zeros((9, 70), np.uint8), np.zeros((4, 4_000_000), np.uint8)], ids=["too many", "too long"]
+)
+def test_coded_images_are_counted_and_measured_before_they_are_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rows: np.ndarray
+) -> None:
+    monkeypatch.setattr(minari, "decode", lambda *given: pytest.fail("was decoded"))
+    minari.write(tmp_path / "a", DATA)
+    image = json.dumps({"type": "Box", "dtype": "uint8", "shape": [8, 8, 3], "low": 0, "high": 255})
+    file = tmp_path / "a" / "data" / minari.METADATA
+    file.write_text(json.dumps({**json.loads(file.read_text()), "observation_space": image}))
+    with h5py.File(tmp_path / "a" / "data" / minari.FILE, "a") as opened:
+        for episode in opened.values():
+            del episode["observations"]
+            episode.create_dataset("observations", data=rows, compression="gzip")
+    with pytest.raises(UserError, match="shape"):
+        minari.read(tmp_path / "a")
+
+
+def test_episodes_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    many = made((1,) * 12, (True,) * 12)
+    data = DATA._replace(columns=rows_of_episodes(many))
+    minari.write(tmp_path / "a", data)
+    same(minari.read(tmp_path / "a"), data)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"observation_space": json.dumps({"type": "Box", "shape": [9], "dtype": "float32"})},
+        {"action_space": json.dumps({"type": "Discrete", "start": 1, "n": 3})},
+        {"ref_min_score": 10**400},
+    ],
+    ids=["shape", "start", "score"],
+)
+def test_a_description_that_does_not_fit_is_refused(tmp_path: Path, changes: dict[str, object]) -> None:
+    with pytest.raises(UserError):
+        minari.read(described(tmp_path / "a", **changes))
+
+
+def test_bounds_are_not_invented(tmp_path: Path) -> None:
+    d4rl.write(tmp_path / "a.npz", DATA)
+    with pytest.raises(UserError, match="bounds"):
+        minari.write(tmp_path / "b", d4rl.read(tmp_path / "a.npz"))
+    assert not (tmp_path / "b").exists()
+
+
+def test_a_column_of_whole_numbers_is_a_choice_too(tmp_path: Path) -> None:
+    found = d4rl.read(npz(tmp_path / "a.npz", {**arrays(True), "actions": (np.arange(15) % 3)[:, None]}))
+    assert found.actions == choice(3)
+
+
+def test_room_is_asked_for_floats_and_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a file holds in one byte takes four, and a choice of n takes n floats."""
+    asked: list[int] = []
+    monkeypatch.setattr(d4rl, "check_room", lambda path, size: asked.append(size))
+    small = {**arrays(True), "actions": np.append(np.zeros(14, int), 5000)}
+    small |= {name: small[name].astype(np.uint8) for name in ("observations", "next_observations")}
+    d4rl.read(npz(tmp_path / "a.npz", small))
+    assert asked[0] >= 2 * 4 * 2 * small["observations"].size
+    assert asked[1] >= 2 * 4 * 15 * 5001
+
+
+@pytest.mark.parametrize("name", ["a", "a.npz", "a.hdf5"])
+def test_nothing_is_left_of_a_set_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def full(*given: object, **named: object) -> None:
+        raise RuntimeError("Can't decrement id ref count (no space left on device)")
+
+    monkeypatch.setattr(h5py.Group, "create_dataset", full)
+    monkeypatch.setattr(np, "savez_compressed", lambda *given, **named: os.write(-1, b""))
+    with pytest.raises(UserError):
+        (minari if name == "a" else d4rl).write(tmp_path / name, DATA)
+    assert not list(tmp_path.iterdir())
 
 
 def described(path: Path, **changes: object) -> Path:

@@ -7,6 +7,7 @@ Reading never runs code from a file, and a damaged file is named in an error and
 from __future__ import annotations
 
 import importlib
+import os
 import pkgutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -37,12 +38,13 @@ class Format(Protocol):
 
 def format_of(path: Path) -> Format:
     """The format that claims a path. Raises UserError if none does."""
+    there = os.path.exists(path)  # not for a name that is too long, where a Path would raise
     for each in formats():
-        if each.claims(path):
+        if there and each.claims(path):
             return each
     spelled = " or ".join([*(each.SPELLING for each in formats()), "a run folder"])
     raise UserError(
-        f"data={path}", "no such file or folder" if not path.exists() else "something else", spelled, _fix(path)
+        f"data={path}", "something else" if there else "no such file or folder", spelled, "" if there else _fix(path)
     )
 
 
@@ -56,7 +58,7 @@ def _fix(path: Path) -> str:
     """A hint if the agent of the package, or an id of Minari, was given in place of a path."""
     if str(path) == DEMO:
         return "that agent has no replay; record it: worldrl data make demo-v0 --policy demo"
-    if path.exists() or not path.name.rpartition("-v")[2].isdecimal():
+    if not path.name.rpartition("-v")[2].isdecimal():
         return ""
     from worldrl.data.formats.minari import stored_at
 

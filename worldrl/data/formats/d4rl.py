@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from worldrl.data import hdf5
 from worldrl.data.archives import read_archive, read_shapes, write_archive
-from worldrl.data.episodes import Columns, Recorded, Steps, extent, lay_out, one_hot, rows_of_steps
+from worldrl.data.episodes import MOST_CHOICES, Columns, Recorded, Steps, extent, lay_out, one_hot, rows_of_steps
 from worldrl.data.memory import check_room
 from worldrl.errors import UserError, counted
 from worldrl.types import Actions, box, choice
@@ -30,6 +30,7 @@ OPTIONAL = ("timeouts", "next_observations")
 COPIES = 2  # the arrays, and the rows that are made of them
 ENDLESS = 10_000  # steps: the time-outs of a longer episode must be missing
 IMAGE = 3  # axes of an observation that is an image
+FLOAT = 4  # bytes
 
 GYM = r"(random|medium|expert|medium-replay|medium-expert|full-replay)-v[0-2]"
 HAND = r"(human|cloned|expert)-v[01]"
@@ -79,7 +80,8 @@ def read(path: Path) -> Recorded:
     layout = lay_out(steps)
     columns = rows_of_steps(steps, layout)
     notes = _notes(steps, columns)
-    return Recorded(columns, actions, reference=_reference(path), notes=notes, file_rows=layout.file_rows)
+    unit = actions.kind == "choice"
+    return Recorded(columns, actions, "", _reference(path), unit, notes, layout.file_rows)
 
 
 def write(path: Path, data: Recorded) -> None:
@@ -131,13 +133,19 @@ def _notes(steps: Steps, columns: Columns) -> tuple[str, ...]:
 def _arrays(path: Path) -> Arrays:
     if not hdf5.is_hdf5(path):
         found = read_shapes(path, (*NEEDED, *OPTIONAL)).values()
-        check_room(path, COPIES * sum(math.prod(shape) * kind.itemsize for shape, kind in found))
+        check_room(path, COPIES * sum(_room(shape, kind) for shape, kind in found))
         return read_archive(path, NEEDED, OPTIONAL)
     with hdf5.opened(path) as file:
         names = [*NEEDED, *(name for name in OPTIONAL if name in file)]
-        room = COPIES * sum(hdf5.nbytes(file, name) for name in names)
+        room = COPIES * sum(_room(hdf5.shape(file, name), hdf5.kind(file, name)) for name in names)
         check_room(path, room)
         return {name: hdf5.array(file, name, room) for name in names}
+
+
+def _room(shape: tuple[int, ...], kind: np.dtype[Any]) -> int:
+    """Bytes of an array as it is stored or as floats, whatever is more; images remain bytes."""
+    image = len(shape) == 1 + IMAGE and kind == np.uint8
+    return math.prod(shape) * (1 if image else max(kind.itemsize, FLOAT))
 
 
 def _shape(path: Path) -> tuple[int, ...]:
@@ -171,6 +179,8 @@ def _check_shapes(path: Path, arrays: Arrays) -> None:
 def _actions(path: Path, values: NDArray[Any]) -> tuple[NDArray[Any], Actions]:
     if values.dtype.kind in "iu" and values.size == len(values):
         size = int(values.max()) + 1
+        if 0 < size <= MOST_CHOICES:
+            check_room(path, COPIES * FLOAT * len(values) * size)
         return one_hot(path, values.ravel(), size), choice(size)
     if values.ndim != 2:
         n = len(values)

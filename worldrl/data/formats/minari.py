@@ -38,6 +38,7 @@ OURS = ("pixels", "state")  # names of observations that are not changed
 ROOT = "MINARI_DATASETS_PATH"  # the variable that names Minari's folder
 IMAGE = 3  # axes of an image
 MOST_NUMBERS = 10_000  # of an action
+JPEG_HEADER = 65_536  # bytes that a JPEG image may have in addition to those of its pixels
 COPIES = 2  # the episodes, and the columns that are made of them
 LOSSY = "its images are JPEG-coded, which loses detail; Minari's create_dataset avoids that with jpeg_encoding=False"
 
@@ -67,8 +68,9 @@ def world(path: Path) -> dict[str, Any]:
 
 
 def _world(path: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
-    names = [name for name, _ in _spaces(_space(path, metadata, "observation_space"))]
-    images = [name for name in names if name == "pixels" or _is_image(_space(path, metadata, "observation_space"))]
+    space = _space(path, metadata, "observation_space")
+    names = [name for name, _ in _spaces(space)]
+    images = _is_image(space) or "pixels" in names
     obs = "both" if images and len(names) > 1 else "pixels" if images else "state"
     settings = {"env.obs": obs, "env.action_repeat": _action_repeat(metadata)}
     task = _task(metadata)
@@ -82,14 +84,14 @@ def read(path: Path) -> Recorded:
         if not list(_spaces(space)):
             raise ValueError("no observation")
         actions = _actions(path, _space(path, metadata, "action_space"))
-        repeat = _action_repeat(metadata)
+        repeat, reference = _action_repeat(metadata), _reference(metadata)
     with hdf5.opened(file) as opened:
         groups = _groups(opened)
         room = COPIES * sum(_bytes(group, space, actions) for group in groups)
         check_room(file, room)
         notes = (LOSSY,) * any(_is_coded(groups[0], name, inner) for name, inner in _spaces(space))
         columns = rows_of_episodes(_episode(group, space, actions, room) for group in groups)
-    data = Recorded(columns, actions, _task(metadata), _reference(metadata), notes=notes, action_repeat=repeat)
+    data = Recorded(columns, actions, _task(metadata), reference, notes=notes, action_repeat=repeat)
     if actions.kind == "choice":
         return data._replace(unit=True)
     low, high = np.array(actions.low), np.array(actions.high)
@@ -207,7 +209,8 @@ def _episode(group: h5py.Group, space: Mapping[str, Any], actions: Actions, most
 
 def _observation(group: h5py.Group, space: Mapping[str, Any], most: int) -> dict[str, NDArray[Any]]:
     """Observations by the names that agents use: those already called so, an image, or all vectors in one."""
-    parts = {name: _seen(group, name, inner, most) for name, inner in _spaces(space)}
+    rows = math.prod(hdf5.shape(group, "rewards")) + 1
+    parts = {name: _seen(group, name, inner, rows, most) for name, inner in _spaces(space)}
     if set(parts) <= {*OURS}:
         return parts
     if _is_image(space):
@@ -227,15 +230,18 @@ def write(path: Path, data: Recorded, about: Mapping[str, Any] | None = None) ->
         about: Further entries of its description, such as ``algorithm_name``.
 
     Raises:
-        UserError: The folder exists already, or writing fails.
+        UserError: The folder exists already, the bounds of the actions are not known, or writing fails.
     """
     if path.exists():
         raise UserError(str(path), "a folder or file", "a new folder")
+    if data.actions.kind == "box" and not (data.unit or data.actions.low):
+        raise UserError(str(path), "actions of unknown bounds", "bounds, which this layout has", "add --low and --high")
     partial = path.with_name(f".{path.name}.partial")
-    with writing(path, "choose another folder"):
+    with writing(path, "choose another folder"), contextlib.ExitStack() as failed:
         shutil.rmtree(partial, ignore_errors=True)
+        failed.callback(shutil.rmtree, partial, ignore_errors=True)
         (partial / "data").mkdir(parents=True)
-        with h5py.File(partial / "data" / FILE, "w", track_order=True) as file:
+        with hdf5.writing_hdf5(), h5py.File(partial / "data" / FILE, "w", track_order=True) as file:
             steps = [
                 _write_episode(file, number, each, data.actions.kind)
                 for number, each in enumerate(data.in_own_units().episodes())
@@ -243,6 +249,7 @@ def write(path: Path, data: Recorded, about: Mapping[str, Any] | None = None) ->
         described = {**_description(path, data, steps), **(about or {})}
         (partial / "data" / METADATA).write_text(json.dumps(described, indent=1), encoding="utf-8")
         partial.rename(path)
+        failed.pop_all()
 
 
 def _write_episode(file: h5py.File, number: int, episode: Episode, kind: str) -> int:
@@ -279,7 +286,8 @@ def _description(path: Path, data: Recorded, steps: Sequence[int]) -> dict[str, 
     if data.reference is not None:
         found |= {"ref_min_score": data.reference[0], "ref_max_score": data.reference[1]}
     if data.task in gymnasium.registry:
-        found["env_spec"] = gymnasium.spec(data.task).to_json()
+        with contextlib.suppress(ValueError):  # a class or function as its entry point has no JSON
+            found["env_spec"] = gymnasium.spec(data.task).to_json()
     return found
 
 
@@ -312,7 +320,7 @@ def _is_coded(group: h5py.Group, name: str, space: Mapping[str, Any]) -> bool:
     return _is_image(space) and len(hdf5.stored_shape(*_inside(group, name))) < 1 + IMAGE
 
 
-def _seen(group: h5py.Group, name: str, space: Mapping[str, Any], most: int) -> NDArray[Any]:
+def _seen(group: h5py.Group, name: str, space: Mapping[str, Any], rows: int, most: int) -> NDArray[Any]:
     where = _inside(group, name)
     if not _is_coded(group, name, space):
         found, expected = hdf5.shape(*where)[1:], tuple(space.get("shape", ()))
@@ -321,4 +329,5 @@ def _seen(group: h5py.Group, name: str, space: Mapping[str, Any], most: int) -> 
             raise damaged(episode, f"observations {name} (T + 1, {str(found)[1:]}", f"(T + 1, {str(expected)[1:]}")
         return hdf5.array(*where, most)
     height, width, _ = space["shape"]
-    return np.stack([decode(each, height, width) for each in hdf5.byte_rows(*where)])
+    largest = math.prod(space["shape"]) + JPEG_HEADER
+    return np.stack([decode(each, height, width) for each in hdf5.byte_rows(*where, rows, largest)])
