@@ -26,7 +26,7 @@ def agent(head: str, actions: Actions, **settings: Any) -> Agent:
 
 
 def actions_of(task: str, make_act: Any) -> np.ndarray:
-    columns, _ = collect(ENV, f"tests.envs.toy_envs:{task}", 1, STEPS, make_act)
+    columns, *_ = collect(ENV, f"tests.envs.toy_envs:{task}", 1, STEPS, make_act)
     return columns["action"][columns["is_first"] == 0]
 
 
@@ -53,12 +53,34 @@ def test_a_deterministic_policy_is_recorded_with_its_action_noise() -> None:
     assert actions_of("Count", exploring(acting, 0.0)).std() == pytest.approx(0.1, rel=0.15)
 
 
-def test_a_failure_names_the_episode_that_it_is_in() -> None:
+def test_an_episode_that_fails_is_cut_and_nothing_else_is_lost() -> None:
+    """Episode 2 fails at its first step: the rows are those of the others, and a line names it."""
     begun = []
 
     def act(rows: Any) -> np.ndarray:
         begun.extend(rows["is_first"][rows["is_first"] > 0])
         return np.full((1, 1), float(len(begun) == 3), np.float32)  # what the environment breaks on
 
-    with pytest.raises(UserError, match=r"in episode 2 of seed 7"):
-        collect(ENV, "tests.envs.toy_envs:Raises", 7, STEPS, lambda spec: act)
+    columns, _, cuts = collect(ENV, "tests.envs.toy_envs:Raises", 7, STEPS, lambda spec: act)
+    assert len(cuts) == 1
+    assert "in episode 2 of seed 7 failed" in cuts[0]
+    assert (columns["is_first"] == 0).sum() == STEPS
+    whole, _, none = collect(ENV, "tests.envs.toy_envs:Count", 7, STEPS, lambda spec: lambda rows: np.zeros((1, 1)))
+    assert not none
+    first, second = (np.flatnonzero(c["is_first"]) for c in (columns, whole))
+    np.testing.assert_array_equal(columns["state"][: first[2]], whole["state"][: second[2]])
+    np.testing.assert_array_equal(columns["state"][first[3]], whole["state"][second[3]])
+
+
+@pytest.mark.parametrize(
+    ("task", "found"), [("NeverSteps", "no such robot"), ("WrongShape", "observation_space")], ids=["hopeless", "final"]
+)
+def test_an_environment_that_never_works_is_an_error(task: str, found: str) -> None:
+    with pytest.raises(UserError, match=found):
+        collect(ENV, f"tests.envs.toy_envs:{task}", 7, STEPS, lambda spec: lambda rows: np.zeros((1, 1)))
+
+
+def test_a_recording_may_be_one_endless_episode(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worldrl.acting.episodes.LONGEST", 3)
+    columns, *_ = collect(ENV, "tests.envs.toy_envs:Count", 7, 50, lambda spec: lambda rows: np.zeros((1, 1)))
+    assert (columns["is_first"] == 0).sum() == 50

@@ -85,7 +85,7 @@ def test_data_are_made_with_new_goals_and_the_same_by_a_second_call(tmp_path: Pa
 def test_without_noise_it_reaches_more() -> None:
     pytest.importorskip("gymnasium_robotics", reason="needs the extra robotics")
     config = EnvConfig(obs="state", action_repeat=1)
-    columns, _ = collect(config, with_new_goals(UMAZE), 0, 900, follow(UMAZE, 0, 0.0))
+    columns, *_ = collect(config, with_new_goals(UMAZE), 0, 900, follow(UMAZE, 0, 0.0))
     assert columns["reward"].sum() >= 9
     assert mean_return(config, UMAZE, 0, 2) > 100  # the goal stays, and it stays there: of 300 steps
     kept = make_env(config, UMAZE).unwrapped._env.unwrapped  # type: ignore[attr-defined]

@@ -241,6 +241,36 @@ class Board(Count):
         return self.board
 
 
+class Turned(Board):
+    """Not the shape that it declares, but as many numbers."""
+
+    board = np.zeros((4, 2, 3), np.float32)
+
+
+class Empty(Count):
+    observation_space = spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Box(-1, 1, (0,))})
+
+
+class CannotStart(Count):
+    """It has nothing to show before its first reset, which fails."""
+
+    metadata: dict[str, Any] = {"render_modes": ["rgb_array"]}  # noqa: RUF012
+    render_mode = "rgb_array"
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        raise ValueError("the robot is off")
+
+
+class CannotClose(Count):
+    def close(self) -> None:
+        raise RuntimeError("the robot is still on")
+
+
+def limited() -> gymnasium.Env[Any, Any]:
+    """With a limit in a wrapper, not in an id."""
+    return gymnasium.wrappers.TimeLimit(Count(), 7)
+
+
 class ByteBoard(Board):
     """The same in bytes, of which the last channel only goes to 4."""
 

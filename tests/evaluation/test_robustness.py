@@ -31,6 +31,7 @@ from worldrl.evaluation.robustness import (
     CLEAN,
     Cell,
     Job,
+    Played,
     cell_noise,
     evaluate_grid,
     grid_cells,
@@ -107,6 +108,20 @@ class Wider(Steer):
         return {**super().observe(), "speed": np.zeros(3, np.float32)}
 
 
+class BreaksOften(Steer):
+    """Every other episode, by its seed, fails in its third step."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        self.count, self.breaks = 0, bool(seed and seed % 2)
+        return super().reset(seed=seed)
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.count += 1
+        if self.breaks and self.count == 3:
+            raise RuntimeError("it diverges")
+        return super().step(action)
+
+
 class Breaks(Steer):
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         raise ValueError("the robot is broken")
@@ -159,10 +174,10 @@ JOBS = [
 ]
 
 
-def play(trained: tuple[Agent, Config], num_envs: int, jobs: list[Job] = JOBS, **kwargs: Any) -> list[tuple[Any, ...]]:
+def play(trained: tuple[Agent, Config], num_envs: int, jobs: list[Job] = JOBS, **kwargs: Any) -> list[Played]:
     agent, config = trained
     with make_clean_envs(config.env, config.task, num_envs, agent.spec) as envs:
-        return [tuple(p) for p in play_grid(agent, envs, jobs, **kwargs)]
+        return play_grid(agent, envs, jobs, **kwargs)
 
 
 SMALL_SLAC = {"belief.z1": 4, "belief.z2": 8, "belief.units": 8, "belief.depth": 1, "belief.vector_units": 8}
@@ -184,11 +199,11 @@ def test_episodes_do_not_depend_on_the_layout(parts: str, explore: bool) -> None
     untrained = Agent(config, envs.spec), config
     envs.close()
     expected = play(untrained, 1, explore=explore)
-    assert len({p[1] for p in expected}) > len(JOBS) / 2  # cells differ, not starts alone
+    assert len({p.episode_return for p in expected}) > len(JOBS) / 2  # cells differ, not starts alone
     for num_envs in (2, 5, 40):
         torch.manual_seed(num_envs)  # torch's own generator plays no part
         for found, one in zip(play(untrained, num_envs, explore=explore), expected, strict=True):
-            assert found == (one[0], pytest.approx(one[1], abs=1e-4), one[2])
+            assert found == one._replace(episode_return=pytest.approx(one.episode_return, abs=1e-4))
     assert play(untrained, 5, explore=explore) == play(untrained, 5, explore=explore)
     backwards = play(untrained, 3, JOBS[::-1], explore=explore)
     assert [p[1] for p in backwards[::-1]] == pytest.approx([p[1] for p in expected], abs=1e-4)
@@ -213,7 +228,8 @@ def test_an_episode_is_that_of_a_plain_loop(trained: tuple[Agent, Config]) -> No
         state, action, _ = agent.act(state, rows, explore=False)
         raw, reward, _, end, _ = env.step(action[0])
         total, first = total + reward, 0.0
-    ((_, found, _),) = play(trained, 1, [job])
+    (played,) = play(trained, 1, [job])
+    found = played.episode_return
     assert found == pytest.approx(total, abs=1e-4)
 
 
@@ -395,7 +411,18 @@ def test_an_environment_that_has_changed(
 def test_an_environment_that_breaks(state_run: Path, tmp_path: Path, refused: Callable[[str], str]) -> None:
     said = refused(f"{other_task(state_run, tmp_path, Breaks)} --corruption missing --level 0.1")
     assert "ValueError: the robot is broken" in said
-    assert "in episode 0 of seed 1000, clean@0: found that it failed" in said
+    assert "the first step of every episode failed" in said
+
+
+def test_an_episode_that_diverges_is_cut(state_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It counts up to there, as in an evaluation, and nothing else is lost."""
+    command = other_task(state_run, tmp_path, BreaksOften)
+    assert eval_main(f"{command} --corruption missing --level 0.1 --episodes 6 --out {tmp_path / 'grid'}".split()) == 0
+    cells = json.loads((tmp_path / "grid" / "robustness.json").read_text())["cells"]
+    assert [cell["cut"] for cell in cells] == [cells[0]["cut"]] * 2
+    assert 0 < cells[0]["cut"] < 6
+    assert min(cells[0]["frames"]) == 2 < max(cells[0]["frames"])
+    assert "cut 6 episodes" in capsys.readouterr().out.replace(str(2 * cells[0]["cut"]), "6")
 
 
 def test_the_runs_own_settings_are_left_alone(run_dir: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -18,7 +19,15 @@ Columns = dict[str, np.ndarray]
 Recorder = Callable[[EnvSpec], Act]  # makes a policy for an environment
 
 
-def collect(env: EnvConfig, task: str, seed: int, steps: int, make_act: Recorder) -> tuple[Columns, EnvSpec]:
+class Collected(NamedTuple):
+    """What was recorded."""
+
+    columns: Columns  # of the contract, each (rows, ...), actions in [-1, 1]; an episode of n steps is n + 1 rows
+    spec: EnvSpec
+    cuts: list[str]  # what failed in each episode that the environment cut
+
+
+def collect(env: EnvConfig, task: str, seed: int, steps: int, make_act: Recorder) -> Collected:
     """Record a number of steps; the last episode is cut at the end.
 
     Args:
@@ -27,22 +36,20 @@ def collect(env: EnvConfig, task: str, seed: int, steps: int, make_act: Recorder
         seed: Of the episodes, and of all that the policy draws.
         steps: Agent steps.
         make_act: Called once with the environment's spec.
-
-    Returns:
-        The columns of the contract, each (rows, ...), with actions in [-1, 1]; an episode of n steps is n + 1 rows.
     """
     made = make_env(env, task)
     spec = describe(made, env)
     rows: list[dict[str, Any]] = []
     left = steps
     with contextlib.closing(RowStream(made, seed, TRAIN, 0)) as stream, own_randomness(seed, 0x44415441):
-        for tick in play(Alone(stream, spec, seed), make_act(spec)):
+        stage = Alone(stream, spec, seed, enduring=True)
+        for tick in play(stage, make_act(spec), longest=sys.maxsize):
             rows.append({name: values[0] for name, values in tick.rows.items()})
             left -= int(not rows[-1]["is_first"])
             if not left:
                 break
     names = (*spec.obs, "action", "reward", "is_first", "is_terminal")
-    return {name: np.stack([row[name] for row in rows]) for name in names}, spec
+    return Collected({name: np.stack([row[name] for row in rows]) for name in names}, spec, stage.cuts)
 
 
 def at_random(seed: int) -> Recorder:

@@ -18,8 +18,8 @@ from worldrl.acting.video import Video
 from worldrl.agent import Agent
 from worldrl.envs.make import EnvConfig, describe, make_task
 from worldrl.envs.stream import RANDOM, RowStream, episode_seed
-from worldrl.envs.vector import VectorEnv
-from worldrl.envs.workers import Rows
+from worldrl.envs.vector import HOPELESS, VectorEnv
+from worldrl.envs.workers import Failure, Rows, failing_as
 from worldrl.errors import UserError
 from worldrl.types import NOISE, Belief, EnvSpec, Noise
 
@@ -66,12 +66,14 @@ class Tick(NamedTuple):
         return f"return {self.returns[i]:.0f}  frame {self.frames[i]}"
 
 
-def play(envs: Stage, act: Act, first: int = 0, stop: Callable[[], object] = bool) -> Iterator[Tick]:
+def play(
+    envs: Stage, act: Act, first: int = 0, stop: Callable[[], object] = bool, longest: int | None = None
+) -> Iterator[Tick]:
     """Play episodes endlessly, from number ``first``; the first tick has their first rows.
 
     Raises:
         Interrupted: ``stop``, which is called before every step, returned true.
-        UserError: an episode does not end.
+        UserError: an episode has not ended after ``longest`` frames, ``LONGEST`` by default.
     """
     n = envs.num_envs
     rows = _complete(envs.reset(first), np.zeros((n, envs.spec.actions.size), np.float32))
@@ -79,7 +81,7 @@ def play(envs: Stage, act: Act, first: int = 0, stop: Callable[[], object] = boo
     while True:
         yield Tick(rows, returns, frames)
         over = rows["is_last"] + rows["is_cut"] > 0
-        check_length(envs.spec.task, int(frames[~over].max(initial=0)))
+        check_length(envs.spec.task, int(frames[~over].max(initial=0)), longest)
         if stop():
             raise Interrupted
         action = act(rows)
@@ -141,27 +143,52 @@ class AgentActs:
 
 
 class Alone:
-    """One stream of rows in this process as a ``Stage``; a failure of the environment names the episode."""
+    """One stream of rows in this process as a ``Stage``; a failure of the environment names the episode.
+
+    ``enduring``: a step that fails cuts its episode, and the next one begins, as in a ``VectorEnv``; ``cuts`` has a
+    line about each. A broken contract, and ``HOPELESS`` episodes in a row that fail at their first step, remain errors.
+    """
 
     num_envs = 1
 
-    def __init__(self, stream: RowStream, spec: EnvSpec, seed: int) -> None:
-        self.stream, self.spec, self.seed = stream, spec, seed
+    def __init__(self, stream: RowStream, spec: EnvSpec, seed: int, enduring: bool = False) -> None:
+        self.stream, self.spec, self.seed, self.enduring = stream, spec, seed, enduring
+        self.cuts: list[str] = []
+        self._barren = 0  # episodes in a row that were cut before they had a step
 
     def reset(self, episode: int = 0) -> Rows:
         with naming_failures(self.spec.task, self):
-            return _batch_of_one(self.stream.reset(options={"episode": [episode]})[0])
+            return self._batch(self.stream.reset(options={"episode": [episode]})[0])
 
     def step(self, actions: np.ndarray) -> Rows:
-        with naming_failures(self.spec.task, self):
-            return _batch_of_one(self.stream.step(actions[0])[0])
+        try:
+            with failing_as(0):
+                rows = self._batch(self.stream.step(actions[0])[0])
+        except Failure as failure:
+            return self._next(failure)
+        self._barren = 0 if not rows["is_first"][0] else self._barren
+        return rows
+
+    def _next(self, failure: Failure) -> Rows:
+        """The first row after an episode that is cut, or could not begin."""
+        is_cut = 1.0 - self._rows["is_last"]
+        self._barren += int(self._rows["is_first"][0] or not is_cut[0])
+        while self.enduring and not failure.final and self._barren < HOPELESS:
+            self.cuts.append(f"{self.spec.task} in {self} {failure.what}")
+            following = {"episode": [self.stream.episode + 1]}
+            try:
+                with failing_as(0):
+                    return {**self._batch(self.stream.reset(options=following)[0]), "is_cut": is_cut}
+            except Failure as another:
+                failure, self._barren = another, self._barren + 1
+        raise UserError(f"{self.spec.task} in {self}", f"that it {failure.what}") from failure.__cause__
+
+    def _batch(self, row: dict[str, Any]) -> Rows:
+        self._rows = {key: np.array(value)[None] for key, value in row.items()}
+        return self._rows
 
     def __str__(self) -> str:
         return f"episode {self.stream.episode} of seed {self.seed}"
-
-
-def _batch_of_one(row: dict[str, Any]) -> Rows:
-    return {key: np.array(value)[None] for key, value in row.items()}
 
 
 # --- what is played ---------------------------------------------------------------------------------------------------
@@ -225,7 +252,7 @@ def random_return(config: EnvConfig, task: str, seed: int, episodes: int) -> lis
         for episode in range(episodes):
             start = episode_seed(seed, RANDOM, 0, episode)  # Gymnasium makes its own generator of this number
             rng = np.random.default_rng([start, RANDOM_ACTIONS])
-            stage = Alone(RowStream(env, seed, RANDOM, 0), spec, seed)
+            stage = Alone(RowStream(env, seed, RANDOM, 0), spec, seed, enduring=True)
             ticks = play(stage, lambda rows, rng=rng: spec.actions.random(rng, 1), episode)  # type: ignore[misc]
             returns.append(next(float(tick.returns[0]) for tick in ticks if tick.ended))
     return returns
@@ -234,11 +261,12 @@ def random_return(config: EnvConfig, task: str, seed: int, episodes: int) -> lis
 # --- helpers ----------------------------------------------------------------------------------------------------------
 
 
-def check_length(task: str, frames: int) -> None:
+def check_length(task: str, frames: int, longest: int | None = None) -> None:
     """Raise UserError if an episode with this many ``frames`` continues, which may never end."""
-    if frames > LONGEST:
+    longest = LONGEST if longest is None else longest
+    if frames > longest:
         expected = "one that terminates or is truncated, for example by gymnasium.wrappers.TimeLimit"
-        raise UserError(task, f"an evaluation episode without an end after {LONGEST:,} frames", expected)
+        raise UserError(task, f"an evaluation episode without an end after {longest:,} frames", expected)
 
 
 @contextlib.contextmanager

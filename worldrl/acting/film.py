@@ -9,6 +9,7 @@ import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
 from worldrl.acting.video import Frames, Picture, save_video
+from worldrl.envs.images import resize
 from worldrl.envs.spaces import Observation
 
 PANEL = 64  # rows and columns of one observation
@@ -46,11 +47,17 @@ class Film:
 
 
 def _panels(clean: list[np.ndarray], seen: list[np.ndarray]) -> tuple[Sequence[Picture], Sequence[Picture]]:
-    """Pictures (64, 64, 3) of images, unchanged, or of vectors (D,), in the range of the clean ones."""
+    """Pictures (64, 64, 3) of images and screens, or of vectors and grids, in the range of the clean ones."""
     if clean[0].dtype == np.uint8:
-        return clean, seen
-    low, high = np.min(clean, 0), np.max(clean, 0)
-    return list(traces(np.stack(clean), low, high)), list(traces(np.stack(seen), low, high))
+        return [_picture(x) for x in clean], [_picture(x) for x in seen]
+    values, others = (np.stack(column).reshape(len(column), -1) for column in (clean, seen))
+    low, high = values.min(0), values.max(0)
+    return list(traces(values, low, high)), list(traces(others, low, high))
+
+
+def _picture(image: np.ndarray) -> Picture:
+    """An image (64, 64, 3), unchanged, or a screen (H, W, 1), smaller and in grey."""
+    return image if image.shape[-1] == 3 else np.repeat(resize(image, PANEL, PANEL).reshape(PANEL, PANEL, 1), 3, -1)
 
 
 def traces(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> Frames:

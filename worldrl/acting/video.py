@@ -29,7 +29,7 @@ BT709, LIMITED = 1, 1  # FFmpeg's numbers of the colour space and range of video
 
 
 class Video:
-    """A film that is encoded picture by picture; ``save`` writes it. Only the encoded film is in memory.
+    """A film that is encoded picture by picture; ``save`` writes it. In memory is the encoded film, or all of a GIF.
 
     Args:
         path: The file; its suffix is the format: ``.mp4`` (H.264) or ``.gif`` (larger, with 256 colours per picture).

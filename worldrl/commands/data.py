@@ -219,7 +219,9 @@ def make(options: argparse.Namespace) -> None:
     source = _source(options)
     env, task, seed = source.config.env, source.config.task, options.seed
     reference = None if options.expert is None else _reference(options.expert, env, task, seed)
-    columns, spec = collect(env, source.variant or task, seed, options.steps, source.recorder)
+    columns, spec, cuts = collect(env, source.variant or task, seed, options.steps, source.recorder)
+    if cuts:
+        say(f"the environment cut {counted(len(cuts), 'episode')}; the last one: {cuts[-1]}")
     columns.pop(RETURN_TO_GO, None)  # what a policy was asked for is nothing that a sensor has seen
     data = Recorded(columns, spec.actions, task, reference, unit=True, action_repeat=env.action_repeat)
     write(options.out, data, {**source.about, "seed": seed, "versions": environment_fingerprint()})

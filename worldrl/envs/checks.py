@@ -161,7 +161,9 @@ def _is_vector(space: spaces.Space[Any]) -> bool:
 
 def _vector_size(space: spaces.Space[Any], name: str, label: str) -> int:
     if _is_vector(space):
-        return int(np.prod(space.shape or ()))
+        if not (size := int(np.prod(space.shape or ()))):
+            raise UserError(label, "no entry", "one or more")
+        return size
     found = f"an array of shape {space.shape}" if isinstance(space, spaces.Box) else str(space)
     expected = "a vector (Box) or a 64x64x3 image"
     raise UserError(label, found, expected, f"flatten it: {_transform(name, *_flat(space, name))}")

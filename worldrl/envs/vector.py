@@ -153,7 +153,8 @@ class VectorEnv:
         if skipped[i] >= HOPELESS or (bad and not self.patient):
             self.patient = True
             hopeless = not failure.lost and not failure.final
-            self._raise(failure, skipped[i], " (the tenth episode in a row that failed)" if hopeless else "")
+            told = f" (after {HOPELESS} episodes in a row that failed at their first step)" if hopeless else ""
+            self._raise(failure, skipped[i], told)
 
     def _skip(self, failure: Failure, skipped: Array) -> None:
         i = failure.index
@@ -245,7 +246,7 @@ class _EpisodeLog:
         return np.stack([a[-1] if a else self._empty.sum(0) for a in self._actions])
 
     def steps(self, index: int) -> int:
-        """The seed of an environment's current episode."""
+        """The number of steps of an environment's current episode."""
         return len(self._actions[index])
 
     def after(self, actions: Array, skipped: Array) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class Hidden(gymnasium.ObservationWrapper[Any, Array, Observation]):
 
 def _expected(groups: Groups) -> str:
     if not groups:
-        return "no group: env.obs=pixels shows no sensors"
+        return "no group: images, screens and grids are no sensors"
     return f"sensor groups of the task: {', '.join(groups)}"
 
 

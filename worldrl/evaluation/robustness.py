@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from worldrl.acting.episodes import AgentActs, Tick, naming_failures, own_randomness, play
+from worldrl.acting.episodes import LONGEST_VIDEO, AgentActs, Tick, naming_failures, own_randomness, play
 from worldrl.acting.film import Film
 from worldrl.acting.noise import RowNoise
 from worldrl.acting.video import check_video
@@ -40,8 +40,8 @@ from worldrl.envs.corruption import KINDS, CorruptionConfig, Noise, active_level
 from worldrl.envs.make import EnvConfig, describe, make_env
 from worldrl.envs.spaces import Observation
 from worldrl.envs.stream import EVAL
-from worldrl.envs.workers import Rows
-from worldrl.errors import UserError, check_out, unknown
+from worldrl.envs.workers import Failure, Rows, failing_as
+from worldrl.errors import UserError, check_out, counted, unknown
 from worldrl.evaluation.evaluate import check_environment
 from worldrl.report.grids import CLEAN, Cell, draw_levels
 from worldrl.report.plots import number_of
@@ -74,6 +74,7 @@ class Played(NamedTuple):
     job: Job
     episode_return: float
     frames: int
+    cut: bool = False  # by a step that failed, as a simulator that diverges does: it counts up to there
 
 
 def evaluate_grid(
@@ -223,11 +224,12 @@ class _Seat:
 
     def __init__(self, env: Env, spec: EnvSpec, base: CorruptionConfig, known_dropout: bool) -> None:
         self.env, self.spec, self.base, self.known_dropout = env, spec, base, known_dropout
+        self.cut = ""  # what failed in the present episode
         self.generator = torch.Generator()  # of the agent's draws
         self.job: Job | None = None
 
     def begin(self, job: Job) -> Observation:
-        self.job = job
+        self.job, self.cut = job, ""
         seed = episode_seed(job.seed, EVAL, 0, job.episode)
         self.generator.manual_seed(policy_seed(job.seed, job.episode))
         self.noise = cell_noise(job.cell, self.base, self.spec)
@@ -237,8 +239,14 @@ class _Seat:
         return self._row(clean, is_first=1.0)
 
     def step(self, action: np.ndarray) -> Observation:
-        with naming_failures(self.spec.task, self.job):
-            clean, reward, terminated, truncated, info = self.env.step(action)
+        try:
+            with failing_as(0):
+                clean, reward, terminated, truncated, info = self.env.step(action)
+        except Failure as failure:
+            if failure.final:
+                raise UserError(f"{self.spec.task} in {self.job}", f"that it {failure.what}") from failure.__cause__
+            self.cut = failure.what
+            return self._row(self.clean, is_last=1.0)
         return self._row(clean, float(reward), info["frames"], is_last=float(terminated or truncated))
 
     def leave(self) -> Observation:
@@ -312,14 +320,17 @@ def play_grid(
     played: dict[Job, Played] = {}
     for tick in play(stage, act):
         for i, seat in enumerate(stage.seats):
-            if seat.job is not None and seat.job in films:
-                films[seat.job].add(seat.clean, seat.seen, tick.caption(i))
+            film = films.get(seat.job) if seat.job is not None else None
+            if film is not None and len(film.clean) < LONGEST_VIDEO:
+                film.add(seat.clean, seat.seen, tick.caption(i))
         for i in tick.ended:
             job = cast("Job", stage.seats[i].job)
-            played[job] = Played(job, float(tick.returns[i]), int(tick.frames[i]))
+            played[job] = Played(job, float(tick.returns[i]), int(tick.frames[i]), bool(stage.seats[i].cut))
         tell(*_progress(played, tick, agent.spec.max_frames))
         if len(played) == len(jobs):
             break
+    if all(p.cut and not p.frames for p in played.values()):
+        raise UserError(agent.spec.task, f"that the first step of every episode {stage.seats[0].cut}")
     return [played[job] for job in jobs]
 
 
@@ -388,6 +399,7 @@ def summarise(played: Sequence[Played]) -> dict[str, Any]:
                 "interval": None if math.isnan(half) else half,
                 "returns": returns,
                 "frames": [p.frames for p in mine],
+                "cut": sum(p.cut for p in mine),
             }
         )
     return {"cells": cells, "metrics": metrics}
@@ -426,6 +438,8 @@ def _print(result: dict[str, Any], out: Path, files: Sequence[str]) -> None:
         f"{result['agent']} on {result['task']}, checkpoint {result['checkpoint']}, {_training_noise(result)}{told}"
     )
     console.print(table(result))
+    if cut := sum(cell["cut"] for cell in result["cells"]):
+        console.print(f"the environment cut {counted(cut, 'episode')} short, by a step that failed")
     console.print(f"{result['frames'] / result['seconds']:.0f} frames/s; in {out}: {', '.join(files)}")
 
 

@@ -17,6 +17,7 @@ import torch
 from worldrl.envs import EnvConfig, make_envs, rendering
 from worldrl.envs.families.gym import GymEnv, canonical_name, claims
 from worldrl.envs.images import resize
+from worldrl.envs.rendering import RenderConfig
 from worldrl.errors import UserError
 from worldrl.types import choice
 
@@ -148,6 +149,39 @@ def test_a_grid_keeps_its_shape_and_is_copied() -> None:
     second = env.step(np.zeros(1, np.float32))[0]["state"]
     assert (first.shape, first.dtype, first.any()) == ((3, 2, 4), np.float32, False)
     assert second[2, 1, 2] == 2
+
+
+def test_a_grid_of_another_shape_is_refused() -> None:
+    env = GymEnv("toy_envs:Turned", "state", 1)
+    with pytest.raises(UserError, match="shape"):
+        env.reset(seed=0)
+
+
+def test_an_empty_vector_is_refused() -> None:
+    with pytest.raises(UserError, match="no entry"):
+        GymEnv("toy_envs:Empty", "state", 1)
+
+
+def test_a_reset_that_fails_before_the_first_image_is_one_line() -> None:
+    with pytest.raises(UserError, match="the robot is off"):
+        GymEnv("toy_envs:CannotStart", "pixels", 1)
+
+
+def test_a_close_that_fails_undoes_nothing() -> None:
+    env = GymEnv("toy_envs:CannotClose", "state", 1)
+    env.reset(seed=0)
+    env.close()
+
+
+def test_the_limit_of_a_wrapper_is_known() -> None:
+    assert GymEnv("toy_envs:limited", "state", 1).max_frames == 7
+    assert GymEnv("toy_envs:Count", "state", 1).max_frames == 0
+    assert GymEnv("Pendulum-v1", "state", 1).max_frames == 200
+
+
+def test_a_camera_that_would_be_ignored_is_refused() -> None:
+    with pytest.raises(UserError, match=r"env\.render\.camera"):
+        GymEnv("Pendulum-v1", "pixels", 1, RenderConfig(camera=7))
 
 
 def test_an_image_is_no_state() -> None:

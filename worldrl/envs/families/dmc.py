@@ -48,6 +48,8 @@ class DMCEnv(TaskEnv):
         UserError: for an unknown task, observation mode, camera, image size or quality.
     """
 
+    has_cameras = True
+
     def _open(self) -> None:
         if self.render_pixels and self._obs != "state":
             rendering.choose_backend(self._render.backend)

@@ -16,7 +16,7 @@ import numpy as np
 from gymnasium import spaces
 
 from worldrl.envs import rendering
-from worldrl.envs.checks import GRID_SIDE, WHOLE, check_spaces
+from worldrl.envs.checks import GRID_SIDE, WHOLE, check_spaces, layers
 from worldrl.envs.images import resize
 from worldrl.envs.spaces import (
     IMAGE_SHAPE,
@@ -74,7 +74,12 @@ class GymEnv(TaskEnv):
         if self.render_pixels and self._obs != "state" and self._layout.image is not None:
             self._offer_backend()  # it may draw its image in any step
         if self.render_pixels and self._obs != "state" and self._layout.image is None:
-            self._reset(0)
+            try:
+                self._reset(0)
+            except UserError:
+                raise
+            except Exception as error:  # a user's environment may fail in any way
+                raise UserError(f"{self.task}: reset", _reason(error)) from error
             with self._drawing("gives no image and cannot render one", NO_PIXELS):
                 self._draw()
 
@@ -107,7 +112,7 @@ class GymEnv(TaskEnv):
         if self._obs != "state" and self._layout.image is not None:
             self._shown.append(self._layout.image)
         self._kept = {*self._shown, *sizes}  # the others may be anything
-        self.max_frames = (self._env.spec and self._env.spec.max_episode_steps) or 0
+        self.max_frames = _time_limit(self._env)
         self._unit = _unit(self._env.observation_space) if grid else np.float32(1.0)
         state = spaces.Box(-np.inf, np.inf, grid, np.float32) if grid else sum(sizes.values())
         self.observation_space = observation_space(self._obs, state)
@@ -188,7 +193,9 @@ class GymEnv(TaskEnv):
         }
 
     def close(self) -> None:
-        self._env.close()
+        """Close the environment; what fails there cannot undo what was learned or measured."""
+        with contextlib.suppress(Exception):
+            self._env.close()
 
     def _observe(self, obs: Any) -> Observation:
         shown = obs if isinstance(obs, dict) else {WHOLE: obs}
@@ -214,6 +221,8 @@ class GymEnv(TaskEnv):
                 raise self._broken(label, _kind(part), f"{IMAGE_SHAPE} of uint8 as observation_space declares")
             if name != image and part.size != vectors[name]:
                 raise self._broken(label, _kind(part), f"{vectors[name]} entries as observation_space declares")
+            if self._layout.grid and part.shape != self._layout.grid:
+                raise self._broken(label, _kind(part), f"shape {self._layout.grid} as observation_space declares")
             if name != image and not (finite := np.isfinite(np.asarray(part, np.float32))).all():
                 entry = np.argmin(finite)
                 raise self._broken(label, f"{np.ravel(part)[entry]} at entry {entry}", "finite numbers", UserError)
@@ -237,7 +246,7 @@ class GymEnv(TaskEnv):
             return np.zeros(IMAGE_SHAPE, np.uint8)
         if self._layout.image is not None:
             return parts[self._layout.image].copy()  # a copy: the environment may reuse its buffer
-        return resize(self._draw(), rendering.SIZE, rendering.SIZE)
+        return resize(self._draw(), rendering.SIZE, rendering.SIZE).copy()  # of this size it is not resized
 
     def _draw(self) -> Array:
         frame = rendering.with_backend(self._env.render, self._render.backend)
@@ -260,6 +269,13 @@ def canonical_name(task: str) -> str:
     if ":" not in task:
         _check_registered(task)
     return task
+
+
+def _time_limit(env: gymnasium.Env[Any, Any]) -> int:
+    """The frames after which the environment ends an episode, of its id or of a wrapper; 0 if it does not say."""
+    limits = [getattr(layer, "_max_episode_steps", None) for layer in layers(env)]
+    told = env.spec.max_episode_steps if env.spec else None
+    return min((limit for limit in (told, *limits) if isinstance(limit, int)), default=0)
 
 
 def make_unwrapped(task: str, backend: str = "auto") -> gymnasium.Env[Any, Any]:
