@@ -131,6 +131,7 @@ def test_episodes_start_where_those_of_our_own_runs_start() -> None:
         (["ppo", "eval.video=true"], "unknown key 'eval.video'"),
         (["ppo", "log.every=100"], "unknown key 'log.every'"),
         (["ppo", "frames=-1"], "frames: found -1"),
+        (["ppo", "sb3.seed=5"], "sb3.seed: found 5"),
         (["ppo", "seed=1,2"], "seed=1,2: found several runs, expected one"),
         (["sac", "task=CartPole-v1"], "baseline sac: found CartPole-v1, which has a choice of actions"),
         (["dqn", "task=Pendulum-v1"], "baseline dqn: found Pendulum-v1, which has a box of actions"),

@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from worldrl.report.__main__ import main
-from worldrl.report.grids import CLEAN, grid_rows, read_grids
+from worldrl.report.grids import by_agent, draw_kind, grid_rows, read_grids, returns_of
 from worldrl.report.plots import draw_band, looks_of
 from worldrl.runs.folder import GRID
 
@@ -117,9 +117,44 @@ def test_the_band_is_students_interval_over_runs() -> None:
         assert [heights.min(), heights.max()] == pytest.approx([bottom, top])
 
 
+def test_a_panel_has_each_level_with_its_returns(grids: Path) -> None:
+    from matplotlib.figure import Figure
+
+    axes = Figure().subplots()
+    returns = returns_of(by_agent(read_grids([grids / "sac"])))["walker_walk"]
+    draw_kind(axes, "missing", returns, looks_of(returns))
+    assert [list(map(float, x)) for x in axes.lines[0].get_xydata()] == [[0.0, 60.0], [0.1, 30.0], [0.5, 0.0]]
+
+
+def test_grids_that_were_played_differently_are_told(grids: Path, capsys: pytest.CaptureFixture) -> None:
+    def notes() -> str:
+        assert main([str(grids), "--robustness", "--out", str(grids.parent / "out")]) == 0
+        return capsys.readouterr().out.partition("Notes:")[2]
+
+    played = {"seeds": [1, 2], "episodes": 5}
+    for file in grids.rglob(GRID):
+        file.write_text(json.dumps({**json.loads(file.read_text()), **played, "updates": 100}))
+    assert notes() == ""
+    write_grid(grids / "short", "td3", [0.0] * len(CELLS), seeds=[1000], episodes=1, updates=100)
+    assert "walker_walk: its grids have different episodes" in notes()
+    write_grid(grids / "long", "sac", [0.0] * len(CELLS), seed=2, **played, updates=999_999)
+    assert "sac on walker_walk: its grids are of agents with 100 to 999,999 updates" in notes()
+
+
+def grid_of(*cells: tuple[str, float, float], **changes: Any) -> str:
+    told = [{"corruption": kind, "level": level, "return": value} for kind, level, value in cells]
+    return json.dumps({"task": "walker_walk", "agent": "sac", "trained_with": {}, "cells": told, **changes})
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [
+        (grid_of(), "cells"),
+        (grid_of(("clean", 0, 1)), "cells"),
+        (grid_of(("missing", 0.1, 1), ("missing", 0.5, 1)), "cells"),
+        (grid_of(("clean", 0, 1), ("missing", 0.1, 1), ("missing", 0.1, 5)), "cells"),
+        (grid_of(("clean", 0, 1), ("missing", float("nan"), 1)), "not finite"),
+        (grid_of(("clean", 0, 10**400), ("missing", 0.1, 1)), "OverflowError"),
         ("{", "is damaged"),
         ("[]", "expected a robustness grid that eval.py wrote"),
         (json.dumps({"task": "walker_walk", "agent": "x", "trained_with": {}}), "cells"),
@@ -147,7 +182,9 @@ def test_other_cells_nothing_to_read_and_other_options_are_refused(
     assert "eval.py RUN_DIR --corruption" in capsys.readouterr().err
     assert main([str(grids), "--robustness", "--frames", "10"]) == 2
     assert "--frames: found an option for learning curves" in capsys.readouterr().err
-    fewer = [{"corruption": CLEAN.corruption, "level": 0.0, "return": 1.0}]
+    assert main([str(grids), "--robustness", "--metric", "eval/return"]) == 2
+    assert "--metric: found an option for learning curves" in capsys.readouterr().err
+    fewer = [{"corruption": kind, "level": level, "return": 1.0} for kind, level in CELLS[:2]]
     write_grid(grids / "other", "sac", [0.0] * len(CELLS), cells=fewer)
     assert main([str(grids), "--robustness"]) == 2
     assert "the same kinds and levels" in capsys.readouterr().err

@@ -169,12 +169,35 @@ def test_videos_and_grids_that_are_something_else_are_left_out_with_a_note(tmp_p
     assert "left out all robustness grids" in found
 
 
-def test_a_report_without_a_page_takes_the_old_one_away(tmp_path: Path) -> None:
+def test_a_report_without_a_page_takes_the_old_one_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(films, "EMBEDDED", 0)
     make_run(tmp_path / "runs" / "a", [0, 10.0, 20.0], every=9000)
+    film(tmp_path / "runs" / "a" / "videos" / "eval-1.mp4")
     first = make_page(tmp_path)
     assert make_page(tmp_path) == first
+    assert (tmp_path / "out" / "report-videos").is_dir()
     assert main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 0
     assert not (tmp_path / "out" / "report.html").exists()
+    assert not (tmp_path / "out" / "report-videos").exists()
+
+
+def test_the_page_has_every_row_baseline_and_estimate(tmp_path: Path) -> None:
+    """As the tables and notes of the command have them."""
+    for task in ("walker_walk", "cheetah_run"):
+        for seed in (1, 2, 3):
+            name = f"{task}{seed}"
+            make_run(tmp_path / "runs" / name, [0, 10.0 * seed, 20.0 * seed], every=9000, task=task, seed=seed)
+    grid(tmp_path / "runs" / "walker_walk1" / "robustness", "smac")
+    grid(tmp_path / "runs" / "walker_walk2" / "robustness", "smac")
+    text = make_page(tmp_path, "--baseline", "published=33", "--normalise", "100")
+    assert text.count("published 33") == 2  # a line in each panel
+    tables = re.findall(r"<table.*?</table>", text, re.DOTALL)
+    noise = next(table for table in tables if "gaussian" in table)
+    assert noise.count("<tr") == 1 + 2
+    assert ">3.0" in noise
+    assert ">2.0" in noise
+    everything = text[text.index("over the tasks that all agents have") :]
+    assert re.search(r"\b0\.4\b", everything)  # the middle of 20, 40 and 60 of 100
 
 
 def test_a_page_is_not_of_grids_only(tmp_path: Path) -> None:

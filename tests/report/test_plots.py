@@ -8,9 +8,21 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image
+from scipy import stats
 
 from worldrl.report.curves import Curve
-from worldrl.report.plots import COLOURS, Line, draw, limits, looks_of, picture, picture_formats, spread
+from worldrl.report.plots import (
+    COLOURS,
+    PICTURES,
+    Line,
+    draw,
+    draw_estimates,
+    draw_panel,
+    limits,
+    looks_of,
+    picture,
+    spread,
+)
 from worldrl.statistics import Estimate
 
 
@@ -55,8 +67,36 @@ def test_the_phases_of_a_task_are_side_by_side(tmp_path: Path, monkeypatch: pyte
     assert all(row[data] == row[acting] for data, acting in zip(names[::2], names[1::2], strict=True))
 
 
-def test_formats() -> None:
-    assert {"png", "pdf", "svg"} <= picture_formats()
+@pytest.mark.parametrize("suffix", sorted(PICTURES))
+def test_formats(tmp_path: Path, suffix: str) -> None:
+    draw(tmp_path / f"x.{suffix}", {"task": panel(1)}, "return")
+    assert (tmp_path / f"x.{suffix}").stat().st_size > 1000
+
+
+def test_a_panel_shows_means_intervals_seeds_and_baselines() -> None:
+    """Against Student's interval by scipy."""
+    axes = Figure().subplots()
+    frames, values = np.array([0.0, 10.0, 20.0]), np.array([[1.0, 2.0, 4.0], [3.0, 7.0, 5.0], [2.0, 9.0, 12.0]])
+    draw_panel(axes, {"a": [Curve(frames, row) for row in values]}, looks_of(["a"]), [Line(None, "random", 1.5)])
+    lines = [np.asarray(line.get_xydata(), float) for line in axes.lines]
+    for seed, row in enumerate(values):
+        np.testing.assert_allclose(lines[seed], np.stack([frames, row], 1))
+    np.testing.assert_allclose(lines[3], np.stack([frames, values.mean(0)], 1))
+    np.testing.assert_allclose(lines[4], [[20.0, values[:, 2].mean()]])
+    assert lines[5][:, 1].tolist() == [1.5, 1.5]
+    edges = axes.collections[0].get_paths()[0].vertices
+    low, high = stats.t.interval(0.95, 2, values.mean(0), stats.sem(values, 0))
+    for x, bottom, top in zip(frames, low, high, strict=True):
+        heights = edges[edges[:, 0] == x, 1]
+        assert [heights.min(), heights.max()] == pytest.approx([bottom, top])
+
+
+def test_estimates_are_drawn_with_their_intervals() -> None:
+    axes = Figure().subplots()
+    estimates = {"a": Estimate(0.5, 0.4, 0.7), "b": Estimate(0.2, 0.1, 0.3)}
+    draw_estimates(axes, estimates, looks_of(estimates))
+    drawn = [line.get_xdata() for line in axes.lines]
+    assert [list(x) for x in drawn] == [[0.4, 0.7], [0.5], [0.1, 0.3], [0.2]]
 
 
 def test_labels_are_spread_apart_in_their_order() -> None:

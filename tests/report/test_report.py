@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
+import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -225,6 +228,38 @@ def test_a_seed_that_ran_twice_is_told(tmp_path: Path, capsys: pytest.CaptureFix
     for name in "ab":
         make_run(tmp_path / name, [1], seed=5)
     assert "smac on walker_walk: several runs of seed 5" in run_report(capsys, tmp_path, "--out", tmp_path)
+
+
+def test_curves_end_where_they_are_compared(
+    runs: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr("worldrl.report.__main__.draw", lambda path, panels, *rest: drawn.append(panels))
+    run_report(capsys, runs, "--out", runs.parent, "--frames", 2500)
+    ends = {float(c.frames[-1]) for panel in drawn[0].values() for curves in panel.values() for c in curves}
+    assert ends == {2500.0}
+
+
+def test_agents_that_learned_from_different_data_are_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for name in ("medium", "expert"):
+        run = make_phases(tmp_path / name, [0, 1.0, 2.0])
+        file = run / "config.yaml"
+        text = file.read_text().replace("d/walks.npz", f"/d/{name}.npz")
+        file.write_text(text.replace("agent: smac", f"agent: {name}"))
+    text = run_report(capsys, tmp_path, "--out", tmp_path)
+    assert "learned from different data: /d/expert.npz, /d/medium.npz" in text
+
+
+def test_a_number_that_is_no_float_and_curves_without_one(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_run(tmp_path / "huge", [{"frames": 10, "eval/return": 10**400}])
+    assert "line 1: eval/return: found a number of 401 digits" in fails(capsys, tmp_path)
+    (tmp_path / "huge" / "metrics.jsonl").write_text(json.dumps({"frames": 10, "eval/return": None}) + "\n")
+    assert "no value of eval/return that is finite" in fails(capsys, tmp_path)
+
+
+def test_a_folder_of_any_name(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    make_run(Path(os.fsdecode(os.fsencode(tmp_path) + b"/bad\xff")), [0, 1.0])
+    assert "walker_walk" in run_report(capsys, tmp_path, "--out", tmp_path)
 
 
 def test_normalisers_and_lines_may_belong_to_a_task(runs: Path, capsys: pytest.CaptureFixture) -> None:

@@ -107,6 +107,8 @@ def train(algorithm: str, config: Config, run_dir: Path, arguments: dict[str, An
             is not empty.
     """
     make = _algorithm(algorithm)
+    if "seed" in arguments:
+        raise wrong("sb3.seed", arguments["seed"], "seed=, which the report reads too")
     if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
         found = "files of another run" if run_dir.is_dir() else "a file"
         raise UserError(str(run_dir), found, "a new or empty folder", ANOTHER)

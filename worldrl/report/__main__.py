@@ -26,9 +26,10 @@ from worldrl.report.curves import (
     task_name,
     unlabelled_differences,
 )
-from worldrl.report.grids import by_agent, draw_grids, grid_rows, read_grids
+from worldrl.report.films import clear
+from worldrl.report.grids import by_agent, draw_grids, grid_rows, read_grids, unequal
 from worldrl.report.page import Report, find_grids, page
-from worldrl.report.plots import XLABEL, Line, Panels, draw, number_of, picture_formats
+from worldrl.report.plots import PICTURES, XLABEL, Line, Panels, draw, number_of
 from worldrl.report.tables import (
     Row,
     Score,
@@ -134,7 +135,7 @@ def group(runs: Sequence[Run], labels: Sequence[str] = ()) -> tuple[Groups, Note
         groups.setdefault(name, {}).setdefault(run.label(labels), []).append(run)
     for panel in groups.values():
         check_overlap(_all(panel))
-    return groups, _doubts(groups) + _unequal_starts(groups)
+    return groups, _doubts(groups) + _unequal_starts(groups) + _other_data(groups)
 
 
 def _order(run: Run, labels: Sequence[str]) -> tuple[Any, ...]:
@@ -188,6 +189,16 @@ def _unequal_starts(groups: Groups) -> Notes:
             if len(made) > 1:
                 found = f"its runs act after {' and '.join(made)} updates on data"
                 notes.append(f"{agent} on {task}: {found}; separate them with --label updates")
+    return notes
+
+
+def _other_data(groups: Groups) -> Notes:
+    """Notes on agents that are compared although they learned from different data sets."""
+    notes = []
+    for task, panel in groups.items():
+        names = sorted({str(run.settings.get("data")) for run in _all(panel) if run.phase == DATA}, key=_natural)
+        if len(names) > 1:
+            notes.append(f"the runs of {task} learned from different data: {', '.join(names)}")
     return notes
 
 
@@ -297,7 +308,7 @@ def _page(title: str, parts: Sequence[str], notes: Notes) -> str:
 
 def place(out: Path, name: str) -> Path:
     """The path of a file of a report: in the folder ``out``, or next to a picture ``x.png``, as ``x-name``."""
-    is_picture = out.suffix[1:].lower() in picture_formats()
+    is_picture = out.suffix[1:].lower() in PICTURES
     return out.with_name(f"{out.stem}-{name}") if is_picture else out / name
 
 
@@ -318,7 +329,7 @@ def write(
             place(out, name).unlink(missing_ok=True)
     paths = [place(out, name) for name in texts]
     for path, content in zip(paths, texts.values(), strict=True):
-        path.write_text(content, encoding="utf-8")
+        path.write_text(content, encoding="utf-8", errors="backslashreplace")  # a folder's name may be any bytes
     return out if place(out, first).parent != out else out / f"{kind}.png", paths
 
 
@@ -365,7 +376,7 @@ def make_parser() -> argparse.ArgumentParser:
         "--html", action="store_true", help=f"also write {HTML}, a page with curves, tables, grids, videos and settings"
     )
     add("--robustness", action="store_true", help="compare robustness grids (eval.py --corruption) in place of curves")
-    add("--metric", default=METRIC, metavar="KEY", help=f"any key of metrics.jsonl (default {METRIC})")
+    add("--metric", metavar="KEY", help=f"any key of metrics.jsonl (default {METRIC})")
     add("--frames", type=positive, metavar="N", help="compare at N frames; shorter runs are left out")
     add("--updates", type=positive, metavar="N", help="the same for runs that learn from data")
     means = parser.add_mutually_exclusive_group()
@@ -391,13 +402,14 @@ def robustness_report(options: argparse.Namespace) -> str:
         raise UserError(
             "--html", "--robustness with it", "one of them", "leave out --robustness: the page has the grids"
         )
-    for name in ("frames", "updates", "smooth", "last", "random", "baseline", "normalise"):
+    for name in ("metric", "frames", "updates", "smooth", "last", "random", "baseline", "normalise"):
         if getattr(options, name):
             raise UserError(f"--{name}", "an option for learning curves", "only --out and --label with --robustness")
     grids = read_grids(options.run_dirs, options.label)
     _check_labels(options.label, grids)
     rows = grid_rows(grids)
-    text = _page("return under noise", [to_markdown(rows)], _doubts(by_agent(grids)))
+    notes = _doubts(by_agent(grids)) + unequal(grids)
+    text = _page("return under noise", [to_markdown(rows)], notes)
     with writing(options.out, OTHER_OUT):
         picture, paths = write(options.out, text, {"robustness": rows}, "robustness")
         draw_grids(picture, grids)
@@ -408,6 +420,7 @@ def report(options: argparse.Namespace) -> str:
     """Read, compare, write; returns what to print."""
     if options.robustness:
         return robustness_report(options)
+    options.metric = options.metric or METRIC
     runs, notes = read_runs(options.run_dirs, options.metric)
     if options.last:
         runs, left_out = average(runs, options.last, options.metric)
@@ -433,6 +446,7 @@ def report(options: argparse.Namespace) -> str:
     xlabels = {name: XLABELS[_all(panel)[0].phase] for name, panel in groups.items()}
     drawn = (_panels(groups, ends), _axis(options, scores), lines, _estimates(tables), xlabels)
     with writing(options.out, OTHER_OUT):
+        clear(place(options.out, BESIDE))
         html = _html(options, Report(options.metric, groups, tables, notes, *drawn)) if options.html else ""
         picture, paths = write(options.out, text, tables, html=html)
         draw(picture, *drawn)
@@ -443,7 +457,8 @@ def report(options: argparse.Namespace) -> str:
 
 def _html(options: argparse.Namespace, found: Report) -> str:
     grids, refused = find_grids(options.run_dirs, options.label)
-    notes = [*found.notes, *refused, *(f"grids: {doubt}" for doubt in _doubts(by_agent(grids)))]
+    doubts = _doubts(by_agent(grids)) + unequal(grids)
+    notes = [*found.notes, *refused, *(f"grids: {doubt}" for doubt in doubts)]
     return page(found._replace(notes=notes), grids, place(options.out, BESIDE))
 
 
@@ -481,7 +496,7 @@ def _estimates(tables: Mapping[str, Sequence[Row]]) -> dict[str, Estimate]:
 @command
 def main(argv: Sequence[str] | None = None) -> int:
     """All of ``worldrl report``. Returns the exit code."""
-    print(report(make_parser().parse_args(argv)))
+    print(report(make_parser().parse_args(argv)).encode(errors="backslashreplace").decode())
     return 0
 
 

@@ -169,8 +169,10 @@ def read_runs(paths: Sequence[Path], metric: str) -> tuple[list[Run], list[str]]
 
 def _nothing_read(runs: Sequence[Path], metric: str) -> UserError:
     logged = {key for run_dir in runs for record in read_records(run_dir / METRICS)[0] for key in record} - COUNTERS
-    if metric == "eval/return" or metric in logged or not logged:
-        where = f"{runs[0]}" + (f" and {len(runs) - 1} more" if len(runs) > 1 else "")
+    where = f"{runs[0]}" + (f" and {len(runs) - 1} more" if len(runs) > 1 else "")
+    if metric in logged:
+        return UserError(where, f"no value of {metric} that is finite", "one")
+    if metric == "eval/return" or not logged:
         expected = "a record with it (evaluations need a task, and eval.every above 0)"
         return UserError(
             where, f"no {metric}", expected, f"choose another metric: {', '.join(sorted(logged)[:3])}, ..."
@@ -234,7 +236,11 @@ def _number(path: Path, line: int, record: Record, key: str) -> float:
     value = record.get(key)
     if isinstance(value, bool) or not isinstance(value, int | float) or (key in COUNTERS and not math.isfinite(value)):
         raise wrong(f"{path}, line {line}: {key}", value, "a number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:
+        found = f"a number of {len(str(value))} digits"
+        raise UserError(f"{path}, line {line}: {key}", found, "a smaller one") from error
 
 
 def _curve(path: Path, records: Lines, metric: str, unit: str) -> tuple[Curve, int]:

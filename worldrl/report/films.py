@@ -49,12 +49,17 @@ def _is_video(path: Path) -> bool:
         return file.read(8)[4:] == b"ftyp"
 
 
-def sources(films: Sequence[Film], beside: Path) -> list[str]:
-    """The sources of the page's videos: the files themselves, or copies in ``beside`` if those are too large."""
+def clear(beside: Path) -> None:
+    """Delete the videos of an earlier page."""
     for old in beside.glob("[0-9]*.mp4"):
         old.unlink()
     with suppress(OSError):  # it has other files, or does not exist
         beside.rmdir()
+
+
+def sources(films: Sequence[Film], beside: Path) -> list[str]:
+    """The sources of the page's videos: the files themselves, or copies in ``beside`` if those are too large."""
+    clear(beside)
     if sum(film.path.stat().st_size for film in films) <= EMBEDDED:
         data = (base64.b64encode(read_bytes(film.path, EMBEDDED)).decode() for film in films)
         return [f"data:video/mp4;base64,{video}" for video in data]

@@ -45,6 +45,8 @@ class Grid(NamedTuple):
     agent: str  # with its noise in training, and how the grid was played if not by default
     cells: Mapping[Cell, float]  # mean return
     settings: Mapping[str, Any]  # of the run by dotted key; empty in files of an earlier version
+    played: str = ""  # which episodes
+    updates: int = 0  # of the agent
 
     @property
     def seed(self) -> int:
@@ -85,12 +87,15 @@ def read_grid(path: Path, labels: Sequence[str] = ()) -> Grid:
     """The grid in one file. Raises UserError if it is damaged or not from ``eval.py``."""
     try:
         found = read_json(path)
-        cells = {Cell(cell["corruption"], float(cell["level"])): float(cell["return"]) for cell in found["cells"]}
-        if not np.isfinite(list(cells.values())).all():
-            raise ValueError("a return that is not finite")
+        cells = {Cell(str(cell["corruption"]), float(cell["level"])): float(cell["return"]) for cell in found["cells"]}
+        if not np.isfinite([*cells.values(), *(cell.level for cell in cells)]).all():
+            raise ValueError("a level or return that is not finite")
+        if CLEAN not in cells or len(cells) < 2 or len(cells) < len(found["cells"]):
+            raise ValueError("cells that are not a clean one and others, each once")
         settings = dict(found.get("settings", {}))
-        return Grid(path, found["task"], labelled(_name(found), settings, labels), cells, settings)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        name = labelled(_name(found), settings, labels)
+        return Grid(path, str(found["task"]), name, cells, settings, _played(found), int(found.get("updates", 0)))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         found = f"{type(error).__name__}: {error}"
         raise UserError(str(path), found, "a robustness grid that eval.py wrote") from error
 
@@ -107,6 +112,27 @@ def _name(found: Mapping[str, Any]) -> str:
         "known drop-out" if found.get("known_dropout") else "",
     ]
     return ", ".join(filter(None, parts))
+
+
+def _played(found: Mapping[str, Any]) -> str:
+    """Which episodes, in words: grids with the same ones have the same starts."""
+    seeds = ", ".join(map(str, found.get("seeds", ())))
+    return f"{found.get('episodes')} episodes of seeds {seeds}"
+
+
+def unequal(grids: Sequence[Grid]) -> list[str]:
+    """Notes on grids that are compared although they were played differently."""
+    notes = []
+    for task, agents in by_agent(grids).items():
+        played = sorted({grid.played for same in agents.values() for grid in same})
+        if len(played) > 1:
+            notes.append(f"{task}: its grids have different episodes ({'; '.join(played)})")
+        for agent, same in agents.items():
+            updates = sorted({grid.updates for grid in same})
+            if len(updates) > 1:
+                told = " to ".join(f"{n:,}" for n in (updates[0], updates[-1]))
+                notes.append(f"{agent} on {task}: its grids are of agents with {told} updates")
+    return notes
 
 
 def by_agent(grids: Sequence[Grid]) -> dict[str, dict[str, list[Grid]]]:

@@ -62,11 +62,7 @@ class Line(NamedTuple):
     value: float
 
 
-def picture_formats() -> set[str]:
-    """Suffixes, without a dot, that ``draw`` can write."""
-    from matplotlib.backend_bases import FigureCanvasBase
-
-    return set(FigureCanvasBase.get_supported_filetypes())
+PICTURES = {"png", "pdf", "svg"}  # suffixes that ``draw`` can write
 
 
 @contextlib.contextmanager
