@@ -36,6 +36,13 @@ def test_weights_are_counted_without_being_there(agent: str) -> None:
     assert sketch_parts(config, spec(config)) is not None
 
 
+def test_a_frozen_model_has_no_gradients_and_moments() -> None:
+    frozen, learns = (compose({"agent": "smac", "init_from": "demo", "schedule.model_every": n}) for n in (0, 1))
+    belief, _ = build_parts(learns, spec(learns))
+    weights = sum(4 * x.numel() for x in belief.parameters())
+    assert part_bytes(learns, spec(learns)) - part_bytes(frozen, spec(frozen)) == 3 * weights
+
+
 @pytest.mark.parametrize(
     ("arguments", "key"),
     [

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import nn
 
 from worldrl.agent import sketch_parts
 from worldrl.config import Config
@@ -43,9 +42,13 @@ def check_size(config: Config, spec: EnvSpec, device: torch.device) -> None:
 
 def part_bytes(config: Config, spec: EnvSpec) -> int:
     """Bytes of belief, head, their gradients and Adam; 0 for a user's own parts that cannot be built without memory."""
-    modules = (part for part in sketch_parts(config, spec) or () if isinstance(part, nn.Module))
-    tensors = {id(x): x for module in modules for x in (*module.parameters(), *module.buffers())}.values()
-    return sum(FLOAT * x.numel() * (TRAINED if x.requires_grad else 1) for x in tensors)
+    if (parts := sketch_parts(config, spec)) is None:
+        return 0
+    frozen = {id(x) for x in parts[0].parameters()} if config.schedule.model_every == 0 else set()
+    tensors = {id(x): x for part in parts for x in (*part.parameters(), *part.buffers())}
+    return sum(
+        FLOAT * x.numel() * (TRAINED if x.requires_grad and key not in frozen else 1) for key, x in tensors.items()
+    )
 
 
 def _batch(config: Config, spec: EnvSpec) -> int:

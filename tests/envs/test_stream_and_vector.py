@@ -206,6 +206,17 @@ def test_an_episode_that_fails_twice_is_cut_there_and_the_others_go_on(n: int) -
             assert_same(resumed.step(actions_for(env, 9)), after)
 
 
+def test_an_environment_that_does_not_replay_is_cut_and_not_continued_elsewhere() -> None:
+    with envs(STATE, "toy_envs:Loose", 2) as env:
+        env.reset()
+        play(env, 0, 2)
+        rows = env.step(np.array([[0.3], [1.0]], np.float32))
+        assert rows["is_first"].tolist() == rows["is_cut"].tolist() == [1, 1]
+        assert len(env.cuts) == 2
+        assert "did not replay exactly" in env.cuts[0]
+        assert env.state()["episode"].tolist() == [1, 1]
+
+
 def test_what_fails_once_is_as_if_it_had_not() -> None:
     with envs(STATE, "toy_envs:RaisesOnce") as env, envs(STATE, "toy_envs:Count") as sound:
         env.reset()

@@ -102,6 +102,15 @@ class Diverges(Count):
         return super().step(action)
 
 
+class Loose(Raises):
+    """It draws a number without the seed, at every reset."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        out = super().reset(seed=seed)
+        self.mark = float(np.random.default_rng().random())
+        return self.observation(), *out[1:]
+
+
 class NeverSteps(Count):
     def step(self, action: Any) -> Any:
         raise AttributeError("no such robot")

@@ -37,7 +37,8 @@ class VectorEnv:
 
     An environment that raises or returns something that is not finite is played again from the start of its episode. If
     it fails again, as a simulator that diverges does, the episode is cut there: the next one begins, and ``cuts`` has a
-    line about it. Other failures end in a WorkerError: a lost worker, a broken contract, or ``HOPELESS`` episodes in a
+    line about it. The other environments are played again with it; an episode that is then not the same is cut too.
+    Other failures end in a WorkerError: a lost worker, a broken contract, or ``HOPELESS`` episodes in a
     row that fail at their first step. ``state`` and ``close`` still work after it.
 
     Attributes:
@@ -58,6 +59,7 @@ class VectorEnv:
         self.cuts: list[str] = []
         self._barren = np.zeros(num_envs, np.int64)  # episodes in a row that were cut before they had a step
         self.patient = False
+        self._now: Rows = {}  # the present rows
 
     def reset(self, episode: int = 0) -> Rows:
         """Start the given episode in every environment, or the next one if it cannot begin."""
@@ -117,6 +119,7 @@ class VectorEnv:
         self._barren[rows["is_first"] == 0] = 0
         rows["action"] = (self._sent * (1.0 - rows["is_first"])[:, None]).astype(np.float32)
         rows["is_cut"] = np.zeros(self.num_envs, np.float32)
+        self._now = rows
         return rows
 
     # --- what fails ---------------------------------------------------------------------------------------------------
@@ -125,6 +128,7 @@ class VectorEnv:
         """Play the tick again from the start of its episodes; an environment that fails twice skips to its next one."""
         failed: set[int] = set()
         skipped = np.zeros(self.num_envs, np.int64)  # episodes that were cut or left out
+        compared = self.num_envs == 1
         while True:
             self._check_use(failure, skipped)
             if failure.index in failed:
@@ -132,10 +136,28 @@ class VectorEnv:
             failed.add(failure.index)
             if failure.lost:
                 self._streams = self._streams.again()
+            if not compared:
+                self._compare(failure.index, skipped)
+                compared = True
             try:
                 return self._start_tick(skipped)
             except Failure as another:
                 failure = another
+
+    def _compare(self, failing: int, skipped: Array) -> None:
+        """Play the others up to the present rows: where these are not the same, cut the episode."""
+        if not self._now or self._log.ended.all():
+            return
+        try:
+            rows = self._streams.reset(self._log.state(), self._config.timeout_s)
+        except Failure as failure:  # of whichever environment: it is dealt with where the tick is played
+            if failure.lost:
+                self._streams = self._streams.again()
+            return
+        for i in range(self.num_envs):
+            same = all(np.array_equal(rows[key][i], self._now[key][i]) for key in self.spec.obs)
+            if i != failing and not same and not self._log.ended[i]:
+                self._skip(Failure(i, "did not replay exactly: its seed does not determine its episodes"), skipped)
 
     def _start_tick(self, skipped: Array) -> Rows:
         """The rows after the actions sent, by a replay; (N,) ``skipped`` episodes end before them."""
