@@ -34,7 +34,11 @@ SHORT = {
 }
 FROM_DATA = {"updates": "20", "replay.batch": "4", "log.progress": "false", "threads": "1"}
 WITH_A_TASK = {**FROM_DATA, "eval.every": "10", "eval.episodes": "1", "eval.video": "false"}
-FILES = {"antmaze-umaze-v2.hdf5": (29, 8), "pen-human-v1.hdf5": (45, 24)}  # of D4RL: values of observations and actions
+FILES = {  # of D4RL's layout: numbers of an observation and of an action
+    "antmaze-umaze-v2.hdf5": (29, 8),
+    "pen-human-v1.hdf5": (45, 24),
+    "DATA.npz": (11, 3),
+}
 LONG = ("results.md",)  # its commands are experiments of minutes and hours
 CHECKED = [ROOT / "README.md", *(path for path in sorted((ROOT / "docs").glob("*.md")) if path.name not in LONG)]
 
@@ -119,6 +123,9 @@ def save_d4rl(path: Path, values: int, actions: int, n: int = 600) -> None:
         "terminals": np.zeros(n, bool),
         "timeouts": np.arange(n) % 100 == 99,
     }
+    if path.suffix == ".npz":
+        np.savez(path, **arrays)
+        return
     with h5py.File(path, "w") as file:
         for name, array in arrays.items():
             file[name] = array
