@@ -13,6 +13,7 @@ from worldrl.commands.arguments import expand, read_command_line
 from worldrl.compose import compose, run_name
 from worldrl.config import Config
 from worldrl.envs.corruption import CorruptionConfig
+from worldrl.errors import UserError
 from worldrl.presets import preset_names
 
 TOY_HEAD, TOY_BELIEF, TOY_POLICY = (f"tests.test_config:Toy{part}" for part in ("Head", "Belief", "Policy"))
@@ -35,6 +36,12 @@ def policy(text: str) -> tuple[str, str]:
 
 
 # --- presets ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_camera_that_would_be_ignored_is_refused() -> None:
+    assert compose({"agent": "smac", "task": "walker_walk", "env.render.camera": 1}).env.render.camera == 1
+    with pytest.raises(UserError, match=r"env\.render\.camera"):
+        compose({"agent": "sac", "env": "gym", "task": "Pendulum-v1", "env.render.camera": 1})
 
 
 @pytest.mark.parametrize("agent", preset_names("agent"))

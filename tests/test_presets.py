@@ -103,6 +103,12 @@ def test_a_choice_that_a_preset_cannot_make_is_refused(
     assert refused(**chosen).where.endswith(f"{preset}.yaml")
 
 
+@pytest.mark.parametrize("part", ["belief: 5", "head: [a]"])
+def test_a_part_is_a_name(own: Path, part: str) -> None:
+    write(own, "experiment/mine", f"base: smoke\n{part}\n")
+    assert refused(experiment="mine").where == part.partition(":")[0]
+
+
 @pytest.mark.parametrize(("base", "where"), [("two", "agent 'one'"), ("nobody", "agent preset")])
 def test_a_base_that_is_none(own: Path, base: str, where: str) -> None:
     write(own, "agent/one", f"base: {base}\n")

@@ -33,7 +33,7 @@ from worldrl.config import (
     run_folder,
     world_of,
 )
-from worldrl.envs.families import canonical_name
+from worldrl.envs.families import canonical_name, has_cameras
 from worldrl.errors import UserError, wrong
 from worldrl.files import is_file
 from worldrl.presets import (
@@ -108,6 +108,9 @@ def compose(arguments: Mapping[str, Any]) -> Config:
     config = config_from_dict({**values, **parts, "agent": label})
     if init_from:
         check_same_belief(config)
+    camera = config.env.render.camera
+    if camera != -1 and config.task and not has_cameras(config.task):
+        raise wrong("env.render.camera", camera, f"-1: {config.task} has no cameras to choose from")
     return dataclasses.replace(config, task=canonical_name(config.task)) if config.task else config
 
 

@@ -181,7 +181,7 @@ def _check_frozen(config: Config) -> None:
 # --- types ------------------------------------------------------------------------------------------------------------
 
 _NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
-FIELD_TYPES = "bool, int, float, str, Literal, tuple, and None or Annotated with these"
+FIELD_TYPES = "bool, int, float, str, Literal, list[...], tuple[...], and None or Annotated with these"
 
 
 def typed(key: str, value: Any, hint: Any) -> Any:
@@ -201,6 +201,8 @@ def typed(key: str, value: Any, hint: Any) -> Any:
         return _typed_union(key, value, typing.get_args(hint))
     if origin is tuple:
         return _typed_tuple(key, value, typing.get_args(hint))
+    if origin is list:
+        return list(_typed_tuple(key, value, (*typing.get_args(hint), ...)))
     if hint not in _NAMES:
         return value
     return _typed_scalar(key, value, hint)
@@ -220,7 +222,7 @@ def _typed_scalar(key: str, value: Any, hint: type) -> Any:
 
 def _typed_literal(key: str, value: Any, names: tuple[Any, ...]) -> Any:
     if value in names:
-        return value
+        return names[names.index(value)]  # a number of NumPy's becomes ours
     raise unknown(f"value of {key}", str(value), map(str, names))
 
 
@@ -407,7 +409,7 @@ def _is_checked(hint: Any) -> bool:
     origin, inside = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
         return _is_checked(inside[0])
-    if origin in (typing.Union, types.UnionType, tuple):
+    if origin in (typing.Union, types.UnionType, tuple, list):
         return all(x in (type(None), ...) or _is_checked(x) for x in inside)
     return origin is Literal or hint in _NAMES
 

@@ -106,7 +106,11 @@ def read_agent(name: Any, own: Path) -> Arguments:
 def parts_of(layer: Mapping[str, Any], own: Path) -> dict[str, str]:
     """The parts that a layer chooses, by its agent or by name."""
     both = {**read_agent(layer.get("agent"), own), **layer}
-    return {kind: both[kind] for kind in PARTS if kind in both}
+    chosen = {kind: both[kind] for kind in PARTS if kind in both}
+    for kind, name in chosen.items():
+        if not isinstance(name, str):
+            raise UserError(kind, repr(name), "a name")
+    return chosen
 
 
 def _with_base(group: str, name: str, own: Path, above: tuple[str, ...]) -> Arguments:

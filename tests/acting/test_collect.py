@@ -69,7 +69,7 @@ def test_an_episode_that_fails_is_cut_and_nothing_else_is_lost() -> None:
     assert not none
     first, second = (np.flatnonzero(c["is_first"]) for c in (columns, whole))
     np.testing.assert_array_equal(columns["state"][: first[2]], whole["state"][: second[2]])
-    np.testing.assert_array_equal(columns["state"][first[3]], whole["state"][second[3]])
+    np.testing.assert_array_equal(columns["state"][first[2]], whole["state"][second[3]])  # the third has no step
 
 
 @pytest.mark.parametrize(

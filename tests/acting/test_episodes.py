@@ -99,6 +99,11 @@ def test_random_returns_are_seeded() -> None:
     assert not set(returns(1, action_repeat=8)) & set(returns(2, action_repeat=8))
 
 
+def test_an_environment_that_never_works_has_no_random_return() -> None:
+    with pytest.raises(UserError, match="no such robot"):
+        random_return(EnvConfig(obs="state", action_repeat=1), "tests.envs.toy_envs:NeverSteps", 1, 12)
+
+
 def test_random_actions_do_not_know_what_the_environment_draws() -> None:
     """The sum of 250 independent products of mean 0 and deviation 2/3 is within 4.5 of its own deviations."""
     found = random_return(EnvConfig(obs="state", action_repeat=1), "tests.envs.toy_envs:Bets", 0, 5)

@@ -217,6 +217,15 @@ def test_an_environment_that_does_not_replay_is_cut_and_not_continued_elsewhere(
         assert env.state()["episode"].tolist() == [1, 1]
 
 
+def test_an_environment_that_fails_once_is_not_continued_in_another_episode() -> None:
+    with envs(STATE, "toy_envs:LooseOnce") as env:
+        env.reset()
+        play(env, 0, 2)
+        rows = env.step(np.array([[1.0]], np.float32))
+        assert rows["is_first"].tolist() == rows["is_cut"].tolist() == [1]
+        assert "did not replay exactly" in env.cuts[0]
+
+
 def test_what_fails_once_is_as_if_it_had_not() -> None:
     with envs(STATE, "toy_envs:RaisesOnce") as env, envs(STATE, "toy_envs:Count") as sound:
         env.reset()

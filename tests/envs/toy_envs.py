@@ -111,6 +111,17 @@ class Loose(Raises):
         return self.observation(), *out[1:]
 
 
+class LooseOnce(Loose):
+    """What failed works when it is tried again, but in another episode."""
+
+    left = 1
+
+    def misbehave(self) -> None:
+        if self.left:
+            LooseOnce.left = 0
+            super().misbehave()
+
+
 class NeverSteps(Count):
     def step(self, action: Any) -> Any:
         raise AttributeError("no such robot")

@@ -13,7 +13,6 @@ from scipy import stats
 from worldrl.report.curves import Curve
 from worldrl.report.plots import (
     COLOURS,
-    PICTURES,
     Line,
     draw,
     draw_estimates,
@@ -67,7 +66,7 @@ def test_the_phases_of_a_task_are_side_by_side(tmp_path: Path, monkeypatch: pyte
     assert all(row[data] == row[acting] for data, acting in zip(names[::2], names[1::2], strict=True))
 
 
-@pytest.mark.parametrize("suffix", sorted(PICTURES))
+@pytest.mark.parametrize("suffix", ["png", "pdf", "svg", "jpg"])
 def test_formats(tmp_path: Path, suffix: str) -> None:
     draw(tmp_path / f"x.{suffix}", {"task": panel(1)}, "return")
     assert (tmp_path / f"x.{suffix}").stat().st_size > 1000

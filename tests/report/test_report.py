@@ -245,6 +245,7 @@ def test_agents_that_learned_from_different_data_are_told(tmp_path: Path, capsys
         run = make_phases(tmp_path / name, [0, 1.0, 2.0])
         file = run / "config.yaml"
         text = file.read_text().replace("d/walks.npz", f"/d/{name}.npz")
+        text = text.replace("checksum: c", f"checksum: {name}")
         file.write_text(text.replace("agent: smac", f"agent: {name}"))
     text = run_report(capsys, tmp_path, "--out", tmp_path)
     assert "learned from different data: /d/expert.npz, /d/medium.npz" in text

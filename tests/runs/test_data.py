@@ -279,9 +279,6 @@ def test_the_replay_of_several_environments_is_one_stream(tmp_path: Path, capaci
     for env in range(2):
         for row in range(len(columns["reward"])):
             begins = row == 0 or columns["is_first"][row, env]
-            last = row + 1 == len(columns["reward"])
-            if begins and (last or columns["is_first"][row + 1, env]):
-                continue  # an episode without a step
             for name, values in columns.items():
                 value = values[row, env]
                 if begins and name in ("action", "reward"):

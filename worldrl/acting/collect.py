@@ -48,6 +48,8 @@ def collect(env: EnvConfig, task: str, seed: int, steps: int, make_act: Recorder
             left -= int(not rows[-1]["is_first"])
             if not left:
                 break
+    ends = [row["is_first"] > 0 for row in [*rows[1:], {"is_first": 1.0}]]
+    rows = [row for row, end in zip(rows, ends, strict=True) if not (end and row["is_first"])]  # cut before a step
     names = (*spec.obs, "action", "reward", "is_first", "is_terminal")
     return Collected({name: np.stack([row[name] for row in rows]) for name in names}, spec, stage.cuts)
 

@@ -249,10 +249,10 @@ def random_return(config: EnvConfig, task: str, seed: int, episodes: int) -> lis
     returns: list[float] = []
     with contextlib.closing(make_task(config, task, draws=False)) as env:
         spec = describe(env, config)
+        stage = Alone(RowStream(env, seed, RANDOM, 0), spec, seed, enduring=True)
         for episode in range(episodes):
             start = episode_seed(seed, RANDOM, 0, episode)  # Gymnasium makes its own generator of this number
             rng = np.random.default_rng([start, RANDOM_ACTIONS])
-            stage = Alone(RowStream(env, seed, RANDOM, 0), spec, seed, enduring=True)
             ticks = play(stage, lambda rows, rng=rng: spec.actions.random(rng, 1), episode)  # type: ignore[misc]
             returns.append(next(float(tick.returns[0]) for tick in ticks if tick.ended))
     return returns

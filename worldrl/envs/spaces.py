@@ -47,7 +47,6 @@ class TaskEnv(gymnasium.Env[Any, Any]):
     choices: int = 0  # the number of alternatives of a choice, a one-hot row; 0: actions are a box
     protocol: str = ""  # what else defines the task, in words: versions, sticky actions, where episodes end
     render_pixels: bool = True
-    has_cameras: bool = False  # from which ``env.render.camera`` chooses
 
     def __init__(
         self,
@@ -62,8 +61,6 @@ class TaskEnv(gymnasium.Env[Any, Any]):
         self.task, self._obs, self._repeat, self._render = task, obs, action_repeat, render or RenderConfig()
         self.render_pixels = draws
         rendering.check_size(self._render.size)
-        if self._render.camera != -1 and not self.has_cameras:
-            raise wrong("env.render.camera", self._render.camera, f"-1: {task} has no cameras to choose from")
         self._open()
 
     def _open(self) -> None:

@@ -37,7 +37,7 @@ class VectorEnv:
 
     An environment that raises or returns something that is not finite is played again from the start of its episode. If
     it fails again, as a simulator that diverges does, the episode is cut there: the next one begins, and ``cuts`` has a
-    line about it. The other environments are played again with it; an episode that is then not the same is cut too.
+    line about it. All environments are played again; an episode that is then not the same is cut too.
     Other failures end in a WorkerError: a lost worker, a broken contract, or ``HOPELESS`` episodes in a
     row that fail at their first step. ``state`` and ``close`` still work after it.
 
@@ -128,7 +128,7 @@ class VectorEnv:
         """Play the tick again from the start of its episodes; an environment that fails twice skips to its next one."""
         failed: set[int] = set()
         skipped = np.zeros(self.num_envs, np.int64)  # episodes that were cut or left out
-        compared = self.num_envs == 1
+        compared = False
         while True:
             self._check_use(failure, skipped)
             if failure.index in failed:
@@ -137,15 +137,15 @@ class VectorEnv:
             if failure.lost:
                 self._streams = self._streams.again()
             if not compared:
-                self._compare(failure.index, skipped)
+                self._compare(skipped)
                 compared = True
             try:
                 return self._start_tick(skipped)
             except Failure as another:
                 failure = another
 
-    def _compare(self, failing: int, skipped: Array) -> None:
-        """Play the others up to the present rows: where these are not the same, cut the episode."""
+    def _compare(self, skipped: Array) -> None:
+        """Play all up to the present rows: where these are not the same, cut the episode."""
         if not self._now or self._log.ended.all():
             return
         try:
@@ -156,7 +156,7 @@ class VectorEnv:
             return
         for i in range(self.num_envs):
             same = all(np.array_equal(rows[key][i], self._now[key][i]) for key in self.spec.obs)
-            if i != failing and not same and not self._log.ended[i]:
+            if not same and not self._log.ended[i]:
                 self._skip(Failure(i, "did not replay exactly: its seed does not determine its episodes"), skipped)
 
     def _start_tick(self, skipped: Array) -> Rows:

@@ -29,7 +29,7 @@ from worldrl.report.curves import (
 from worldrl.report.films import clear
 from worldrl.report.grids import by_agent, draw_grids, grid_rows, read_grids, unequal
 from worldrl.report.page import Report, find_grids, page
-from worldrl.report.plots import PICTURES, XLABEL, Line, Panels, draw, number_of
+from worldrl.report.plots import XLABEL, Line, Panels, draw, number_of, picture_formats
 from worldrl.report.tables import (
     Row,
     Score,
@@ -193,11 +193,15 @@ def _unequal_starts(groups: Groups) -> Notes:
 
 
 def _other_data(groups: Groups) -> Notes:
-    """Notes on agents that are compared although they learned from different data sets."""
+    """Notes on agents that are compared although they learned from different data sets.
+
+    A checksum is of the rows after ``data.top`` and ``data.reward``: only data of another name and other rows differ.
+    """
     notes = []
     for task, panel in groups.items():
-        names = sorted({str(run.settings.get("data")) for run in _all(panel) if run.phase == DATA}, key=_natural)
-        if len(names) > 1:
+        runs = [run for run in _all(panel) if run.phase == DATA]
+        names = sorted({str(run.settings.get("data")) for run in runs}, key=_natural)
+        if len(names) > 1 and len({run.settings.get("data.checksum") for run in runs}) > 1:
             notes.append(f"the runs of {task} learned from different data: {', '.join(names)}")
     return notes
 
@@ -308,7 +312,7 @@ def _page(title: str, parts: Sequence[str], notes: Notes) -> str:
 
 def place(out: Path, name: str) -> Path:
     """The path of a file of a report: in the folder ``out``, or next to a picture ``x.png``, as ``x-name``."""
-    is_picture = out.suffix[1:].lower() in PICTURES
+    is_picture = out.suffix[1:].lower() in picture_formats()
     return out.with_name(f"{out.stem}-{name}") if is_picture else out / name
 
 

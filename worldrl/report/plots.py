@@ -62,7 +62,11 @@ class Line(NamedTuple):
     value: float
 
 
-PICTURES = {"png", "pdf", "svg"}  # suffixes that ``draw`` can write
+def picture_formats() -> set[str]:
+    """Suffixes, without a dot, that ``draw`` can write."""
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    return set(FigureCanvasBase.get_supported_filetypes()) - {"pgf"}  # which needs LaTeX
 
 
 @contextlib.contextmanager

@@ -125,16 +125,13 @@ def _saved_replay(run_dir: Path, checkpoints: Checkpoints, n: int) -> tuple[Repl
 
 
 def _one_stream(columns: Mapping[str, NDArray[Any]]) -> Columns:
-    """(T, N, ...) -> (rows, ...): the rows of each environment begin an episode; those without a step are left out."""
+    """(T, N, ...) -> (N T, ...): the rows of each environment begin an episode."""
     first = columns["is_first"].copy()
     first[0] = 1.0
     action = columns["action"] * (1.0 - first)[..., None]
     reward = columns["reward"] * (1.0 - first)
     whole = {**columns, "is_first": first, "action": action, "reward": reward}
-    rows = {name: np.swapaxes(values, 0, 1).reshape(-1, *values.shape[2:]) for name, values in whole.items()}
-    begins = rows["is_first"] > 0
-    alone = begins & np.append(begins[1:], True)
-    return {name: values[~alone] for name, values in rows.items()} if alone.any() else rows
+    return {name: np.swapaxes(values, 0, 1).reshape(-1, *values.shape[2:]) for name, values in whole.items()}
 
 
 def _with_choices(path: Path, found: Recorded, env: EnvSpec) -> Recorded:

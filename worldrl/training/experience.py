@@ -284,7 +284,7 @@ class Stream:
         if self.told or not self.envs.cuts:
             return []
         self.told = True
-        return [f"{self.envs.cuts[0]}; it fails again when repeated: its episode is cut there (see episode/cut)"]
+        return [f"{self.envs.cuts[0]}; its episode is cut there (see episode/cut)"]
 
     def sample(self, batch: int, length: int, needs: Needs) -> tuple[Batch, Extra]:
         agent = self.agent

@@ -17,7 +17,6 @@ import torch
 from worldrl.envs import EnvConfig, make_envs, rendering
 from worldrl.envs.families.gym import GymEnv, canonical_name, claims
 from worldrl.envs.images import resize
-from worldrl.envs.rendering import RenderConfig
 from worldrl.errors import UserError
 from worldrl.types import choice
 
@@ -177,11 +176,6 @@ def test_the_limit_of_a_wrapper_is_known() -> None:
     assert GymEnv("toy_envs:limited", "state", 1).max_frames == 7
     assert GymEnv("toy_envs:Count", "state", 1).max_frames == 0
     assert GymEnv("Pendulum-v1", "state", 1).max_frames == 200
-
-
-def test_a_camera_that_would_be_ignored_is_refused() -> None:
-    with pytest.raises(UserError, match=r"env\.render\.camera"):
-        GymEnv("Pendulum-v1", "pixels", 1, RenderConfig(camera=7))
 
 
 def test_an_image_is_no_state() -> None:

@@ -56,6 +56,11 @@ def families() -> Iterator[Family]:
         yield cast("Family", importlib.import_module(f"{__name__}.{module.name}"))
 
 
+def has_cameras(task: str) -> bool:
+    """Whether ``env.render.camera`` has cameras of the task to choose from."""
+    return getattr(family_of(task), "HAS_CAMERAS", False)
+
+
 def canonical_name(task: str) -> str:
     """The canonical spelling: ``walker-walk`` is ``walker_walk``. Raises UserError with the nearest names."""
     return family_of(task).canonical_name(task)

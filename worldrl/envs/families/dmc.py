@@ -48,8 +48,6 @@ class DMCEnv(TaskEnv):
         UserError: for an unknown task, observation mode, camera, image size or quality.
     """
 
-    has_cameras = True
-
     def _open(self) -> None:
         if self.render_pixels and self._obs != "state":
             rendering.choose_backend(self._render.backend)
@@ -140,6 +138,9 @@ class DMCEnv(TaskEnv):
 
 
 make = DMCEnv
+
+
+HAS_CAMERAS = True  # from which env.render.camera chooses
 
 
 def claims(task: str) -> bool:
