@@ -115,6 +115,7 @@ class Trainer:
             refused.pop_all()
 
     def _build(self, saved: dict[str, Any] | None, device: torch.device) -> None:
+        """Everything that learns on the experience, new or as it was saved."""
         config = self.experience.config  # with the data's checksum
         run_dir = self.run_dir
         check_size(config, self.experience.spec, device)
