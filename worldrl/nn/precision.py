@@ -76,7 +76,7 @@ def cpu_info() -> str:
 def choose_precision(name: str, device: torch.device, pixels: bool) -> Precision:
     """``auto``: bf16 (or scaled fp16 where the GPU lacks bf16) for pixel tasks on CUDA, float32 elsewhere.
 
-    On a CPU bf16 is used only on request: that agents learn equally well with it was seen on one task only.
+    On a CPU bf16 is used only on request: that agents learn as well with it was seen on two tasks only (docs/speed.md).
     """
     if name == "auto":
         half = "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
