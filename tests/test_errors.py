@@ -33,6 +33,9 @@ def test_looking_whether_a_file_can_be_written_leaves_things_as_they_are(tmp_pat
 
 
 def test_a_folder_for_results_is_made_or_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a folder"):
+        check_out(tmp_path / "figure.png")
+    assert not list(tmp_path.iterdir())
     check_out(tmp_path / "new" / "out")
     assert list((tmp_path / "new" / "out").iterdir()) == []
     for folder in (Path(__file__), Path("/proc/none")):

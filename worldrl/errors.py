@@ -142,6 +142,8 @@ def check_writable(file: Path) -> None:
 
 def check_out(folder: Path) -> None:
     """Create the folder of ``--out``, or refuse it before minutes are spent on its contents."""
+    if folder.suffix in (".png", ".pdf", ".svg", ".json", ".csv") and not folder.is_dir():
+        raise UserError("--out", f"{folder.name}, the name of a file", "a folder")
     with writing(folder, "choose another folder with --out"):
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
