@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from worldrl.commands.bench import __main__ as program
 from worldrl.commands.bench.measuring import Bench, Job, Row
@@ -114,6 +115,13 @@ def test_the_gpu_has_a_plan(toy: Toy, tmp_path: Path, monkeypatch: pytest.Monkey
     assert set(saved) == {"machine", *program.GPU}
     assert program.main(["--gpu", "--device", "cpu"]) == 0
     assert len(toy.made) == 2 * len(program.GPU)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+def test_the_plan_is_for_a_gpu(toy: Toy, capsys: pytest.CaptureFixture[str]) -> None:
+    assert program.main(["--gpu"]) == 2
+    assert capsys.readouterr().err.startswith("--gpu: found no CUDA GPU")
+    assert not toy.made
 
 
 def test_the_gpu_meets_every_head_once() -> None:

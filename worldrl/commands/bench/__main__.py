@@ -85,6 +85,10 @@ def plan(args: argparse.Namespace) -> Bench:
     device, usual = choose_device(args.device), torch.get_num_threads()
     on_gpu = device.type == "cuda"
     if args.gpu:
+        if not on_gpu and args.device == "auto":
+            raise UserError(
+                "--gpu", "no CUDA GPU that torch sees", "one", "--device cpu goes through its steps without one"
+            )
         args.minutes, args.json = args.minutes or GPU_MINUTES, args.json or GPU_FILE
     args.only = [*(args.only or (GPU if args.gpu else () if args.sb3 else USUAL)), *["sb3"] * args.sb3]
     agents = args.agents or (GPU_AGENTS if args.gpu else AGENTS)
