@@ -65,7 +65,7 @@ def test_noise_knows_what_remains() -> None:
     [
         ("state", ("velocty",), "'velocty'", "sensor groups of the task: arm, legs"),
         ("both", ("arm", "pixels"), "'pixels'", "sensor groups of the task: arm, legs"),
-        ("pixels", ("arm",), "'arm'", "no group: images, screens and grids are no sensors"),
+        ("pixels", ("arm",), "'arm'", "no group: images, screens and grids are not sensors"),
         ("state", ("legs", "arm"), "every sensor group (arm, legs)", "one that remains"),
     ],
 )

@@ -89,7 +89,7 @@ class RaisesOnce(Raises):
 
     def misbehave(self) -> None:
         if self.left:
-            RaisesOnce.left = 0
+            type(self).left = 0
             super().misbehave()
 
 
@@ -111,15 +111,10 @@ class Loose(Raises):
         return self.observation(), *out[1:]
 
 
-class LooseOnce(Loose):
+class LooseOnce(Loose, RaisesOnce):
     """What failed works when it is tried again, but in another episode."""
 
     left = 1
-
-    def misbehave(self) -> None:
-        if self.left:
-            LooseOnce.left = 0
-            super().misbehave()
 
 
 class NeverSteps(Count):

@@ -199,7 +199,7 @@ def test_episodes_do_not_depend_on_the_layout(parts: str, explore: bool) -> None
     untrained = Agent(config, envs.spec), config
     envs.close()
     expected = play(untrained, 1, explore=explore)
-    assert len({p.episode_return for p in expected}) > len(JOBS) / 2  # cells differ, not starts alone
+    assert len({p.episode_return for p in expected}) > len(JOBS) / 2  # cells differ, not only starts
     for num_envs in (2, 5, 40):
         torch.manual_seed(num_envs)  # torch's own generator plays no part
         for found, one in zip(play(untrained, num_envs, explore=explore), expected, strict=True):

@@ -124,7 +124,7 @@ def mean_return(config: EnvConfig, task: str, seed: int, episodes: int) -> float
     """Mean return of the controller without noise, in the task itself; nothing is rendered."""
     with contextlib.closing(make_task(config, task, draws=False)) as env:
         spec = describe(env, config)
-        ticks = play(Alone(RowStream(env, seed, RANDOM, 0), spec, seed, True), follow(task, seed, 0.0)(spec))
+        ticks = play(Alone(RowStream(env, seed, RANDOM, 0), spec, seed, enduring=True), follow(task, seed, 0.0)(spec))
         ended = (float(tick.returns[0]) for tick in ticks if tick.ended)
         return float(np.mean(list(itertools.islice(ended, episodes))))
 

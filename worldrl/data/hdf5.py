@@ -36,11 +36,11 @@ def write(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
 
 @contextlib.contextmanager
 def writing_hdf5() -> Iterator[None]:
-    """Turn the error with which HDF5 closes a file on a full disk into an ``OSError``."""
+    """Turn the error of HDF5 that closes a file on a full disk into an ``OSError``."""
     try:
         yield
     except RuntimeError as error:
-        raise OSError(errno.ENOSPC, f"HDF5 cannot write: {error}") from error
+        raise OSError(errno.EIO, f"HDF5 cannot write: {error}") from error
 
 
 def is_hdf5(path: Path) -> bool:

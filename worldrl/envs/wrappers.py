@@ -41,7 +41,7 @@ class Hidden(gymnasium.ObservationWrapper[Any, Array, Observation]):
 
 def _expected(groups: Groups) -> str:
     if not groups:
-        return "no group: images, screens and grids are no sensors"
+        return "no group: images, screens and grids are not sensors"
     return f"sensor groups of the task: {', '.join(groups)}"
 
 

@@ -59,7 +59,6 @@ def clear(beside: Path) -> None:
 
 def sources(films: Sequence[Film], beside: Path) -> list[str]:
     """The sources of the page's videos: the files themselves, or copies in ``beside`` if those are too large."""
-    clear(beside)
     if sum(film.path.stat().st_size for film in films) <= EMBEDDED:
         data = (base64.b64encode(read_bytes(film.path, EMBEDDED)).decode() for film in films)
         return [f"data:video/mp4;base64,{video}" for video in data]
