@@ -122,6 +122,10 @@ def test_the_command(prior: Sequence[Sequence[float]], tmp_path: Path, capsys: p
         rows = list(csv.DictReader(file))
     assert [int(row["reached"]) for row in rows] == [p["reached"] for p in numbers["points"]] == [2, 1, 2, 1]
     assert {run["mass"] for run in numbers["runs"]} == ({None, 0.2} if prior else {None})
+    with (out / "useless_runs.csv").open() as file:
+        each = [(row["agent"], row["kind"], row["seed"], row["reached"], row["mass"]) for row in csv.DictReader(file)]
+    assert len(each) == len(numbers["runs"]) == 6
+    assert ("mirl", "dominated", "1", "False", "0.2" if prior else "") in each
     assert (out / "useless.png").stat().st_size > 10_000
     assert "+ 2 dominated, mirl: at least 2,000" in capsys.readouterr().out
 

@@ -344,7 +344,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_out(options.out)
     picture = _picture(options)
     write_numbers(options, STUDIES[options.study](options, picture))
-    written = (picture, picture.with_suffix(".csv"), _numbers(options))
+    written = (picture, *(picture.with_name(picture.stem + end) for end in (".csv", "_runs.csv")), _numbers(options))
     print("written: " + ", ".join(str(file) for file in written if file.exists()))
     return 0
 

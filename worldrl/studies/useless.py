@@ -227,7 +227,7 @@ def draw_masses(ax: Any, trials: Sequence[Trial], masses: Mapping[Path, Curve]) 
 
 
 def run(options: Any, path: Path) -> dict[str, Any]:
-    """Print, draw and return the results, also as CSV next to the picture."""
+    """Print, draw and return the results; next to the picture, the means as CSV, and every run."""
     trials, notes = read_trials(options.run_dirs)
     masses = {trial.run: mass for trial in trials if (mass := read_mass(trial)) is not None}
     found = points(trials)
@@ -236,10 +236,16 @@ def run(options: Any, path: Path) -> dict[str, Any]:
     for note in notes:
         print(note)
     draw(path, trials, masses)
-    with path.with_suffix(".csv").open("w", encoding="utf-8", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows([Point._fields, *found])
     last = [{**trial._asdict(), "run": str(trial.run), "mass": _last(masses.get(trial.run))} for trial in trials]
+    _write(path.with_suffix(".csv"), Point._fields, found)
+    columns = ("task", "kind", "useless", "agent", "seed", "frames", "reached", "mass")
+    _write(path.with_name(f"{path.stem}_runs.csv"), columns, [[trial[name] for name in columns] for trial in last])
     return {"points": [point._asdict() for point in found], "runs": last}
+
+
+def _write(path: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    with path.open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows([columns, *rows])
 
 
 def line(point: Point) -> str:
