@@ -107,6 +107,24 @@ def test_every_file_is_linked() -> None:
     assert [path.name for path in (DOCS / "curves").iterdir() if f"curves/{path.name}" not in pages] == []
 
 
+def test_the_frames_that_useless_actions_cost_are_those_of_the_file() -> None:
+    page = (DOCS / "studies.md").read_text(encoding="utf-8").split("curves/useless_cartpole.csv", 1)[1]
+    with (DOCS / "curves" / "useless_cartpole.csv").open(encoding="utf-8") as file:
+        runs = list(csv.DictReader(file))
+    names, kind, found = {"DQN": "dqn", "soft Q": "soft_q", "MIRL": "mirl"}, "", 0
+    for row in re.findall(r"^\| (?:(\w+): )?(DQN|soft Q|MIRL) \| (.+) \|$", page.split("![", 1)[0], re.MULTILINE):
+        kind = row[0] or kind
+        for number, cell in zip(("0", "4", "16", "64"), row[2].split(" | "), strict=True):
+            same = [r for r in runs if (r["agent"], r["useless"]) == (names[row[1]], number)]
+            same = [r for r in same if r["kind"] in ("", kind)]
+            mean = f"{np.mean([float(r['frames']) for r in same]):,.0f}"
+            reached = sum(r["reached"] == "True" for r in same)
+            least = f"≥ {mean}, {reached} of {len(same)}"
+            assert cell == least if reached < len(same) else cell.startswith(f"{mean} ± "), (row, number)
+            found += 1
+    assert found == 24
+
+
 def test_a_wrong_number_would_be_found() -> None:
     text = "| agent | at 2,000 frames, by seed | best |\n|---|---|---|\n| `sac` | 5, 7 | 6, 8 |\n"
     runs = {("sac", 1): {"1000": 6.0, "2000": 5.0}, ("sac", 2): {"1000": 8.0, "2000": 9.0}}
