@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from worldrl.compose import compose
+from worldrl.envs.families import canonical_name
 from worldrl.errors import UserError
 from worldrl.presets import own_folder, preset_names, read_preset, shipped
 
@@ -114,3 +115,30 @@ def test_a_base_that_is_none(own: Path, base: str, where: str) -> None:
     write(own, "agent/one", f"base: {base}\n")
     write(own, "agent/two", "base: one\n")
     assert refused(agent="one").where == where
+
+
+def test_settings_of_a_task_count_over_the_experiments_for_this_task(own: Path) -> None:
+    write(own, "experiment/mine", "base: smoke\nenv.action_repeat: 4\ntasks: {walker_walk: {env.action_repeat: 2}}\n")
+    write(own, "experiment/more", "base: mine\ntasks.walker_walk.schedule.prefill: 77\n")
+    write(own, "experiment/home", "base: mine\ntask: walker_walk\n")
+    repeats = [
+        compose({"experiment": "mine", **asked}).env.action_repeat
+        for asked in ({"task": "cheetah_run"}, {"task": "walker-walk"}, {"task": "walker_walk", "env.action_repeat": 8})
+    ]
+    assert repeats == [4, 2, 8]
+    more = compose({"experiment": "more", "task": "walker_walk"})
+    assert (more.env.action_repeat, more.schedule.prefill) == (2, 77)
+    assert compose({"experiment": "home"}).env.action_repeat == 2
+
+
+@pytest.mark.parametrize("settings", ["5", "{head.units: 3}", "{agent: sac}", "{task: hopper_hop}", "{env.repeat: 3}"])
+def test_what_a_task_cannot_have_is_refused(own: Path, settings: str) -> None:
+    write(own, "experiment/mine", f"base: smoke\ntasks: {{walker_walk: {settings}}}\n")
+    assert compose({"experiment": "mine", "task": "cheetah_run"}).task == "cheetah_run"
+    assert "experiment 'mine'" in str(refused(experiment="mine", task="walker_walk"))
+
+
+def test_tasks_of_shipped_presets_have_their_canonical_names() -> None:
+    for name in preset_names("experiment"):
+        keys = [key.split(".")[1] for key in read_preset("experiment", name, own_folder()) if key.startswith("tasks.")]
+        assert keys == [canonical_name(key) for key in keys]

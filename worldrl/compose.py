@@ -40,6 +40,7 @@ from worldrl.presets import (
     GROUPS,
     NOT_SETTINGS,
     Arguments,
+    for_task,
     own_folder,
     parts_of,
     read_agent,
@@ -88,13 +89,15 @@ def compose(arguments: Mapping[str, Any]) -> Config:
     world = {**in_data, **(world_of(init_from) if init_from else {})}
     env = read_preset("env", _first("env", *order), own)
     parts = {kind: canonical(kind, _first(kind, asked, world, *order)) for kind in PARTS}
+    of_experiment = f"experiment '{asked.get('experiment')}'"
+    settings_of_task = for_task(experiment, _first("task", asked, world, *order, {"task": ""}), of_experiment)
     values: Arguments = {}
     for where, layer, intended in (
         ("configs/train.yaml", base, base),
         ("env preset", env, env),
         (f"agent '{name}'", agent, agent),
         ("data", unknown, unknown),
-        (f"experiment '{asked.get('experiment')}'", experiment, parts_of(experiment, own)),
+        (of_experiment, settings_of_task, parts_of(experiment, own)),
         ("init_from or data", world, world),
         ("env preset", env if "env" in asked and world else {}, env),
         ("", asked, {}),

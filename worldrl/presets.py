@@ -2,7 +2,8 @@
 
 The package's presets are in ``configs/`` of its repository, and inside the package in a wheel. A user's own are in
 ``./configs/``, or in the folder that ``presets=DIR`` names. A preset may say ``base: NAME`` to build on the settings of
-another preset of its group. A name that begins with ``_`` is only a base.
+another preset of its group. A name that begins with ``_`` is only a base. An experiment may have settings for single
+tasks, ``tasks: {walker_walk: {env.action_repeat: 2}}``, which count over its others.
 """
 
 from __future__ import annotations
@@ -13,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from worldrl.config import flatten, read_yaml
+from worldrl.envs.families import canonical_name
 from worldrl.errors import UserError, unknown, wrong
 from worldrl.registry import DEFAULTS, PARTS, canonical, shared_fields
 
 GROUPS = ("agent", "env", "experiment")  # settings whose value is the name of a preset
 OWN = "configs"  # a user's own folder, in the current one
 BASE = "base"
+TASKS = "tasks."
 NOT_SETTINGS = ("resume", "sweep", "presets", "allow")  # arguments that are not settings of a run
 CHOICES: dict[str, tuple[str, ...]] = {  # what a preset of each group may choose
     "agent": ("env", *PARTS),
@@ -95,6 +98,25 @@ def settings_for(layer: Mapping[str, Any], intended: Mapping[str, Any], parts: M
         shared = {f"{kind}.{name}" for name in shared_fields(kind, intended[kind], chosen)}
         settings = {k: v for k, v in settings.items() if k in shared or not k.startswith(f"{kind}.")}
     return settings
+
+
+def for_task(experiment: Mapping[str, Any], task: str, where: str) -> Arguments:
+    """An experiment's settings for one task: those under ``tasks`` over the others.
+
+    Raises:
+        UserError: a choice or a setting of a part under ``tasks``: these count for every task.
+    """
+    settings = {key: value for key, value in experiment.items() if not key.startswith(TASKS)}
+    if len(settings) == len(experiment):
+        return settings
+    mine = f"{TASKS}{canonical_name(task) if task else ''}"
+    if mine in experiment:
+        raise UserError(where, f"{mine}: {experiment[mine]}", "settings, such as {env.action_repeat: 2}")
+    special = {key.removeprefix(f"{mine}."): experiment[key] for key in experiment if key.startswith(f"{mine}.")}
+    for key in special:
+        if key in ("task", *GROUPS, *NOT_SETTINGS) or key.partition(".")[0] in PARTS:
+            raise UserError(where, f"{mine}.{key}", "a setting of env, schedule, replay or the like: not of a part")
+    return {**settings, **special}
 
 
 def read_agent(name: Any, own: Path) -> Arguments:
