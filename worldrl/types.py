@@ -69,6 +69,11 @@ class Actions(NamedTuple):
         """The target entropy of a tuned temperature, in nats: -A, or 0.98 log A for a choice (arXiv 1910.07207)."""
         return -float(self.size) if self.kind == "box" else 0.98 * math.log(self.size)
 
+    @property
+    def most_entropy(self) -> float:
+        """The entropy of uniform actions, in nats."""
+        return self.size * math.log(2.0) if self.kind == "box" else math.log(self.size)
+
     def random(self, rng: np.random.Generator, n: int) -> np.ndarray:
         """(n, A) float32: uniform over all actions."""
         if self.kind == "box":

@@ -101,8 +101,11 @@ def test_the_multiplier_grows_above_the_budget_shrinks_below_it_and_has_a_top() 
     assert found[0] == pytest.approx(math.e)
     assert found[1] > found[0]
     assert found[3] < found[2] < found[1]
-    head.log_multiplier.data.fill_(99.0)
-    assert head.multiplier().item() == 1e6
+    head.log_multiplier.data.fill_(13.9)
+    assert head.multiplier().item() == pytest.approx(1e6)
+    q = head.critic(torch.zeros(1, 5), torch.zeros(1, 2)).mean()
+    head.learn(Judged(q, q.detach(), torch.tensor(-3.0), q.detach()))
+    assert head.log_multiplier.item() < 13.9  # it comes back from its top
 
 
 def test_the_critic_is_called_once_for_all_actions(monkeypatch: pytest.MonkeyPatch) -> None:

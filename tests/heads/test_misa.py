@@ -322,3 +322,13 @@ def test_a_budget_needs_a_bound_for_the_critics(variant: str) -> None:
     with pytest.raises(UserError) as caught:
         misa(variant=variant, budget=3.0)
     assert caught.value.where == "head.budget"
+
+
+def test_without_an_entropy_term_there_is_no_temperature_to_run_away() -> None:
+    agent = build("identity", "misa", STATE_SPEC, **TINY, **{"head.entropy_weight": 0.0, "head.alpha_lr": 0.5})
+    for rows in ROWS:
+        agent.update("update", rows)
+    assert agent.head.log_alpha.item() == 0.0
+    assert "alpha" not in agent.head.optimizers
+    kept = build("identity", "misa", STATE_SPEC, **TINY, **{"head.entropy_weight": 0.0, "head.backup_entropy": True})
+    assert "alpha" in kept.head.optimizers

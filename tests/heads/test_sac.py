@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import Tensor
@@ -13,9 +15,10 @@ from tests.oracles.side_by_side import compare, plain_agent, random_rows
 from tests.test_agent import build as build_agent
 from worldrl.beliefs.identity import Identity
 from worldrl.beliefs.rssm import RSSM
+from worldrl.errors import UserError
 from worldrl.heads.sac import SAC
 from worldrl.heads.transitions import transitions
-from worldrl.types import Batch, Belief
+from worldrl.types import Actions, Batch, Belief, Sizes, box, choice
 
 SMALL = SAC.Config(
     units=16, actor_layers=2, critic_layers=2, activation="relu", critic_init="default", policy_std="log", grad_clip=0.0
@@ -153,3 +156,19 @@ def test_updates_of_latent_sac_are_the_oracles(settings: dict) -> None:
     spec = STATE_SPEC._replace(terminates=True)
     agent = build_agent("rssm", "sac", spec, **{"schedule.model_every": 2, **settings})
     compare(agent, plain_agent(agent, oracle.SAC, RSSMOracle), [random_rows(spec, n) for n in range(4)])
+
+
+@pytest.mark.parametrize(
+    ("actions", "scale", "fits"),
+    [
+        (box(2), -0.69, True),
+        (box(2), -0.7, False),
+        (choice(3), 1.02, True),
+        (choice(3), 1.03, False),
+        (choice(1), 2.0, True),
+    ],
+)
+def test_an_entropy_that_no_policy_has_is_refused(actions: Actions, scale: float, fits: bool) -> None:
+    with nullcontext() if fits else pytest.raises(UserError):
+        SAC(SAC.Config(**SAC.tiny, target_entropy_scale=scale), Sizes((3,), (3,), actions))
+    SAC(SAC.Config(**SAC.tiny, target_entropy_scale=scale, tune_alpha=False), Sizes((3,), (3,), actions))

@@ -12,6 +12,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 from worldrl.nn.functional import (
     elu_,
     inverse_softplus,
+    limited,
     log_mean_exp,
     masked_mean,
     normal_entropy,
@@ -85,3 +86,16 @@ def test_sample_and_log_prob_agree_far_in_the_tails() -> None:
     draw = policy.sample(x)
     assert draw.raw.abs().max() > 12
     torch.testing.assert_close(policy.log_prob(draw.raw, x), draw.log_prob)
+
+
+@pytest.mark.parametrize(("x", "wanted"), [(-6.0, -5.0), (-6.0, 0.0), (3.0, 2.0), (3.0, 0.0), (0.5, 1.0)])
+def test_a_number_returns_from_beyond_its_limits_and_goes_no_further(x: float, wanted: float) -> None:
+    at = torch.tensor([x], requires_grad=True)
+    limited(at, -5.0, 2.0).sub(wanted).square().sum().backward()
+    inside = min(max(x, -5.0), 2.0)
+    assert limited(at, -5.0, 2.0).item() == inside
+    assert at.grad is not None
+    assert at.grad.item() == 2 * (inside - wanted)  # zero at the limit itself
+    at.grad = None
+    (limited(at, -5.0, 2.0) * (1.0 if x < 0 else -1.0)).sum().backward()
+    assert at.grad.item() == (0.0 if inside != x else -1.0)

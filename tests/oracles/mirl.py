@@ -41,11 +41,13 @@ class DQN(Learner):
     def update(self, rows: Any, belief: Any, n: int = 0, extra: Any = None) -> dict[str, Tensor]:
         self.found = {}
         feat = belief.feat.detach().to(WIDE)
-        errors = [self.error(rows, feat, b, t) for b in range(len(feat)) for t in range(feat.shape[1] - self.c.steps)]
-        kept = torch.stack([error for error in errors if error is not None])
+        at = [(b, t) for b in range(len(feat)) for t in range(feat.shape[1] - self.c.steps)]
+        errors = {(b, t): self.error(rows, feat, b, t) for b, t in at}
+        kept = torch.stack([error for error in errors.values() if error is not None])
+        before = [self.q("critic", feat[at]).detach() for at, error in errors.items() if error is not None]
         huber = torch.where(kept.abs() < 1, kept.square() / 2, kept.abs() - 0.5)
         self.learn("critic", huber.mean() if self.c.huber else kept.square().mean())
-        self.adapt(kept.square().mean().detach(), rows, feat, extra)
+        self.adapt(torch.stack(before), kept.square().mean().detach(), rows, feat, extra)
         if (n + 1) % self.c.target_period == 0:
             follow(self.w, "target", "critic", 1.0)
         return self.found
@@ -61,7 +63,7 @@ class DQN(Learner):
         later = 0.0 if rows.is_terminal[b, t + k] else self.c.gamma**k * self.value(feat[b, t + k]).detach()
         return self.q("critic", feat[b, t])[rows.action[b, t + 1].argmax()] - (total + later)
 
-    def adapt(self, squared: Tensor, rows: Any, feat: Tensor, extra: Any) -> None:
+    def adapt(self, before: Tensor, squared: Tensor, rows: Any, feat: Tensor, extra: Any) -> None:
         pass
 
 
@@ -79,8 +81,8 @@ class SoftQ(DQN):
         log_pi = self.log_pi(self.q("critic", feat))
         return (log_pi.exp() * (target - (log_pi - prior.log()) / beta)).sum() + bonus
 
-    def adapt(self, squared: Tensor, rows: Any, feat: Tensor, extra: Any) -> None:
-        log_pi = self.log_pi(self.q("critic", feat)).detach()[acting(rows)]  # (N, A)
+    def adapt(self, before: Tensor, squared: Tensor, rows: Any, feat: Tensor, extra: Any) -> None:
+        log_pi = self.log_pi(before).detach()  # (N, A)
         self.found["policy/entropy"] = -(log_pi.exp() * log_pi).sum(-1).mean()
         self.found["policy/information"] = (log_pi.exp() * (log_pi - self.w["prior"].log())).sum(-1).mean().detach()
 
@@ -98,8 +100,8 @@ class MIRL(SoftQ):
     """Prior and temperature move."""
 
     @torch.no_grad()
-    def adapt(self, squared: Tensor, rows: Any, feat: Tensor, extra: Any) -> None:
-        super().adapt(squared, rows, feat, extra)
+    def adapt(self, before: Tensor, squared: Tensor, rows: Any, feat: Tensor, extra: Any) -> None:
+        super().adapt(before, squared, rows, feat, extra)
         c, first = self.c, float(self.w["started"]) == 0
         if c.prior_rate:
             newest = extra["world"].observe(extra["recent"], 0, False).feat if "recent" in extra else feat

@@ -40,3 +40,14 @@ def test_draws_are_clipped_and_have_the_law_of_the_density() -> None:
 @pytest.mark.parametrize(("log_std", "expected"), [(-9.0, -5.0), (9.0, 2.0)])
 def test_the_spread_is_bounded(log_std: float, expected: float) -> None:
     assert policy(2 * log_std).std().log().detach().tolist() == pytest.approx([expected] * 3)
+
+
+def test_the_spread_returns_from_its_floor() -> None:
+    own = policy()
+    own.log_std.data.fill_(-5.2)
+    optimizer = torch.optim.Adam(own.parameters(), 1e-2)
+    for _ in range(50):
+        optimizer.zero_grad()
+        (-own.log_prob(torch.randn(64, 3), torch.zeros(64, 5)).mean()).backward()
+        optimizer.step()
+    assert (own.log_std > -4.9).all()

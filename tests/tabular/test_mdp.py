@@ -89,3 +89,12 @@ def test_the_process_of_a_toy_text_environment_is_the_environment() -> None:
     value = mdp.start @ value_iteration(mdp, 1e-10).value
     assert value == pytest.approx(14 / 17)
     assert np.mean(returns) == pytest.approx(value, abs=3 * np.std(returns) / 20)
+
+
+def test_an_end_that_only_a_missing_action_reaches_does_not_count() -> None:
+    transition = np.zeros((2, 2, 2))
+    transition[0, 0, 0] = transition[0, 1, 1] = 1
+    transition[1, :, 1] = 1
+    assert make_mdp(transition, [[-1.0, -1.0], [0, 0]], 1.0, [False, True]).gamma == 1
+    with pytest.raises(UserError):
+        make_mdp(transition, [[-1.0, -np.inf], [0, 0]], 1.0, [False, True])

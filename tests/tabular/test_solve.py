@@ -9,6 +9,7 @@ import pytest
 
 from tests.oracles import tabular as oracle
 from worldrl.errors import UserError
+from worldrl.tabular.grid import grid_world
 from worldrl.tabular.mdp import MDP, make_mdp, random_mdp
 from worldrl.tabular.solve import (
     backup,
@@ -127,3 +128,22 @@ def test_the_value_of_a_missing_action_is_never_looked_at() -> None:
     assert np.isneginf(backup(mdp, np.zeros(2))[0, 1])
     np.testing.assert_allclose(evaluate(mdp, np.eye(2)), [2.0, 4.0])
     np.testing.assert_allclose(value_iteration(mdp).value, [2.0, 4.0])
+
+
+def test_policy_iteration_settles_among_equal_actions() -> None:
+    world = grid_world(8, gamma=0.95)
+    slips = 0.8 * world.transition + 0.2 * world.transition.mean(1, keepdims=True)
+    mdp = make_mdp(slips, world.reward, world.gamma, world.terminal)
+    found = policy_iteration(mdp, np.full(mdp.reward.shape, 1 / mdp.reward.shape[1]))
+    assert found.sweeps < 30
+    np.testing.assert_allclose(found.value, value_iteration(mdp).value, atol=1e-9)
+
+
+def test_a_state_without_prior_for_its_actions_is_named() -> None:
+    transition = np.zeros((2, 2, 2))
+    transition[0, :] = 0.5
+    transition[1, :, 0] = 1
+    mdp = make_mdp(transition, [[1.0, -np.inf], [-np.inf, 0.0]], 0.9, start=[1.0, 0.0])
+    assert np.isfinite(mutual_information_value_iteration(mdp, 1.0).value).all()
+    with pytest.raises(UserError, match="state 1"):
+        mutual_information_value_iteration(mdp, 1.0, mdp.start)

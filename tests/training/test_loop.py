@@ -472,6 +472,16 @@ def test_a_run_that_cannot_learn_says_so(tmp_path: Path, capsys: pytest.CaptureF
     assert "evaluated only before training: eval.every=2000 is above frames=400" in told
 
 
+@pytest.mark.parametrize(("evaluation", "said"), [(1, False), (1_000_000, True)])
+def test_a_policy_that_never_improves_says_so(
+    evaluation: int, said: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = {"head": "onestep", "frames": 40, "schedule.prefill": 10, "schedule.updates_per_1000_frames": 100}
+    more |= {"head.evaluation_updates": evaluation, "eval.every": 0}
+    train({**STATE_SAC, **more}, tmp_path / "run")
+    assert ("the policy stays a clone" in capsys.readouterr().out) is said
+
+
 @pytest.mark.parametrize(("length", "said"), [(2, True), (6, False)])
 def test_a_recurrent_belief_on_pairs_of_rows_says_so(
     length: int, said: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]

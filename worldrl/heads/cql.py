@@ -26,7 +26,7 @@ from worldrl.estimators.mutual_information import NORMALISERS, Normaliser, log_p
 from worldrl.fields import NotNegative, Range, Samples
 from worldrl.heads.sac import SAC
 from worldrl.heads.transitions import Transition, transitions
-from worldrl.nn.functional import masked_mean
+from worldrl.nn.functional import limited, masked_mean
 from worldrl.nn.optim import Optimizer, polyak
 from worldrl.types import Batch, Belief, BeliefModel, Draw, Extra, MakePolicy, Metrics, Sizes
 
@@ -140,7 +140,9 @@ class CQL(SAC):
 
     def multiplier(self) -> Tensor:
         """m, 0-d; it is one without a budget."""
-        return self.log_multiplier.exp().clamp(max=MOST) if self.config.budget else torch.ones_like(self.log_alpha)
+        if not self.config.budget:
+            return torch.ones_like(self.log_alpha)
+        return limited(self.log_multiplier, -math.inf, math.log(MOST)).exp()
 
 
 def against(critic: nn.Module, tr: Transition, proposed: Proposed) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -38,6 +38,15 @@ from worldrl.types import (
     Sizes,
     hardened,
 )
+
+
+class Fit(NamedTuple):
+    """The loss of Q, and what it was computed from, without gradient."""
+
+    loss: Tensor  # ()
+    values: Tensor  # Q(s, .) (1, B, S, A)
+    chosen: Tensor  # Q(s, a) (1, B, S)
+    squared: Tensor  # () mean of (Q(s, a) - y)^2
 
 
 class DQN(Head):
@@ -86,13 +95,13 @@ class DQN(Head):
     ) -> Metrics:
         """One step on Q; in the phase ``copy`` the target becomes Q."""
         steps = n_steps(batch, belief.feat[None], self.config.steps, self.config.gamma)
-        loss, q, squared = self.critic_loss(steps, self.td_target(steps))
+        fit = self.critic_loss(steps, self.td_target(steps))
         metrics = {
-            "opt/critic/grad_norm": self.optimizers["critic"].step(loss),
-            "loss/critic": loss.detach(),
-            "critic/q": q,
+            "opt/critic/grad_norm": self.optimizers["critic"].step(fit.loss),
+            "loss/critic": fit.loss.detach(),
+            "critic/q": masked_mean(fit.chosen, steps.pairs.mask),
         }
-        metrics |= self.adapt(squared, batch, belief, model, extra or {})
+        metrics |= self.adapt(fit, steps, batch, belief, model, extra or {})
         if phase == "copy":
             polyak(self.target, self.critic, 1.0)
         return metrics
@@ -108,14 +117,14 @@ class DQN(Head):
         forget_casts()  # of Q
         return steps.pairs.reward + steps.discount * (1.0 - steps.pairs.terminal) * value
 
-    def critic_loss(self, steps: Steps, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The loss; for the log, the mean Q and the mean squared error."""
+    def critic_loss(self, steps: Steps, y: Tensor) -> Fit:
         pairs = steps.pairs
-        q = self.critic(pairs.feat, pairs.action[None])[0]  # (1, B, S)
+        values = self.q(pairs.feat)  # (1, B, S, A)
+        q = (values * pairs.action).sum(-1)  # (1, B, S)
         squared = (q - y).square()
         each = F.smooth_l1_loss(q, y, reduction="none") if self.config.huber else squared
-        mean_q, mean_squared = (masked_mean(x, pairs.mask).detach() for x in (q, squared))
-        return masked_mean(each, pairs.mask), mean_q, mean_squared
+        loss, mean_squared = masked_mean(each, pairs.mask), masked_mean(squared, pairs.mask)
+        return Fit(loss, values.detach(), q.detach(), mean_squared.detach())
 
     def q(self, feat: Tensor) -> Tensor:
         """Q(s, .) (..., F) -> (..., A)."""
@@ -134,6 +143,6 @@ class DQN(Head):
         """V if ``q`` selects the action and ``target`` evaluates it, both (..., A) -> (...)."""
         return (hardened(q) * target).sum(-1)
 
-    def adapt(self, squared: Tensor, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra) -> Metrics:
-        """Other changes of an update, after the step on Q; ``squared`` is its mean squared error, 0-d."""
+    def adapt(self, fit: Fit, steps: Steps, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra) -> Metrics:
+        """Other changes of an update, after the step on Q."""
         return {}

@@ -22,8 +22,9 @@ from torch import Tensor
 
 from worldrl.errors import wrong
 from worldrl.fields import AnySamples, Positive, PositiveShare, Range, Share
+from worldrl.heads.dqn import Fit
 from worldrl.heads.soft_q import SoftQ
-from worldrl.heads.transitions import acting
+from worldrl.heads.transitions import Steps, acting
 from worldrl.types import Batch, Belief, BeliefModel, Extra, Metrics, Sizes
 
 
@@ -73,16 +74,16 @@ class MIRL(SoftQ):
         return self.prior
 
     @torch.no_grad()
-    def adapt(self, squared: Tensor, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra) -> Metrics:
+    def adapt(self, fit: Fit, steps: Steps, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra) -> Metrics:
         """Move the prior and beta."""
-        metrics = super().adapt(squared, batch, belief, model, extra)
+        metrics = super().adapt(fit, steps, batch, belief, model, extra)
         c = self.config
         if c.prior_rate:
             self.prior.copy_(self.moved_prior(*self.newest(batch, belief, model, extra)))
             metrics["policy/prior_entropy"] = -(self.prior * self.log_prior()).sum()
             metrics |= {f"policy/prior/{i}": p for i, p in enumerate(self.prior.clone().unbind())}
         if c.beta_rate:
-            self.loss.lerp_(squared, self.step_size(c.loss_rate))
+            self.loss.lerp_(fit.squared, self.step_size(c.loss_rate))
             wanted = c.beta_scale / self.loss.clamp(min=1e-12)
             self.beta.lerp_(wanted.clamp(*c.beta_limits), c.beta_rate)
         self.started.fill_(1.0)

@@ -138,6 +138,8 @@ class MISA(CQL):
         # Without weights there is no bound to learn; the energy of variant t has no weight.
         self.bounded = bool(variant.bound) and (variant.own_energy or c.critic_weight + self.correction > 0)
         self.normaliser = NORMALISERS[variant.bound or "misa"]
+        if not c.entropy_weight and not c.backup_entropy:
+            self.optimizers.pop("alpha", None)  # no loss reads the temperature, so nothing would bound it
         self.longest = math.log(usual_step(sizes.actions.size))
         self.register_buffer("log_step", torch.tensor(self.longest))
         self.energy: nn.Module | None = None

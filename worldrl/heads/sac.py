@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from worldrl.errors import UserError
+from worldrl.errors import UserError, wrong
 from worldrl.fields import Layers, NotNegative, Positive, PositiveShare, Rate, Share, SomeLayers, Width
 from worldrl.heads.transitions import ActorStates, Transition, transitions
 from worldrl.nn.build import critic
@@ -116,7 +116,17 @@ class SAC(Head):
             "critic": Optimizer(self.critic.parameters(), c.critic_lr, c.grad_clip),
         }
         if c.tune_alpha:
+            self._check_target()
             self.optimizers["alpha"] = Optimizer([self.log_alpha], c.alpha_lr)
+
+    def _check_target(self) -> None:
+        """Refuse an entropy that no policy reaches: the temperature would grow without end."""
+        most = self.actions.most_entropy
+        if self.target_entropy >= most > 0 or self.target_entropy > most:
+            scale = self.config.target_entropy_scale
+            limit = most / self.actions.target_entropy
+            expected = f"{'below' if limit > 0 else 'above'} {limit:.4g}: no policy has more than {most:.4g} nats"
+            raise wrong("head.target_entropy_scale", scale, expected)
 
     # --- the contract -------------------------------------------------------------------------------------------------
 
@@ -164,7 +174,7 @@ class SAC(Head):
             "policy/alpha": alpha,
             **logged,
         }
-        if self.config.tune_alpha:
+        if "alpha" in self.optimizers:
             alpha_loss = -self.log_alpha * (log_pi + self.target_entropy)
             self.optimizers["alpha"].step(alpha_loss)
             metrics["loss/alpha"] = alpha_loss.detach()

@@ -22,8 +22,8 @@ from torch import Tensor
 
 from worldrl.errors import wrong
 from worldrl.fields import Positive
-from worldrl.heads.dqn import DQN
-from worldrl.heads.transitions import acting
+from worldrl.heads.dqn import DQN, Fit
+from worldrl.heads.transitions import Steps
 from worldrl.nn.functional import masked_mean
 from worldrl.types import Batch, Belief, BeliefModel, Extra, Metrics, Sizes
 
@@ -78,9 +78,9 @@ class SoftQ(DQN):
         return (self.log_prior() + self.beta * (q - q.amax(-1, keepdim=True))).log_softmax(-1)
 
     @torch.no_grad()
-    def adapt(self, squared: Tensor, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra) -> Metrics:
+    def adapt(self, fit: Fit, steps: Steps, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra) -> Metrics:
         """Nothing changes; the metrics are the divergence of pi from the prior and its entropy, in nats."""
-        log_pi, acts = self.log_pi(self.q(belief.feat)), acting(batch)
-        entropy = -masked_mean((log_pi.exp() * log_pi).sum(-1), acts)
-        divergence = masked_mean((log_pi.exp() * (log_pi - self.log_prior())).sum(-1), acts)
+        log_pi, mask = self.log_pi(fit.values), steps.pairs.mask
+        entropy = -masked_mean((log_pi.exp() * log_pi).sum(-1), mask)
+        divergence = masked_mean((log_pi.exp() * (log_pi - self.log_prior())).sum(-1), mask)
         return {"policy/entropy": entropy, "policy/information": divergence, "policy/beta": self.beta.clone()}

@@ -80,6 +80,28 @@ class _ExpELU(torch.autograd.Function):
         return torch.ops.aten.elu_backward(grad, 1.0, 1.0, 1.0, True, y)
 
 
+def limited(x: Tensor, low: float, high: float) -> Tensor:
+    """``x`` within limits. Gradient descent on ``x`` can return from beyond them, which a clamp's zero prevents."""
+    limit: Tensor = _Limited.apply(x, low, high)
+    return limit
+
+
+class _Limited(torch.autograd.Function):
+    """min(max(x, low), high); the gradient is zero only where a step against it would lead further out."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, low: float, high: float) -> Tensor:
+        ctx.limits = (low, high)
+        ctx.save_for_backward(x)
+        return x.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (x,), (low, high) = ctx.saved_tensors, ctx.limits
+        outwards = ((x <= low) & (grad > 0)) | ((x >= high) & (grad < 0))
+        return grad.masked_fill(outwards, 0.0), None, None
+
+
 def inverse_softplus(y: float) -> float:
     """x with softplus(x) = y, for y > 0."""
     return y + math.log(-math.expm1(-y))

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from worldrl.nn.build import network
-from worldrl.nn.functional import normal_log_prob
+from worldrl.nn.functional import limited, normal_log_prob
 from worldrl.types import NOISE, Actions, Draw, Noise, Policy
 
 LOG_STD = (-5.0, 2.0)
@@ -34,7 +34,7 @@ class Gaussian(Policy):
 
     def std(self) -> Tensor:
         """(A,)."""
-        return self.log_std.clamp(*LOG_STD).exp()
+        return limited(self.log_std, *LOG_STD).exp()
 
     def noise(self, x: Tensor, n: int = 1, source: Noise = NOISE) -> Tensor:
         """x (..., B, F) -> (n, ..., B, A) standard normal."""

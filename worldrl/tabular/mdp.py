@@ -122,7 +122,8 @@ def _check_discount(mdp: MDP) -> None:
         raise UserError("gamma", f"{mdp.gamma:g}", "a discount in [0, 1]")
     if mdp.gamma < 1.0:
         return
-    leads = np.any(mdp.transition > 0, 1)
+    exists = np.isfinite(mdp.reward)[..., None]
+    leads = np.any((mdp.transition > 0) & exists, 1)
     reaches = np.array(mdp.terminal)
     for _ in range(len(reaches)):
         reaches[leads[:, reaches].any(1)] = True

@@ -17,6 +17,7 @@ from worldrl.errors import UserError
 from worldrl.tabular.mdp import MDP, Array, check_distribution
 
 LIMIT = 100_000  # sweeps after which a solver gives up
+ROUNDING = 1e-10  # smaller differences of values, relative to them, do not count
 EXIT = 1e-12  # smaller probabilities of an end are rounding
 
 
@@ -116,11 +117,18 @@ def value_iteration(mdp: MDP, tolerance: float = 1e-12) -> Solution:
 
 
 def policy_iteration(mdp: MDP, policy: Array) -> Solution:
-    """Evaluation by a linear solve and greedy improvement, until the policy is stable."""
+    """Evaluation by a linear solve and greedy improvement, until the policy is stable.
+
+    A state keeps its action unless another is better by more than rounding: among equals the policy would never settle.
+    """
     for sweeps in range(1, LIMIT):
-        better = greedy(backup(mdp, evaluate(mdp, policy)))
+        value = evaluate(mdp, policy)
+        q = backup(mdp, value)
+        best = q.max(-1)
+        kept = (policy.max(-1) == 1) & (expect(policy, q) >= best - ROUNDING * np.maximum(1.0, np.abs(best)))
+        better = np.where(kept[:, None], policy, greedy(q))
         if np.array_equal(better, policy):
-            return Solution(evaluate(mdp, policy), policy, sweeps, np.full(policy.shape[1], 1 / policy.shape[1]))
+            return Solution(value, policy, sweeps, np.full(policy.shape[1], 1 / policy.shape[1]))
         policy = better
     raise _no_end("policy iteration")
 
@@ -180,8 +188,13 @@ def marginal(log_policy: Array, p: Array) -> Array:
 
 
 def improve(log_policy: Array, q: Array, p: Array, beta: Array | float) -> tuple[Array, Array]:
-    """One round: the prior of a policy (eq. 11), and the best policy for that prior (eq. 12)."""
+    """One round: the prior of a policy (eq. 11), and the best policy for that prior (eq. 12).
+
+    Raises:
+        UserError: a state none of whose actions has prior mass.
+    """
     log_prior = marginal(log_policy, p)
+    _check_prior(log_prior, q)
     return log_prior, soft_policy(q, log_prior[..., None, :], beta)
 
 
@@ -241,8 +254,9 @@ def mutual_information_value_iteration(
     _check_positive("beta", beta)
     value, log_policy, inner = np.zeros(len(p)), uniform(mdp.reward.shape), 0
     for sweeps in range(1, LIMIT):
-        pair = blahut_arimoto(backup(mdp, value), p, beta, log_policy if warm else None, inner_tolerance)
-        new = np.where(mdp.terminal, 0.0, soft_value(backup(mdp, value), pair.log_prior, beta))
+        q = np.where(mdp.terminal[:, None], 0.0, backup(mdp, value))
+        pair = blahut_arimoto(q, p, beta, log_policy if warm else None, inner_tolerance)
+        new = np.where(mdp.terminal, 0.0, soft_value(q, pair.log_prior, beta))
         log_policy, inner, change = pair.log_policy, inner + pair.rounds, np.abs(new - value).max()
         value = new
         if change < tolerance:
@@ -289,6 +303,15 @@ def _iterate(mdp: MDP, value_of: Callable[[Array], Array], tolerance: float) -> 
         if change < tolerance:
             return value, sweeps
     raise _no_end("value iteration")
+
+
+def _check_prior(log_prior: Array, q: Array) -> None:
+    """Refuse a prior (..., A) that gives no mass to any action of a state."""
+    lost = np.isneginf(log_prior[..., None, :] + q).all(-1)
+    if lost.any():
+        state = np.argwhere(lost)[0][-1]
+        expected = "a distribution p of states with mass on one that shares an action with it"
+        raise UserError(f"state {state}", "no action with prior mass, so no value", expected)
 
 
 def _check_positive(name: str, value: float) -> None:

@@ -390,6 +390,11 @@ class Trainer:
             yield "the agent will not explore: its policy is deterministic and schedule.action_noise=0"
         if c.frames and agent.head.needs.epsilon and not (c.schedule.epsilon.start or c.schedule.epsilon.end):
             yield "the agent will not explore: its policy is deterministic and schedule.epsilon is 0"
+        if c.all_updates and agent.head.phase(c.all_updates - 1) == "evaluation":
+            yield (
+                "the policy stays a clone: found head.evaluation_updates="
+                f"{c.head['evaluation_updates']}, expected fewer than the {c.all_updates} updates of this run"
+            )
 
     # --- saving and continuing ----------------------------------------------------------------------------------------
 
