@@ -267,6 +267,9 @@ def test_a_file_that_is_wrong_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"config\.yaml: unknown key 'belief\.lr'") as refused:
         load_config(tmp_path)
     assert "worldrl 0.1.0" in refused.value.fix
+    (tmp_path / "config.yaml").write_text("head.units: 1\nhead: {units: 2}\n")
+    with pytest.raises(UserError, match=r"config\.yaml: head\.units: found two values"):
+        load_config(tmp_path)
     (tmp_path / "config.yaml").write_text("frames: [1\n")
     with pytest.raises(UserError, match="cannot read"):
         load_config(tmp_path)

@@ -16,6 +16,7 @@ import pytest
 from tests import kills
 from worldrl.commands.train import train_main
 from worldrl.runs.checkpoint import Checkpoints
+from worldrl.training.signals import Stopped
 
 FRAMES = 600
 SWEEP = f"""
@@ -26,21 +27,25 @@ log.tensorboard=false checkpoint.minutes=0.001 threads=1
 """.split()
 
 
-def sweep(folder: Path, out: Path) -> None:
+def sweep(folder: Path, out: Path, changes: tuple[str, ...]) -> None:
     """The command in a process group of its own."""
     os.setsid()
     os.chdir(folder)
     file = os.open(out, os.O_WRONLY | os.O_CREAT)
     os.dup2(file, 1)
     os.dup2(file, 2)
-    code = train_main(SWEEP)
+    changed = {text.partition("=")[0] for text in changes}
+    try:
+        code = train_main([*(text for text in SWEEP if text.partition("=")[0] not in changed), *changes])
+    except Stopped as stopped:
+        code = int(stopped.code or 0)
     os._exit(code)  # joblib's idle workers would be waited for
 
 
-def start(folder: Path, out: Path) -> BaseProcess:
+def start(folder: Path, out: Path, *changes: str) -> BaseProcess:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload([kills.__name__])
-    child = context.Process(target=sweep, args=(folder, out))
+    child = context.Process(target=sweep, args=(folder, out, changes))
     child.start()
     return child
 
@@ -48,6 +53,35 @@ def start(folder: Path, out: Path) -> BaseProcess:
 def frames(folder: Path) -> list[int]:
     """Frames of the last checkpoint of every run of the sweep."""
     return [Checkpoints(run).frames() or 0 for run in sorted((folder / "runs/two").glob("*/sac/*-*"))]
+
+
+def logged(folder: Path) -> list[int]:
+    """The last frames in the metrics of every run of the sweep."""
+    paths = folder.glob("runs/two/*/sac/*-*/metrics.jsonl")
+    return [json.loads(lines[-1])["frames"] for path in paths if (lines := path.read_text().splitlines())]
+
+
+@pytest.mark.kills
+@pytest.mark.parametrize(
+    ("number", "everybody"), [(signal.SIGINT, True), (signal.SIGTERM, True), (signal.SIGTERM, False)]
+)
+def test_a_signal_saves_every_run_of_a_sweep(number: signal.Signals, everybody: bool, tmp_path: Path) -> None:
+    """``everybody``: the whole process group, as Ctrl-C in a terminal; otherwise only the command itself."""
+    child = start(tmp_path, tmp_path / "out", "hydra.launcher.n_jobs=3", "frames=1_000_000", "checkpoint.minutes=60")
+    limit = time.monotonic() + 180
+    while len(found := logged(tmp_path)) < 2 or min(found) < 200:
+        assert child.exitcode is None, (tmp_path / "out").read_text()
+        assert time.monotonic() < limit
+        time.sleep(0.05)
+    assert child.pid is not None
+    os.killpg(child.pid, number) if everybody else os.kill(child.pid, number)
+    child.join(60)
+    told = (tmp_path / "out").read_text()
+    assert child.exitcode == 130, told
+    assert told.count("resume=") == 2, told
+    assert min(frames(tmp_path)) >= 200
+    with suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)  # idle workers
 
 
 @pytest.mark.kills

@@ -24,7 +24,7 @@ from yaml import AliasEvent, YAMLError
 from worldrl import origin
 from worldrl.data.settings import DEMO, DataConfig, ReplayConfig
 from worldrl.envs.make import EnvConfig
-from worldrl.errors import UserError, given_twice, unknown, wrong
+from worldrl.errors import UserError, given_twice, new_file, unknown, wrong
 from worldrl.fields import Device, Every, Frames, Label, NotNegative, OneOf, Range, Share, SomeFrames, of_updates, rules
 from worldrl.files import damaged, is_file, read_text
 from worldrl.registry import DEFAULTS, OWN_POLICY, PARTS, agent_label, canonical, load_class
@@ -106,9 +106,14 @@ class Config:
 
     @property
     def all_updates(self) -> int:
-        """The updates of a whole run, on data and while acting, without pretraining."""
-        acting = max(0, self.frames - self.schedule.prefill) * self.schedule.updates_per_1000_frames / 1000
-        return self.updates + round(acting)
+        """The updates of a whole run, on data and while acting, without pretraining.
+
+        Those that the last tick's own frames are due are not made.
+        """
+        tick = self.env.action_repeat * self.env.num_envs
+        last = (self.frames - 1) // tick * tick
+        acting = max(0, last - self.schedule.prefill) * self.schedule.updates_per_1000_frames / 1000
+        return self.updates + int(acting)
 
 
 # --- what a value may be ----------------------------------------------------------------------------------------------
@@ -131,6 +136,8 @@ def _check_together(config: Config) -> None:
         raise wrong("replay.capacity", rows, f"at least replay.length x env.num_envs = {length}")
     if config.schedule.model_every == 0:
         _check_frozen(config)
+    if config.init_from_checkpoint != "last" and not config.init_from:
+        raise wrong("init_from_checkpoint", config.init_from_checkpoint, "nothing", "add init_from=RUN_DIR")
     _check_data(config)
     if config.env.target_return is not None:
         _check_target_return(config)
@@ -159,6 +166,10 @@ def _check_data(config: Config) -> None:
             raise wrong("data.normalize", True, "false: there are no statistics", "add data=PATH or init_from=RUN_DIR")
         if not config.task:
             raise wrong("task", "", "a task", "add one, such as task=walker_walk, or data=PATH")
+        for item in dataclasses.fields(config.data):
+            value = getattr(config.data, item.name)
+            if item.name not in ("normalize", "reference") and value != item.default:
+                raise wrong(f"data.{item.name}", value, "nothing: there are no data", "add data=PATH")
     if config.data.reference is not None and config.data.reference[0] == config.data.reference[1]:
         raise wrong("data.reference", list(config.data.reference), "two different returns")
     if not config.length:
@@ -494,9 +505,9 @@ def save_config(config: Config, run_dir: Path) -> None:
     """
     path = Path(run_dir) / CONFIG_FILE
     before = read_text(path, YAML_BYTES) if path.is_file() else ""
-    partial = path.with_name(f"{CONFIG_FILE}.partial")
-    partial.write_text(f"{origin.note(before)}\n{to_yaml(config)}", encoding="utf-8")
-    partial.replace(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with new_file(path, "make room, or choose another run folder: hydra.run.dir=DIR") as partial:
+        partial.write_text(f"{origin.note(before)}\n{to_yaml(config)}", encoding="utf-8")
 
 
 def run_folder(run_dir: str | Path) -> Path:
@@ -516,7 +527,7 @@ def load_config(run_dir: Path, **changes: Any) -> Config:
     if not is_file(path):
         lost = f"put {CONFIG_FILE} back if this was one" if Path(run_dir).is_dir() else ""
         raise UserError(f"no run in '{run_dir}'", f"no {CONFIG_FILE}", "a folder that worldrl train wrote", lost)
-    stored = flatten(read_yaml(path))
+    stored = _stored(path)
     if not stored:
         raise UserError(str(path), "an empty file", "the settings of the run", "put them back")
     if not {"belief", "head"} <= set(stored) and "agent" in stored:
@@ -530,6 +541,13 @@ def load_config(run_dir: Path, **changes: Any) -> Config:
             raise
         told = error.inside(path)
         raise (told.also(OLDER) if error.where.startswith("unknown key") else told) from error
+
+
+def _stored(path: Path) -> dict[str, Any]:
+    try:
+        return flatten(read_yaml(path))
+    except UserError as error:
+        raise error if str(path) in error.where else error.inside(path) from None
 
 
 HOW = ("agent", "device", "precision", "speed", "threads", "deterministic")  # a label, and how a run is computed

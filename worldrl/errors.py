@@ -119,10 +119,10 @@ def writing(path: object, remedy: str = OTHER_RUN_DIR) -> Iterator[None]:
 
 
 @contextmanager
-def new_file(path: Path) -> Iterator[Path]:
+def new_file(path: Path, remedy: str = "choose another file") -> Iterator[Path]:
     """The file to write in place of ``path``, to which it is renamed at the end; nothing is left of one that fails."""
     partial = path.with_name(f".{path.name}.partial")
-    with writing(path, "choose another file"):
+    with writing(path, remedy):
         try:
             yield partial
             partial.replace(path)

@@ -161,6 +161,10 @@ def test_an_argument_may_be_a_mapping_and_the_folder_no_file(tmp_path: Path) -> 
     assert (caught.value.where, caught.value.found) == (str(tmp_path / "file"), "a file")
 
 
+def test_a_folder_may_be_a_number() -> None:
+    assert baseline.parse(["ppo", "task=CartPole-v1", "dir=2024"])[2] == Path("2024")
+
+
 def test_does_not_write_over_another_run(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = (run / "metrics.jsonl").read_bytes()
     command("ppo", "task=cartpole_balance", f"dir={run}", code=2)

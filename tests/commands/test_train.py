@@ -110,6 +110,9 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
         ("schedule.model_every=0", "expected init_from=RUN_DIR"),
         ("sweep=../x", "sweep: found '../x', expected a folder name"),
         ("sweep=3", "sweep: found 3, expected a folder name"),
+        ("-m sweep=x seed=1,1", "sweep=x: found the same run twice"),
+        ("data.reward=minus_1", "data.reward: found 'minus_1', expected nothing"),
+        ("init_from_checkpoint=best", "init_from_checkpoint: found 'best', expected nothing"),
         (
             "-m sweep=x frames=10,20",
             "sweep=x: found two runs that differ only in frames, updates, eval.*, log.*, checkpoint.*",
@@ -182,6 +185,17 @@ def test_a_run_and_its_folder(runs: list[tuple[Config, Path]], tmp_path: Path) -
     assert run_dir.parent == tmp_path / "runs" / "walker_walk" / "sac@rssm"
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]
     assert sorted(path.name for path in run_dir.iterdir()) == ["config.yaml", "metrics.jsonl"]
+
+
+def test_a_folder_with_settings_of_something_else_is_left_alone(
+    runs: list[tuple[Config, Path]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "config.yaml").write_text("mine: 1\n")
+    assert train_main(["agent=sac", f"hydra.run.dir={tmp_path / 'here'}"]) == 2
+    assert "found a config.yaml, expected a new or empty folder" in capsys.readouterr().err
+    assert (tmp_path / "here" / "config.yaml").read_text() == "mine: 1\n"
+    assert not runs
 
 
 def test_a_folder_holds_one_run(
@@ -411,3 +425,23 @@ def test_a_failing_run_of_a_sweep_does_not_stop_the_others(
     assert first == "no such camera"
     assert last.startswith("sweep: found that 1 of 3 runs failed: ")
     assert last.endswith(": no such camera")
+
+
+def test_a_crash_of_a_run_of_a_sweep_names_it_and_does_not_stop_the_others(
+    runs: list[tuple[Config, Path]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fine = loop.train
+
+    def crash_once(config: Config, run_dir: Path) -> None:
+        if config.seed == 2:
+            raise ValueError("a bug")
+        fine(config, run_dir)
+
+    monkeypatch.setattr(loop, "train", crash_once)
+    assert train_main(["-m", "agent=sac", "seed=1,2,3"]) == 2
+    assert [config.seed for config, _ in runs] == [1, 3]
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].endswith(" failed:")
+    assert "Traceback (most recent call last):" in lines
+    assert lines[-1].startswith("sweep: found that 1 of 3 runs failed: ")
+    assert lines[-1].endswith(": ValueError: a bug")

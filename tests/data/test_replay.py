@@ -483,6 +483,10 @@ def test_choose_replay_device(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_replay_device(SPEC, 100, "cuda", "cpu", said.append).type == "cpu"
     free["cuda"] = 2 * nbytes(SPEC, 100)
     assert choose_replay_device(SPEC, 100, "cuda", say=said.append).type == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError) as refused:
+        choose_replay_device(SPEC, 100, "cpu", "cuda", said.append)
+    assert refused.value.where == "replay.device=cuda"
     assert len(said) == 4
     assert "100 rows of 88 bytes" in said[0]
 

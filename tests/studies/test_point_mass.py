@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from worldrl.errors import UserError
 from worldrl.studies import point_mass
 from worldrl.studies.__main__ import main
 from worldrl.tabular.mdp import make_mdp
@@ -69,8 +70,10 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert main(["dimensions", "--dims", "1", "4", "--seeds", "3", "--out", str(tmp_path)]) == 0
     assert set(made) == {(1, 3), (4, 1), (4, 2), (4, 3)}  # what is known is not made again
     made.clear()
-    assert main(["dimensions", "--dims", "1", "--seeds", "1", "--frames", "600", "--out", str(tmp_path)]) == 0
-    assert set(made) == {(1, 1)}  # other frames, another study
+    before = (tmp_path / "dimensions.json").read_text()
+    assert main(["dimensions", "--dims", "1", "--seeds", "1", "--frames", "600", "--out", str(tmp_path)]) == 2
+    assert not made  # other frames, another study: that of before is kept
+    assert (tmp_path / "dimensions.json").read_text() == before
     capsys.readouterr()
     assert main(["dimensions", "--dims", "3", "--out", str(tmp_path)]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
@@ -84,4 +87,9 @@ def test_what_a_study_that_was_cut_off_has_found_is_kept(tmp_path: Path, monkeyp
     )
     assert point_mass.known_regrets(numbers, 600) == {first: {1: [0.5]}}
     monkeypatch.setitem(point_mass.COMMON, "head.gamma", 0.5)
-    assert not point_mass.known_regrets(numbers, 600)  # of other agents
+    for text in (numbers.read_text(), "{"):  # of other agents, damaged
+        numbers.write_text(text)
+        with pytest.raises(UserError):
+            point_mass.known_regrets(numbers, 600)
+    numbers.unlink()
+    assert point_mass.known_regrets(numbers, 600) == {}

@@ -102,7 +102,7 @@ def test_data_that_hold_no_window_are_refused() -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
 def test_batches_of_both_have_the_share_evenly_spread(share: float) -> None:
-    c = config(**{"data.share": share})
+    c = config(**{"data": "toy", "data.share": share})
     mixed = attached(Mixed(c, found(columns(40))), c)
     mixed.begin()
     try:
@@ -126,7 +126,7 @@ def test_batches_of_both_have_the_share_evenly_spread(share: float) -> None:
 
 
 def test_a_mixture_without_data_draws_what_the_stream_draws() -> None:
-    c = config(**{"data.share": 0.0})
+    c = config(**{"data": "toy", "data.share": 0.0})
     batches: list[Batch] = []
     for made in (Stream(c), Mixed(c, found(columns(40)))):
         experience = attached(made, c)

@@ -444,8 +444,36 @@ def test_a_damaged_replay_can_be_left_behind_and_learning_waits_for_another(
     assert Checkpoints(run).frames() == 1_600
     assert "the replay is empty: learning waits for 125 rows" in capsys.readouterr().out
     assert load_agent(run)[0].updates == before
-    resume(run, {"frames": 3_200})
+    resume(run, {"frames": 3_200, "checkpoint.replay": True})
     assert load_agent(run)[0].updates > before
+
+
+def test_a_replay_that_is_not_saved_any_more_is_used_once_more(finished: Path, tmp_path: Path) -> None:
+    for name, saved in (("with", True), ("without", False)):
+        shutil.copytree(finished, tmp_path / name)
+        resume(tmp_path / name, {"frames": 1_600, "checkpoint.replay": saved})
+    assert_same_run(tmp_path / "with", tmp_path / "without")
+    assert not list((tmp_path / "without" / "replay").glob("*"))
+
+
+def test_a_film_that_cannot_be_written_does_not_end_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "videos").touch()  # in place of the folder
+    train({**STATE, "frames": 400, "eval.every": 200, "eval.video": True}, run)
+    told = capsys.readouterr().out
+    assert f"cannot write to {run / 'videos'}" in told
+    assert "done: 400 frames" in told
+
+
+def test_settings_are_written_before_any_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop, "Logger", killed)
+    with pytest.raises(KeyboardInterrupt):
+        train({**STATE_SAC, "frames": 40}, tmp_path / "run")
+    assert load_config(tmp_path / "run").frames == 40
 
 
 def test_another_environment_than_that_of_the_checkpoint_is_named(

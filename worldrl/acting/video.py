@@ -18,11 +18,12 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from worldrl.errors import UserError, cannot_import
+from worldrl.errors import UserError, cannot_import, new_file, writing
 
 Frames = NDArray[np.uint8]  # (T, H, W, 3) RGB
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 
+OTHER_PLACE = "make room, or choose another place"
 READABLE = 256  # rows and columns from which captions are readable
 FONT, LETTER, EDGE = 14, 8, 6  # size of the captions, about the width of a letter, place of the first: pixels
 BT709, LIMITED = 1, 1  # FFmpeg's numbers of the colour space and range of video; players guess them if they are missing
@@ -56,9 +57,15 @@ class Video:
         self._film.add(_with_text(large, caption) if caption else large)
 
     def save(self) -> Path:
-        """Write the film once, after its last picture; missing folders are created."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._film.save(self.path)
+        """Write the film once, after its last picture; missing folders are created.
+
+        Raises:
+            UserError: It cannot be written; nothing is left of it, and a film of this name stays as it was.
+        """
+        with writing(self.path.parent, OTHER_PLACE):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        with new_file(self.path, OTHER_PLACE) as partial:
+            self._film.save(partial)
         return self.path
 
 

@@ -17,7 +17,7 @@ from worldrl.presets import Arguments
 
 RUN_DIR, SWEEP_DIR = "hydra.run.dir", "hydra.sweep.dir"
 FOLDERS = (RUN_DIR, SWEEP_DIR, "resume", "presets")  # never empty; init_from may be: it is a setting
-PATHS = (*FOLDERS, "init_from")
+PATHS = (*FOLDERS, "init_from", "dir")  # dir: of worldrl baseline
 ALLOW = "allow"  # names with commas between them, which are not a sweep
 HYDRA = ("hydra.", "hydra/", "+hydra", "++hydra", "~hydra")
 

@@ -163,7 +163,7 @@ def stable_baselines() -> ModuleType:
 def _built(make: Any, name: str, env: Env, arguments: dict[str, Any]) -> Any:
     try:
         return make(env=env, **{"policy": "MlpPolicy", **arguments, **_noise(env, arguments.get("action_noise"))})
-    except (TypeError, ValueError, AssertionError) as error:
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:
         raise UserError("sb3.*", f"settings that {ALGORITHMS[name]} refuses: {error}") from error
 
 

@@ -22,7 +22,7 @@ from worldrl.data.hdf5 import SUFFIXES
 from worldrl.data.returns import RETURN_TO_GO
 from worldrl.envs.make import EnvConfig
 from worldrl.errors import UserError, check_writable, counted
-from worldrl.report.plots import calm, picture
+from worldrl.report.plots import calm, check_picture, picture
 from worldrl.runs.checkpoint import environment_fingerprint
 from worldrl.runs.data import checksum, read_data
 from worldrl.runs.trained import CHECKPOINTS, check_playable, load_agent
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def show(options: argparse.Namespace) -> None:
     """Print what a data set has, and every finding about it."""
     if options.picture:
-        check_writable(options.picture)
+        check_picture(options.picture)
     data = read_data(options.path)
     found = extent(data.columns)
     for name, value in facts(data, found).items():

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import re
 import shutil
+import signal
 import sys
-from collections.abc import Mapping, Sequence
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,12 +26,13 @@ from worldrl.config import (
     may_change,
     to_yaml,
 )
-from worldrl.errors import UserError, exit_code, unknown, writing, wrong
+from worldrl.errors import OTHER_RUN_DIR, UserError, exit_code, unknown, writing, wrong
 from worldrl.presets import Arguments, own_folder, preset_names
 from worldrl.registry import known_parts
 from worldrl.runs.checkpoint import Checkpoints
 from worldrl.runs.folder import BEGUN, LOCK, METRICS, resume_command, sole_use
 from worldrl.terminal import command, pasted
+from worldrl.training.signals import Stopped, heeding_signals
 from worldrl.trust import allow, allowed
 
 HYDRA_CONFIG = "worldrl_train"
@@ -151,6 +157,8 @@ def train_anew(config: Config, run_dir: Path) -> None:
     if any((run_dir / name).exists() for name in BEGUN):
         new = "a new or empty folder"
         if Checkpoints(run_dir).latest() is None:
+            if not (run_dir / METRICS).exists():
+                raise UserError(str(run_dir), f"a {CONFIG_FILE}", new, OTHER_RUN_DIR)
             raise UserError(str(run_dir), "a run without a checkpoint", new, "delete it if it has ended")
         raise UserError(str(run_dir), "a run", new, f"continue it with {resume_command(run_dir, config)}")
     loop.train(config, run_dir)
@@ -197,6 +205,8 @@ def _check_together(arguments: Sequence[Arguments], jobs: Sequence[Job]) -> list
     seen: set[Path] = set()
     for given, job in zip(arguments, jobs, strict=True):
         if job.run_dir in seen and "sweep" in given:
+            if job.config == jobs[[other.run_dir for other in jobs].index(job.run_dir)].config:
+                raise UserError(f"sweep={given['sweep']}", "the same run twice", "each value once")
             found = f"two runs that differ only in {', '.join(MAY_CHANGE)}"
             raise UserError(f"sweep={given['sweep']}", found, "one value for each of these")
         if job.run_dir in seen:
@@ -222,22 +232,79 @@ def _refuse_unasked_sweep(line: CommandLine) -> None:
 # --- Hydra ------------------------------------------------------------------------------------------------------------
 
 
-class _Jobs:
-    """The function that Hydra's launchers call, here or in another process, with the number of a job."""
+STOPPED = "stopped"
+stopped_here = False  # whether a signal has stopped a job in this process of a pool: it begins no other
 
-    def __init__(self, jobs: Sequence[Job]) -> None:
-        self.jobs, self.path = list(jobs), list(sys.path)
+
+class _Jobs:
+    """The function that Hydra's launchers call, here or in another process, with the number of a job.
+
+    ``pooled``: in processes of a pool, which dies with the first exception, and whose signals are ours (``_sharing``).
+    """
+
+    def __init__(self, jobs: Sequence[Job], pooled: bool) -> None:
+        self.jobs, self.path, self.pooled = list(jobs), list(sys.path), pooled
 
     def __call__(self, settings: Any) -> str:
         """Run one job; returns its error, if any, so that the other jobs still run."""
         sys.path.extend(folder for folder in self.path if folder not in sys.path)  # where a user's own classes are
         job = self.jobs[settings.job]
         try:
+            if self.pooled:
+                return self._in_pool(job)
             job.run(again=True)
         except UserError as error:
             exit_code(error)
             return f"{job.run_dir}: {error}"
+        except Exception as error:
+            print(f"{job.run_dir} failed:", file=sys.stderr)
+            traceback.print_exc()
+            return f"{job.run_dir}: {type(error).__name__}: {error}"
         return ""
+
+    def _in_pool(self, job: Job) -> str:
+        global stopped_here
+        if stopped_here:
+            return STOPPED
+        try:
+            with heeding_signals(_stop):
+                job.run(again=True)
+        except (Stopped, KeyboardInterrupt):
+            stopped_here = True
+            return STOPPED
+        finally:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # without a job: the pool would die with this process
+        return ""
+
+
+def _stop(number: int) -> None:
+    """The answer to a signal before and after training, which has an answer of its own."""
+    raise Stopped(128 + number)
+
+
+@contextmanager
+def _sharing() -> Iterator[None]:
+    """Leave it to the processes of a pool to stop: each saves its run, and then the launcher returns.
+
+    Ctrl-C reaches all of them. It is ignored here, and by processes without a job, which inherit that. SIGTERM and
+    SIGHUP may be for this process only, so they are passed on, as Ctrl-C.
+    """
+
+    def pass_on(number: int) -> None:
+        for child in multiprocessing.active_children():
+            with suppress(ProcessLookupError):
+                os.kill(child.pid or 0, signal.SIGINT)
+
+    with heeding_signals(pass_on):
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        yield
+
+
+def _pool_size(n_jobs: int, jobs: int) -> int:
+    """As many processes as ``n_jobs`` means, but none that never gets a job: a signal would end it, and the pool."""
+    from joblib import effective_n_jobs
+
+    return min(effective_n_jobs(n_jobs), jobs)
 
 
 def _launch(jobs: Sequence[Job], line: CommandLine) -> None:
@@ -259,7 +326,7 @@ def _launch(jobs: Sequence[Job], line: CommandLine) -> None:
     numbers = f"job={','.join(map(str, range(len(jobs))))}"
     with hydra.initialize(version_base="1.3", config_path=None):
         try:
-            hydra.compose(HYDRA_CONFIG, overrides=list(line.hydra), return_hydra_config=True)
+            composed = hydra.compose(HYDRA_CONFIG, overrides=list(line.hydra), return_hydra_config=True)
         except MissingConfigException as error:
             group, _, name = (error.missing_cfg_file or "").rpartition("/")
             hint = "others are plugins: pip install hydra-joblib-launcher or hydra-submitit-launcher"
@@ -272,8 +339,15 @@ def _launch(jobs: Sequence[Job], line: CommandLine) -> None:
             (folder / "multirun.yaml").open("ab").close()
         launcher = GlobalHydra.instance().hydra
         assert launcher is not None
-        batches = launcher.multirun(HYDRA_CONFIG, _Jobs(jobs), [*line.hydra, numbers])
-    failed = [job.return_value for batch in batches or [] for job in batch if job.return_value]
+        pooled = "joblib" in str(composed.hydra.launcher._target_)
+        size = [f"hydra.launcher.n_jobs={_pool_size(composed.hydra.launcher.n_jobs, len(jobs))}"] if pooled else []
+        with _sharing() if pooled else nullcontext():
+            batches = launcher.multirun(HYDRA_CONFIG, _Jobs(jobs, pooled), [*line.hydra, *size, numbers])
+    results = [job.return_value for batch in batches or [] for job in batch]
+    failed = [result for result in results if result not in ("", STOPPED)]
+    if STOPPED in results:
+        print(f"stopped: {results.count(STOPPED)} of {len(jobs)} runs have not ended", file=sys.stderr)
+        raise Stopped(128 + signal.SIGINT)
     if failed:
         raise UserError("sweep", f"that {len(failed)} of {len(jobs)} runs failed: {'; '.join(failed)}")
 

@@ -25,6 +25,7 @@ from worldrl.data.chunks import read_chunk, sync_folder, write_chunk
 from worldrl.data.memory import GIB, available_bytes
 from worldrl.errors import UserError, wrong
 from worldrl.files import damaged
+from worldrl.nn.precision import choose_device
 from worldrl.types import Batch, EnvSpec, Extra, Needs
 
 CHUNK_BYTES = 2**28  # bounds the memory for reading a chunk
@@ -356,7 +357,7 @@ def choose_replay_device(
     """
     agent = torch.device(agent_device)
     size = nbytes(spec, capacity)
-    device = torch.device("cpu") if setting == "auto" else torch.device(setting)
+    device = torch.device("cpu") if setting == "auto" else choose_device(setting, "replay.device")
     if setting == "auto" and agent.type == "cuda" and size * GPU_HEADROOM < (available_bytes(agent) or 0):
         device = agent
     free = available_bytes(device)

@@ -43,7 +43,7 @@ def forget_casts() -> None:
         torch.clear_autocast_cache()
 
 
-def choose_device(name: str) -> torch.device:
+def choose_device(name: str, key: str = "device") -> torch.device:
     """``auto`` (the first GPU if there is one), ``cpu``, ``cuda`` (the first) or ``cuda:N`` as a device with its index.
 
     Raises:
@@ -52,11 +52,11 @@ def choose_device(name: str) -> torch.device:
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
     if not torch.cuda.is_available():
-        fix = "use device=cpu or install a CUDA build of torch"
-        raise UserError(f"device={name}", "no CUDA GPU", "one that torch sees", fix)
+        fix = f"use {key}=cpu or install a CUDA build of torch"
+        raise UserError(f"{key}={name}", "no CUDA GPU", "one that torch sees", fix)
     index, count = torch.device("cuda" if name == "auto" else name).index or 0, torch.cuda.device_count()
     if index >= count:
-        raise UserError(f"device={name}", f"{count} CUDA GPU{'s' * (count > 1)}, counted from cuda:0")
+        raise UserError(f"{key}={name}", f"{count} CUDA GPU{'s' * (count > 1)}, counted from cuda:0")
     return torch.device("cuda", index)
 
 

@@ -15,6 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
+from worldrl.errors import check_writable, wrong
 from worldrl.report.curves import Curve, align
 from worldrl.statistics import Estimate, mean_interval
 
@@ -67,6 +68,13 @@ def picture_formats() -> set[str]:
     from matplotlib.backend_bases import FigureCanvasBase
 
     return set(FigureCanvasBase.get_supported_filetypes()) - {"pgf"}  # which needs LaTeX
+
+
+def check_picture(path: Path) -> None:
+    """Refuse a picture that cannot be drawn or written before minutes are spent on what it shows."""
+    if path.suffix[1:].lower() not in picture_formats():
+        raise wrong("the picture", str(path), "a name with the suffix .png, .svg, .pdf or another of matplotlib's")
+    check_writable(path)
 
 
 @contextlib.contextmanager

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from worldrl.config import Config
+from worldrl.config import CONFIG_FILE, Config
 from worldrl.errors import OTHER_RUN_DIR, UserError, unwritable, writing
 from worldrl.registry import PARTS
 from worldrl.terminal import pasted
@@ -31,7 +31,7 @@ NON_FINITE = "non_finite.json"
 GRID = "robustness.json"  # in the folder of a robustness grid
 LOCK = "lock"
 REMEDY = f"make it writable, or {OTHER_RUN_DIR}"
-BEGUN = (METRICS, CHECKPOINTS)  # either of them means that a run has begun in a folder
+BEGUN = (CONFIG_FILE, METRICS, CHECKPOINTS)  # any of them means that a run has begun in a folder
 
 
 @contextmanager
@@ -69,7 +69,7 @@ def sole_use(run_dir: Path) -> Iterator[None]:
 
 def _refuse_read_only(run_dir: Path) -> None:
     """Refuse folders of the run that are not writable, before training and not at its first checkpoint."""
-    for path in (run_dir, run_dir / CHECKPOINTS, run_dir / REPLAY, run_dir / LOCK, run_dir / METRICS):
+    for path in (run_dir, *(run_dir / name for name in (CHECKPOINTS, REPLAY, VIDEOS, LOCK, METRICS))):
         if path.exists() and not os.access(path, os.W_OK | os.X_OK * path.is_dir()):
             raise unwritable(path, PermissionError(errno.EACCES, os.strerror(errno.EACCES)), REMEDY)
 

@@ -82,7 +82,7 @@ def make_parser() -> argparse.ArgumentParser:
     entropies.add_argument("--every", type=whole(), default=2_500, metavar="FRAMES", help="with --until (default 2500)")
     noises = studies.add_parser("variance", help="noise of the entropy estimate and of its gradient")
     noises.add_argument("run_dir", nargs="?", type=Path, metavar="RUN_DIR", help="default: train on the bandit")
-    noises.add_argument("--repeats", type=whole(), default=100, metavar="N", help="gradients (default 100)")
+    noises.add_argument("--repeats", type=whole(2), default=100, metavar="N", help="gradients (default 100)")
     for each in (modes, entropies, noises):
         each.add_argument(
             "--steps", type=whole(), default=1500, metavar="N", help="updates on the bandit (default 1500)"
@@ -116,7 +116,7 @@ def make_parser() -> argparse.ArgumentParser:
     points = studies.add_parser("dimensions", help="regret of SAC and VIREL on a point mass of 1 to 64 dimensions")
     points.add_argument("--dims", type=_dimension, nargs="+", default=list(point_mass.TASKS), help="of 1 4 16 64 (all)")
     points.add_argument("--seeds", type=whole(), default=5, metavar="N", help="default 5")
-    points.add_argument("--frames", type=whole(501), default=5_000, metavar="N", help="of each run (default 5000)")
+    points.add_argument("--frames", type=whole(502), default=5_000, metavar="N", help="of each run (default 5000)")
     wasted = studies.add_parser("useless", help="frames to a good return, by the number of useless actions")
     wasted.add_argument(
         "run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="run folders, or folders with runs at any depth"

@@ -20,6 +20,7 @@ import numpy as np
 from gymnasium import spaces
 
 from worldrl.compose import compose
+from worldrl.errors import UserError
 from worldrl.report.plots import COLOURS, MARKERS, picture
 from worldrl.runs.folder import METRICS
 from worldrl.training.loop import train
@@ -135,14 +136,24 @@ def chosen(found: Found, dims: Sequence[int], seeds: int) -> Found:
 
 
 def known_regrets(numbers: Path, frames: int) -> Found:
-    """The results of an earlier study with as many frames and the same ``settings``, from its file of numbers."""
+    """The results of an earlier study with as many frames and the same ``settings``, from its file of numbers.
+
+    Raises:
+        UserError: the file is of another study, or damaged.
+    """
+    if not numbers.exists():
+        return {}
     try:
         record = json.loads(numbers.read_text())
         same = record["settings"]["frames"] == str(frames) and record["with"] == settings()
-        found = record["regret"] if same else {}
-        return {agent: {int(n): [*map(_read, values)] for n, values in of.items()} for agent, of in found.items()}
+        found = record["regret"]
+        known = {agent: {int(n): [*map(_read, values)] for n, values in of.items()} for agent, of in found.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}  # none yet, or of another study
+        same, known = False, {}
+    if not same:
+        expected = f"no file, or one with --frames {frames} and the same settings of the agents"
+        raise UserError(str(numbers), "another study, or a damaged file", expected, "choose another folder with --out")
+    return known
 
 
 def draw(path: Path, found: Mapping[str, Mapping[int, Sequence[float]]]) -> None:

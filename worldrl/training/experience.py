@@ -150,6 +150,7 @@ class Stream:
     """Environments that the agent acts in; the rows are in a ring, one unbroken stream per environment."""
 
     rewards = Rewards()  # the transformation of the rewards to learn from
+    while_acting = ""  # words
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -224,7 +225,10 @@ class Stream:
         if not len(self.replay):
             said.append(f"the replay is empty: learning waits for {self._rows_to_learn():,} rows")
         if prefill >= self.config.frames:
-            said.append(f"nothing will be learned: schedule.prefill={prefill} is not below frames={self.config.frames}")
+            said.append(
+                f"nothing will be learned{self.while_acting}: schedule.prefill={prefill} is not below "
+                f"frames={self.config.frames}"
+            )
         return said
 
     def ready(self) -> bool:
@@ -455,6 +459,8 @@ class Mixed(Stream):
         self.data = DataSet(config, rows, self.spec)
         self.config, self.rewards = self.data.config, rows.rewards
         self.has_acted = not config.updates  # or is about to
+
+    while_acting = " while acting"
 
     @property
     def phase(self) -> str:

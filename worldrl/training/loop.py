@@ -21,12 +21,14 @@ import numpy as np
 import torch
 
 from worldrl.acting.episodes import AgentActs, Interrupted, own_randomness, run_episodes
+from worldrl.acting.video import Video
 from worldrl.agent import Agent, check_length
 from worldrl.compose import resumed
 from worldrl.config import Config, check_unchanged, config_to_dict, save_config
+from worldrl.data.replay import Replay
 from worldrl.envs import make_envs
 from worldrl.envs.vector import VectorEnv, WorkerError
-from worldrl.errors import Diverged, UserError, wrong
+from worldrl.errors import Diverged, UserError, one_line, wrong
 from worldrl.nn import products
 from worldrl.nn.precision import choose_device
 from worldrl.registry import PARTS
@@ -62,9 +64,7 @@ SHORT = 4  # rows of a window, in which there is hardly anything to remember
 def train(config: Config, run_dir: Path, make: MakeExperience = make_experience) -> None:
     """Train one agent in a new run folder, on the experience that ``make`` creates."""
     with sole_use(run_dir):
-        trainer = Trainer(config, run_dir, None, make)  # refuses settings that do not suit the finished agent
-        save_config(trainer.config, run_dir)
-        _run(trainer)
+        _run(Trainer(config, run_dir, None, make))
 
 
 def resume(run_dir: Path, overrides: dict[str, Any] | None = None, make: MakeExperience = make_experience) -> None:
@@ -75,9 +75,7 @@ def resume(run_dir: Path, overrides: dict[str, Any] | None = None, make: MakeExp
         folder, saved = checkpoints.read()
         with restoring(folder / STATE):
             check_unchanged(run_dir, saved["config"])
-        trainer = Trainer(config, run_dir, {**saved, "folder": folder}, make)
-        save_config(trainer.config, run_dir)
-        _run(trainer)
+        _run(Trainer(config, run_dir, {**saved, "folder": folder}, make))
 
 
 def _run(trainer: Trainer) -> None:
@@ -141,6 +139,7 @@ class Trainer:
         else:
             with restoring(saved["folder"] / STATE):
                 position = self._restore(saved)
+        save_config(config, run_dir)  # before any other file: without it nobody knows whose they are
         self.logger = Logger(run_dir, config.log.tensorboard, position, self.experience.position)
         self.progress = self._new_progress()
         self._window = (time.perf_counter(), self.experience.counters()[0], self.agent.updates)
@@ -315,11 +314,18 @@ class Trainer:
             how_many = f"{played.cut} of {c.eval.episodes} evaluation episodes were cut short"
             self.progress.say(f"{how_many}; the last one: {self.eval_envs.cuts[-1]}")
         if played.video is not None:
-            played.video.save()
+            self._save_film(played.video)
         self._check_finite()
         if self.agent.updates and (np.isnan(self.best_return) or self.eval_return > self.best_return):
             self.best_return = self.eval_return
             self.checkpoints.save_best(self.experience.position, self.best_return, self._agent_state())
+
+    def _save_film(self, film: Video) -> None:
+        """A film that cannot be written is no reason to stop."""
+        try:
+            film.save()
+        except UserError as error:
+            self.progress.say(one_line(error))
 
     # --- logging ------------------------------------------------------------------------------------------------------
 
@@ -435,11 +441,8 @@ class Trainer:
         for line in compare_fingerprint(saved["fingerprint"], self._fingerprint()):
             print(line, file=sys.stderr)
         self.agent.load_state_dict(saved["agent"])
-        if self.config.checkpoint.replay and self.experience.saved_replay is not None:
-            try:
-                self.checkpoints.load_replay(saved["folder"], self.experience.saved_replay)
-            except UserError as error:
-                raise error.also("checkpoint.replay=false resumes with an empty replay") from error
+        if self.experience.saved_replay is not None:
+            self._load_replay(saved["folder"], self.experience.saved_replay)
         self.experience.restore(saved["experience"])
         self._check_length(saved["now"], saved["length"])
         self.pretrained, self.evaluations = saved["pretrained"], saved["evaluations"]
@@ -450,6 +453,15 @@ class Trainer:
         self.meter.load_state_dict(saved["meter"])
         set_rng_state(saved["rng"], self.agent.device)
         return {"bytes": int(saved["metrics"]["bytes"]), "crc32": int(saved["metrics"]["crc32"])}
+
+    def _load_replay(self, folder: Path, replay: Replay) -> None:
+        """Load the rows of the checkpoint; with ``checkpoint.replay=false`` damaged ones are left out."""
+        try:
+            self.checkpoints.load_replay(folder, replay)
+        except UserError as error:
+            if self.config.checkpoint.replay:
+                raise error.also("checkpoint.replay=false resumes with an empty replay") from error
+            print(f"{one_line(error)}; resuming with an empty replay", file=sys.stderr)
 
     def _check_length(self, now: int, length: int) -> None:
         """Refuse an end that the run has passed; a run that ended above its own end may still be resumed."""
