@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import re
 import shutil
-import signal
-import sys
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from worldrl.commands.arguments import RUN_DIR, SWEEP_DIR, CommandLine, expand, first_line, read_command_line
+from worldrl.commands.arguments import RUN_DIR, SWEEP_DIR, CommandLine, expand, read_command_line
+from worldrl.commands.launch import launch
 from worldrl.compose import RUNS, compose, resumed, run_name
 from worldrl.config import (
     CONFIG_FILE,
@@ -26,21 +21,13 @@ from worldrl.config import (
     may_change,
     to_yaml,
 )
-from worldrl.errors import OTHER_RUN_DIR, UserError, exit_code, unknown, writing, wrong
+from worldrl.errors import OTHER_RUN_DIR, UserError, wrong
 from worldrl.presets import Arguments, own_folder, preset_names
 from worldrl.registry import known_parts
 from worldrl.runs.checkpoint import Checkpoints
 from worldrl.runs.folder import BEGUN, LOCK, METRICS, resume_command, sole_use
 from worldrl.terminal import command, pasted
-from worldrl.training.signals import Stopped, heeding_signals
 from worldrl.trust import allow, allowed
-
-HYDRA_CONFIG = "worldrl_train"
-HYDRA_SETTINGS: dict[str, Any] = {
-    "output_subdir": None,  # the run folder holds our own config.yaml
-    "sweep": {"dir": RUNS, "subdir": "."},  # multirun.yaml and a launcher's own files are there
-    "job": {"name": "train", "chdir": False},
-}
 
 
 class Job(NamedTuple):
@@ -92,7 +79,7 @@ def train_main(argv: Sequence[str]) -> int:
         print("---\n".join(to_yaml(job.config) for job in jobs), end="")
         return 0
     if line.multirun:
-        _launch(jobs, line)
+        launch(jobs, line)
     else:
         jobs[0].run(again="sweep" in arguments[0])
     for name in sweeps:
@@ -227,129 +214,6 @@ def _refuse_unasked_sweep(line: CommandLine) -> None:
         raise UserError(RUN_DIR, "the jobs of a sweep", "a single run", f"set {SWEEP_DIR}=DIR, or leave out -m")
     if line.sweep_dir and not line.multirun:
         raise UserError(SWEEP_DIR, "a single run", "the jobs of a sweep", f"add -m, or set {RUN_DIR}=DIR")
-
-
-# --- Hydra ------------------------------------------------------------------------------------------------------------
-
-
-STOPPED = "stopped"
-stopped_here = False  # whether a signal has stopped a job in this process of a pool: it begins no other
-
-
-class _Jobs:
-    """The function that Hydra's launchers call, here or in another process, with the number of a job.
-
-    ``pooled``: in processes of a pool, which dies with the first exception, and whose signals are ours (``_sharing``).
-    """
-
-    def __init__(self, jobs: Sequence[Job], pooled: bool) -> None:
-        self.jobs, self.path, self.pooled = list(jobs), list(sys.path), pooled
-
-    def __call__(self, settings: Any) -> str:
-        """Run one job; returns its error, if any, so that the other jobs still run."""
-        sys.path.extend(folder for folder in self.path if folder not in sys.path)  # where a user's own classes are
-        job = self.jobs[settings.job]
-        try:
-            if self.pooled:
-                return self._in_pool(job)
-            job.run(again=True)
-        except UserError as error:
-            exit_code(error)
-            return f"{job.run_dir}: {error}"
-        except Exception as error:
-            print(f"{job.run_dir} failed:", file=sys.stderr)
-            traceback.print_exc()
-            return f"{job.run_dir}: {type(error).__name__}: {error}"
-        return ""
-
-    def _in_pool(self, job: Job) -> str:
-        global stopped_here
-        if stopped_here:
-            return STOPPED
-        try:
-            with heeding_signals(_stop):
-                job.run(again=True)
-        except (Stopped, KeyboardInterrupt):
-            stopped_here = True
-            return STOPPED
-        finally:
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # without a job: the pool would die with this process
-        return ""
-
-
-def _stop(number: int) -> None:
-    """The answer to a signal before and after training, which has an answer of its own."""
-    raise Stopped(128 + number)
-
-
-@contextmanager
-def _sharing() -> Iterator[None]:
-    """Leave it to the processes of a pool to stop: each saves its run, and then the launcher returns.
-
-    Ctrl-C reaches all of them. It is ignored here, and by processes without a job, which inherit that. SIGTERM and
-    SIGHUP may be for this process only, so they are passed on, as Ctrl-C.
-    """
-
-    def pass_on(number: int) -> None:
-        for child in multiprocessing.active_children():
-            with suppress(ProcessLookupError):
-                os.kill(child.pid or 0, signal.SIGINT)
-
-    with heeding_signals(pass_on):
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        yield
-
-
-def _pool_size(n_jobs: int, jobs: int) -> int:
-    """As many processes as ``n_jobs`` means, but none that never gets a job: a signal would end it, and the pool."""
-    from joblib import effective_n_jobs
-
-    return min(effective_n_jobs(n_jobs), jobs)
-
-
-def _launch(jobs: Sequence[Job], line: CommandLine) -> None:
-    """Let Hydra launch the jobs, which it knows only by number.
-
-    Raises:
-        UserError: an option that Hydra does not have, a folder that cannot be written, or runs that failed.
-    """
-    import hydra
-    from hydra.core.config_store import ConfigStore
-    from hydra.core.global_hydra import GlobalHydra
-    from hydra.errors import HydraException, MissingConfigException
-    from omegaconf.errors import OmegaConfBaseException
-
-    folder = line.sweep_dir or Path(RUNS)
-    quiet = [{"override hydra/hydra_logging": "none"}, {"override hydra/job_logging": "none"}, "_self_"]
-    settings = {**HYDRA_SETTINGS, "sweep": {**HYDRA_SETTINGS["sweep"], "dir": str(folder)}}
-    ConfigStore.instance().store(name=HYDRA_CONFIG, node={"defaults": quiet, "job": 0, "hydra": settings})
-    numbers = f"job={','.join(map(str, range(len(jobs))))}"
-    with hydra.initialize(version_base="1.3", config_path=None):
-        try:
-            composed = hydra.compose(HYDRA_CONFIG, overrides=list(line.hydra), return_hydra_config=True)
-        except MissingConfigException as error:
-            group, _, name = (error.missing_cfg_file or "").rpartition("/")
-            hint = "others are plugins: pip install hydra-joblib-launcher or hydra-submitit-launcher"
-            told = unknown(group, name, error.options or [])
-            raise (told.also(hint) if group == "hydra/launcher" else told) from error
-        except (HydraException, OmegaConfBaseException) as error:
-            raise UserError("options of Hydra itself", first_line(error)) from error
-        with writing(folder, f"choose another folder with {SWEEP_DIR}=DIR"):
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / "multirun.yaml").open("ab").close()
-        launcher = GlobalHydra.instance().hydra
-        assert launcher is not None
-        pooled = "joblib" in str(composed.hydra.launcher._target_)
-        size = [f"hydra.launcher.n_jobs={_pool_size(composed.hydra.launcher.n_jobs, len(jobs))}"] if pooled else []
-        with _sharing() if pooled else nullcontext():
-            batches = launcher.multirun(HYDRA_CONFIG, _Jobs(jobs, pooled), [*line.hydra, *size, numbers])
-    results = [job.return_value for batch in batches or [] for job in batch]
-    failed = [result for result in results if result not in ("", STOPPED)]
-    if STOPPED in results:
-        print(f"stopped: {results.count(STOPPED)} of {len(jobs)} runs have not ended", file=sys.stderr)
-        raise Stopped(128 + signal.SIGINT)
-    if failed:
-        raise UserError("sweep", f"that {len(failed)} of {len(jobs)} runs failed: {'; '.join(failed)}")
 
 
 # --- words ------------------------------------------------------------------------------------------------------------
