@@ -92,13 +92,13 @@ def _sharing() -> Iterator[None]:
     """Leave it to the processes of a pool to stop: each saves its run, and then the launcher returns.
 
     Ctrl-C reaches all of them. It is ignored here, and by processes without a job, which inherit that. SIGTERM and
-    SIGHUP may be for this process only, so they are passed on, as Ctrl-C.
+    SIGHUP may be for this process only, so they are passed on, as SIGTERM: a second one does no harm.
     """
 
     def pass_on(number: int) -> None:
         for child in multiprocessing.active_children():
             with suppress(ProcessLookupError):
-                os.kill(child.pid or 0, signal.SIGINT)
+                os.kill(child.pid or 0, signal.SIGTERM)
 
     with heeding_signals(pass_on):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
