@@ -37,7 +37,7 @@ def _interface(spec: EnvSpec) -> str:
 
 
 def evaluate_run(
-    run_dir: Path,
+    run_dir: str | Path,
     episodes: int = 10,
     seed: int = 1000,
     checkpoint: str = "last",
@@ -51,6 +51,7 @@ def evaluate_run(
 
     ``target_return`` is the return to ask the policy for, if it was trained with ``env.target_return``.
     """
+    run_dir = Path(run_dir)
     if episodes < 1:
         raise wrong("--episodes", episodes, "1 or more")
     if video is not None:

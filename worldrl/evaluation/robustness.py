@@ -78,7 +78,7 @@ class Played(NamedTuple):
 
 
 def evaluate_grid(
-    run_dir: Path,
+    run_dir: str | Path,
     corruptions: Sequence[str],
     levels: Sequence[float] = (),
     seeds: Sequence[int] = (1000,),
@@ -113,7 +113,7 @@ def evaluate_grid(
     Raises:
         UserError: for arguments, run folder, checkpoint, environment or output folder.
     """
-    cells = grid_cells(corruptions, levels)
+    run_dir, cells = Path(run_dir), grid_cells(corruptions, levels)
     if len(set(seeds)) < len(seeds):
         raise UserError("--seeds", " ".join(map(str, seeds)), "each number once")
     agent, config = load_agent(run_dir, checkpoint, device, say)
