@@ -93,6 +93,9 @@ def test_rules_are_read_from_the_annotation() -> None:
     for bad in (0, 5, float("nan")):
         with pytest.raises(UserError):
             rule.check("x", bad)
+    endless = Range(0, float("inf"))
+    endless.check("x", 1e300)
+    assert str(endless) == "[0, inf]"
     OneOf("a", "b").check("x", "a")
     with pytest.raises(UserError, match="unknown value of x 'c'"):
         OneOf("a", "b").check("x", "c")

@@ -406,7 +406,42 @@ class UnsavedNoise(Policy):
         return super().log_prob(raw, x + self.shift)
 
 
+class NoKindOfAction(Policy):
+    actions = ("boxes",)
+
+
+class OneAct(Policy):
+    def act(self, x: Any, noise: Noise = NOISE) -> Any:
+        return super().act(x, noise)[:1]
+
+
+class WideAct(Policy):
+    def act(self, x: Any, noise: Noise = NOISE) -> Any:
+        return 7 * super().act(x, noise)
+
+
+class DrawnMode(Policy):
+    def mode(self, x: Any) -> Any:
+        return self.sample(x).action[0]
+
+
+class WrongInverse(Policy):
+    def raw_of(self, action: Any) -> Any:
+        return action
+
+
+class ConstantDensity(Policy):
+    def log_prob(self, raw: Any, x: Any) -> Any:
+        return super().log_prob(raw, x).detach()
+
+
 POLICY_MISTAKES = [
+    (NoKindOfAction, "policy NoKindOfAction: actions", "('boxes',)"),
+    (OneAct, "act(x, noise): action", "shape (1, 2)"),
+    (WideAct, "act(x, noise)", "4."),
+    (DrawnMode, "mode(x)", "another action at a second call"),
+    (WrongInverse, "raw_of(action)", "another number than the action's own"),
+    (ConstantDensity, "log_prob(raw, x)", "no gradient to its parameters"),
     (NoDensityKind, "exact_density", "None"),
     (BareAction, "sample(x) with x of shape (3, 6)", "an object of type Tensor"),
     (NoDrawAxis, "action", "shape (3, 2)"),

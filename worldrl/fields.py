@@ -8,6 +8,7 @@ end, before it is tried.
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import typing
 from collections.abc import Iterator
@@ -139,4 +140,5 @@ def ranges(cls: type[Any]) -> dict[str, Range]:
 
 
 def _plain(number: float) -> str:
-    return f"{number:,.0f}" if number == int(number) and abs(number) < 1e13 else f"{number:g}"
+    whole = math.isfinite(number) and number == int(number) and abs(number) < 1e13
+    return f"{number:,.0f}" if whole else f"{number:g}"

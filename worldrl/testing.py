@@ -112,7 +112,9 @@ def check_policy(policy: type | str, **settings: Any) -> None:
     """
     cls, name, config = _load("policy", policy, settings)
     with torch.random.fork_rng(devices=[]):
-        for kind in (kind for kind in KINDS if kind.kind in cls.actions):
+        kinds = [kind for kind in KINDS if kind.kind in cls.actions]
+        _ensure(bool(kinds), f"{name}: actions", repr(cls.actions), "box, choice or both")
+        for kind in kinds:
             _check_policy(f"{name} on a {kind.kind}", _maker(name, cls, config, (FEAT,), kind, *NETWORK), kind)
 
 
@@ -230,8 +232,14 @@ def _call(where: str, method: Callable[..., Any], *args: Any, seed: int = 2) -> 
 class _NoSync(TorchFunctionMode):
     """Refuses what would make the host wait for a GPU: values that Python reads, and shapes that depend on values."""
 
-    READS = ("item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__index__", "__array__", "equal")
-    COUNTS = ("nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "allclose", "is_nonzero")
+    READS = (
+        *("item", "tolist", "numpy", "cpu", "__bool__", "__int__", "__float__", "__complex__", "__index__"),
+        *("__array__", "__contains__", "__format__", "equal"),
+    )
+    COUNTS = (
+        *("nonzero", "argwhere", "masked_select", "unique", "unique_consecutive", "allclose", "is_nonzero"),
+        *("bincount", "histc"),
+    )
 
     def __init__(self, where: str) -> None:
         super().__init__()
@@ -247,7 +255,12 @@ class _NoSync(TorchFunctionMode):
 
 
 def _waits(name: str, args: Any, kwargs: Mapping[str, Any]) -> bool:
-    """Whether this is ``torch.where(x)``, which counts, or ``x.to("cpu")``."""
+    """Whether this is a function that counts, such as ``torch.where(x)``, or ``x.to("cpu")``."""
+    if name == "one_hot":
+        return len(args) < 2 and "num_classes" not in kwargs
+    if name == "repeat_interleave":
+        counts = kwargs.get("repeats", args[1] if len(args) > 1 else args[0])
+        return isinstance(counts, Tensor) and kwargs.get("output_size") is None
     if name == "to":
         return "cpu" in [x for x in (*args[1:2], kwargs.get("device")) if isinstance(x, str)]
     return name == "where" and len(args) + len(kwargs) == 1
@@ -259,7 +272,7 @@ def _by_mask(name: str, args: Any) -> bool:
     if not writes_many and name != "__getitem__":
         return False
     index = args[1] if isinstance(args[1], tuple) else (args[1],)
-    return any(isinstance(part, Tensor) and part.dtype == torch.bool for part in index)
+    return any(isinstance(part, Tensor) and part.dtype in (torch.bool, torch.uint8) for part in index)
 
 
 class _NoNoise(TorchFunctionMode):
@@ -270,7 +283,10 @@ class _NoNoise(TorchFunctionMode):
         name = getattr(func, "__name__", "")
         if name in ("randn", "randn_like"):
             return torch.zeros_like(result)
-        return args[0] + torch.zeros_like(result) if name == "normal" else result
+        if name != "normal":
+            return result
+        mean = args[0] if args else (kwargs or {}).get("mean", 0.0)
+        return mean + torch.zeros_like(result)
 
 
 # --- rules of all parts -----------------------------------------------------------------------------------------------
@@ -389,8 +405,14 @@ def _inputs(head: Any, phase: str, actions: Actions, rows: int = 0) -> _Inputs:
 def _check_head(name: str, cls: type[Any], config: Any, actions: Actions) -> bool:
     """Check a head on one kind of action, if it takes it."""
     make = _maker(name, cls, config, Sizes((FEAT,), (CONTEXT,), actions))
-    _check_head_parts(name, make())
-    if actions.kind not in make().needs.actions:
+    try:
+        head = make()
+    except UserError as error:
+        if error.__cause__ is not None:  # it did not refuse: it failed
+            raise
+        return False
+    _check_head_parts(name, head)
+    if actions.kind not in head.needs.actions:
         return False
     check_pair(_ToyModel(), make(), actions)
     phases = _phases(name, make())
@@ -516,6 +538,9 @@ def _check_draws(name: str, policy: Any, actions: Actions, lead: tuple[int, ...]
     if lead == (BATCH,):
         where = f"{name}: act(x, noise)"
         _check_source(where, lambda source, seed: {"action": _call(where, policy.act, x, source, seed=seed)})
+        acted = _call(where, policy.act, x)
+        _check_tensors(where, {"action": acted}, {"action": (*lead, ACTIONS)}, detached=False)
+        _check_actions(where, acted, actions)
     noise = policy.noise(x, 3)
     many, where = _sample(name, policy, x, noise), f"{name}: sample(x, noise(x, 3))"
     _check_draw(where, many, lead)
@@ -526,6 +551,9 @@ def _check_draws(name: str, policy: Any, actions: Actions, lead: tuple[int, ...]
     mode = _call(where, policy.mode, x)
     _check_tensors(where, {"action": mode}, {"action": (*lead, ACTIONS)}, detached=False)
     _check_actions(where, mode, actions)
+    _check_alike(
+        where, {"action": mode}, {"action": _call(where, policy.mode, x, seed=1)}, "at a second call", "no draw"
+    )
 
 
 def _check_draw(where: str, draw: Draw, lead: tuple[int, ...]) -> None:
@@ -548,6 +576,14 @@ def _check_density(name: str, policy: Any, actions: Actions) -> None:
     densities = _call(where, policy.log_prob, draw.raw, x)
     lead = torch.broadcast_shapes(draw.raw.shape[:-1], x.shape[:-1])
     _check_tensors(where, {"density": densities}, {"density": lead})
+    with torch.enable_grad():
+        fitted = _call(where, policy.log_prob, draw.raw, x[0, 0]).requires_grad
+    _ensure(fitted, where, "no gradient to its parameters", "one: heads fit it to actions")
+    if actions.kind == "box":
+        inner = draw.raw.detach().clamp(-1.0, 1.0)
+        given = _call(f"{name}: raw_of(action)", policy.raw_of, inner.tanh())
+        right = _close(given, inner) or not policy.exact_density
+        _ensure(right, f"{name}: raw_of(action)", "another number than the action's own before tanh", "its inverse")
     if policy.exact_density:
         same = torch.allclose(densities[0], draw.log_prob, rtol=1e-3, atol=1e-3)
         _ensure(same, where, "another value than the log_prob of sample", "the same at the same raw")

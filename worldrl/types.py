@@ -42,11 +42,11 @@ class Noise:
 
     def normal(self, shape: Sequence[int], rows: int, like: Tensor) -> Tensor:
         """Standard normal numbers on the device of ``like``. ``rows`` is the batch axis of ``shape``."""
-        return torch.randn(tuple(shape), device=like.device)
+        return torch.randn(tuple(shape), dtype=torch.float32, device=like.device)
 
     def uniform(self, shape: Sequence[int], rows: int, like: Tensor) -> Tensor:
         """Uniform numbers in [0, 1); the arguments are those of ``normal``."""
-        return torch.rand(tuple(shape), device=like.device)
+        return torch.rand(tuple(shape), dtype=torch.float32, device=like.device)
 
 
 NOISE = Noise()

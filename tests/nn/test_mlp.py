@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from worldrl.nn.mlp import TwinQ
+from worldrl.nn.mlp import ChoiceQ, TwinQ
 
 
 def separate(twin: TwinQ, j: int, x: Tensor) -> Tensor:
@@ -57,3 +57,8 @@ def test_frozen_critics_are_constants() -> None:
         assert torch.equal(of_q, of_frozen)
         critic(feat, action, frozen=True).sum().backward()
         assert all(p.grad is None for p in critic.parameters())
+
+
+def test_critics_take_no_rows() -> None:
+    assert TwinQ(3, 2, 8, 2)(torch.zeros(0, 3), torch.zeros(0, 2)).shape == (2, 0)
+    assert ChoiceQ(3, 2, 8, 2).values(torch.zeros(0, 3)).shape == (2, 0, 2)

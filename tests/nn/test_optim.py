@@ -181,3 +181,12 @@ def test_a_rate_that_decays_never_leaves_the_gpu() -> None:
         with Strict():
             optimizer.step(param.pow(3).sum())
             assert optimizer.rate().device == GPU
+
+
+def test_a_gradient_that_two_parameters_share_is_clipped_once() -> None:
+    a, b = nn.Parameter(torch.zeros(2)), nn.Parameter(torch.zeros(2))
+    optimizer, taken = Optimizer([a, b], 1.0, clip=1.0), []
+    optimizer.apply = lambda grads, *_: taken.extend(grads)  # type: ignore[method-assign]
+    optimizer.step(((a + b) * torch.tensor([30.0, 40.0])).sum())
+    for grad in taken:
+        torch.testing.assert_close(grad, torch.tensor([0.6, 0.8]) / math.sqrt(2))

@@ -161,3 +161,14 @@ def test_outputs_may_be_changed_in_place(onednn: list[int]) -> None:
     (grad,) = torch.autograd.grad(F.relu_(products.linear(x, weight)).sum(), x)
     expected = (F.linear(x, weight) > 0).float() @ weight
     torch.testing.assert_close(grad, expected)
+
+
+def test_second_derivatives_are_those_of_torch(onednn: list[int]) -> None:
+    net = MLP(I, 6, 2, O, "tanh")
+
+    def penalty() -> Tensor:
+        x = torch.linspace(-1, 1, N * I).reshape(N, I).requires_grad_()
+        (slope,) = torch.autograd.grad(net(x).sum(), x, create_graph=True)
+        return (slope.norm(dim=-1) - 1).square()
+
+    check(penalty, [p for name, p in net.named_parameters() if "weight" in name], onednn)

@@ -302,7 +302,7 @@ def test_an_exported_program_acts_alike(run: str, request: pytest.FixtureRequest
         first = torch.tensor([t == 0, t == 0, t != 1]).float()
         tensors = {key: torch.from_numpy(value) for key, value in obs.items()}
         torch.manual_seed(t)  # Dreamer's deterministic action is the densest of many draws
-        state, previous = step(state, tensors, previous * (1 - first)[:, None], first)
+        state, previous = step(state, tensors, previous, first)  # which first rows do not read
         torch.manual_seed(t)
         np.testing.assert_allclose(previous, policy.act(obs, first, deterministic=True), atol=1e-6)
 
@@ -419,10 +419,44 @@ def test_the_examples_of_the_document_run(
     found: dict[str, Any] = {}
     exec(demo, found)
     assert abs(found["action"]).max() <= 1
-    exec(shared.replace("runs/demo", str(pixels)), found)
-    assert worldrl.load("small_demo", device="cpu").spec.obs.keys() == {"pixels"}
+    exec(shared.replace("RUN_DIR", str(pixels)), found)
+    assert worldrl.load("small_copy", device="cpu").spec.obs.keys() == {"pixels"}
     exec(act.replace("RUN_DIR", str(pixels)), found)
     assert "(64, 64, 3)" in capsys.readouterr().out
     worldrl.load(pixels, device="cpu").export("step.pt2")
     exec(use, found)
     assert found["action"].shape == (2, 1)
+
+
+def test_an_observation_is_copied(pixels: Path) -> None:
+    policy, seen, taken = worldrl.load(pixels, device="cpu"), [], observations(1)["pixels"]
+    policy.agent.act = lambda state, rows, *_, **__: seen.append(rows) or (state, np.zeros((1, 1), np.float32), None)  # type: ignore[method-assign]
+    policy.act(taken)
+    before = seen[0]["pixels"].copy()
+    taken += 1
+    np.testing.assert_array_equal(seen[0]["pixels"], before)
+
+
+def test_loading_draws_nothing_from_torchs_generator(states: Path) -> None:
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    worldrl.load(states, device="cpu")
+    assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "where"),
+    [
+        ({"obs": [[1.0, 2.0], [3.0]]}, "observation 'state'"),
+        ({"obs": np.full(5, 1e300)}, "observation 'state'"),
+        ({"obs": np.ones(5), "prev_action": "x"}, "prev_action"),
+        ({"obs": np.ones(5), "is_first": "x"}, "is_first"),
+    ],
+)
+def test_what_is_no_array_of_numbers_is_one_line(states: Path, arguments: dict[str, Any], where: str) -> None:
+    policy = worldrl.load(states, device="cpu")
+    policy.act(np.ones(5))
+    with pytest.raises(UserError) as refused:
+        policy.act(**arguments)
+    assert refused.value.where == where

@@ -109,7 +109,7 @@ class TwinQ(nn.Module):
             q = torch.stack([self._one(parts, *values) for values in _each(weights, biases, norms)])
         else:
             q = self._all(parts, weights, biases, norms)
-        return q.float().reshape(-1, *lead)
+        return q.float().reshape(len(q), *lead)
 
     def _separately(self, parts: list[Tensor], rows: int) -> bool:
         units = self.weights[0].shape[-1]
@@ -191,7 +191,7 @@ class ChoiceQ(nn.Module):
             q = torch.stack([self._one(x, w, b) for w, b in _each(weights, biases)])
         else:
             q = self._all(x.expand(len(weights[0]), -1, -1), weights, biases)
-        return q.reshape(len(q), *feat.shape[:-1], -1)
+        return q.reshape(len(q), *feat.shape[:-1], q.shape[-1])
 
     def _all(self, x: Tensor, weights: list[Tensor], biases: list[Tensor]) -> Tensor:
         """(n, N, F) -> (n, N, A)."""

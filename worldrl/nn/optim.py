@@ -85,7 +85,11 @@ class Optimizer:
         scaled = None if self.scaler is None else _Scaled(self, self.scaler, grads)
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
         if self.clip > 0:
-            torch._foreach_mul_(grads, (self.clip / (norm + 1e-6)).clamp(max=1.0))
+            factor = (self.clip / (norm + 1e-6)).clamp(max=1.0)
+            if traced:
+                grads = list(torch._foreach_mul(grads, factor))
+            else:
+                torch._foreach_mul_(grads, factor)
         if traced:
             self._trace(grads)
         elif scaled is not None:
@@ -98,7 +102,7 @@ class Optimizer:
     def _gradients(self, loss: Tensor, retain_graph: bool) -> list[Tensor]:
         scaled = loss if self.scaler is None else self.scaler.scale(loss)
         found = torch.autograd.grad(scaled, self.params, retain_graph=retain_graph)
-        return [_in_layout_of(param, grad) for param, grad in zip(self.params, found, strict=True)]
+        return _distinct(_in_layout_of(param, grad) for param, grad in zip(self.params, found, strict=True))
 
     def _traced_gradients(self, loss: Tensor, retain_graph: bool) -> list[Tensor]:
         return list(torch.autograd.grad(loss, self.params, retain_graph=retain_graph))
@@ -204,6 +208,12 @@ class _Scaled:
 
     def step(self) -> None:
         self.optimizer.apply(self.grads, self.found_inf)
+
+
+def _distinct(grads: Iterable[Tensor]) -> list[Tensor]:
+    """The gradients, each in memory of its own: those of a sum's terms may be one tensor, and are scaled in place."""
+    known: dict[int, Tensor] = {}
+    return [known.setdefault(id(grad), grad) if id(grad) not in known else grad.clone() for grad in grads]
 
 
 def _in_layout_of(param: Tensor, grad: Tensor) -> Tensor:

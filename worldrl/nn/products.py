@@ -80,17 +80,17 @@ def gru(cell: nn.GRUCell, x: Tensor, h: Tensor) -> Tensor:
 def by_onednn(x: Tensor, outputs: int) -> bool:
     """Whether oneDNN multiplies x (..., I) by a matrix with this many columns."""
     return (
-        x.device.type == "cpu"
-        and x.dtype == torch.float32
-        and not torch.compiler.is_exporting()
-        and not torch.is_autocast_enabled("cpu")
+        _used == "onednn"
+        and not torch.compiler.is_exporting()  # first: a comparison of sizes would become a condition of the program
         and x.numel() * outputs >= SMALLEST
-        and _used == "onednn"
+        and x.device.type == "cpu"
+        and x.dtype == torch.float32
+        and not torch.is_autocast_enabled("cpu")
     )
 
 
 class _OneDNN(torch.autograd.Function):
-    """``F.linear`` of x (N, I), whose three products are oneDNN's."""
+    """``F.linear`` of x (N, I), whose three products are oneDNN's; those of second derivatives are torch's."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -101,11 +101,16 @@ class _OneDNN(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
         wants_x, wants_weight, wants_bias = ctx.needs_input_grad
+        product = _differentiable if torch.is_grad_enabled() else _product  # oneDNN's operator has no derivative
         return (
-            _product(grad, weight.T, None) if wants_x else None,
-            _product(grad.T, x.T, None) if wants_weight else None,
+            product(grad, weight.T, None) if wants_x else None,
+            product(grad.T, x.T, None) if wants_weight else None,
             grad.sum(0) if wants_bias else None,
         )
+
+
+def _differentiable(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return F.linear(x, weight, bias)
 
 
 def _product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -39,7 +39,7 @@ from worldrl.nn.compiler import load_compiler
 from worldrl.runs.checkpoint import STATE, Checkpoints, restoring, verify
 from worldrl.runs.transfer import decode_spec
 from worldrl.terminal import pasted
-from worldrl.types import SEEN, Belief, Decodes, EnvSpec, Obs, ObsSpec, State
+from worldrl.types import SEEN, Actions, Belief, Decodes, EnvSpec, Obs, ObsSpec, State
 
 CHECKPOINTS = ("last", "best")
 EXPORT_SUFFIX = ".pt2"
@@ -88,7 +88,8 @@ def load_agent(
     folder, state = checkpoints.read(checkpoint)
     with restoring(folder / STATE):
         check_unchanged(run_dir, state["config"], agent_only=True)
-        agent = Agent(config, decode_spec(state["spec"]))
+        with torch.random.fork_rng(devices=[]):  # of the weights that are about to be replaced
+            agent = Agent(config, decode_spec(state["spec"]))
         agent.load_state_dict(state["agent"], optimizers=False)
         for line in moved(config, state["config"]):
             tell(f"{run_dir / CONFIG_FILE}: {line}")
@@ -102,12 +103,15 @@ def check_playable(run_dir: Path, config: Config) -> None:
         raise UserError(str(run_dir), "no environment", "one to play in", fix)
 
 
-def share(run_dir: str | Path, out: str | Path, checkpoint: str = "last") -> Path:
+def share(run_dir: str | Path, out: str | Path, checkpoint: str = "last", allow: str | Iterable[str] = ()) -> Path:
     """Write what acting needs of a run into a new folder for ``load`` and ``eval``, without optimisers and replay.
+
+    ``allow`` names modules outside of the package that the run may use, as in ``load``.
 
     Raises:
         UserError: as ``load``, or ``out`` is not empty.
     """
+    trust.allow(allow)
     run_dir, out = run_folder(run_dir), Path(out)
     load_agent(run_dir, checkpoint, "cpu")  # refuse to export what cannot be loaded
     checkpoints = Checkpoints(run_dir)
@@ -194,7 +198,7 @@ class TrainedPolicy:
         if len(action) != n:
             raise UserError("observation", f"a batch of {n}", f"{len(action)} as before", "call reset() between them")
         if prev_action is not None:
-            action = _check_action(prev_action, action.shape)
+            action = _check_action(prev_action, action.shape, self.spec.actions)
         rows = {**arrays, **lost, "action": action * (1.0 - first)[:, None], "is_first": first}
         self._state, self._action, self._belief = self.agent.act(state, rows, explore, deterministic, perturb=False)
         self._single = single
@@ -303,7 +307,8 @@ class _Step(nn.Module):
 
     def forward(self, state: State, obs: Obs, prev_action: Tensor, is_first: Tensor) -> tuple[State, Tensor]:
         normalizer, model, head = self.parts
-        state, belief = model.step(state, normalizer(obs), prev_action, is_first, self.deterministic)
+        led_here = prev_action * (1.0 - is_first)[:, None]  # the action before belongs to another episode
+        state, belief = model.step(state, normalizer(obs), led_here, is_first, self.deterministic)
         return state, head.act(belief, self.explore)
 
 
@@ -354,30 +359,39 @@ def _by_key(where: str, value: Any, spec: EnvSpec) -> Mapping[str, Any]:
 
 
 def _check_array(key: str, value: Any, expected: ObsSpec) -> np.ndarray:
-    array = np.asarray(value)
     where, shape, n = f"observation '{key}'", expected.shape, len(expected.shape)
+    array = _array(where, value)
     if array.shape[array.ndim - n :] != shape or array.ndim not in (n, n + 1) or array.size == 0:
         batch = ", ".join(["B", *map(str, shape)])
         raise UserError(where, f"shape {array.shape}", f"{shape} or ({batch})")
     if expected.dtype == "uint8" and array.dtype != np.uint8:
         raise UserError(where, str(array.dtype), "uint8 from 0 to 255")
-    if expected.dtype == "float32":
-        if array.dtype.kind not in "fiu":
-            raise UserError(where, str(array.dtype), "numbers")
-        array = array.astype(np.float32)
-        if not np.isfinite(array).all():
-            raise UserError(where, "a number that is not finite", "finite numbers: the belief would never recover")
+    if expected.dtype == "float32" and array.dtype.kind not in "fiu":
+        raise UserError(where, str(array.dtype), "numbers")
+    with np.errstate(over="ignore"):
+        array = array.astype(expected.dtype)  # a copy: the caller may write into its own
+    if not np.isfinite(array).all():
+        raise UserError(where, "a number that is not finite", "finite numbers: the belief would never recover")
     return array
 
 
-def _check_action(action: ArrayLike, expected: tuple[int, ...]) -> np.ndarray:
+def _array(where: str, value: Any, dtype: Any = None) -> np.ndarray:
+    try:
+        return np.asarray(value, dtype)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(where, str(error).partition("\n")[0], "an array of numbers") from error
+
+
+def _check_action(action: ArrayLike, expected: tuple[int, ...], actions: Actions) -> np.ndarray:
     """(n, A) float32"""
-    array = np.atleast_2d(np.asarray(action, np.float32))
+    array = np.atleast_2d(_array("prev_action", action, np.float32))
     if array.shape != expected:
         raise UserError("prev_action", f"shape {array.shape}", f"{expected} or {expected[1:]} for one")
     if not (np.abs(array) <= 1.0).all():
         worst = float(array.flat[np.abs(array).argmax()])
         raise UserError("prev_action", f"{worst:g}", "numbers in [-1, 1], as returned by act")
+    if actions.kind == "choice" and not (np.isin(array, (0.0, 1.0)).all() and (array.sum(-1) <= 1.0).all()):
+        raise UserError("prev_action", f"{array.tolist()}", "one-hot rows, as returned by act, or zeros for no action")
     return array
 
 
@@ -385,7 +399,7 @@ def _check_flags(is_first: ArrayLike | None, n: int) -> np.ndarray:
     """(n,) float32, 1 where an episode begins."""
     if is_first is None:
         return np.zeros(n, np.float32)
-    flags = np.atleast_1d(np.asarray(is_first, np.float32))
+    flags = np.atleast_1d(_array("is_first", is_first, np.float32))
     if flags.shape != (n,) or not np.isin(flags, (0.0, 1.0)).all():
         raise wrong("is_first", np.asarray(is_first), f"{n} of True and False")
     return flags
