@@ -497,6 +497,8 @@ def _check_learns(name: str, head: Any, other: Any, phases: Sequence[str], actio
     changed = not all(map(_same, before, head.parameters()))
     _ensure(changed, f"{name}: update", f"no parameter changed by {', '.join(phases)}", "optimisers to step")
     _check_saves(name, head, other, update)
+    ours, theirs = ({key: param.detach() for key, param in each.named_parameters()} for each in (head, other))
+    _check_alike(name, ours, theirs, "an update after saving and loading", "all state in parameters and buffers")
 
 
 # --- policies ---------------------------------------------------------------------------------------------------------
@@ -738,8 +740,11 @@ def _check_imputation(name: str, model: Any, batch: Batch) -> None:
     told = step({**batch.obs, **seen})
     _check_alike(f"{name}: step", told, step(batch.obs), "where SEEN says that all is seen", "none", _close)
     others = {key: x.flip(0) for key, x in batch.obs.items()}
-    blind = step({**batch.obs, **lost})
-    _check_alike(f"{name}: step", blind, step({**others, **lost}), "by readings that SEEN says are lost", "none")
+    half = {key: torch.rand(mask.shape) < 0.5 for key, mask in lost.items()}
+    for masks in (lost, half):
+        changed = {key: torch.where(masks[SEEN + key], x, others[key]) for key, x in batch.obs.items()}
+        told, again = step({**batch.obs, **masks}), step({**changed, **masks})
+        _check_alike(f"{name}: step", told, again, "by readings that SEEN says are lost", "none")
 
 
 def _check_agreement(name: str, model: Any, batch: Batch) -> None:
