@@ -12,7 +12,6 @@ import pytest
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 WITHOUT = {  # sections with tables that are older than curves.csv of ``worldrl report``
-    "cartpole_swingup, other agents",
     "MIRACLE against its SAC",
     "A belief against drop-out",
     "Particles",
