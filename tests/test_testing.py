@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import worldrl.types
@@ -201,6 +202,21 @@ class Masks(Updates):
         return {**metrics, "loss/x": batch.reward[batch.is_first > 0].sum()}
 
 
+class SlicesByTensor(Updates):
+    def spoil(self, metrics: Any, batch: Any, *given: Any) -> Any:
+        return {**metrics, "loss/x": batch.reward[0][: batch.is_first.sum().long()].sum()}
+
+
+class GathersScalars(Updates):
+    def spoil(self, metrics: Any, batch: Any, *given: Any) -> Any:
+        return {**metrics, "loss/x": torch.tensor([metrics["loss/actor"], 1.0]).sum()}
+
+
+class CountsClasses(Updates):
+    def spoil(self, metrics: Any, batch: Any, *given: Any) -> Any:
+        return {**metrics, "loss/x": F.one_hot(batch.is_first.long()).float().mean()}
+
+
 class TrainsTheModel(Updates):
     def spoil(self, metrics: Any, batch: Any, belief: Any, model: Any) -> Any:
         model.imagine(belief.feat.flatten(0, 1), lambda x: self.policy.mode(x), 1).reward.sum().backward()
@@ -239,6 +255,17 @@ class Idle(Head):
         return {"loss/x": torch.zeros(())}
 
 
+class IdleActor(Updates):
+    def actor_step(self, loss: Any, log_pi: Any, logged: Any, mask: Any, alpha: Any) -> Any:
+        return {"loss/actor": loss.detach()}
+
+
+class EverySecondActor(Updates):
+    def actor_step(self, *args: Any) -> Any:
+        self.counter += 1
+        return super().actor_step(*args) if self.counter % 2 else {"loss/actor": args[0].detach()}
+
+
 class HiddenState(Updates):
     def spoil(self, metrics: Any, *given: Any) -> Any:
         self.counter += 1
@@ -267,7 +294,10 @@ HEAD_MISTAKES = [  # the class, and what the error has for where and found
     (NoLoss, "update('update')", "['critic/q']"),
     (NotFinite, "update('update'): loss/actor", "numbers that are not finite"),
     (Synchronises, "update('update')", "values read on the host (__bool__)"),
-    (Masks, "update('update')", "a boolean mask as index"),
+    (Masks, "update('update')", "an index whose size is read on the host"),
+    (SlicesByTensor, "update('update')", "an index whose size is read on the host"),
+    (GathersScalars, "update('update')", "values read on the host (tensor)"),
+    (CountsClasses, "update('update')", "values read on the host (one_hot)"),
     (TrainsTheModel, "update('update')", "gradients left in the belief model"),
     (WritesIntoTheBatch, "update('update')", "that it changes its arguments in place"),
     (OtherNoise, "update('update')", "another loss/x from the same seed"),
@@ -275,6 +305,8 @@ HEAD_MISTAKES = [  # the class, and what the error has for where and found
     (FitsFirstRows, "update('update')", "another loss/marginal with another reward or action of a first row"),
     (WritesIntoExtra, "update('update')", "that it changes its arguments in place"),
     (Idle, "update", "no parameter changed by update"),
+    (IdleActor, "optimizers['actor']", "no step in update"),
+    (EverySecondActor, "head EverySecondActor on a box", "after saving and loading"),
     (HiddenState, "head HiddenState on a box", "another loss/x after saving and loading"),
 ]
 

@@ -249,13 +249,15 @@ class _NoSync(TorchFunctionMode):
         name, kwargs = getattr(func, "__name__", ""), kwargs or {}
         waits = name in self.READS or name in self.COUNTS or _waits(name, args, kwargs)
         _ensure(not waits, self.where, f"values read on the host ({name})", "tensors that stay on the device")
-        masked = "a boolean mask as index, whose size is read on the host"
+        masked = "an index whose size is read on the host: a boolean mask, or a slice that ends at a tensor"
         _ensure(not _by_mask(name, args), self.where, masked, "weights")
         return func(*args, **kwargs)
 
 
 def _waits(name: str, args: Any, kwargs: Mapping[str, Any]) -> bool:
     """Whether this is a function that counts, such as ``torch.where(x)``, or ``x.to("cpu")``."""
+    if name in ("tensor", "as_tensor"):
+        return isinstance(args[0], list | tuple) and any(isinstance(x, Tensor) for x in args[0])
     if name == "one_hot":
         return len(args) < 2 and "num_classes" not in kwargs
     if name == "repeat_interleave":
@@ -267,11 +269,14 @@ def _waits(name: str, args: Any, kwargs: Mapping[str, Any]) -> bool:
 
 
 def _by_mask(name: str, args: Any) -> bool:
-    """Whether this is ``x[mask]``, or ``x[mask] = values``; one value for all places needs no count."""
+    """Whether this is ``x[mask]`` or ``x[: n]``, or assigns values there; one value for a mask needs no count."""
     writes_many = name == "__setitem__" and isinstance(args[2], Tensor) and args[2].dim() > 0
     if not writes_many and name != "__getitem__":
         return False
     index = args[1] if isinstance(args[1], tuple) else (args[1],)
+    ends = [end for part in index if isinstance(part, slice) for end in (part.start, part.stop, part.step)]
+    if any(isinstance(end, Tensor) for end in ends):
+        return True
     return any(isinstance(part, Tensor) and part.dtype in (torch.bool, torch.uint8) for part in index)
 
 
@@ -492,10 +497,16 @@ def _check_learns(name: str, head: Any, other: Any, phases: Sequence[str], actio
         return _call(f"{name}: update('{phase}')", head.update, phase, *_inputs(head, phase, actions))
 
     before = [param.detach().clone() for param in head.parameters()]
+    owned = {key: [(param, param.detach().clone()) for param in each.params] for key, each in head.optimizers.items()}
     for phase in phases:
         update(head, phase)
     changed = not all(map(_same, before, head.parameters()))
     _ensure(changed, f"{name}: update", f"no parameter changed by {', '.join(phases)}", "optimisers to step")
+    for key, pairs in owned.items():
+        still = all(_same(param, was) for param, was in pairs)
+        _ensure(
+            not still, f"{name}: optimizers[{key!r}]", f"no step in {', '.join(phases)}", "one that changes something"
+        )
     _check_saves(name, head, other, update)
     ours, theirs = ({key: param.detach() for key, param in each.named_parameters()} for each in (head, other))
     _check_alike(name, ours, theirs, "an update after saving and loading", "all state in parameters and buffers")
