@@ -385,6 +385,10 @@ class Head(Part):
         """(A,): the probabilities of the random choices of schedule.epsilon; None: they are equal."""
         return None
 
+    def too_short(self, updates: int) -> str:
+        """A note on what a run of this many updates does not reach, printed when it begins; empty if all is reached."""
+        return ""
+
     def phase(self, n: int) -> str:
         """Name of update number ``n`` (0-based), decided on the host: one captured graph per name."""
         return "update"

@@ -62,6 +62,12 @@ class OneStep(Weighted):
     def phase(self, n: int) -> str:
         return "evaluation" if n < self.config.evaluation_updates else "improvement"
 
+    def too_short(self, updates: int) -> str:
+        if updates == 0 or updates > self.config.evaluation_updates:
+            return ""
+        found = f"head.evaluation_updates={self.config.evaluation_updates}"
+        return f"the policy stays a clone: found {found}, expected fewer than the {updates} updates of this run"
+
     def update(
         self, phase: str, batch: Batch, belief: Belief, model: BeliefModel, extra: Extra | None = None
     ) -> Metrics:

@@ -81,7 +81,10 @@ class _ExpELU(torch.autograd.Function):
 
 
 def limited(x: Tensor, low: float, high: float) -> Tensor:
-    """``x`` within limits. Gradient descent on ``x`` can return from beyond them, which a clamp's zero prevents."""
+    """``x`` (...) within limits, entry by entry.
+
+    Gradient descent on ``x`` can return from beyond them, which the zero gradient of a clamp prevents.
+    """
     limit: Tensor = _Limited.apply(x, low, high)
     return limit
 

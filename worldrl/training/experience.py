@@ -150,7 +150,7 @@ class Stream:
     """Environments that the agent acts in; the rows are in a ring, one unbroken stream per environment."""
 
     rewards = Rewards()  # the transformation of the rewards to learn from
-    while_acting = ""  # words
+    while_acting = ""  # where a note has to tell acting from learning from data
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -449,6 +449,8 @@ class Mixed(Stream):
         rows: The data, by default those that the settings name.
     """
 
+    while_acting = " while acting"
+
     def __init__(self, config: Config, rows: Rows | None = None) -> None:
         super().__init__(config)
         try:
@@ -459,8 +461,6 @@ class Mixed(Stream):
         self.data = DataSet(config, rows, self.spec)
         self.config, self.rewards = self.data.config, rows.rewards
         self.has_acted = not config.updates  # or is about to
-
-    while_acting = " while acting"
 
     @property
     def phase(self) -> str:

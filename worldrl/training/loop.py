@@ -321,7 +321,7 @@ class Trainer:
             self.checkpoints.save_best(self.experience.position, self.best_return, self._agent_state())
 
     def _save_film(self, film: Video) -> None:
-        """A film that cannot be written is no reason to stop."""
+        """Write a film, or say why that failed; training continues."""
         try:
             film.save()
         except UserError as error:
@@ -396,11 +396,8 @@ class Trainer:
             yield "the agent will not explore: its policy is deterministic and schedule.action_noise=0"
         if c.frames and agent.head.needs.epsilon and not (c.schedule.epsilon.start or c.schedule.epsilon.end):
             yield "the agent will not explore: its policy is deterministic and schedule.epsilon is 0"
-        if c.all_updates and agent.head.phase(c.all_updates - 1) == "evaluation":
-            yield (
-                "the policy stays a clone: found head.evaluation_updates="
-                f"{c.head['evaluation_updates']}, expected fewer than the {c.all_updates} updates of this run"
-            )
+        if too_short := agent.head.too_short(c.all_updates):
+            yield too_short
 
     # --- saving and continuing ----------------------------------------------------------------------------------------
 
