@@ -77,7 +77,7 @@ def test_a_signal_saves_every_run_of_a_sweep(number: signal.Signals, everybody: 
     os.killpg(child.pid, number) if everybody else os.kill(child.pid, number)
     child.join(60)
     told = (tmp_path / "out").read_text()
-    assert child.exitcode == 130, told
+    assert child.exitcode == 128 + number, told
     assert told.count("resume=") == 2, told
     assert min(frames(tmp_path)) >= 200
     with suppress(ProcessLookupError):

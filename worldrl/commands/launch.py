@@ -11,7 +11,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -88,21 +88,23 @@ def _stop(number: int) -> None:
 
 
 @contextmanager
-def _sharing() -> Iterator[None]:
+def _sharing() -> Iterator[list[int]]:
     """Leave it to the processes of a pool to stop: each saves its run, and then the launcher returns.
 
     Ctrl-C reaches all of them. It is ignored here, and by processes without a job, which inherit that. SIGTERM and
-    SIGHUP may be for this process only, so they are passed on, as SIGTERM: a second one does no harm.
+    SIGHUP may be for this process only, so they are passed on, as SIGTERM: a second one does no harm. Yields those.
     """
+    passed: list[int] = []
 
     def pass_on(number: int) -> None:
+        passed.append(number)
         for child in multiprocessing.active_children():
             with suppress(ProcessLookupError):
                 os.kill(child.pid or 0, signal.SIGTERM)
 
     with heeding_signals(pass_on):
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        yield
+        yield passed
 
 
 def _pool_size(launcher: Any, jobs: int) -> int:
@@ -151,12 +153,13 @@ def launch(jobs: Sequence[Job], line: CommandLine) -> None:
         assert launcher is not None
         size = _pool_size(composed.hydra.launcher, len(jobs))
         sized = [f"hydra.launcher.n_jobs={size}"] if size > 1 else []
-        with _sharing() if size > 1 else nullcontext():
+        sharing: AbstractContextManager[list[int]] = _sharing() if size > 1 else nullcontext([])
+        with sharing as passed:
             batches = launcher.multirun(HYDRA_CONFIG, _Jobs(jobs, size > 1), [*line.hydra, *sized, numbers])
     results = [job.return_value for batch in batches or [] for job in batch]
     failed = [result for result in results if result not in ("", STOPPED)]
     if STOPPED in results:
         print(f"stopped: {results.count(STOPPED)} of {len(jobs)} runs have not ended", file=sys.stderr)
-        raise Stopped(128 + signal.SIGINT)
+        raise Stopped(128 + (passed[0] if passed else signal.SIGINT))
     if failed:
         raise UserError("sweep", f"that {len(failed)} of {len(jobs)} runs failed: {'; '.join(failed)}")
