@@ -325,7 +325,7 @@ def _told(actions: Actions) -> str:
 def convert(options: argparse.Namespace) -> None:
     """Read a data set and write it in another layout."""
     check_new(options.out)
-    write(options.out, _bounded(read_data(options.path), options), {"converted": str(options.path)})
+    write(options.out, _bounded(read_data(options.path), options), {"converted": options.path.name})
 
 
 def _bounded(data: Recorded, options: argparse.Namespace) -> Recorded:

@@ -421,6 +421,11 @@ def test_coded_images_are_counted_and_measured_before_they_are_decoded(
         minari.read(tmp_path / "a")
 
 
+def test_many_short_episodes_take_little_space(tmp_path: Path) -> None:
+    minari.write(tmp_path / "a", DATA._replace(columns=rows_of_episodes(made((20,) * 100, (True,) * 100))))
+    assert (tmp_path / "a" / "data" / minari.FILE).stat().st_size < 100 * 5_000
+
+
 def test_episodes_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     many = made((1,) * 12, (True,) * 12)
     data = DATA._replace(columns=rows_of_episodes(many))
