@@ -107,6 +107,17 @@ def test_experiments_on_states_are_on_states_for_every_agent(experiment: str, ag
     assert config.env.action_repeat == {"states_100k": 8, "quickstart_states": 4}[experiment]
 
 
+@pytest.mark.parametrize(
+    ("task", "repeat"), [("cartpole_swingup", 4), ("walker_walk", 2), ("finger_spin", 2), ("cheetah_run", 4)]
+)
+def test_both_agents_of_pixels_100k_see_the_same(task: str, repeat: int) -> None:
+    smac, slac = (compose({"experiment": name, "task": task}) for name in ("pixels_100k", "pixels_100k_slac"))
+    assert (smac.head["name"], slac.head["name"]) == ("smac", "slac")
+    assert smac.env.action_repeat == repeat
+    assert (smac.env, smac.frames, smac.eval, smac.schedule) == (slac.env, slac.frames, slac.eval, slac.schedule)
+    assert smac.replay.capacity > smac.frames / 2 + 200  # every row of a run
+
+
 @pytest.mark.parametrize("head", ["virel", "miracle", "value_sac"])
 def test_a_constant_temperature_is_not_where_a_learned_one_starts(head: str) -> None:
     found = compose({"experiment": "quickstart", "head": head}).head
