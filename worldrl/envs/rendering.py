@@ -59,7 +59,7 @@ class RenderConfig:
     """How pixels are rendered."""
 
     backend: Annotated[str, OneOf("auto", "egl", "osmesa", "glfw")] = "auto"  # auto probes them in this order
-    quality: Annotated[str, OneOf("full", "fast")] = "full"  # of dm_control; fast: cheaper shadows and meshes, 3 x
+    quality: Annotated[str, OneOf("full", "fast")] = "full"  # fast: cheaper shadows and meshes, 3 x; MuJoCo only
     size: Literal[64] = 64  # the networks are built only for 64 x 64 images
     camera: Annotated[int, Range(-1, 1_000)] = -1  # -1: the task's usual camera (0; quadruped 2)
 

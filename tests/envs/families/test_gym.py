@@ -17,6 +17,7 @@ import torch
 from worldrl.envs import EnvConfig, make_envs, rendering
 from worldrl.envs.families.gym import GymEnv, canonical_name, claims
 from worldrl.envs.images import resize
+from worldrl.envs.rendering import RenderConfig
 from worldrl.errors import UserError
 from worldrl.types import choice
 
@@ -92,6 +93,17 @@ def test_mujoco_environment_draws_pixels() -> None:
     assert obs["pixels"].std() > 1
     assert obs["state"].shape == (4,)
     env.close()
+
+
+def test_fast_drawing_is_close_to_full() -> None:
+    pytest.importorskip("imageio", reason="Gymnasium's MuJoCo tasks need gymnasium[mujoco]")
+    envs = [GymEnv("HalfCheetah-v5", "pixels", 1, RenderConfig(quality=quality)) for quality in ("full", "fast")]
+    full, fast = (env.reset(seed=4)[0]["pixels"].astype(float) for env in envs)  # both are open: each has its context
+    inner: Any = [env._env.unwrapped for env in envs]
+    assert inner[0].model.vis.quality.shadowsize > inner[1].model.vis.quality.shadowsize
+    assert np.abs(full - fast).mean() < 2
+    for env in envs:
+        env.close()
 
 
 def test_a_walker_does_not_leave_the_image() -> None:

@@ -39,6 +39,7 @@ ROBOTICS = "PointMaze_|AntMaze_|Adroit|FrankaKitchen|Fetch|HandReach|HandManipul
 ID = rf"(?!(ALE|MinAtar)/|{ROBOTICS})([\w.-]+/)?[\w.-]+-v\d+"  # without ids that belong to other families
 NO_PIXELS = "use env.obs=state and eval.video=false"
 NO_VIDEO = "use eval.video=false (eval.py: leave out --video)"
+MAZES = ("point_env", "ant_env")  # where a maze of Gymnasium-Robotics has the environment that draws
 
 
 class GymEnv(TaskEnv):
@@ -59,6 +60,9 @@ class GymEnv(TaskEnv):
 
     def _open(self) -> None:
         self._env = self._make()
+        model = getattr(self._env.unwrapped, "model", None)
+        if type(model).__name__ == "MjModel":
+            rendering.apply_quality(model, self._render.quality)
         self._layout = check_spaces(self._env, self.task, self._obs)
         self._check_modes()
         self._describe()
@@ -249,6 +253,7 @@ class GymEnv(TaskEnv):
         return resize(self._draw(), rendering.SIZE, rendering.SIZE).copy()  # of this size it is not resized
 
     def _draw(self) -> Array:
+        _use_own_context(self._env)
         frame = rendering.with_backend(self._env.render, self._render.backend)
         if not (isinstance(frame, np.ndarray) and frame.dtype == np.uint8 and frame.ndim == 3 and frame.shape[2] == 3):
             raise UserError(f"{self.task}: render()", _kind(frame), "an array (height, width, 3) of uint8")
@@ -306,6 +311,15 @@ def _followed(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
         with contextlib.suppress(KeyError):
             renderer.camera_id = renderer.model.camera("track").id
     return env
+
+
+def _use_own_context(env: gymnasium.Env[Any, Any]) -> None:
+    """Make the OpenGL context of Gymnasium's MuJoCo renderer current, or it draws with that of another environment."""
+    inner = env.unwrapped
+    owner = next((part for name in MAZES if (part := getattr(inner, name, None)) is not None), inner)
+    viewer: Any = getattr(getattr(owner, "mujoco_renderer", None), "viewer", None)
+    if viewer is not None:
+        viewer.make_context_current()
 
 
 def _from_id(name: str) -> gymnasium.Env[Any, Any]:
