@@ -41,6 +41,13 @@ def grids(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
+def test_a_task_has_one_name(tmp_path: Path) -> None:
+    for name in ("walker_walk", "walker-walk"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / GRID).write_text(grid_of(("clean", 0, 1), ("missing", 0.1, 1), task=name))
+    assert {grid.task for grid in read_grids([tmp_path])} == {"walker_walk"}
+
+
 def test_rows_are_means_over_runs_and_noise_in_training_makes_another_agent(grids: Path) -> None:
     rows = {(row["agent"], row["corruption"], row["level"]): row for row in grid_rows(read_grids([grids, grids]))}
     assert len(rows) == 3 * len(CELLS)

@@ -97,6 +97,16 @@ def test_tables_of_an_earlier_report_do_not_stay(runs: Path, capsys: pytest.Capt
     assert sorted(path.name for path in out.glob("*.csv")) == ["agents.csv", "curves.csv", "mine.csv", "runs.csv"]
 
 
+@pytest.mark.parametrize("name", ["report.md", "report.html", "pairs.csv", "report-videos/001.mp4", "curves.png"])
+def test_a_file_that_no_report_wrote_stays(runs: Path, name: str, capsys: pytest.CaptureFixture) -> None:
+    out = runs.parent / "out"
+    (out / name).parent.mkdir(parents=True, exist_ok=True)
+    (out / name).write_text("mine")
+    assert str(out / name.partition("/")[0]) in fails(capsys, runs, "--out", out)
+    assert (out / name).read_text() == "mine"
+    assert len(list(out.iterdir())) == 1
+
+
 def test_the_same_runs_give_the_same_report(runs: Path, capsys: pytest.CaptureFixture) -> None:
     first = run_report(capsys, runs, "--out", runs.parent / "x")
     assert run_report(capsys, runs, runs / "walker_walk", "--out", runs.parent / "x") == first
@@ -209,6 +219,18 @@ def test_means_of_the_last_episodes_and_the_best_of_them(tmp_path: Path, capsys:
     assert float(row["last"]) == pytest.approx((6 + 4 + 2) / 3)
     assert float(row["best"]) == pytest.approx((9 + 9 + 1) / 3)  # not that of two nines alone
     assert row["frames"] == "60.0"
+
+
+def test_the_last_episodes_of_several_environments_that_end_together(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    returns = [1, 2, 3, 4, 5, 6, 7, 8]
+    write_run(tmp_path / "run", [{"frames": 100 * (i // 4), "episode/return": float(x)} for i, x in enumerate(returns)])
+    run_report(capsys, tmp_path, "--metric", "episode/return", "--last", 6, "--out", tmp_path)
+    (row,) = rows(tmp_path / "agents.csv")
+    assert (float(row["last"]), row["frames"]) == (pytest.approx(np.mean(returns[2:])), "100.0")
+    run_report(capsys, tmp_path, "--metric", "episode/return", "--out", tmp_path)
+    assert [float(point["value"]) for point in rows(tmp_path / "curves.csv")] == [2.5, 6.5]
 
 
 def test_a_label_tells_settings_apart(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

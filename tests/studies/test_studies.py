@@ -21,7 +21,7 @@ from worldrl.nn.functional import normal_entropy, tanh_log_det
 from worldrl.nn.mlp import MLP
 from worldrl.policies.action_prior import MarginalPolicy
 from worldrl.runs.checkpoint import Checkpoints
-from worldrl.studies import action_prior, bandit, during_training, pools, variance
+from worldrl.studies import action_prior, bandit, during_training, entropy, pools, variance
 from worldrl.studies.__main__ import main
 from worldrl.studies.entropy import Pool, draw, estimate, true_entropy
 from worldrl.studies.variance import relative_spread
@@ -192,6 +192,12 @@ def test_trained_agents_are_studied_in_the_states_that_they_visit(
     assert set(found["estimates"]) == {"naive", "iwae", "nested", "mlmc"}
 
 
+def test_entropy_is_the_same_in_a_second_call() -> None:
+    pool = Pool(torch.randn(50, 2), torch.rand(50, 2) + 0.1)
+    found = [(torch.seed(), entropy.study([pool], [1, 2], n=8))[1] for _ in range(2)]
+    assert found[0] == found[1]
+
+
 @pytest.mark.parametrize(
     ("belief", "head", "settings", "message"),
     [
@@ -218,6 +224,7 @@ def test_agents_without_latents_are_refused_in_one_line(
 
 
 def test_wrong_use_is_one_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["bandit", "--policy", "own", "categorical", "--out", str(tmp_path)]) == 2
     assert main(["bandit", "--policy", "lattent", "--out", str(tmp_path)]) == 2
     assert "unknown policy 'lattent'" in capsys.readouterr().err
     for arguments, message in (

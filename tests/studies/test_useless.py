@@ -97,6 +97,29 @@ def test_settings_tell_agents_apart(tmp_path: Path) -> None:
     assert sorted(t.agent for t in trials) == ["dqn", "dqn", "mirl prior_rate=0.001", "mirl prior_rate=0.01"]
 
 
+def test_runs_whose_time_is_updates_and_runs_that_have_just_begun_are_left_out(tmp_path: Path) -> None:
+    cartpole(tmp_path / "a", [10, 20, 500])
+    cartpole(tmp_path / "begun", [10])
+    data = [{"frames": 0, "updates": 100 * i, "phase": "data", "eval/return": 500.0} for i in range(2)]
+    write_run(tmp_path / "data", data, **{"agent": "cql", "task": "CartPole-v1", "env.obs": "state"})
+    (trial,), notes = read_trials([tmp_path])
+    assert (trial.agent, trial.frames, trial.end) == ("dqn", 2000, 2000)
+    assert [name for name in ("begun", "data") if any(str(tmp_path / name) in note for note in notes)] == [
+        "begun",
+        "data",
+    ]
+
+
+def test_a_prior_that_was_not_finite_has_no_mass(tmp_path: Path) -> None:
+    run = cartpole(tmp_path / "a", [10, 20, 30], "+2dominated", [[0.25] * 4, [0.4, 0.5, 0.06, 0.04]], agent="mirl")
+    metrics = run / "metrics.jsonl"
+    metrics.write_text(metrics.read_text().replace("0.25", "null"))
+    (trial,), _ = read_trials([tmp_path])
+    mass = read_mass(trial)
+    assert mass is not None
+    np.testing.assert_allclose(mass.values, [0.1])
+
+
 def test_the_mass_on_useless_actions(tmp_path: Path) -> None:
     prior = [[0.25, 0.25, 0.25, 0.25], [0.4, 0.5, 0.06, 0.04]]
     cartpole(tmp_path / "a", [10, 20, 30], "+2dominated", prior, agent="mirl")

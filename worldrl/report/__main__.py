@@ -58,6 +58,7 @@ FILES = {  # the page and the tables of each kind of report; tables without a ro
     "curves": ("report.md", "agents.csv", "aggregate.csv", "pairs.csv", "runs.csv", "curves.csv", HTML),
     "robustness": ("robustness.md", "robustness.csv"),
 }
+MARK = "<!-- worldrl report -->"  # the last line of its Markdown: what is next to it may be replaced
 FEW = 5  # seeds; bootstrap intervals of fewer are noted
 SHORT = 0.9  # a run that ends before this share of the longest one is named
 
@@ -307,13 +308,24 @@ def to_text(metric: str, tables: Mapping[str, Sequence[Row]], notes: Notes) -> s
 
 def _page(title: str, parts: Sequence[str], notes: Notes) -> str:
     listed = ["Notes:", "\n".join(f"- {note}" for note in notes)] if notes else []
-    return "\n\n".join([f"# {title}", *parts, *listed]) + "\n"
+    return "\n\n".join([f"# {title}", *parts, *listed, MARK]) + "\n"
 
 
 def place(out: Path, name: str) -> Path:
     """The path of a file of a report: in the folder ``out``, or next to a picture ``x.png``, as ``x-name``."""
     is_picture = out.suffix[1:].lower() in picture_formats()
     return out.with_name(f"{out.stem}-{name}") if is_picture else out / name
+
+
+def check_own(out: Path, kind: str = "curves") -> None:
+    """Raise UserError if files of these names are there that no report wrote."""
+    names = [*FILES[kind], BESIDE, f"{kind}.png"]
+    found = [file for name in names if (file := place(out, name)).exists()]
+    page = place(out, FILES[kind][0])
+    ours = page.is_file() and MARK.encode() in page.read_bytes()
+    if found and not ours:
+        fix = f"move it, or choose another folder; {OTHER_OUT}"
+        raise UserError(str(found[0]), "a file that no report wrote", "a new place, or that of an earlier report", fix)
 
 
 def write(
@@ -409,6 +421,7 @@ def robustness_report(options: argparse.Namespace) -> str:
     for name in ("metric", "frames", "updates", "smooth", "last", "random", "baseline", "normalise"):
         if getattr(options, name):
             raise UserError(f"--{name}", "an option for learning curves", "only --out and --label with --robustness")
+    check_own(options.out, "robustness")
     grids = read_grids(options.run_dirs, options.label)
     _check_labels(options.label, grids)
     rows = grid_rows(grids)
@@ -424,8 +437,9 @@ def report(options: argparse.Namespace) -> str:
     """Read, compare, write; returns what to print."""
     if options.robustness:
         return robustness_report(options)
+    check_own(options.out)
     options.metric = options.metric or METRIC
-    runs, notes = read_runs(options.run_dirs, options.metric)
+    runs, notes = read_runs(options.run_dirs, options.metric, merge=not options.last)
     if options.last:
         runs, left_out = average(runs, options.last, options.metric)
         notes += left_out

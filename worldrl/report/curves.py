@@ -33,7 +33,7 @@ PLACE = ("device", "replay.device", "threads")  # settings of the machine, which
 
 
 class Curve(NamedTuple):
-    """Values (n,) over strictly increasing frames (n,)."""
+    """Values (n,) over increasing frames (n,); they are strictly increasing unless a method says otherwise."""
 
     frames: Array
     values: Array
@@ -55,10 +55,20 @@ class Curve(NamedTuple):
         return Curve(self.frames, np.array(means, np.float64))
 
     def averaged(self, n: int) -> Curve:
-        """The mean of every ``n`` consecutive points, at the last of them; empty if there are fewer."""
+        """The mean of every ``n`` consecutive points, at the last of them; empty if there are fewer.
+
+        Points may share a time, as episodes of several environments do; of their means only the last stays.
+        """
         if len(self.values) < n:
             return Curve(self.frames[:0], self.values[:0])
-        return Curve(self.frames[n - 1 :], np.convolve(self.values, np.full(n, 1.0 / n), "valid"))
+        frames, means = self.frames[n - 1 :], np.convolve(self.values, np.full(n, 1.0 / n), "valid")
+        last = np.append(frames[1:] > frames[:-1], True)
+        return Curve(frames[last], means[last])
+
+    def merged(self) -> Curve:
+        """Points of the same time replaced by their mean."""
+        at, index = np.unique(self.frames, return_inverse=True)
+        return Curve(at, np.bincount(index, self.values) / np.bincount(index))
 
 
 class Run(NamedTuple):
@@ -151,13 +161,15 @@ def _runs_below(path: Path) -> Iterator[Path]:
             yield Path(folder)
 
 
-def read_runs(paths: Sequence[Path], metric: str) -> tuple[list[Run], list[str]]:
+def read_runs(paths: Sequence[Path], metric: str, merge: bool = True) -> tuple[list[Run], list[str]]:
     """Every phase of the runs at or below ``paths`` that has logged ``metric``, and notes on what was left out.
+
+    ``merge=False`` keeps values of the same time, for ``Curve.averaged``.
 
     Raises:
         UserError: nothing found, a damaged file, or a metric that no run has (with the nearest names).
     """
-    runs = {run_dir: read_phases(run_dir, metric) for run_dir in find_runs(paths)}
+    runs = {run_dir: read_phases(run_dir, metric, merge) for run_dir in find_runs(paths)}
     every = [run for phases in runs.values() for run in phases]
     begun = [run for run in every if len(run.curve.frames)]
     if not begun:
@@ -172,7 +184,9 @@ def _nothing_read(runs: Sequence[Path], metric: str) -> UserError:
     where = f"{runs[0]}" + (f" and {len(runs) - 1} more" if len(runs) > 1 else "")
     if metric in logged:
         return UserError(where, f"no value of {metric} that is finite", "one")
-    if metric == "eval/return" or not logged:
+    if not logged:
+        return UserError(where, "no record yet", "a run that has logged something")
+    if metric == "eval/return":
         expected = "a record with it (evaluations need a task, and eval.every above 0)"
         return UserError(
             where, f"no {metric}", expected, f"choose another metric: {', '.join(sorted(logged)[:3])}, ..."
@@ -185,7 +199,7 @@ def read_run(run_dir: Path, metric: str) -> Run:
     return read_phases(run_dir, metric)[-1]
 
 
-def read_phases(run_dir: Path, metric: str) -> list[Run]:
+def read_phases(run_dir: Path, metric: str, merge: bool = True) -> list[Run]:
     """A run's settings and its curve of ``metric`` in each phase that it has begun, in order; at least one.
 
     A curve is empty if nothing was logged. Records of earlier versions have no phase: they are of acting.
@@ -202,7 +216,7 @@ def read_phases(run_dir: Path, metric: str) -> list[Run]:
         if record:
             phases.setdefault(_phase(path, line, record), {})[line] = record
     runs = [_read_phase(run_dir, settings, phase, found, metric) for phase, found in (phases or {ACTING: {}}).items()]
-    runs = [run._replace(commit=commit) for run in runs]
+    runs = [run._replace(commit=commit, curve=run.curve.merged() if merge else run.curve) for run in runs]
     if half_line:
         told = f"{path}: ignored half a line at its end: the run is still writing, or was killed"
         runs[-1] = runs[-1]._replace(notes=(told, *runs[-1].notes))
@@ -244,7 +258,7 @@ def _number(path: Path, line: int, record: Record, key: str) -> float:
 
 
 def _curve(path: Path, records: Lines, metric: str, unit: str) -> tuple[Curve, int]:
-    """The curve of ``metric``, and how many values were not finite (null). Values of the same time are averaged."""
+    """The curve of ``metric``, its times increasing but not strictly, and how many values were not finite (null)."""
     frames, values, not_finite = [], [], 0
     for line, record in records.items():
         if metric not in record:
@@ -258,8 +272,7 @@ def _curve(path: Path, records: Lines, metric: str, unit: str) -> tuple[Curve, i
         if len(frames) > 1 and frames[-1] < frames[-2]:
             expected = f"{frames[-2]:,.0f} or more"
             raise UserError(f"{path}, line {line}: {unit}", f"{frames[-1]:,.0f}", expected)
-    at, index = np.unique(frames, return_inverse=True)
-    return Curve(at, np.bincount(index, values) / np.bincount(index)), not_finite
+    return Curve(np.array(frames, np.float64), np.array(values, np.float64)), not_finite
 
 
 # --- comparing --------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ import numpy as np
 from worldrl.envs.corruption import LEVELS
 from worldrl.errors import UserError
 from worldrl.files import read_json
-from worldrl.report.curves import labelled
+from worldrl.report.curves import labelled, task_name
 from worldrl.report.plots import PANEL, SINGLE, draw_band, legend, limits, looks_of, number_of, picture
 from worldrl.report.tables import Row
 from worldrl.runs.folder import GRID
@@ -94,7 +94,8 @@ def read_grid(path: Path, labels: Sequence[str] = ()) -> Grid:
             raise ValueError("cells that are not a clean one and others, each once")
         settings = dict(found.get("settings", {}))
         name = labelled(_name(found), settings, labels)
-        return Grid(path, str(found["task"]), name, cells, settings, _played(found), int(found.get("updates", 0)))
+        task = task_name(str(found["task"]))
+        return Grid(path, task, name, cells, settings, _played(found), int(found.get("updates", 0)))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         found = f"{type(error).__name__}: {error}"
         raise UserError(str(path), found, "a robustness grid that eval.py wrote") from error

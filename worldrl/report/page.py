@@ -124,14 +124,17 @@ def _sample(look: Look) -> str:
 
 
 def _table(rows: Sequence[Row]) -> str:
-    """Rows by column; numbers are aligned right."""
+    """Rows by column."""
+    shown = [shown_as(row) for row in rows]
+    return _text_table(list(shown[0]), [list(row.values()) for row in shown]) if shown else ""
+
+
+def _text_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Rows of texts; numbers are aligned right. Empty without rows."""
     if not rows:
         return ""
-    shown = [shown_as(row) for row in rows]
-    sides = [' class="number"' if text.lstrip("-")[:1].isdigit() else "" for text in shown[0].values()]
-    head, *body = (
-        _row(cells, kind, sides) for cells, kind in [(shown[0], "th"), *((row.values(), "td") for row in shown)]
-    )
+    sides = [' class="number"' if text.lstrip("-")[:1].isdigit() else "" for text in rows[0]]
+    head, *body = (_row(cells, kind, sides) for cells, kind in [(titles, "th"), *((row, "td") for row in rows)])
     return f'<div class="wide"><table><thead>{head}</thead><tbody>{"".join(body)}</tbody></table></div>'
 
 
@@ -209,8 +212,11 @@ def _robustness(grids: Sequence[Grid], looks: Mapping[str, Look]) -> str:
 def _settings(agents: Mapping[str, Sequence[Run]]) -> str:
     """Settings in which any runs differ, a column for each agent with its values; first the settings of all agents."""
     keys = unlabelled_differences([run for runs in agents.values() for run in runs])
-    rows = [{"setting": key, **{agent: _values(key, runs) for agent, runs in agents.items()}} for key in keys]
-    common, others = (_table([row for row in rows if ("-" in row.values()) == lacking]) for lacking in (False, True))
+    rows = [[key, *(_values(key, runs) for runs in agents.values())] for key in keys]
+    titles = ["setting", *agents]
+    common, others = (
+        _text_table(titles, [row for row in rows if ("-" in row[1:]) == lacking]) for lacking in (False, True)
+    )
     return (common or "<p>None of those that all agents have.</p>") + _folded("Those that some agents lack", others)
 
 

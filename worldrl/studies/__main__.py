@@ -17,9 +17,8 @@ from typing import Any, cast
 
 import torch
 
-from worldrl.errors import Diverged, UserError, check_out
+from worldrl.errors import Diverged, UserError, check_out, writing
 from worldrl.policies.latent import LatentGaussian
-from worldrl.registry import known_parts
 from worldrl.studies import (
     action_prior,
     bandit,
@@ -70,7 +69,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="worldrl studies", description="Small studies of estimators and policies.")
     studies = parser.add_subparsers(dest="study", required=True, parser_class=Parser)
     modes = studies.add_parser("bandit", help="which policies find all four best actions?")
-    modes.add_argument("--policy", nargs="+", default=known_parts("policy"), metavar="NAME", help="default: all")
+    modes.add_argument("--policy", nargs="+", default=bandit.policies(), metavar="NAME", help="default: all")
     modes.add_argument("--seeds", type=whole(), default=10, metavar="N", help="default 10")
     entropies = studies.add_parser("entropy", help="estimates of the marginal entropy and its true value")
     entropies.add_argument("run_dirs", nargs="*", type=Path, metavar="RUN_DIR", help="default: train on the bandit")
@@ -131,6 +130,8 @@ def make_parser() -> argparse.ArgumentParser:
 def run_bandit(options: argparse.Namespace, picture: Path) -> dict[str, Any]:
     """Train each policy on the bandit with seeds 1..N and count the modes that it found."""
     samples, found = {}, {}
+    if choices := [name for name in options.policy if not bandit.takes_box(name)]:
+        raise UserError("--policy", f"{choices[0]}, a policy of choices", f"any of {', '.join(bandit.policies())}")
     for name in options.policy:
         policies = [bandit.trained(name, seed, options.steps) for seed in range(1, options.seeds + 1)]
         each = [bandit.actions(policy, 4000) for policy in policies]
@@ -167,11 +168,12 @@ def along_training(options: argparse.Namespace, picture: Path) -> dict[str, Any]
     """Train each run further and measure its agent on the way; files are written after every measurement."""
     look = during_training.Look(options.until, options.every, options.states, options.pool, PARTICLES[-1])
     runs = during_training.known_runs(_numbers(options), {key: str(vars(options)[key]) for key in ("states", "pool")})
+    names = {Path(name).resolve(): name for name in runs}  # one run has one name, however its folder is spelled
     for run, label in during_training.labels(options.run_dirs).items():
-        points = runs[str(run)]["points"] if str(run) in runs else []
-        runs[str(run)] = {"label": label, "points": points, "diverged": None}
+        name = names.setdefault(run.resolve(), str(run))
+        runs[name] = {"label": label, "points": runs[name]["points"] if name in runs else [], "diverged": None}
     for run in options.run_dirs:
-        found = runs[str(run)]
+        found = runs[names[run.resolve()]]
         try:
             for point in look.extend(run, found["points"]):
                 plots.draw_along(picture, runs)
@@ -343,7 +345,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     allow(getattr(options, "allow", ()))
     check_out(options.out)
     picture = _picture(options)
-    write_numbers(options, STUDIES[options.study](options, picture))
+    with writing(options.out, "choose another folder with --out"):
+        write_numbers(options, STUDIES[options.study](options, picture))
     written = (picture, *(picture.with_name(picture.stem + end) for end in (".csv", "_runs.csv")), _numbers(options))
     print("written: " + ", ".join(str(file) for file in written if file.exists()))
     return 0

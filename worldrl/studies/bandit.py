@@ -15,7 +15,7 @@ from torch import Tensor
 
 from worldrl.nn.functional import LOG_SQRT_2PI
 from worldrl.policies.tanh_gaussian import TanhGaussian
-from worldrl.registry import OWN_POLICY, load_class, settings_of
+from worldrl.registry import OWN_POLICY, known_parts, load_class, settings_of
 from worldrl.types import Policy, box
 
 CENTRES = ((-0.5, -0.5), (-0.5, 0.5), (0.5, -0.5), (0.5, 0.5))
@@ -49,6 +49,16 @@ def make_policy(name: str, units: int = 32, **settings: Any) -> Policy:
     config = settings_of("policy", {"name": name, **settings})
     policy: Policy = load_class("policy", name)(config, (1,), box(2), units, 2, "relu")
     return policy
+
+
+def policies() -> list[str]:
+    """The package's policies of a box of actions."""
+    return [name for name in known_parts("policy") if takes_box(name)]
+
+
+def takes_box(name: str) -> bool:
+    """Whether a policy is one of a box of actions. Raises UserError if there is none of this name."""
+    return name == OWN_POLICY or "box" in load_class("policy", name).actions
 
 
 def state(batch: int) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from worldrl.config import run_folder
 from worldrl.errors import UserError
 from worldrl.files import damaged
 from worldrl.report.curves import read_run, unlabelled_differences
@@ -63,7 +64,7 @@ class Look(NamedTuple):
 
 def labels(runs: Sequence[Path]) -> dict[Path, str]:
     """Names of runs for a picture: the agent, the task and settings in which these runs differ, and the seed."""
-    read = {run: read_run(run, "eval/return") for run in runs}
+    read = {run: read_run(run_folder(run), "eval/return") for run in runs}
     differ = unlabelled_differences(list(read.values()))
     tasks = ["task"] * (len({each.task for each in read.values()}) > 1)
     return {run: each.label([*tasks, *differ, "seed"]) for run, each in read.items()}
@@ -80,13 +81,23 @@ def known_runs(numbers: Path, settings: Mapping[str, str]) -> dict[str, dict[str
     try:
         record = json.loads(numbers.read_text())
         found = {key: record["settings"][key] for key in settings}
-        runs = {run: {**of, "points": [_read(p) for p in of["points"]]} for run, of in record["runs"].items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        runs = {str(run): _read_run(of) for run, of in record["runs"].items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise damaged(numbers, f"{type(error).__name__}", "the numbers of this study", ANOTHER) from error
     if found != settings:
-        told = [" ".join(f"--{key} {value}" for key, value in each.items()) for each in (found, settings)]
-        raise UserError(str(numbers), f"points with {told[0]}", told[1], ANOTHER)
+        raise UserError(str(numbers), f"points with {_options(found)}", _options(settings), ANOTHER)
     return runs
+
+
+def _options(settings: Mapping[str, str]) -> str:
+    return " ".join(f"--{key} {value}" for key, value in settings.items() if value != str(None))
+
+
+def _read_run(found: Mapping[str, Any]) -> dict[str, Any]:
+    label, diverged = found["label"], found["diverged"]
+    if not isinstance(label, str) or not isinstance(diverged, str | None):
+        raise TypeError("a label or an end that is no text")
+    return {"label": label, "points": [_read(p) for p in found["points"]], "diverged": diverged}
 
 
 def _read(point: Mapping[str, float | None]) -> Point:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from worldrl.acting.episodes import own_randomness
 from worldrl.estimators.marginal import ESTIMATORS
 from worldrl.nn.functional import normal_log_prob, tanh_log_det
 from worldrl.policies.latent import LatentGaussian
@@ -83,7 +84,17 @@ def true_entropy(pool: Pool, pre_tanh: Tensor, s_0: Tensor) -> tuple[Tensor, Ten
 def study(
     pools: Sequence[Pool], particles: Sequence[int], n: int = 64
 ) -> tuple[Truth, Mapping[str, Mapping[int, float]]]:
-    """Mean over the states of ``pools`` and ``n`` actions in each: the true entropy and each estimate of it."""
+    """Mean over the states of ``pools`` and ``n`` actions in each: the true entropy and each estimate of it.
+
+    The draws are seeded, so a second call gives the same numbers.
+    """
+    with own_randomness(1, 0x454E54):
+        return _measured(pools, particles, n)
+
+
+def _measured(
+    pools: Sequence[Pool], particles: Sequence[int], n: int
+) -> tuple[Truth, Mapping[str, Mapping[int, float]]]:
     found: dict[str, dict[int, list[Tensor]]] = {name: {k: [] for k in particles} for name in COMPARED}
     lower, upper = [], []
     for pool in pools:

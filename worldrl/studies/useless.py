@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from worldrl.envs.families import grid, useless
 from worldrl.errors import UserError
-from worldrl.report.curves import Curve, Run, align, read_runs, unlabelled_differences
+from worldrl.report.curves import ACTING, Curve, Run, align, read_runs, unlabelled_differences
 from worldrl.report.plots import COLOURS, DASHES, INK, PALE, PANEL, draw_band, legend, looks_of, number_of, picture
 from worldrl.runs.folder import METRICS
 from worldrl.runs.metrics import read_records
@@ -96,7 +96,12 @@ def read_trials(paths: Sequence[Path]) -> tuple[list[Trial], list[str]]:
 
     All runs of a task are compared up to the last evaluation of the shortest.
     """
-    runs, notes = read_runs(paths, "eval/return")
+    read, notes = read_runs(paths, "eval/return")
+    learnt = {split(run.task)[0] for run in read if run.curve.frames[-1] > 0}
+    runs = [run for run in read if not _unfit(run, learnt)]
+    notes += [f"left out {run.name}: {why}" for run in read if (why := _unfit(run, learnt))]
+    if not runs:
+        raise UserError(str(paths[0]), "runs that learned from data only", "runs whose time is frames")
     names = {key: unlabelled_differences(same) for key, same in _groups(runs, _agent_and_task).items()}
     tasks = _groups(runs, lambda run: split(run.task)[0])
     good = {task: good_return(task) for task in tasks}
@@ -108,6 +113,14 @@ def read_trials(paths: Sequence[Path]) -> tuple[list[Trial], list[str]]:
         if ends[task] < max(found)
     ]
     return [_trial(run, names[_agent_and_task(run)], good, ends) for run in runs], notes
+
+
+def _unfit(run: Run, learnt: Collection[str]) -> str:
+    """Why a run cannot be compared, or nothing. ``learnt``: tasks with runs beyond their first evaluation."""
+    if run.phase != ACTING:
+        return "its time is updates, not frames"
+    early = run.curve.frames[-1] == 0 and split(run.task)[0] in learnt
+    return "it has no evaluation after its first frame" if early else ""
 
 
 def _agent_and_task(run: Run) -> tuple[str, str]:
@@ -132,7 +145,7 @@ def _trial(run: Run, names: Sequence[str], good: Mapping[str, float], ends: Mapp
 
 def read_mass(trial: Trial) -> Curve | None:
     """The prior's mass on useless actions over a run; empty for a run that does not log its prior."""
-    records = [record for record in read_records(trial.run / METRICS)[0] if f"{PRIOR}0" in record]
+    records = [record for record in read_records(trial.run / METRICS)[0] if record.get(f"{PRIOR}0") is not None]
     if not records or not trial.useless:
         return None
     actions = sum(key.startswith(PRIOR) for key in records[0])
