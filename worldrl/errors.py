@@ -6,11 +6,14 @@ import difflib
 import errno
 import resource
 import sys
+import sysconfig
 import tempfile
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+LIBRARIES = (Path(__file__).parent, *(Path(sysconfig.get_path(name)) for name in ("stdlib", "purelib", "platlib")))
 LONGEST = 1_500  # characters of a line
 OTHER_RUN_DIR = "choose another run folder: hydra.run.dir=DIR"
 
@@ -107,6 +110,15 @@ def one_line(error: UserError) -> str:
     """The error on one line, cut in the middle if it is too long, as for a damaged file."""
     line = " ".join(str(error).split())
     return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
+
+
+def place_of(error: BaseException) -> str:
+    """Where an exception left the user's own code: ``FILE, line N``; empty if it never was in any."""
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        path = Path(frame.filename)
+        if path.is_absolute() and not any(path.is_relative_to(folder) for folder in LIBRARIES):
+            return f"{path}, line {frame.lineno}"
+    return ""
 
 
 @contextmanager

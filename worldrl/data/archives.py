@@ -43,7 +43,10 @@ def read_archive(path: Path, needed: Sequence[str], optional: Sequence[str] = ()
             entries = archive.zip.namelist()
             missing = [name for name in needed if f"{name}.npy" not in entries]
             if missing:
-                raise damaged(path, f"the arrays {', '.join(archive) or 'none'}", f"'{missing[0]}' in addition")
+                there = ", ".join(archive) or "none"
+                raise UserError(
+                    str(path), f"the arrays {there}", f"'{missing[0]}' in addition", "rename one, or add it"
+                )
             names = [*needed, *(name for name in optional if f"{name}.npy" in entries)]
             if twice := [name for name in names if name in entries or entries.count(f"{name}.npy") > 1]:
                 raise damaged(path, f"two arrays '{twice[0]}'", "one")
@@ -72,6 +75,8 @@ def read_shapes(path: Path, names: Sequence[str]) -> dict[str, tuple[tuple[int, 
 
 
 def _no_archive(path: Path, error: Exception) -> UserError:
+    if "allow_pickle" in str(error):
+        return UserError(str(path), "an array of Python objects", "numbers", "save it with .astype(np.float32)")
     return damaged(path, f"{type(error).__name__}: {' '.join(str(error).split())[:200]}", "an .npz archive")
 
 

@@ -22,7 +22,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from worldrl.envs.make import EnvConfig, make_env
 from worldrl.envs.spaces import Array, BrokenContractError
 from worldrl.envs.stream import EVAL, TRAIN, RowStream, row_space
-from worldrl.errors import UserError, starved
+from worldrl.errors import UserError, place_of, starved
 
 Rows = dict[str, Array]  # observation keys and the stream's extras, each (N, ...)
 
@@ -57,7 +57,10 @@ def failing_as(index: int, but: type[Exception] | tuple[()] = ()) -> Iterator[No
 
 def in_words(error: BaseException) -> str:
     text = " ".join(str(error).split())
-    return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"
+    if isinstance(error, UserError):
+        return text
+    place = place_of(error)
+    return f"{type(error).__name__}: {text}" + (f" ({place})" if place else "")
 
 
 def _told(error: BaseException) -> dict[str, Any]:

@@ -187,7 +187,7 @@ def _nothing_read(runs: Sequence[Path], metric: str) -> UserError:
     if not logged:
         return UserError(where, "no record yet", "a run that has logged something")
     if metric == "eval/return":
-        expected = "a record with it (evaluations need a task, and eval.every above 0)"
+        expected = "a record with it (evaluations need a task, and eval.every above 0; eval RUN_DIR --fqe needs none)"
         return UserError(
             where, f"no {metric}", expected, f"choose another metric: {', '.join(sorted(logged)[:3])}, ..."
         )

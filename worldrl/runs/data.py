@@ -104,6 +104,9 @@ def read_run(run_dir: Path) -> Recorded:
         found = f"data.reward={config.data.reward}: its replay holds transformed rewards"
         raise UserError(f"data={run_dir}", found, "a run with data.reward=as_is")
     checkpoints = Checkpoints(run_dir)
+    if config.data.name and not config.frames:
+        fix = f"use those: {config.data.name}"
+        raise UserError(f"data={run_dir}", "no replay: the run learned from other rows only", "a run that acted", fix)
     replay, spec = checkpoints.steadily(lambda: _saved_replay(run_dir, checkpoints, config.env.num_envs))
     return Recorded(
         _one_stream(replay.columns()), spec.actions, config.task, unit=True, action_repeat=spec.action_repeat
@@ -224,7 +227,7 @@ def _check_kind(path: Path, data: EnvSpec, env: EnvSpec) -> None:
             if data.actions.kind != env.actions.kind and what == "actions":
                 form = "(N,) of an integer type" if env.actions.kind == "choice" else "(N, A) of floats"
                 fix = f"in a file, actions of a {env.actions.kind} are {form}; or choose another task"
-            raise UserError(f"data={path}", f"{what} {found}", f"{expected}, as {env.task} has", fix)
+            raise UserError(f"data={path}", f"{what} {found}", f"{expected}, as {env.task or 'the agent'} has", fix)
 
 
 def _shapes(spec: EnvSpec) -> str:

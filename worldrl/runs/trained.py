@@ -99,7 +99,8 @@ def load_agent(
 def check_playable(run_dir: Path, config: Config) -> None:
     """Refuse a run that has learned from data of no environment where an agent is to act."""
     if not config.task:
-        fix = f"estimate its value from its data: {pasted('eval', run_dir, '--fqe')}"
+        value = pasted("eval", run_dir, "--fqe")
+        fix = f"train with task=NAME; without one, only its value can be estimated, from its data: {value}"
         raise UserError(str(run_dir), "no environment", "one to play in", fix)
 
 

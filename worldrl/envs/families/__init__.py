@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol, cast
 
 from worldrl.envs.rendering import RenderConfig
-from worldrl.errors import wrong
+from worldrl.errors import UserError, wrong
 
 if TYPE_CHECKING:
     from worldrl.envs.spaces import TaskEnv
@@ -45,9 +45,19 @@ def family_of(task: str) -> Family:
     for family in families():
         if family.claims(task):
             return family
+    if near := _in_gymnasium(task):
+        raise UserError(f"unknown task '{task}'", fix=f"did you mean: {', '.join(near)}?")
     own = task.replace(".", ":", 1) if task.count(".") == 1 else f"{task}:Class"
     fix = f"a class of your own is {own}" if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)?", task) else ""
     raise wrong("task", task, "one of " + ", ".join(family.SPELLING for family in families()), fix)
+
+
+def _in_gymnasium(task: str) -> list[str]:
+    """Ids of Gymnasium, the newest versions, of which ``task`` is the name without its version."""
+    from gymnasium import registry
+
+    found = [spec for spec in registry.values() if spec.name.lower() == task.lower() and spec.version is not None]
+    return [max(found, key=lambda spec: spec.version or 0).id] if found else []
 
 
 def families() -> Iterator[Family]:
