@@ -239,6 +239,16 @@ def test_the_latch_names_the_first_bad_loss_and_its_update(make_batch) -> None:
     assert agent.first_non_finite() == ("loss/reward", 3)
 
 
+def test_the_latch_counts_on_after_a_resume(make_batch) -> None:
+    first, resumed = (build("identity", "sac", STATE_SPEC) for _ in range(2))
+    first.updates = 5
+    resumed.load_state_dict(first.state_dict())
+    batch = make_batch(STATE_SPEC)
+    batch.reward[0, 1] = float("nan")
+    resumed.update("update", batch)
+    assert resumed.first_non_finite()[1] == 6
+
+
 def test_noise_keeps_actions_in_range_and_is_off_when_asked() -> None:
     agent = build("identity", "sac", STATE_SPEC, **{"schedule.action_noise": 9.0, "head.init_std": 0.1})
     rows = {"state": np.zeros((64, 5), np.float32), "action": np.zeros((64, 2), np.float32), "is_first": np.ones(64)}

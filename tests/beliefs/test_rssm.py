@@ -11,6 +11,7 @@ from tests.oracles.plain import WIDE
 from tests.oracles.side_by_side import acted, compare_dreams, compare_models, random_masks, random_rows
 from tests.test_agent import build
 from worldrl.beliefs.rssm import RSSM
+from worldrl.beliefs.slac import SLAC
 from worldrl.types import Batch, Decodes, EnvSpec, Imagines, ObsSpec, Surprises, box
 
 SMALL = RSSM.Config(stoch=4, deter=8, hidden=8, depth=2, reward_units=8, vector_units=8)
@@ -235,6 +236,23 @@ def test_paths_while_acting_are_independent() -> None:
     ours, theirs = (x[:, :4] - x[:, :4].mean(0) for x in (belief.feat, belief.particles[0]))
     correlation = (ours * theirs).mean(0) / (ours.std(0) * theirs.std(0))
     assert correlation.abs().max() < 0.1
+
+
+@pytest.mark.parametrize("belief", ["rssm", "slac"])
+def test_of_several_paths_the_first_acts_as_if_alone_and_the_others_go_on_drawing(belief: str, make_batch) -> None:
+    """With ``deterministic``; the context is that of the first path too."""
+    model = RSSM(SMALL, STATE_SPEC) if belief == "rssm" else SLAC(SLAC.Config(**SLAC.tiny), STATE_SPEC)
+    batch = make_batch(STATE_SPEC)
+    rows = [({"state": batch.obs["state"][:, t]}, batch.action[:, t], batch.is_first[:, t]) for t in range(4)]
+    state = model.initial(4, particles=3)
+    for row in rows[:3]:
+        state, _ = model.step(state, *row)
+    first = {key: x[:, :1] if key in ("stoch", "deter", "z2") else x for key, x in state.items()}
+    many, again = (model.step(state, *rows[3], deterministic=True)[1] for _ in range(2))
+    alone = model.step(first, *rows[3], deterministic=True)[1]
+    for name in ("feat", "context", "entropy"):
+        torch.testing.assert_close(getattr(many, name), getattr(alone, name))
+    assert (many.particles != again.particles).any(-1).all()
 
 
 @pytest.mark.parametrize(

@@ -151,6 +151,33 @@ def test_images_err_in_units_of_white() -> None:
     np.testing.assert_allclose(wrong["reconstruction"], [0.2, 0.2])
 
 
+def test_vectors_err_in_their_own_deviations() -> None:
+    """Entries of a hundred times the size weigh no more."""
+    truth = np.random.default_rng(0).standard_normal((50, 4, 2)) * [1.0, 100.0]
+    large, small = np.array([0.0, 100.0]), np.array([1.0, 0.0])
+    found = prediction.Prediction({"state": truth}, {"state": truth + large}, {"state": truth + small})
+    wrong = prediction.errors(found, 1)["state"]
+    np.testing.assert_allclose(wrong["open_loop"], 0.5**0.5, rtol=0.15)
+    np.testing.assert_allclose(wrong["reconstruction"], 0.5**0.5, rtol=0.15)
+
+
+def test_the_belief_is_shown_normalised_observations(state_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By an agent that normalises: prediction and surprise are those of one that is shown such rows."""
+    recorder = recorder_of(state_run, episodes=1)
+    agent, (episode,) = recorder.agent, recorder.played()
+    shown = episode._replace(obs={key: x + np.float32(2.0) for key, x in episode.obs.items()})
+
+    def found(episode: Episode) -> list[np.ndarray]:
+        windows = prediction.cut_windows([episode], 4, count=3)
+        return [doubt.surprise(agent, episode, 5), prediction.predict(agent, windows, 2, 0).predicted["state"]]
+
+    expected, plain = found(shown), found(episode)
+    monkeypatch.setattr(agent, "normalized", lambda obs: {key: x + 2.0 for key, x in obs.items()})
+    for ours, want, other in zip(found(episode), expected, plain, strict=True):
+        np.testing.assert_allclose(ours, want, rtol=1e-5, atol=1e-5)
+        assert not np.allclose(ours, other, atol=1e-3)
+
+
 # --- noise ------------------------------------------------------------------------------------------------------------
 
 
@@ -234,6 +261,14 @@ def test_the_probe_finds_the_state_in_a_belief_that_is_the_state(count_run: Path
     )
 
 
+def test_the_probe_reads_posterior_means(count_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder, seen = recorder_of(count_run), []
+    filtered = recorder.filtered
+    monkeypatch.setattr(recorder, "filtered", lambda *args, **how: seen.append(how) or filtered(*args, **how))
+    probe.measure(recorder, conditions(recorder.config, ["gaussian"], []))
+    assert seen == [{"deterministic": True}] * 2  # trained and untrained
+
+
 def test_the_probe_says_what_it_needs(count_run: Path) -> None:
     with pytest.raises(UserError, match="episodes: found 1, expected 2 or more"):
         probe.score([None], [None])  # type: ignore[list-item]
@@ -259,6 +294,29 @@ def test_the_marginal_policy_plays_the_same_episodes(state_run: Path) -> None:
     for record in records:
         assert record["single"] == record["marginal"] == [15.0, 15.0]  # Count rewards its step, whatever is done
         assert record["gain"] == record["gain_interval"] == 0
+
+
+def test_the_gain_is_that_of_the_marginal_policy(state_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent, config = load_agent(state_run, device="cpu")
+    played: list[int] = []
+
+    def returns(agent: Any, config: Any, episodes: int, seed: int, particles: int) -> list[float]:
+        played.append(particles)
+        return [2.0, 4.0, 6.0] if particles else [1.0, 2.0, 3.0]
+
+    monkeypatch.setattr(many_paths, "_returns", returns)
+    (record,) = many_paths.measure(agent, conditions(config, ["gaussian"], []), episodes=3, seed=3, particles=2)
+    assert played == [0, 2]
+    assert record["gain"] == 2.0
+    assert record["gain_interval"] == pytest.approx(4.3026527 / 3**0.5, rel=1e-5)  # of t with 2 degrees of freedom
+
+
+def test_the_marginal_policy_acts_on_its_paths(state_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent, config = load_agent(state_run, device="cpu")
+    paths, act = set(), agent.head.act
+    monkeypatch.setattr(agent.head, "act", lambda belief, *rest: paths.add(len(belief.particles)) or act(belief, *rest))
+    many_paths.measure(agent, conditions(config, ["gaussian"], []), episodes=1, seed=3, particles=2)
+    assert paths == {0, 2}
 
 
 def test_points_are_refused(count_run: Path) -> None:

@@ -111,6 +111,12 @@ def test_rows_become_the_same_episodes_and_steps_again() -> None:
         np.testing.assert_array_equal(again[name], values)
 
 
+def test_a_terminal_step_is_no_time_out() -> None:
+    steps = Recorded(rows_of_episodes(made((2, 2), (True, False))), box(1)).steps()
+    assert steps.terminal.tolist() == [False, True, False, False]
+    assert steps.timeout.tolist() == [False, False, False, True]
+
+
 def test_images_stay_bytes() -> None:
     pixels = np.zeros((3, 64, 64, 3), np.uint8)
     columns = rows_of_episodes([Episode({"pixels": pixels}, np.zeros((2, 1)), np.zeros(2), False)])
@@ -127,6 +133,7 @@ def test_extent_and_the_best() -> None:
     kept = extent(best(columns, 0.4))
     assert sorted(kept.returns) == sorted(found.returns)[-2:]
     assert len(extent(best(columns, 0.01)).steps) == 1
+    assert len(extent(best(columns, 0.55)).steps) == 3  # 2.75 of five, rounded
     assert best(columns, 1.0) is columns
     lone = rows_of_episodes([*made(), Episode({"state": np.zeros((1, 2))}, np.zeros((0, 1)), np.zeros(0), False)])
     assert extent(best({**lone, "reward": -lone["reward"]}, 0.2)).steps.tolist() == [1]  # not the one without a step

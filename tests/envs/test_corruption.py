@@ -179,6 +179,12 @@ def test_bursts_last_and_lose_the_given_share_of_the_rows(length: int) -> None:
     assert np.abs(np.corrcoef(lost.T) - np.eye(3)).max() < 0.15
 
 
+@pytest.mark.parametrize("share", [0.05, 0.7, 0.9])
+def test_bursts_lose_any_share_of_the_rows_though_they_overlap(share: float) -> None:
+    lost = readings(n=10_000, bursts=share, burst_length=10)[:, FIRST] == 0
+    assert lost.mean() == pytest.approx(share, abs=0.04)
+
+
 def test_bursts_begin_before_the_episode_does() -> None:
     dark = [readings(seed, n=1, bursts=0.3)[0, 0] == 0 for seed in range(1000)]
     assert np.mean(dark) == pytest.approx(0.3, abs=0.05)

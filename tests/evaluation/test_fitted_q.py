@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +25,7 @@ from worldrl.registry import tiny_settings
 from worldrl.runs.data import Rewards, Rows, read_data
 from worldrl.tabular.mdp import MDP, make_mdp, random_mdp
 from worldrl.tabular.solve import evaluate
-from worldrl.types import Actions, Belief, EnvSpec, ObsSpec, box, choice
+from worldrl.types import Actions, Batch, Belief, EnvSpec, ObsSpec, box, choice
 
 S, GAMMA = 4, 0.8
 ONE_HOT = ObsSpec((S + 1,), "float32")
@@ -57,10 +59,16 @@ def record(mdp: MDP, actions: Actions, act: Behaviour, rng: np.random.Generator,
     return Rows(columns, spec, Rewards(), None, "", int(columns["is_first"].sum()))
 
 
-def clone(spec: EnvSpec, weight: np.ndarray) -> tuple[Agent, Config]:
+def either(rng: np.random.Generator) -> tuple[int, np.ndarray]:
+    """A behaviour: one of two choices, whatever the state."""
+    a = int(rng.integers(2))
+    return a, np.eye(2)[a]
+
+
+def clone(spec: EnvSpec, weight: np.ndarray, **changes: Any) -> tuple[Agent, Config]:
     """A clone without hidden layers: what it does in state s is column s of ``weight`` (A, S + 1)."""
     settings = {"belief": "identity", "head": "bc", "head.actor_layers": 0, "device": "cpu"}
-    config = config_from_dict({**settings, "replay.batch": 256, "replay.length": 2})
+    config = config_from_dict({**settings, "replay.batch": 256, "replay.length": 2, **changes})
     agent = Agent(config, spec)
     with torch.no_grad():
         for parameter in agent.head.parameters():
@@ -90,7 +98,7 @@ def test_choices_have_their_exact_values(explore: bool) -> None:
     mdp = process(rng)
     logits = rng.normal(0.0, 1.5, (2, S + 1))
     policy = np.exp(logits) / np.exp(logits).sum(0) if explore else np.eye(2)[logits.argmax(0)].T
-    rows = record(mdp, choice(2), lambda r: (a := int(r.integers(2)), np.eye(2)[a]), rng, 20_000)
+    rows = record(mdp, choice(2), either, rng, 20_000)
     compare(estimates(rows, logits.astype(np.float32), explore), rows, evaluate(mdp, policy.T))
 
 
@@ -107,6 +115,41 @@ def test_a_box_has_its_exact_values() -> None:
     weight = rng.normal(0.0, 1.0, (1, S + 1)).astype(np.float32)
     second = (1 + np.tanh(weight[0])) / 2
     compare(estimates(rows, weight, False), rows, evaluate(mdp, np.stack([1 - second, second], -1)))
+
+
+def test_the_loss_bootstraps_from_the_slow_copy() -> None:
+    """L as it is defined, where Q and Q' differ."""
+    rng = np.random.default_rng(5)
+    rows = record(process(rng), choice(2), either, rng, 300)
+    agent, _ = clone(rows.spec, rng.normal(0.0, 1.0, (2, S + 1)).astype(np.float32))
+    critic = FittedQ(agent, FIT, False)
+    columns = {name: torch.from_numpy(x)[None] for name, x in rows.columns.items()}
+    batch = Batch({"state": columns.pop("state")}, **columns)
+    state, later = batch.obs["state"][:, :-1], batch.obs["state"][:, 1:]
+    with torch.no_grad():
+        for parameter in critic.q.parameters():
+            parameter.add_(0.5)
+        best = agent.head.policy.mode(later)
+        y = batch.reward[:, 1:] + GAMMA * (1.0 - batch.is_terminal[:, 1:]) * critic.target(later, best)[0]
+        error = (critic.q(state, batch.action[:, 1:])[0] - y)[batch.is_first[:, 1:] == 0]
+    assert float(critic.update(batch)) == pytest.approx(float(error.square().mean()), rel=1e-4)
+
+
+def test_the_critic_sees_what_the_agent_sees() -> None:
+    """An agent that normalises has the value of one without a normaliser on scaled rows."""
+    rng = np.random.default_rng(5)
+    rows = record(process(rng), choice(2), either, rng, 600)
+    weight, values = rng.normal(0.0, 1.0, (2, S + 1)).astype(np.float32), []
+    for normalize in (True, False):
+        agent, config = clone(rows.spec, weight, **{"data.name": "x", "data.normalize": normalize})
+        if normalize:
+            agent.normalizer.fit(rows.columns)
+        torch.manual_seed(1)
+        critic = FittedQ(agent, replace(FIT, updates=20), True)
+        values.append(fitted(critic, rows, config, 0, _episodes(rows, GAMMA)[1])[0])
+        scaled = agent.normalized({"state": torch.from_numpy(rows.columns["state"])})["state"].numpy()
+        rows = rows._replace(columns={**rows.columns, "state": scaled})
+    np.testing.assert_allclose(*values, rtol=1e-4, atol=1e-5)
 
 
 def test_returns_of_the_episodes_as_they_were_recorded() -> None:

@@ -282,7 +282,13 @@ def test_published_sizes() -> None:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
-    "settings", [{}, {"head.entropy_scale": 0.1, "head.init_std": 1.0, "head.grad_clip": 0.01}], ids=str
+    "settings",
+    [
+        {},
+        {"head.entropy_scale": 0.1, "head.init_std": 1.0, "head.grad_clip": 0.01},
+        {"head.gamma": 0.9, "head.lam": 0.7, "head.value_lr": 1e-3},
+    ],
+    ids=str,
 )
 def test_updates_are_the_oracles(form: str, settings: dict) -> None:
     """Eqs. 6 to 8 in each form, in dreams of the RSSM's own oracle."""

@@ -183,6 +183,12 @@ def test_dqn_has_the_best_values() -> None:
     np.testing.assert_allclose(fixed_point(head_on_tables(DQN)), oracle.hard_values(*process(), GAMMA), atol=1e-9)
 
 
+def test_double_q_chooses_by_one_network_and_evaluates_by_the_other() -> None:
+    head = DQN(DQN.Config(double=True), Sizes((S,), (S,), choice(A)))
+    q, target = torch.tensor([[1.0, 2.0, 0.0]]), torch.tensor([[5.0, 3.0, 9.0]])
+    assert head.double_value(q, target).tolist() == [3.0]
+
+
 @pytest.mark.parametrize("double", [False, True])
 def test_the_entropy_bonus_is_a_constant_in_every_step(double: bool) -> None:
     beta = 2.0

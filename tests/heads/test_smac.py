@@ -93,6 +93,13 @@ def test_refusals() -> None:
         build(actor_input="context")
 
 
+NARROW: list[dict[str, Any]] = [  # switches of a narrow policy, under whose paths the densities of an action differ
+    {},
+    {"head.critic_entropy": "marginal"},
+    {"head.estimator": "iwae"},
+    {"head.estimator": "mlmc"},
+    {"head.critic_particles": True},
+]
 SWITCHES: list[dict[str, Any]] = [
     *({"head.estimator": name} for name in ESTIMATORS),
     *({"head.q_aggregate": name, "head.q_twins_first": False} for name in ("lse", "mean", "min")),
@@ -100,6 +107,7 @@ SWITCHES: list[dict[str, Any]] = [
     {"head.q_include_s0": False},
     {"head.critic_particles": True},
     {"head.critic_entropy": "marginal"},
+    *({"head.init_std": 0.3, **other} for other in NARROW),
     {"belief.particles": "last_step", "belief.burn_in": 2, "belief.free_nats_per_element": True},
 ]
 

@@ -130,6 +130,7 @@ def test_td3s_actor_leaves_masked_rows_alone(make_batch) -> None:
     [
         ("td3", {}),
         ("td3", {"head.policy_delay": 1, "head.critics": 3, "head.grad_clip": 0.1}),
+        ("td3", {"head.policy_delay": 1, "head.gamma": 0.9, "head.tau": 0.1}),
         ("ddpg", {}),
         ("ddpg", {"head.networks": "original", "head.critic_l2": 1e-2}),
     ],

@@ -48,7 +48,13 @@ def test_a_learned_temperature_follows_the_entropy(make_batch) -> None:
 
 @pytest.mark.parametrize("policy", ["own", "mixture"])
 @pytest.mark.parametrize(
-    "settings", [{"head.reward_scale": 3.0, "head.init_alpha": 0.4}, {"head.tune_alpha": True}], ids=str
+    "settings",
+    [
+        {"head.reward_scale": 3.0, "head.init_alpha": 0.4},
+        {"head.tune_alpha": True},
+        {"head.critic_lr": 3e-3, "head.actor_lr": 1e-3, "head.gamma": 0.9, "head.tau": 0.1},
+    ],
+    ids=str,
 )
 def test_updates_are_the_oracles(settings: dict, policy: str) -> None:
     agent = build_agent("identity", f"value_sac+{policy}", STATE_SPEC, **settings)

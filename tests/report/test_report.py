@@ -196,6 +196,16 @@ def test_frames_compare_there_and_leave_out_shorter_runs(runs: Path, capsys: pyt
     assert f"walker_walk is compared at 1,000 frames, where {short} ends; others reach 4,000" in text
 
 
+def test_a_run_reaches_as_far_as_its_last_record(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Its last evaluation may be earlier."""
+    for seed, end in ((1, 1900), (2, 1000)):
+        returns = [{"frames": 0, "eval/return": 1.0}, {"frames": 1000, "eval/return": 2.0}]
+        write_run(tmp_path / "runs" / str(seed), [*returns, {"frames": end, "loss/kl": 3.0}], seed=seed)
+    text = run_report(capsys, tmp_path / "runs", "--out", tmp_path / "out", "--frames", 1800)
+    assert f"left out {tmp_path / 'runs/2'}" in text
+    assert [row["seeds"] for row in rows(tmp_path / "out/agents.csv")] == ["1"]
+
+
 def test_between_two_evaluations_is_between_their_returns(runs: Path, capsys: pytest.CaptureFixture) -> None:
     run_report(capsys, runs / "walker_walk" / "sac" / "1", "--out", runs.parent, "--frames", 500)
     assert rows(runs.parent / "agents.csv")[0]["last"] == "50.0"

@@ -20,7 +20,7 @@ from worldrl.__main__ import main
 from worldrl.agent import Agent
 from worldrl.config import load_config
 from worldrl.data import memory
-from worldrl.data.episodes import Recorded, extent, rows_of_episodes
+from worldrl.data.episodes import Episode, Recorded, extent, rows_of_episodes
 from worldrl.data.formats import minari
 from worldrl.data.settings import DataConfig
 from worldrl.errors import UserError
@@ -58,6 +58,22 @@ def test_rewards_by_name(file: Path) -> None:
         found = rows(file, reward=name)
         np.testing.assert_allclose(found.columns["reward"], values * led, rtol=1e-4, atol=1e-5, err_msg=name)
         np.testing.assert_allclose(found.rewards(reward, plain["is_first"]), found.columns["reward"], rtol=1e-6)
+
+
+def test_rewards_are_scaled_by_those_that_are_kept(file: Path) -> None:
+    every, kept = rows(file, reward="min_max"), rows(file, top=0.4, reward="min_max")
+    for found in (every, kept):
+        led = found.columns["reward"][found.columns["is_first"] == 0]
+        assert (led.min(), led.max()) == pytest.approx((-1.0, 1.0), abs=1e-5)
+    assert every.rewards != kept.rewards  # the smallest or the largest was left out
+
+
+def test_an_episode_without_a_step_does_not_widen_the_range(tmp_path: Path) -> None:
+    episodes = [Episode({"state": np.zeros((3, 1))}, np.zeros((2, 1)), np.full(2, r), False) for r in (200.0, 250.0)]
+    lone = Episode({"state": np.zeros((1, 1))}, np.zeros((0, 1)), np.zeros(0), False)
+    for name, recorded in (("whole", episodes), ("lone", [*episodes, lone])):
+        minari.write(tmp_path / name, Recorded(rows_of_episodes(recorded), box(1), unit=True))
+        assert rows(tmp_path / name, reward="range_1000").rewards.scale == 10.0
 
 
 def test_the_best_episodes_only(file: Path) -> None:

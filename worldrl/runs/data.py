@@ -212,7 +212,8 @@ def _rewards(name: str, columns: Columns) -> Rewards:
         spread = np.ptp(given) or 1.0
         return Rewards(float(2.0 / spread), float(-2.0 * given.min() / spread - 1.0))
     if name == "range_1000":  # returns that differ by 1000
-        return Rewards(float(1000.0 / (np.ptp(extent(columns).returns) or 1.0)))
+        found = extent(columns)
+        return Rewards(float(1000.0 / (np.ptp(found.returns[found.steps > 0]) or 1.0)))
     return Rewards()
 
 
