@@ -20,7 +20,7 @@ from worldrl.agent import Agent
 from worldrl.config import CONFIG_FILE, Config, config_from_dict
 from worldrl.data.episodes import to_unit
 from worldrl.data.formats import minari
-from worldrl.evaluation.fitted_q import Fit, FittedQ, _episodes, evaluate_on_data, fitted
+from worldrl.evaluation.fitted_q import Fit, FittedQ, _episodes, evaluate_on_data, fitted, possible, told_of_data
 from worldrl.registry import tiny_settings
 from worldrl.runs.data import Rewards, Rows, read_data
 from worldrl.tabular.mdp import MDP, make_mdp, random_mdp
@@ -224,6 +224,15 @@ def test_of_a_run_that_has_acted_by_its_own_replay(tmp_path: Path) -> None:
     assert (found["data"], found["action"]) == (str(run), "mode")
     again = evaluate_on_data(run, run, fit=Fit(updates=4, units=8), device="cpu")  # wherever it was trained
     assert again["value"] == found["value"]
+
+
+def test_a_value_that_no_return_can_be_is_told() -> None:
+    columns = {"reward": np.array([0.0, -1.0, -2.0, 0.0, -1.0]), "is_first": np.array([1.0, 0, 0, 1.0, 0])}
+    assert possible(columns, 0.9) == [pytest.approx(-20.0), 0.0]
+    result = {"agent": "bc", "checkpoint": "last", "data": "x", "gamma": 0.9, "interval": [0.0, 0.0], "first_states": 2}
+    result |= {"fitted_updates": 2, "halfway": 0.0, "recorded": -3.0, "per_step": None, "possible": [-20.0, 0.0]}
+    lines = [len(told_of_data(result | {"value": value}).splitlines()) for value in (-21.0, -20.0, 0.0, 0.1)]
+    assert lines == [4, 3, 3, 4]
 
 
 def test_one_first_state_has_no_interval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -189,6 +189,7 @@ def evaluate_on_data(
         "halfway": float(halfway.mean()),
         "per_step": None if terminal.any() else float((1.0 - fit.gamma) * mean),
         "recorded": float(recorded.mean()),
+        "possible": None if fit.gamma == 1.0 else possible(rows.columns, fit.gamma),
     }
     if json_path is not None:
         json_path.write_text(to_json(result))
@@ -237,6 +238,12 @@ def _episodes(rows: Rows, gamma: float) -> tuple[NDArray[np.bool_], dict[str, ND
     return columns["is_terminal"][stop - 1][kept] > 0, first, np.add.reduceat(discounted, start)[kept]
 
 
+def possible(columns: Mapping[str, NDArray[Any]], gamma: float) -> list[float]:
+    """The least and the largest discounted return of episodes of any length with rewards like those of the data."""
+    reward = columns["reward"][columns["is_first"] == 0]
+    return [float(min(reward.min(), 0.0)) / (1.0 - gamma), float(max(reward.max(), 0.0)) / (1.0 - gamma)]
+
+
 def told_of_data(result: Mapping[str, Any]) -> str:
     """The result in words."""
     (low, high), n = result["interval"], result["first_states"]
@@ -251,4 +258,10 @@ def told_of_data(result: Mapping[str, Any]) -> str:
     ]
     if result["per_step"] is not None:
         lines.append(f"that is {result['per_step']:.4f} per step, because no episode in the data terminates")
+    if result["possible"] is not None and not result["possible"][0] <= result["value"] <= result["possible"][1]:
+        least, largest = result["possible"]
+        lines.append(
+            f"no return can be that with the rewards of these data, only {least:.3f} to {largest:.3f}: the critic is "
+            "wrong; try more --updates, or train with data.normalize=true if the observations are far from 1"
+        )
     return "\n".join(lines)
