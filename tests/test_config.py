@@ -138,6 +138,26 @@ def test_a_list_is_checked_like_a_tuple() -> None:
     assert refusal({**parts, "head.sizes": ["x"]}).startswith("head.sizes[0]: found 'x'")
 
 
+def test_a_number_or_a_list_stays_what_it_is(tmp_path: Path) -> None:
+    for given, expected in ((0, 0.0), ([0, np.float64(-2)], (0.0, -2.0)), (None, None)):
+        config = config_from_dict(
+            {"data": "a.npz", "updates": 1, "task": "", "frames": 0, "eval.every": 0, "data.low": given}
+        )
+        assert config.data.low == expected
+        assert config_from_dict(config_to_dict(config)) == config
+        save_config(config, tmp_path)
+        assert load_config(tmp_path) == config
+    for wrong, where in (
+        ("x", "data.low"),
+        ([0, "x"], "data.low[1]"),
+        ([float("nan")], "data.low[0]"),
+        (True, "data.low"),
+    ):
+        with pytest.raises(UserError) as refused:
+            config_from_dict({"data": "a.npz", "updates": 1, "data.low": wrong})
+        assert refused.value.where == where
+
+
 def test_numbers_of_numpy_are_numbers() -> None:
     config = config_from_dict({**toy(lr=np.float64(1e-3), clip=np.bool_(True)), "seed": np.int64(3)})
     assert (config.seed, config.head["lr"], config.head["clip"]) == (3, 1e-3, True)

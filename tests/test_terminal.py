@@ -8,7 +8,7 @@ import pytest
 
 from worldrl.__main__ import main
 from worldrl.errors import UserError
-from worldrl.terminal import Parser, command, number, positive, to_json, whole
+from worldrl.terminal import Parser, command, number, number_or_list, positive, to_json, whole
 
 
 def test_what_ends_a_command_is_one_line_and_a_code(capsys: pytest.CaptureFixture[str]) -> None:
@@ -47,10 +47,20 @@ def test_a_wrong_option_is_one_line_without_the_usage() -> None:
             parser.parse_args(argv)
 
 
+def test_negative_numbers_are_no_options() -> None:
+    parser = Parser()
+    parser.add_argument("--low", type=number_or_list)
+    for text, value in (("-1", -1.0), ("-1e3", -1000.0), ("-1,0", (-1.0, 0.0)), ("-.5,0", (-0.5, 0.0))):
+        assert parser.parse_args(["--low", text]).low == value
+    with pytest.raises(UserError):
+        parser.parse_args(["--low", "-x"])
+
+
 @pytest.mark.parametrize(
     ("kind", "good", "bad"),
     [
         (number, {"-1e3": -1000.0, "0": 0.0}, ["nan", "inf", "x", ""]),
+        (number_or_list, {"-1": -1.0, "0,-2.5": (0.0, -2.5), "[1]": (1.0,)}, ["", "1,", "0,x", "0,inf"]),
         (positive, {"0.5": 0.5}, ["0", "-1", "nan", "x"]),
         (whole(), {"1": 1, "12": 12}, ["0", "-1", "1.5", "x", ""]),
         (whole(0), {"0": 0}, ["-1", "x"]),

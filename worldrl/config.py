@@ -241,6 +241,8 @@ def _typed_union(key: str, value: Any, hints: tuple[Any, ...]) -> Any:
     if value is None and type(None) in hints:
         return None
     hints = tuple(hint for hint in hints if hint is not type(None))
+    is_list = isinstance(value, list | tuple)  # the error is that of a type of the same kind
+    hints = tuple(hint for hint in hints if (typing.get_origin(hint) in (list, tuple)) == is_list) or hints
     for hint in hints[:-1]:
         try:
             return typed(key, value, hint)

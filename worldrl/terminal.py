@@ -7,6 +7,7 @@ import functools
 import json
 import math
 import os
+import re
 import select
 import shlex
 import sys
@@ -78,7 +79,14 @@ def pasted(name: str, *arguments: object) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that raises ``UserError`` instead of printing a usage block and exiting."""
+    """An argument parser that raises ``UserError`` instead of printing a usage block and exiting.
+
+    What begins like a negative number is a value and not an option: ``-1e3``, ``-1,0``.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._negative_number_matcher = re.compile(r"-\.?\d")
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message, fix="see --help")
@@ -99,6 +107,16 @@ def number(text: str) -> float:
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"found '{text}', expected a number")
     return value
+
+
+def number_or_list(text: str) -> float | tuple[float, ...]:
+    """A finite number, or several with commas between them: ``0,-1``, ``[0,-1]``."""
+    inside = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+    try:
+        values = tuple(number(part) for part in inside.split(","))
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"found '{text}', expected a number, or a list such as 0,-1") from error
+    return values if "," in text or inside != text else values[0]
 
 
 def positive(text: str) -> float:

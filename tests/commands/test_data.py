@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from tests.data.formats.test_formats import DATA, arrays, npz
-from tests.runs.test_data import COUNT, trained
+from tests.runs.test_data import COUNT, heater, trained
 from worldrl.__main__ import main
 from worldrl.commands import data
 from worldrl.commands.data import joined
@@ -83,6 +83,23 @@ def test_a_file_gets_its_bounds_on_the_way_into_a_folder(tmp_path: Path, capsys:
     assert len(capsys.readouterr().err.splitlines()) == 10
 
 
+def test_bounds_may_be_one_for_each_entry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, out = heater(tmp_path / "a.npz"), tmp_path / "b-v0"
+    for source in (["convert", str(path), str(out)], ["make", str(out), "--join", str(path)]):
+        for wrong in ("0,0,0 3000,1", "0,0 2000,1", "0,1 3000,1", "[0] 3000"):
+            low, high = wrong.split()
+            assert main(["data", *source, "--low", low, "--high", high]) == 2
+        assert "--low 0,0 --high 3000,1" in capsys.readouterr().err
+        assert not out.exists()
+        for low, expected in (("0,-1", (0.0, -1.0)), ("-1,0", (-1.0, 0.0)), ("[0,0]", (0.0, 0.0)), ("0", (0.0, 0.0))):
+            assert main(["data", *source, "--low", low, "--high", "3000,1"]) == 0
+            found = read_data(out)
+            assert found.actions == box(2, expected, (3000.0, 1.0))
+            own = found.in_own_units().columns
+            np.testing.assert_allclose(own["action"][own["is_first"] == 0], np.load(path)["actions"], atol=1e-3)
+            shutil.rmtree(out)
+
+
 def test_files_of_choices_are_joined_with_the_largest(tmp_path: Path) -> None:
     few, many = ({**arrays(True), "actions": np.arange(15) % n} for n in (2, 3))
     npz(tmp_path / "a.npz", few)
@@ -133,6 +150,52 @@ def test_info_finds_what_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[
     for words in ("not finite", "beyond [-1, 1]", "every reward is 0", "constant state", "only next_observations"):
         assert any(words in line for line in told), words
     assert picture.stat().st_size > 1000
+
+
+def told(path: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    """What ``info`` prints, by the first word of a line."""
+    assert main(["data", "info", str(path)]) == 0
+    found: dict[str, str] = {}
+    for line in capsys.readouterr().out.splitlines():
+        found[line.split()[0]] = found.get(line.split()[0], "") + line + "\n"
+    return found
+
+
+def test_info_has_the_range_of_every_entry(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = told(heater(tmp_path / "a.npz"), capsys)
+    assert all(number in found["actions"] for number in ("2985", "0.99"))
+    assert "data.low=[0,0] data.high=[3000,1]" in found["look"]
+    alike = np.random.default_rng(0).uniform(-1, 1, (15, 2))
+    alike[:2] = [[1, 0.999], [-0.999, -1]]
+    same = told(heater(tmp_path / "b.npz", actions=alike), capsys)
+    assert same["actions"].endswith("recorded from -1 to 1\n")
+    alike[:, 1] = abs(alike[:, 1])
+    assert "data.low=[-1,0]" in told(heater(tmp_path / "c.npz", actions=alike), capsys)["look"]
+
+
+def test_info_names_the_first_of_a_few_wrong_actions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wrong = np.random.default_rng(0).uniform(-1, 1, (15, 2))
+    wrong[4, 1] = 7
+    assert "row 4 of actions" in told(heater(tmp_path / "a.npz", actions=wrong), capsys)["look"]
+    assert "row 4 of actions" not in told(heater(tmp_path / "b.npz", actions=7 * wrong), capsys)["look"]
+
+
+def test_info_has_whole_lengths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert told(npz(tmp_path / "a.npz", arrays(True)), capsys)["lengths"].split()[1:4] == ["1", "to", "5,"]
+
+
+@pytest.mark.parametrize(
+    ("scale", "needed"),
+    [((1, 1), False), ((1, 30), False), ((0.1, 150), True), ((1, 300), True), ((0.001, 0.001), True)],
+)
+def test_info_knows_when_to_normalise(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], scale: tuple[float, float], needed: bool
+) -> None:
+    """An entry that does not vary has no scale."""
+    values = {**arrays(True)}
+    for name in ("observations", "next_observations"):
+        values[name] = np.c_[values[name] * scale, np.zeros(15)]
+    assert ("data.normalize" in told(npz(tmp_path / "a.npz", values), capsys)["look"]) is needed
 
 
 def test_info_gives_no_advice_that_training_refuses(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

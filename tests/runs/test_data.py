@@ -112,10 +112,59 @@ def test_actions_that_begin_at_zero_are_asked_about(tmp_path: Path) -> None:
     assert rows(path, low=-1.0).columns["action"].min() >= 0
 
 
+def heater(path: Path, **changes: np.ndarray) -> Path:
+    """Two actuators: 0 to 3000 and 0 to 1."""
+    unit = np.random.default_rng(0).uniform(-0.9, 0.9, (15, 2))
+    unit[:2] = [[0.99, 0.98], [-0.99, -0.98]]
+    return npz(path, {**arrays(True), "actions": (unit + 1) / 2 * [3000, 1], **changes})
+
+
+def test_every_entry_of_an_action_has_its_own_bounds(tmp_path: Path) -> None:
+    path = heater(tmp_path / "a.npz")
+    found = rows(path, low=(0.0, 0.0), high=(3000.0, 1.0))
+    assert found.spec.actions == box(2, (0.0, 0.0), (3000.0, 1.0))
+    led = found.columns["is_first"] == 0
+    expected = np.load(path)["actions"] / [1500, 0.5] - 1
+    np.testing.assert_allclose(found.columns["action"][led], expected, atol=1e-5)
+    assert rows(path, low=0.0, high=(3000.0, 1.0)).checksum == found.checksum
+    env = EnvSpec("toy", {"state": ObsSpec((2,), "float32")}, box(2, (0.0, -1.0), (3000.0, 1.0)))
+    assert load_rows(DataConfig(name=str(path)), env).notes == ()
+    moved = load_rows(DataConfig(name=str(path), low=(0.0, 0.0), high=(3000.0, 1.0)), env)
+    assert any("mapped" in note for note in moved.notes)
+    np.testing.assert_array_equal(moved.columns["action"], found.columns["action"])
+
+
+def test_lists_of_bounds_fit_the_actions(tmp_path: Path) -> None:
+    path = heater(tmp_path / "a.npz")
+    one: dict[str, Any] = {"low": (0.0,), "high": (3000.0, 1.0)}
+    crossed: dict[str, Any] = {"low": (0.0, 2.0), "high": (3000.0, 1.0)}
+    many: dict[str, Any] = {"low": 0.0, "high": (3000.0, 1.0, 1.0)}
+    for wrong, where in ((one, "data.low"), (crossed, "data.low"), (many, "data.high")):
+        with pytest.raises(UserError) as refused:
+            rows(path, **wrong)
+        assert (refused.value.where, bool(refused.value.found), bool(refused.value.expected)) == (where, True, True)
+
+
+@pytest.mark.parametrize("given", [{}, {"low": 0.0}, {"low": (0.0, 0.0), "high": 2500.0}, {"high": (3000.0, 0.5)}])
+def test_proposed_bounds_contain_the_actions(tmp_path: Path, given: dict[str, Any]) -> None:
+    path = heater(tmp_path / "a.npz")
+    with pytest.raises(UserError) as refused:
+        rows(path, **given)
+    assert "data.low=[0,0] data.high=[3000,1]" in refused.value.fix
+    assert "data.high=1 " not in refused.value.fix
+
+
+def test_bounds_that_are_those_of_another_entry_are_told(tmp_path: Path) -> None:
+    path = heater(tmp_path / "a.npz")
+    squashed, whole = rows(path, low=0.0, high=3000.0), rows(path, low=0.0, high=(3000.0, 1.0))
+    assert len(squashed.notes) == len(whole.notes) + 1
+
+
 def test_bounds_that_would_be_ignored_are_refused(tmp_path: Path) -> None:
     minari.write(tmp_path / "a", DATA)
     number = npz(tmp_path / "b.npz", {**arrays(True), "actions": np.arange(15) % 3})
-    for path, setting in ((tmp_path / "a", {"low": -1.0}), (tmp_path / "a", {"high": 2.0}), (number, {"low": 0.0})):
+    given: list[tuple[Path, dict[str, Any]]] = [(tmp_path / "a", {"low": -1.0}), (tmp_path / "a", {"high": (2.0,)})]
+    for path, setting in (*given, (number, {"low": 0.0})):
         with pytest.raises(UserError) as refused:
             rows(path, **setting)
         assert refused.value.where == f"data.{next(iter(setting))}"
@@ -234,6 +283,19 @@ def test_a_resumed_run_is_the_same_and_refuses_other_data(tmp_path: Path, file: 
     with pytest.raises(UserError) as refused:
         resume(half, {"updates": 30})
     assert "checksum" in refused.value.found
+
+
+def test_lists_of_bounds_are_read_back(tmp_path: Path) -> None:
+    """By a resumed run, which is the same as a whole one, and by a policy."""
+    bounds = {"data": str(heater(tmp_path / "h.npz")), "data.low": [0, 0], "data.high": [3000, 1]}
+    whole = trained(tmp_path, "whole", updates=20, **bounds)
+    half = trained(tmp_path, "half", updates=10, **bounds)
+    resume(half, {"updates": 20})
+    for one, other in zip(weights(whole).values(), weights(half).values(), strict=True):
+        assert torch.equal(one, other)
+    assert load_config(half).data.high == (3000.0, 1.0)
+    policy = worldrl.load(half, device="cpu")
+    np.testing.assert_allclose(policy.to_env([[-1, -1], [0, 0], [1, 1]]), [[0, 0], [1500, 0.5], [3000, 1]])
 
 
 def test_vectors_are_normalised_before_the_belief(tmp_path: Path, file: Path) -> None:

@@ -16,6 +16,7 @@ from worldrl.acting.episodes import random_return
 from worldrl.acting.waypoints import SIGMA, follow, mean_return, with_new_goals
 from worldrl.compose import compose
 from worldrl.config import CONFIG_FILE, Config, run_folder
+from worldrl.data.bounds import OPTIONS, Kept, advice, are_few, beyond, differ, entries, per_entry, refuse_empty, told
 from worldrl.data.episodes import Columns, Extent, Recorded, extent, to_unit, with_choices
 from worldrl.data.formats import d4rl, minari
 from worldrl.data.hdf5 import SUFFIXES
@@ -26,7 +27,7 @@ from worldrl.report.plots import calm, check_picture, picture
 from worldrl.runs.checkpoint import environment_fingerprint
 from worldrl.runs.data import checksum, read_data
 from worldrl.runs.trained import CHECKPOINTS, check_playable, load_agent
-from worldrl.terminal import Parser, add_allow, command, number, pasted, say, whole
+from worldrl.terminal import Parser, add_allow, command, number, number_or_list, pasted, say, whole
 from worldrl.trust import allow
 from worldrl.types import Actions, box
 
@@ -46,6 +47,8 @@ MADE_WITH: Mapping[str, tuple[Any, tuple[str, ...]]] = {  # option -> its defaul
     "high": (None, (JOIN,)),
 }
 CONSTANT = 1e-6  # a column with a smaller deviation than that does not vary
+UNLIKE = 1000.0  # deviations of observations that differ by a larger factor should be normalised
+FAR = 100.0  # and so should those that differ from 1 by a larger factor than this
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -71,8 +74,9 @@ def make_parser() -> argparse.ArgumentParser:
     converted.add_argument("path", type=Path, metavar="PATH")
     converted.add_argument("out", type=Path, metavar="OUT", help="a new folder (Minari), or a new .npz or .hdf5 file")
     for each in (made, converted):
-        each.add_argument("--low", type=number, metavar="X", help="lower bound of all actions of a file, as --high")
-        each.add_argument("--high", type=number, metavar="X", help="a folder has them, a file has not")
+        low = "lower bound of the actions of a file: one number for all entries, or one for each (0,-1), as --high"
+        each.add_argument("--low", type=number_or_list, metavar="X", help=low)
+        each.add_argument("--high", type=number_or_list, metavar="X", help="a folder has them, a file has not")
     for each in (info, made, converted):
         add_allow(each)
     return parser
@@ -125,36 +129,42 @@ def facts(data: Recorded, found: Extent) -> dict[str, str]:
 
 def _actions(data: Recorded) -> str:
     """``box 2 from -2 to 2``; without bounds, the range of what was recorded."""
-    told, actions = f"{data.actions.kind} {data.actions.size}", data.actions
+    kind, actions = f"{data.actions.kind} {data.actions.size}", data.actions
     if actions.kind == "choice":
-        return told
+        return kind
     if actions.low:
-        return f"{told} from {min(actions.low):g} to {max(actions.high):g}"
+        return f"{kind} from {told(actions.low, actions.high)}"
     taken = data.columns["action"][data.columns["is_first"] == 0]
-    return f"{told}, recorded from {taken.min():g} to {taken.max():g}" if taken.size else told
+    if not taken.size:
+        return kind
+    low, high = taken.min(0), taken.max(0)
+    return f"{kind}, recorded from {told(low, high) if differ(low, high) else f'{low.min():g} to {high.max():g}'}"
 
 
 def _spread(values: np.ndarray) -> str:
-    low, middle, high = np.quantile(values, [0.0, 0.5, 1.0])
-    return f"{low:,.1f} to {high:,.1f}, median {middle:,.1f}, mean {values.mean():,.1f}"
+    numbers = (*np.quantile(values, [0.0, 0.5, 1.0]), values.mean())
+    counts = values.dtype.kind == "i"
+    low, middle, high, mean = (f"{x:,.0f}" if counts and x == int(x) else f"{x:,.1f}" for x in numbers)
+    return f"{low} to {high}, median {middle}, mean {mean}"
 
 
 def findings(data: Recorded, found: Extent) -> Iterator[str]:
     """What may be wrong with a data set."""
     columns = data.columns
-    led = columns["is_first"] == 0
     for key, values in columns.items():
         if values.dtype.kind == "f" and (bad := int((~np.isfinite(values)).sum())):
             first = int((~np.isfinite(values.reshape(len(values), -1))).any(1).argmax())
             yield f"{counted(bad, 'number')} of {key} not finite, the first in {data.place(key, first)}"
     if data.actions.kind == "box":
-        yield from _of_actions(columns["action"][led], data.unit)
+        yield from _of_actions(data)
     for key, obs in data.obs.items():
         with np.errstate(invalid="ignore"):  # of entries that are not finite
             still = np.flatnonzero(columns[key].std(0) < CONSTANT) if obs.dtype != "uint8" else np.empty(0)
         if still.size:
             some = ", ".join(map(str, still[:8])) + " ..." * (len(still) > 8)
             yield f"constant {key}: {counted(len(still), 'value')}, {some}"
+        if obs.dtype != "uint8":
+            yield from _of_scales(key, columns[key])
     if not columns["reward"].any():
         yield "every reward is 0"
     if len(found.start) == 1 and found.steps[0] > d4rl.ENDLESS:
@@ -163,17 +173,44 @@ def findings(data: Recorded, found: Extent) -> Iterator[str]:
         yield f"{counted(short, 'episode')} without a step"
 
 
-def _of_actions(action: np.ndarray, unit: bool) -> Iterator[str]:
+def _of_actions(data: Recorded) -> Iterator[str]:
+    rows = np.flatnonzero(data.columns["is_first"] == 0)
+    action = data.columns["action"][rows]
     if not np.isfinite(action).all() or not action.size:
         return
-    beyond = int((np.abs(action) > 1.0).any(1).sum())
-    if beyond:
-        cure = "train with data.low=LOW data.high=HIGH"
-        yield f"{counted(beyond, 'action')} beyond [-1, 1] (to {np.abs(action).max():g}): {cure}"
-    elif not unit and action.min() >= 0 and action.max() > 0:
+    low, high = np.full((2, data.actions.size), [[-1.0], [1.0]])
+    if (outside := beyond(action, low, high).any(1)).any():
+        n, first = int(outside.sum()), int(outside.argmax())
+        at = f", the first in {data.place('action', int(rows[first]))}" if are_few(n, len(action)) else ""
+        furthest = f"to {action.flat[np.abs(action).argmax()]:g}"
+        yield f"{counted(n, 'action')} beyond [-1, 1] ({furthest}{at}): {advice(action, low, high)}"
+    elif not data.unit:
+        yield from _never_below_zero(action)
+    if (still := action.std(0) < CONSTANT).any():
+        yield f"{entries(still)} of the actions: the same number in every step"
+
+
+def _never_below_zero(action: np.ndarray) -> Iterator[str]:
+    positive = (action.min(0) >= 0) & (action.max(0) > 0)
+    if positive.all():
         yield "no action is below 0: if that is the lower bound, train with data.low=0"
-    if (still := np.flatnonzero(action.std(0) < CONSTANT)).size:
-        yield f"entries {', '.join(map(str, still))} of the actions do not vary"
+    elif positive.any():
+        low = ",".join(np.where(positive, "0", "-1"))
+        yield f"{entries(positive)} of the actions: never below 0; if 0 is the lower bound, train with data.low=[{low}]"
+
+
+def _of_scales(key: str, values: np.ndarray) -> Iterator[str]:
+    """A remark on vectors that a network does not read well as they are."""
+    with np.errstate(invalid="ignore"):  # of entries that are not finite
+        scales = values.std(0, dtype=np.float64).ravel()
+    varies = np.flatnonzero(scales >= CONSTANT)  # not those that are not finite
+    if not varies.size:
+        return
+    small, large = (int(varies[pick(scales[varies])]) for pick in (np.argmin, np.argmax))
+    if scales[large] <= UNLIKE * scales[small] and scales[small] >= 1 / FAR and scales[large] <= FAR:
+        return
+    span = f"{scales[small]:.2g} (value {small}) to {scales[large]:.2g} (value {large})"
+    yield f"the standard deviations of {key} are {span}: data.normalize=true brings them near 1"
 
 
 def draw(path: Path, name: str, found: Extent) -> None:
@@ -338,10 +375,13 @@ def _bounded(data: Recorded, options: argparse.Namespace) -> Recorded:
     if len(given) == 1:
         raise UserError(given[0], "one bound", "both --low and --high")
     size = data.actions.size
-    low, high = [options.low] * size, [options.high] * size
-    if options.low >= options.high:
-        raise UserError("--low", f"{options.low:g}", f"less than --high {options.high:g}")
-    return to_unit(options.out, data._replace(actions=box(size, low, high)), np.array(low), np.array(high))
+    low, high = per_entry("--low", options.low, size), per_entry("--high", options.high, size)
+    refuse_empty("--low", low, "--high", high)
+    try:
+        return to_unit(options.out, data._replace(actions=box(size, low.tolist(), high.tolist())), low, high)
+    except UserError as error:
+        taken = data.columns["action"][data.columns["is_first"] == 0]
+        raise error.also(advice(taken, low, high, Kept(True, True), OPTIONS)) from None
 
 
 def check_new(out: Path) -> None:

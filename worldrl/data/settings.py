@@ -29,7 +29,7 @@ class DataConfig:
     top: PositiveShare = 1.0  # keep only this share of the episodes, those with the highest returns
     reward: Annotated[str, OneOf("as_is", "minus_1", "antmaze", "min_max", "range_1000")] = "as_is"
     normalize: bool = False  # scale vectors to mean 0 and deviation 1 over the data, before the agent's belief
-    low: float | None = None  # bound of the actions, if the file does not have it
-    high: float | None = None
+    low: float | tuple[float, ...] | None = None  # of all entries of the actions or of each, if the file lacks it
+    high: float | tuple[float, ...] | None = None
     reference: tuple[float, float] | None = None  # returns that score 0 and 100; None: the file's own
     share: Share = 0.5  # of a batch that is drawn from the data when the agent acts

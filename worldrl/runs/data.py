@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldrl.config import CONFIG_FILE, load_config, run_folder
+from worldrl.data.bounds import Kept, advice, arguments, beyond, containing, per_entry, refuse_empty, squashed, told
 from worldrl.data.episodes import Columns, Recorded, best, check_finite, extent, to_unit, with_choices
 from worldrl.data.formats import format_of
 from worldrl.data.memory import check_room
@@ -164,32 +165,44 @@ def _in_unit(path: Path, config: DataConfig, found: Recorded, env: EnvSpec | Non
         _refuse_bounds(path, config, found)
         return _with_note(found, found.actions, env)
     known = env.actions if env is not None and env.actions.low else None
-    low = np.full(found.actions.size, -1.0) if known is None else np.array(known.low)
-    high = np.full(found.actions.size, 1.0) if known is None else np.array(known.high)
-    if config.low is not None:
-        low[:] = config.low
-    if config.high is not None:
-        high[:] = config.high
-    if (low >= high).any():
-        raise UserError("data.low", f"{low[0]:g}", f"less than data.high={high[0]:g}")
-    action = found.columns["action"]
-    if config.low is None and (low < 0).all() and action.min() >= 0 and action.max() > 0:
-        own = f"data.low={low[0]:g} data.high={high[0]:g}"
-        cure = f"data.low=0 data.high=1 if those are their bounds, {own} if these are"
-        raise UserError(f"actions of {path}", f"none below 0 (to {action.max():g})", f"{low[0]:g} to {high[0]:g}", cure)
+    size = found.actions.size
+    low = per_entry("data.low", (known.low if known else -1.0) if config.low is None else config.low, size)
+    high = per_entry("data.high", (known.high if known else 1.0) if config.high is None else config.high, size)
+    refuse_empty("data.low", low, "data.high", high)
+    kept = Kept(known is not None or config.low is not None, known is not None or config.high is not None)
+    taken = found.columns["action"][found.columns["is_first"] == 0]
+    if config.low is None and (low < 0).all() and taken.size and taken.min() >= 0 and taken.max() > 0:
+        raise _never_below_zero(path, taken, low, high, kept)
     if known is None:
-        found = found._replace(actions=box(found.actions.size, low.tolist(), high.tolist()))
+        found = found._replace(actions=box(size, low.tolist(), high.tolist()))
     else:
-        found = _with_note(found, box(known.size, low.tolist(), high.tolist()), env)
-    return to_unit(path, found, low, high, "set data.low and data.high")
+        found = _with_note(found, box(size, low.tolist(), high.tolist()), env)
+    one_for_all = isinstance(config.low, float) or isinstance(config.high, float)
+    if one_for_all and taken.size and (note := squashed(taken, low, high)):
+        found = found._replace(notes=(*found.notes, note))
+    try:
+        return to_unit(path, found, low, high)
+    except UserError as error:
+        raise error.also(advice(taken, low, high, kept)) from None
+
+
+def _never_below_zero(path: Path, taken: NDArray[Any], low: NDArray[Any], high: NDArray[Any], kept: Kept) -> UserError:
+    """The error for actions that may begin at 0, where nobody said what their lower bound is."""
+    kept = kept._replace(low=False)
+    if beyond(taken, low, high).any():
+        cure = advice(taken, low, high, kept)
+    else:
+        those = arguments(*containing(taken, low, high, kept))
+        cure = f"{those} if those are their bounds, {arguments(low, high)} if these are"
+    return UserError(f"actions of {path}", f"none below 0 (to {taken.max():g})", told(low, high), cure)
 
 
 def _with_note(found: Recorded, given: Actions, env: EnvSpec | None) -> Recorded:
     """The data, with a remark if the task has actions of other bounds."""
     if env is None or not given.low or not env.actions.low or (given.low, given.high) == env.actions[2:]:
         return found
-    to = f"{env.actions.low[0]:g} to {env.actions.high[0]:g}"
-    note = f"its actions, {given.low[0]:g} to {given.high[0]:g}, are mapped to those of the task, {to}"
+    to = told(env.actions.low, env.actions.high)
+    note = f"its actions, {told(given.low, given.high)}, are mapped to those of the task, {to}"
     return found._replace(notes=(*found.notes, note))
 
 
@@ -198,7 +211,8 @@ def _refuse_bounds(path: Path, config: DataConfig, found: Recorded) -> None:
     for key, value in (("data.low", config.low), ("data.high", config.high)):
         if value is not None:
             why = "which are choices" if found.actions.kind == "choice" else "whose bounds are known"
-            raise UserError(key, f"{value:g} for the actions of {path}, {why}", fix="leave it out")
+            text = str([*value]) if isinstance(value, tuple) else f"{value:g}"
+            raise UserError(key, f"{text} for the actions of {path}, {why}", fix="leave it out")
 
 
 def _rewards(name: str, columns: Columns) -> Rewards:
