@@ -45,19 +45,19 @@ def family_of(task: str) -> Family:
     for family in families():
         if family.claims(task):
             return family
-    if near := _in_gymnasium(task):
-        raise UserError(f"unknown task '{task}'", fix=f"did you mean: {', '.join(near)}?")
+    if newest := _in_gymnasium(task):
+        raise UserError(f"unknown task '{task}'", fix=f"did you mean: {newest}?")
     own = task.replace(".", ":", 1) if task.count(".") == 1 else f"{task}:Class"
     fix = f"a class of your own is {own}" if re.fullmatch(r"[A-Za-z_]\w*(\.\w+)?", task) else ""
     raise wrong("task", task, "one of " + ", ".join(family.SPELLING for family in families()), fix)
 
 
-def _in_gymnasium(task: str) -> list[str]:
-    """Ids of Gymnasium, the newest versions, of which ``task`` is the name without its version."""
+def _in_gymnasium(task: str) -> str:
+    """The newest id of Gymnasium of which ``task`` is the name without its version; empty if there is none."""
     from gymnasium import registry
 
-    found = [spec for spec in registry.values() if spec.name.lower() == task.lower() and spec.version is not None]
-    return [max(found, key=lambda spec: spec.version or 0).id] if found else []
+    found = [spec for spec in registry.values() if spec.name.lower() == task.lower()]
+    return max(found, key=lambda spec: spec.version or 0).id if found else ""
 
 
 def families() -> Iterator[Family]:

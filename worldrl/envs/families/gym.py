@@ -6,7 +6,6 @@ import contextlib
 import importlib
 import inspect
 import re
-import traceback
 from collections.abc import Callable, Iterator
 from types import ModuleType
 from typing import Any
@@ -32,7 +31,7 @@ from worldrl.envs.spaces import (
     rescale,
     unit_box,
 )
-from worldrl.errors import UserError, unknown
+from worldrl.errors import UserError, place_of, unknown
 
 SPELLING = "Gymnasium (Pendulum-v1, package:Name-v0, or module:Class)"
 ROBOTICS = "PointMaze_|AntMaze_|Adroit|FrankaKitchen|Fetch|HandReach|HandManipulate"  # prefixes of that family's ids
@@ -401,14 +400,8 @@ def _reason(error: Exception) -> str:
     if isinstance(error, ImportError | gymnasium.error.Error):
         return _one_line(error) + notes
     words = " ".join(f"{type(error).__name__}: {error}".split()).rstrip(":")
-    place = _place(error)
-    told = isinstance(error, SyntaxError) or place.filename in (__file__, rendering.__file__)
-    return (words if told else f"{words} ({place.filename}, line {place.lineno})") + notes
-
-
-def _place(error: Exception) -> traceback.FrameSummary:
-    """The place where it was raised."""
-    return traceback.extract_tb(error.__traceback__)[-1]
+    place = "" if isinstance(error, SyntaxError) else place_of(error)  # a syntax error names its own
+    return words + (f" ({place})" if place else "") + notes
 
 
 def _one_line(error: Exception) -> str:
