@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from worldrl.errors import check_writable, wrong
+from worldrl.errors import check_writable, writing, wrong
 from worldrl.report.curves import Curve, align
 from worldrl.statistics import Estimate, mean_interval
 
@@ -88,7 +88,8 @@ def picture(path: Path | IO[bytes], width: float, height: float, **saved: Any) -
         figure = Figure(figsize=(width, height), layout="constrained", dpi=200)
         yield figure
         write_out(figure)
-        figure.savefig(path, **saved)
+        with writing(path, "choose another place"):
+            figure.savefig(path, **saved)
 
 
 def write_out(figure: Figure) -> None:

@@ -17,7 +17,7 @@ from typing import Any, cast
 
 import torch
 
-from worldrl.errors import Diverged, UserError, check_out, writing
+from worldrl.errors import Diverged, UserError, check_out, new_file
 from worldrl.policies.latent import LatentGaussian
 from worldrl.studies import (
     action_prior,
@@ -316,9 +316,8 @@ def write_numbers(options: argparse.Namespace, result: Mapping[str, Any]) -> Non
     settings = {key: [*map(str, x)] if isinstance(x, list) else str(x) for key, x in vars(options).items()}
     machine = {"machine": platform.machine(), "torch": torch.__version__, "threads": torch.get_num_threads()}
     path = _numbers(options)
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(to_json({"settings": settings, "on": machine, **result}))
-    partial.replace(path)
+    with new_file(path, "choose another folder with --out") as partial:
+        partial.write_text(to_json({"settings": settings, "on": machine, **result}))
 
 
 STUDIES = {
@@ -345,8 +344,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     allow(getattr(options, "allow", ()))
     check_out(options.out)
     picture = _picture(options)
-    with writing(options.out, "choose another folder with --out"):
-        write_numbers(options, STUDIES[options.study](options, picture))
+    write_numbers(options, STUDIES[options.study](options, picture))
     written = (picture, *(picture.with_name(picture.stem + end) for end in (".csv", "_runs.csv")), _numbers(options))
     print("written: " + ", ".join(str(file) for file in written if file.exists()))
     return 0

@@ -96,7 +96,7 @@ def _options(settings: Mapping[str, str]) -> str:
 def _read_run(found: Mapping[str, Any]) -> dict[str, Any]:
     label, diverged = found["label"], found["diverged"]
     if not isinstance(label, str) or not isinstance(diverged, str | None):
-        raise TypeError("a label or an end that is no text")
+        raise TypeError("a label or an end that is not text")
     return {"label": label, "points": [_read(p) for p in found["points"]], "diverged": diverged}
 
 
