@@ -368,7 +368,7 @@ class Misnamed(SAC):
         mix: float = 0.3
 
         def __post_init__(self) -> None:
-            assert self.mix < 1  # a check is no use
+            assert self.mix < 1  # only checked
 
     def qpi(self, draw: Any, states: Any) -> Any:
         return self.config.mix * super().q_pi(draw, states)  # type: ignore[attr-defined]

@@ -217,7 +217,7 @@ def _check_decorated(name: str, config: type[Any]) -> None:
             continue
         hints = {key for key, hint in inspect.get_annotations(each).items() if "ClassVar" not in str(hint)}
         lost = sorted(hints if each is config else hints - set(config.__dataclass_fields__))
-        found = f"{each.__qualname__} without a decorator, so these are no settings: {', '.join(lost)}"
+        found = f"{each.__qualname__} without a decorator, so these are not settings: {', '.join(lost)}"
         _ensure(not lost, f"{name}: Config", found, "@dataclass(frozen=True)")
 
 

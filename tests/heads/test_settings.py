@@ -19,7 +19,7 @@ from worldrl.types import choice
 
 UPDATES = 6
 UNLIMITED = {"policy_std": "softplus", "init_std": 1.0}
-NEEDED: dict[str, dict[str, Any]] = {  # settings with which others have a part, beside the tiny ones
+NEEDED: dict[str, dict[str, Any]] = {  # settings with which others have a part, in addition to the tiny ones
     "awac": {"max_weight": 1.0},
     "cql": {"budget": 0.2},
     "ddpg": {"target_noise": 0.2, "critics": 2},

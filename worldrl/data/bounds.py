@@ -115,7 +115,7 @@ def advice(action: Array, low: Array, high: Array, kept: Kept = GUESSED, form: F
     n = int(beyond(action, low, high).any(1).sum())
     if are_few(n, len(action)):
         which = "it" if n == 1 else f"these {n:,}"
-        return f"clip {which} or leave out the episode, or, if that is no mistake, set {wide}"
+        return f"clip {which} or leave out the episode, or, if that is not a mistake, set {wide}"
     return f"set their true bounds, such as {wide}, which contain all actions"
 
 
