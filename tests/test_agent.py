@@ -259,11 +259,11 @@ def test_noise_keeps_actions_in_range_and_is_off_when_asked() -> None:
     assert np.ptp(agent.act({}, rows, explore=False)[1], axis=0).max() == 0.0
 
 
-# Every head learns from states, which takes seconds; on a world model, those that ask different things of it.
-LEARNERS = [("identity", head, {}) for head in FAST if head != "dreamer"]
-LEARNERS += [("identity", f"sac+{policy}", {}) for policy in ("flow", "mixture")]
-LEARNERS += [("rssm", "smac", {})]
-LONGER = [("identity", "sac+latent", {}), ("identity", "miracle+mixture", {})]
+# Heads learn from states within seconds; on a world model, those that ask different things of it.
+VERSIONS = {"slac", "ddpg", "value_sac"}  # of heads that learn here too
+LEARNERS = [("identity", head, {}) for head in FAST if head not in {"dreamer", *VERSIONS}]
+LEARNERS += [("identity", "sac+flow", {}), ("rssm", "smac", {})]
+LONGER = [("identity", head, {}) for head in ("sac+mixture", "sac+latent", "miracle+mixture", *sorted(VERSIONS))]
 LONGER += [("identity", "virel", settings) for settings in VIRELS.values()]
 LONGER += [("rssm", head, {}) for head in ("sac", "dreamer", "td3", "miracle", "smac+mixture")]
 LONGER += [("slac", head, {}) for head in ("slac", "dreamer")]
