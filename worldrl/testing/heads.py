@@ -1,0 +1,188 @@
+"""Is a class of your own a head that the package can run?"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from worldrl.agent import HEAD_ONLY, MODEL_ONLY, check_pair
+from worldrl.errors import UserError
+from worldrl.nn.optim import Optimizer
+from worldrl.testing.additions import check_additions
+from worldrl.testing.calls import Make, call, ensure, ensure_type, maker
+from worldrl.testing.inputs import (
+    ACTIONS,
+    BATCH,
+    CONTEXT,
+    FEAT,
+    KINDS,
+    PARTICLES,
+    SPECS,
+    ToyModel,
+    random_batch,
+    random_belief,
+    random_extra,
+)
+from worldrl.testing.rules import (
+    check_actions,
+    check_alike,
+    check_metrics,
+    check_repeats,
+    check_saves,
+    check_source,
+    check_tensors,
+    load,
+    same,
+    unchanged,
+)
+from worldrl.types import NOISE, Actions, Batch, Belief, Extra, Metrics, Needs, Noise, Sizes
+
+UPDATES = 16  # numbers of updates whose phases are tried
+
+
+def check_head(head: type | str, **settings: Any) -> None:
+    """Check a head class, or the one behind a name or ``"module:Class"``, with these settings of its ``Config``.
+
+    It also refuses a method of yours that the parent head inherits but never calls, and a setting of yours that
+    nothing reads.
+
+    Raises:
+        UserError: what is wrong, in one line.
+    """
+    cls, name, config = load("head", head, settings)
+    with check_additions(name, cls), torch.random.fork_rng(devices=[]):
+        tried = [_check_kind(f"{name} on a {kind.kind}", cls, config, kind) for kind in KINDS]
+        ensure(any(tried), f"{name}: needs.actions", "no kind of action", "box, choice or both")
+
+
+class _Inputs(NamedTuple):
+    """The arguments of ``update`` after the phase."""
+
+    batch: Batch
+    belief: Belief
+    model: ToyModel
+    extra: Extra
+
+    def batches(self) -> list[Batch]:
+        return [self.batch, *self.extra.values()]
+
+    def tensors(self) -> list[Tensor]:
+        rows = [x for batch in self.batches() for x in (*batch.obs.values(), *batch[1:])]
+        return [*rows, *self.belief, *self.model.parameters()]
+
+
+def _inputs(head: Any, phase: str, actions: Actions, rows: int = 0) -> _Inputs:
+    """Inputs of ``rows``, by default six, or more if the head needs more."""
+    rows = rows or max(6, head.needs.rows)
+    torch.manual_seed(1)
+    spec, belief = SPECS[0]._replace(actions=actions), random_belief(BATCH, rows, particles=head.particles(phase))
+    return _Inputs(random_batch(spec, BATCH, rows), belief, ToyModel(), random_extra(head.needs, spec, rows))
+
+
+def _check_kind(name: str, cls: type[Any], config: Any, actions: Actions) -> bool:
+    """Check a head on one kind of action, if it takes it."""
+    make = maker(name, cls, config, Sizes((FEAT,), (CONTEXT,), actions))
+    try:
+        head = make()
+    except UserError as error:
+        if error.__cause__ is not None:  # it did not refuse: it failed
+            raise
+        return False
+    _check_parts(name, head)
+    if actions.kind not in head.needs.actions:
+        return False
+    check_pair(ToyModel(), make(), actions)
+    phases = _phases(name, make())
+    _check_acts(name, make(), actions)
+    for phase in phases:
+        _check_update(f"{name}: update('{phase}')", make, phase, actions)
+    _check_learns(name, make(), make(), phases, actions)
+    return True
+
+
+def _check_parts(name: str, head: Any) -> None:
+    for attribute, kind in (("config", type(head).Config), ("needs", Needs), ("optimizers", dict)):
+        ensure_type(f"{name}: {attribute}", getattr(head, attribute, None), kind)
+    ours = {id(param) for param in head.parameters()}
+    for key, optimizer in head.optimizers.items():
+        where, kind = f"{name}: optimizers[{key!r}]", type(optimizer)
+        found = f"{kind.__module__}.{kind.__name__}"
+        ensure(isinstance(optimizer, Optimizer), where, found, "worldrl.nn.optim.Optimizer")
+        ensure(key != "model", where, "the name of the belief model's optimiser", "another one")
+        owned = all(id(param) in ours for param in optimizer.params)
+        ensure(owned, where, "parameters that the head does not have and would not save", "its own")
+
+
+def _phases(name: str, head: Any) -> list[str]:
+    """The phases of the first updates, each once; they must be text and depend only on the update's number."""
+    where = f"{name}: phase(n)"
+    phases, again = ([call(where, head.phase, n) for n in range(UPDATES)] for _ in range(2))
+    for phase in phases:
+        ensure(isinstance(phase, str), where, repr(phase), "text")
+        taken = phase == MODEL_ONLY or phase.endswith(HEAD_ONLY)
+        ensure(not taken, where, f"'{phase}', a name that the agent uses itself", "another one")
+        k = call(f"{name}: particles('{phase}')", head.particles, phase)
+        ensure(isinstance(k, int) and k >= 0, f"{name}: particles('{phase}')", repr(k), "0, 1, 2, ...")
+    ensure(phases == again, where, "another name at the second call", "one that depends only on n, or no run resumes")
+    return list(dict.fromkeys(phases))
+
+
+def _check_acts(name: str, head: Any, actions: Actions) -> None:
+    for explore in (True, False):
+        for particles in (0, PARTICLES):
+            where = f"{name}: act(belief, explore={explore}) with {particles} particles"
+            belief = random_belief(BATCH, particles=particles)
+            belief = belief._replace(feat=20.0 * belief.feat, context=20.0 * belief.context)
+            action = call(where, head.act, belief, explore, NOISE)
+            check_tensors(where, {"action": action}, {"action": (BATCH, ACTIONS)})
+            check_actions(where, action, actions)
+            check_source(where, partial(_acted, where, head, belief, explore))
+
+
+def _acted(where: str, head: Any, belief: Belief, explore: bool, noise: Noise, seed: int) -> dict[str, Tensor]:
+    return {"action": call(where, head.act, belief, explore, noise, seed=seed)}
+
+
+def _check_update(where: str, make: Make, phase: str, actions: Actions) -> None:
+    """Check what one update returns and what it must not change, on slices of the fewest rows, and of six or more."""
+    for rows in (make().needs.rows, 0):
+        head = make()
+        inputs = _inputs(head, phase, actions, rows)
+        with unchanged(where, inputs.tensors()):
+            first = call(where, head.update, phase, *inputs)
+        check_metrics(where, first)
+        ensure(any(key.startswith("loss/") for key in first), where, f"{sorted(first)}", "loss/<name> among them")
+        left = any(param.grad is not None for param in inputs.model.parameters())
+        ensure(not left, where, "gradients left in the belief model", "gradients only for the head's parameters")
+    check_repeats(where, first, call(where, make().update, phase, *inputs))
+    for batch in inputs.batches():  # the action of a first row belongs to the previous episode
+        batch.reward.add_(50.0 * batch.is_first)
+        batch.action.add_(0.5 * batch.is_first[..., None])
+    masked = call(where, make().update, phase, *inputs)
+    check_alike(where, first, masked, "with another reward or action of a first row", "that pair to be masked")
+
+
+def _check_learns(name: str, head: Any, other: Any, phases: Sequence[str], actions: Actions) -> None:
+    """Check that a round of updates changes the head, and that everything is saved."""
+
+    def update(head: Any, phase: str = phases[0]) -> Metrics:
+        return call(f"{name}: update('{phase}')", head.update, phase, *_inputs(head, phase, actions))
+
+    before = [param.detach().clone() for param in head.parameters()]
+    owned = {key: [(param, param.detach().clone()) for param in each.params] for key, each in head.optimizers.items()}
+    for phase in phases:
+        update(head, phase)
+    changed = not all(map(same, before, head.parameters()))
+    ensure(changed, f"{name}: update", f"no parameter changed by {', '.join(phases)}", "optimisers to step")
+    for key, pairs in owned.items():
+        still = all(same(param, was) for param, was in pairs)
+        ensure(
+            not still, f"{name}: optimizers[{key!r}]", f"no step in {', '.join(phases)}", "one that changes something"
+        )
+    check_saves(name, head, other, update)
+    ours, theirs = ({key: param.detach() for key, param in each.named_parameters()} for each in (head, other))
+    check_alike(name, ours, theirs, "an update after saving and loading", "all state in parameters and buffers")
