@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from worldrl.errors import UserError
-from worldrl.testing.calls import Make, call, ensure, ensure_type, maker
+from worldrl.testing.calls import call, ensure, ensure_type, maker, refusal
 from worldrl.testing.inputs import ACTIONS, BATCH, PARTICLES, SPECS, random_batch
 from worldrl.testing.rules import (
     check_alike,
@@ -38,21 +38,10 @@ def check_belief(belief: type | str, **settings: Any) -> None:
         UserError: what is wrong, in one line.
     """
     cls, name, config = load("belief", belief, settings)
-    refusals = []
     with torch.random.fork_rng(devices=[]):
-        for spec in SPECS:
-            on = f"{name} on {' and '.join(spec.obs)}"
-            make = maker(on, cls, config, spec)
-            try:
-                make()
-            except UserError as error:
-                if error.__cause__ is not None:  # it did not refuse: it failed
-                    raise
-                refusals.append(error)
-            else:
-                _check_kind(on, make, spec)
-    if len(refusals) == len(SPECS):
-        raise UserError(name, f"that it refuses vectors, images and both: {refusals[0]}", "support for one of them")
+        refusals = [_check_kind(f"{name} on {' and '.join(spec.obs)}", cls, config, spec) for spec in SPECS]
+    found = f"that it refuses vectors, images and both: {refusals[0]}"
+    ensure(not all(refusals), name, found, "support for one of them")
 
 
 class _NoNoise(TorchFunctionMode):
@@ -69,8 +58,11 @@ class _NoNoise(TorchFunctionMode):
         return mean + torch.zeros_like(result)
 
 
-def _check_kind(name: str, make: Make, spec: EnvSpec) -> None:
-    """Check a belief on one kind of observation."""
+def _check_kind(name: str, cls: type[Any], config: Any, spec: EnvSpec) -> UserError | None:
+    """Check a belief on one kind of observation, unless it refuses it by the error that is returned."""
+    make = maker(name, cls, config, spec)
+    if refused := refusal(make):
+        return refused
     _check_parts(name, make())
     torch.manual_seed(4)
     batch = random_batch(spec, BATCH, make().lost_rows + 4)
@@ -87,6 +79,7 @@ def _check_kind(name: str, make: Make, spec: EnvSpec) -> None:
     _check_abilities(name, make(), spec)
     if model.imputes:
         _check_imputation(name, make(), batch)
+    return None
 
 
 def _check_parts(name: str, model: Any) -> None:

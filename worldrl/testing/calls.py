@@ -31,6 +31,17 @@ def maker(name: str, cls: type[Any], *args: Any) -> Make:
     return make
 
 
+def refusal(make: Make) -> UserError | None:
+    """The error by which a part refuses what it is made for, if it does; what fails for another reason is raised."""
+    try:
+        make()
+    except UserError as error:
+        if error.__cause__ is not None:
+            raise
+        return error
+    return None
+
+
 @contextmanager
 def doing(where: str) -> Iterator[None]:
     """Turn any other exception of the user's code into one line, with its place."""

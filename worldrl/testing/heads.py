@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from worldrl.agent import HEAD_ONLY, MODEL_ONLY, check_pair
-from worldrl.errors import UserError
 from worldrl.nn.optim import Optimizer
 from worldrl.testing.additions import check_additions
-from worldrl.testing.calls import Make, call, ensure, ensure_type, maker
+from worldrl.testing.calls import Make, call, ensure, ensure_type, maker, refusal
 from worldrl.testing.inputs import (
     ACTIONS,
     BATCH,
@@ -86,12 +85,9 @@ def _inputs(head: Any, phase: str, actions: Actions, rows: int = 0) -> _Inputs:
 def _check_kind(name: str, cls: type[Any], config: Any, actions: Actions) -> bool:
     """Check a head on one kind of action, if it takes it."""
     make = maker(name, cls, config, Sizes((FEAT,), (CONTEXT,), actions))
-    try:
-        head = make()
-    except UserError as error:
-        if error.__cause__ is not None:  # it did not refuse: it failed
-            raise
+    if refusal(make):
         return False
+    head = make()
     _check_parts(name, head)
     if actions.kind not in head.needs.actions:
         return False
