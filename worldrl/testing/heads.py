@@ -14,7 +14,6 @@ from worldrl.nn.optim import Optimizer
 from worldrl.testing.additions import check_additions
 from worldrl.testing.calls import Make, call, ensure, ensure_type, maker, refusal
 from worldrl.testing.inputs import (
-    ACTIONS,
     BATCH,
     CONTEXT,
     FEAT,
@@ -27,18 +26,16 @@ from worldrl.testing.inputs import (
     random_extra,
 )
 from worldrl.testing.rules import (
-    check_actions,
+    check_act,
     check_alike,
     check_metrics,
     check_repeats,
     check_saves,
-    check_source,
-    check_tensors,
     load,
     same,
     unchanged,
 )
-from worldrl.types import NOISE, Actions, Batch, Belief, Extra, Metrics, Needs, Noise, Sizes
+from worldrl.types import Actions, Batch, Belief, Extra, Metrics, Needs, Sizes
 
 UPDATES = 16  # numbers of updates whose phases are tried
 
@@ -133,14 +130,7 @@ def _check_acts(name: str, head: Any, actions: Actions) -> None:
             where = f"{name}: act(belief, explore={explore}) with {particles} particles"
             belief = random_belief(BATCH, particles=particles)
             belief = belief._replace(feat=20.0 * belief.feat, context=20.0 * belief.context)
-            action = call(where, head.act, belief, explore, NOISE)
-            check_tensors(where, {"action": action}, {"action": (BATCH, ACTIONS)})
-            check_actions(where, action, actions)
-            check_source(where, partial(_acted, where, head, belief, explore))
-
-
-def _acted(where: str, head: Any, belief: Belief, explore: bool, noise: Noise, seed: int) -> dict[str, Tensor]:
-    return {"action": call(where, head.act, belief, explore, noise, seed=seed)}
+            check_act(where, partial(head.act, belief, explore), actions)
 
 
 def _check_update(where: str, make: Make, phase: str, actions: Actions) -> None:

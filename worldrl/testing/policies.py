@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,11 +12,11 @@ from worldrl.nn.functional import tanh_log_det
 from worldrl.testing.calls import Make, call, ensure, ensure_type, maker
 from worldrl.testing.inputs import ACTIONS, BATCH, FEAT, KINDS, PARTICLES
 from worldrl.testing.rules import (
+    check_act,
     check_actions,
     check_alike,
     check_repeats,
     check_saves,
-    check_source,
     check_tensors,
     close,
     load,
@@ -74,11 +75,7 @@ def _check_draws(name: str, policy: Any, actions: Actions, lead: tuple[int, ...]
         ensure(value.requires_grad, f"{where}: {key}", "no gradient to its parameters", "reparameterised draws")
     check_repeats(where, {"action": draw.action}, {"action": _sample(name, policy, x).action})
     if lead == (BATCH,):
-        where = f"{name}: act(x, noise)"
-        check_source(where, lambda source, seed: {"action": call(where, policy.act, x, source, seed=seed)})
-        acted = call(where, policy.act, x)
-        check_tensors(where, {"action": acted}, {"action": (*lead, ACTIONS)}, detached=False)
-        check_actions(where, acted, actions)
+        check_act(f"{name}: act(x, noise)", partial(policy.act, x), actions, detached=False)
     noise = policy.noise(x, 3)
     many, where = _sample(name, policy, x, noise), f"{name}: sample(x, noise(x, 3))"
     _check_draw(where, many, lead)

@@ -15,9 +15,9 @@ from worldrl.acting.noise import RowNoise
 from worldrl.config import typed
 from worldrl.registry import check_class, load_class
 from worldrl.testing.additions import check_decorated
-from worldrl.testing.calls import doing, ensure, ensure_type
+from worldrl.testing.calls import call, doing, ensure, ensure_type
 from worldrl.testing.inputs import BATCH
-from worldrl.types import Actions, Noise, hardened
+from worldrl.types import NOISE, Actions, Noise, hardened
 
 
 def load(kind: str, part: type | str, settings: Mapping[str, Any]) -> tuple[type[Any], str, Any]:
@@ -70,6 +70,14 @@ def same(a: Tensor, b: Tensor) -> bool:
 
 def close(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and torch.allclose(a, b, rtol=1e-3, atol=1e-4)
+
+
+def check_act(where: str, act: Callable[[Noise], Any], actions: Actions, detached: bool = True) -> None:
+    """Check the actions (B, A) that a part takes with the noise that it is given."""
+    action = call(where, act, NOISE)
+    check_tensors(where, {"action": action}, {"action": (BATCH, actions.size)}, detached)
+    check_actions(where, action, actions)
+    check_source(where, lambda noise, seed: {"action": call(where, act, noise, seed=seed)})
 
 
 def check_source(where: str, draw: Callable[[Noise, int], Mapping[str, Tensor]]) -> None:
