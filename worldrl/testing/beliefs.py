@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -136,9 +137,9 @@ def _check_learning(name: str, model: Any, batch: Batch) -> None:
 def _step(
     name: str,
     model: Any,
-    state: State,
     batch: Batch,
     row: int,
+    state: State,
     is_first: Tensor,
     deterministic: bool = False,
     noise: Noise = NOISE,
@@ -156,10 +157,17 @@ def _flat(stepped: tuple[State, Belief]) -> dict[str, Tensor]:
 
 
 def _check_acting(name: str, model: Any, batch: Batch) -> None:
-    where = f"{name}: step"
+    where, step = f"{name}: step", partial(_step, name, model, batch)
     start = call(f"{name}: initial({BATCH}, {PARTICLES})", model.initial, BATCH, PARTICLES)
-    inside, reset, some = torch.zeros(BATCH), torch.ones(BATCH), torch.eye(BATCH)[0]
-    state, belief = _step(name, model, start, batch, 0, reset)
+    first = partial(step, 0, start, torch.ones(BATCH))
+    state, belief = first()
+    _check_stepped(where, model, start, state, belief)
+    check_source(where, lambda noise, seed: _flat(first(noise=noise, seed=seed)))
+    _check_resets(where, step, start, state)
+
+
+def _check_stepped(where: str, model: Any, start: State, state: State, belief: Any) -> None:
+    """Check the state and the belief after one step from ``start``."""
     ensure_type(where, belief, Belief)
     particles = PARTICLES if len(belief.particles) else 0  # a point belief need not repeat itself
     _check_shapes(where, belief, (BATCH,), particles, model)
@@ -167,18 +175,20 @@ def _check_acting(name: str, model: Any, batch: Batch) -> None:
     ensure(found == expected, f"{where}: state", f"{found}", f"that of initial: {expected}")
     for key, value in state.items():
         ensure(len(value) == BATCH, f"{where}: state {key}", f"shape {tuple(value.shape)}", f"B = {BATCH} first")
-    check_source(where, lambda noise, seed: _flat(_step(name, model, start, batch, 0, reset, noise=noise, seed=seed)))
-    state, _ = _step(name, model, state, batch, 1, inside)
-    fresh, later = _step(name, model, start, batch, 2, reset), _step(name, model, state, batch, 2, reset)
+
+
+def _check_resets(where: str, step: Callable[..., tuple[State, Belief]], start: State, state: State) -> None:
+    """Check that ``is_first`` resets its own row, and no other; ``state`` is that after row 0."""
+    inside, reset, some = torch.zeros(BATCH), torch.ones(BATCH), torch.eye(BATCH)[0]
+    state, _ = step(1, state, inside)
+    fresh, later = step(2, start, reset), step(2, state, reset)
     told = ("after is_first = 1 that depends on the rows before", "a state that is reset")
     check_alike(where, fresh[0], later[0], *told)
     check_alike(where, fresh[1]._asdict(), later[1]._asdict(), *told)
-    mixed, unmixed = ({"belief": _step(name, model, state, batch, 2, first)[1].feat} for first in (some, inside))
-    check_alike(where, {"belief": mixed["belief"][:1]}, {"belief": fresh[1].feat[:1]}, *told)
-    rest = {"belief": unmixed["belief"][1:]}
-    check_alike(
-        where, {"belief": mixed["belief"][1:]}, rest, "of a row where another row has is_first = 1", "no effect"
-    )
+    mixed, unmixed = (step(2, state, is_first)[1].feat for is_first in (some, inside))
+    check_alike(where, {"belief": mixed[:1]}, {"belief": fresh[1].feat[:1]}, *told)
+    told = ("of a row where another row has is_first = 1", "no effect")
+    check_alike(where, {"belief": mixed[1:]}, {"belief": unmixed[1:]}, *told)
 
 
 def _check_imputation(name: str, model: Any, batch: Batch) -> None:
@@ -189,7 +199,7 @@ def _check_imputation(name: str, model: Any, batch: Batch) -> None:
 
     def step(obs: Obs) -> Mapping[str, Tensor]:
         torch.manual_seed(7)
-        return _step(name, model, start, batch._replace(obs=obs), 0, first)[1]._asdict()
+        return _step(name, model, batch._replace(obs=obs), 0, start, first)[1]._asdict()
 
     told = step({**batch.obs, **seen})
     check_alike(f"{name}: step", told, step(batch.obs), "where SEEN says that all is seen", "none", close)
@@ -211,7 +221,7 @@ def _check_agreement(name: str, model: Any, batch: Batch) -> None:
     state, rows = model.initial(BATCH), []
     for row in range(batch.reward.shape[1]):
         with _NoNoise():
-            state, belief = _step(name, model, state, batch, row, batch.is_first[:, row], deterministic=True)
+            state, belief = _step(name, model, batch, row, state, batch.is_first[:, row], deterministic=True)
         rows.append(belief)
     known = zip(*rows[model.lost_rows :], strict=True)
     acted = Belief(*(torch.stack(parts, -1 if parts[0].dim() == 1 else -2) for parts in known))._asdict()

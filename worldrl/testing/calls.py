@@ -14,12 +14,17 @@ from torch.overrides import TorchFunctionMode
 
 from worldrl.errors import UserError
 
-NOT_THEIRS = (
-    str(Path(__file__).parent),
-    str(Path(torch.__file__).parent),
-)  # where an error of the user's code may surface
-
+NOT_THEIRS = tuple(str(Path(file).parent) for file in (__file__, torch.__file__))  # where their errors may surface
 Make = Callable[..., Any]  # a new part, with the weights of a seed
+
+
+def ensure(right: bool, where: str, found: str, expected: str = "", fix: str = "") -> None:
+    if not right:
+        raise UserError(where, found, expected, fix)
+
+
+def ensure_type(where: str, value: Any, kind: type) -> None:
+    ensure(isinstance(value, kind), where, f"an object of type {type(value).__name__}", kind.__qualname__)
 
 
 def maker(name: str, cls: type[Any], *args: Any) -> Make:
@@ -51,9 +56,9 @@ def doing(where: str) -> Iterator[None]:
         raise
     except Exception as error:
         frames = traceback.extract_tb(error.__traceback__)
-        place = [frame for frame in frames if not frame.filename.startswith(NOT_THEIRS)][-1:] or frames[-1:]
+        place = ([frame for frame in frames if not frame.filename.startswith(NOT_THEIRS)] or frames)[-1]
         reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(where, f"{reason} ({place[0].filename}:{place[0].lineno})") from error
+        raise UserError(where, f"{reason} ({place.filename}:{place.lineno})") from error
 
 
 def call(where: str, method: Callable[..., Any], *args: Any, seed: int = 2) -> Any:
@@ -112,12 +117,3 @@ def _by_mask(name: str, args: Any) -> bool:
     if any(isinstance(end, Tensor) for end in ends):
         return True
     return any(isinstance(part, Tensor) and part.dtype in (torch.bool, torch.uint8) for part in index)
-
-
-def ensure(right: bool, where: str, found: str, expected: str = "", fix: str = "") -> None:
-    if not right:
-        raise UserError(where, found, expected, fix)
-
-
-def ensure_type(where: str, value: Any, kind: type) -> None:
-    ensure(isinstance(value, kind), where, f"an object of type {type(value).__name__}", kind.__qualname__)

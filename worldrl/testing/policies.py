@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -43,8 +44,7 @@ def check_policy(policy: type | str, **settings: Any) -> None:
 
 def _check_kind(name: str, make: Make, actions: Actions) -> None:
     """Check a policy on one kind of action."""
-    exact = make().exact_density
-    expected = "True, or False if log_prob is a bound"
+    exact, expected = make().exact_density, "True, or False if log_prob is a bound"
     ensure(isinstance(exact, bool), f"{name}: exact_density", repr(exact), expected)
     for lead in ((BATCH,), (2, BATCH, 4)):
         _check_draws(name, make(), actions, lead)
@@ -61,10 +61,19 @@ def _sample(name: str, policy: Any, x: Tensor, *noise: Any) -> Draw:
 
 
 def _check_draws(name: str, policy: Any, actions: Actions, lead: tuple[int, ...]) -> None:
-    """Check shapes, ranges, weights and gradients of draws in the states ``x`` (*lead, F)."""
+    """Check all that a policy does in the states ``x`` (*lead, F), except its density."""
     torch.manual_seed(1)
     x = torch.randn(*lead, FEAT)
-    draw, where = _sample(name, policy, x), f"{name}: sample(x) with x of shape {(*lead, FEAT)}"
+    _check_sample(name, policy, x, actions)
+    if lead == (BATCH,):
+        check_act(f"{name}: act(x, noise)", partial(policy.act, x), actions, detached=False)
+    _check_given_noise(name, policy, x)
+    _check_mode(name, policy, x, actions)
+
+
+def _check_sample(name: str, policy: Any, x: Tensor, actions: Actions) -> None:
+    """Check shapes, ranges, weights and gradients of draws."""
+    draw, where, lead = _sample(name, policy, x), f"{name}: sample(x) with x of shape {tuple(x.shape)}", x.shape[:-1]
     _check_draw(where, draw, lead)
     check_actions(f"{where}: action", draw.action, actions)
     meant, law = (draw.raw.tanh(), "tanh of raw") if actions.kind == "box" else (draw.raw, "raw, one-hot rows")
@@ -74,22 +83,25 @@ def _check_draws(name: str, policy: Any, actions: Actions, lead: tuple[int, ...]
     for key, value in (("action", draw.one()), ("log_prob", draw.log_prob)):
         ensure(value.requires_grad, f"{where}: {key}", "no gradient to its parameters", "reparameterised draws")
     check_repeats(where, {"action": draw.action}, {"action": _sample(name, policy, x).action})
-    if lead == (BATCH,):
-        check_act(f"{name}: act(x, noise)", partial(policy.act, x), actions, detached=False)
-    noise = policy.noise(x, 3)
-    many, where = _sample(name, policy, x, noise), f"{name}: sample(x, noise(x, 3))"
-    _check_draw(where, many, lead)
-    torch.manual_seed(3)
-    again = policy.sample(x, noise)
-    check_alike(where, {"action": many.action}, {"action": again.action}, "from the same noise", "no other noise")
+
+
+def _check_given_noise(name: str, policy: Any, x: Tensor) -> None:
+    noise, where = policy.noise(x, 3), f"{name}: sample(x, noise(x, 3))"
+    draw = _sample(name, policy, x, noise)
+    _check_draw(where, draw, x.shape[:-1])
+    again = call(where, policy.sample, x, noise, seed=3)
+    check_alike(where, {"action": draw.action}, {"action": again.action}, "from the same noise", "no other noise")
+
+
+def _check_mode(name: str, policy: Any, x: Tensor, actions: Actions) -> None:
     where = f"{name}: mode(x)"
     mode = call(where, policy.mode, x)
-    check_tensors(where, {"action": mode}, {"action": (*lead, ACTIONS)}, detached=False)
+    check_tensors(where, {"action": mode}, {"action": (*x.shape[:-1], ACTIONS)}, detached=False)
     check_actions(where, mode, actions)
     check_alike(where, {"action": mode}, {"action": call(where, policy.mode, x, seed=1)}, "at a second call", "no draw")
 
 
-def _check_draw(where: str, draw: Draw, lead: tuple[int, ...]) -> None:
+def _check_draw(where: str, draw: Draw, lead: Sequence[int]) -> None:
     lead = (len(draw.action), *lead)
     shapes = {"action": (*lead, ACTIONS), "raw": (*lead, ACTIONS), "log_prob": lead}
     check_tensors(where, draw._asdict(), shapes, detached=False)
@@ -113,15 +125,18 @@ def _check_density(name: str, policy: Any, actions: Actions) -> None:
         fitted = call(where, policy.log_prob, draw.raw, x[0, 0]).requires_grad
     ensure(fitted, where, "no gradient to its parameters", "one: heads fit it to actions")
     if actions.kind == "box":
-        inner = draw.raw.detach().clamp(-1.0, 1.0)
-        given = call(f"{name}: raw_of(action)", policy.raw_of, inner.tanh())
-        right = close(given, inner) or not policy.exact_density
-        ensure(right, f"{name}: raw_of(action)", "another number than the action's own before tanh", "its inverse")
+        _check_inverse(f"{name}: raw_of(action)", policy, draw.raw.clamp(-1.0, 1.0))
     if policy.exact_density:
         same = torch.allclose(densities[0], draw.log_prob, rtol=1e-3, atol=1e-3)
         ensure(same, where, "another value than the log_prob of sample", "the same at the same raw")
         mass = _mass(name, policy, x[0, 0, 0], actions)
         ensure(abs(mass - 1.0) < 0.05, where, f"a density of actions that integrates to {mass:.3f}", "1")
+
+
+def _check_inverse(where: str, policy: Any, raw: Tensor) -> None:
+    """Check that a policy whose density is exact gets numbers back from their tanh."""
+    right = close(call(where, policy.raw_of, raw.tanh()), raw) or not policy.exact_density
+    ensure(right, where, "another number than the action's own before tanh", "its inverse")
 
 
 def _mass(name: str, policy: Any, x: Tensor, actions: Actions) -> float:

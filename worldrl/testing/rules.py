@@ -21,18 +21,23 @@ from worldrl.types import NOISE, Actions, Noise, hardened
 
 
 def load(kind: str, part: type | str, settings: Mapping[str, Any]) -> tuple[type[Any], str, Any]:
+    """The class, its name in messages, and its settings."""
     cls = load_class(kind, part) if isinstance(part, str) else check_class(kind, part)
     name = f"{kind} {cls.__name__}"
-    check_decorated(name, cls.Config)
-    frozen = cls.Config.__dataclass_params__.frozen
-    ensure(frozen, f"{name}: Config", "a dataclass that can be changed after it was checked", "@dataclass(frozen=True)")
-    for field in dataclasses.fields(cls.Config):
-        default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
-        ensure(default, f"{name}: Config.{field.name}", "no default", "one for every setting")
+    _check_config(name, cls.Config)
     with doing(f"{name}: Config"):
         hints = typing.get_type_hints(cls.Config, include_extras=True)
         given = {key: typed(f"{kind}.{key}", settings[key], hints.get(key, Any)) for key in settings}
         return cls, name, cls.Config(**given)
+
+
+def _check_config(name: str, config: Any) -> None:
+    check_decorated(name, config)
+    frozen = config.__dataclass_params__.frozen
+    ensure(frozen, f"{name}: Config", "a dataclass that can be changed after it was checked", "@dataclass(frozen=True)")
+    for field in dataclasses.fields(config):
+        default = field.default is not dataclasses.MISSING or field.default_factory is not dataclasses.MISSING
+        ensure(default, f"{name}: Config.{field.name}", "no default", "one for every setting")
 
 
 def check_tensors(
