@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from worldrl.errors import UserError
+from worldrl.errors import UserError, place_of
 
-NOT_THEIRS = tuple(str(Path(file).parent) for file in (__file__, torch.__file__))  # where their errors may surface
 Make = Callable[..., Any]  # a new part, with the weights of a seed
 
 
@@ -55,10 +52,8 @@ def doing(where: str) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        frames = traceback.extract_tb(error.__traceback__)
-        place = ([frame for frame in frames if not frame.filename.startswith(NOT_THEIRS)] or frames)[-1]
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise UserError(where, f"{reason} ({place.filename}:{place.lineno})") from error
+        reason, place = " ".join(f"{type(error).__name__}: {error}".split()), place_of(error)
+        raise UserError(where, f"{reason} ({place})" if place else reason) from error
 
 
 def call(where: str, method: Callable[..., Any], *args: Any, seed: int = 2) -> Any:
