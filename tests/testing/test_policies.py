@@ -130,6 +130,11 @@ class OwnNoise(Policy):
         return super().noise(x, n)
 
 
+class NoiseOfOne(Policy):
+    def noise(self, x: Any, n: int = 1, source: Noise = NOISE) -> Any:
+        return super().noise(x, {1: 1}[n], source)
+
+
 class UnsavedNoise(Policy):
     def __init__(self, *args: Any) -> None:
         super().__init__(*args)
@@ -191,6 +196,7 @@ POLICY_MISTAKES = [
     (NoJacobian, "log_prob(raw, x)", "a density of actions that integrates to 0."),
     (RaggedDensity, "log_prob(raw, x): density", "shape ()"),
     (OwnNoise, "act(x, noise)", "another action with other numbers than"),
+    (NoiseOfOne, "noise(x, 3)", "KeyError: 3"),
     (UnsavedNoise, "policy UnsavedNoise on a box", "another action of sample after saving and loading"),
 ]
 

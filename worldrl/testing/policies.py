@@ -86,7 +86,7 @@ def _check_sample(name: str, policy: Any, x: Tensor, actions: Actions) -> None:
 
 
 def _check_given_noise(name: str, policy: Any, x: Tensor) -> None:
-    noise, where = policy.noise(x, 3), f"{name}: sample(x, noise(x, 3))"
+    noise, where = call(f"{name}: noise(x, 3)", policy.noise, x, 3), f"{name}: sample(x, noise(x, 3))"
     draw = _sample(name, policy, x, noise)
     _check_draw(where, draw, x.shape[:-1])
     again = call(where, policy.sample, x, noise, seed=3)
