@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from worldrl import errors
-from worldrl.errors import UserError, check_out, check_writable, exit_code, writing
+from worldrl.errors import UserError, check_out, check_writable, exit_code, one_line, writing
 
 
 def test_a_failure_to_write_is_one_line_with_the_remedy() -> None:
@@ -69,3 +69,7 @@ def test_a_line_is_cut_in_its_middle(capsys: pytest.CaptureFixture) -> None:
     told = capsys.readouterr().err
     assert len(told) < 1_600
     assert told.endswith("x; do this\n")
+
+
+def test_an_error_cannot_steer_the_terminal() -> None:
+    assert one_line(UserError("\x1b[2J\x9b1m\u202e", fix="do\nthis")).isprintable()

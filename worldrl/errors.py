@@ -108,8 +108,13 @@ def exit_code(error: UserError | KeyboardInterrupt) -> int:
 
 def one_line(error: UserError) -> str:
     """The error on one line, cut in the middle if it is too long, as for a damaged file."""
-    line = " ".join(str(error).split())
+    line = printable(" ".join(str(error).split()))
     return line if len(line) <= LONGEST else f"{line[: LONGEST // 2]} ... {line[-LONGEST // 2 :]}"
+
+
+def printable(text: object) -> str:
+    """``text`` with its control characters written out (``\\x1b``): a stranger's would steer the terminal."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
 
 
 def place_of(error: BaseException) -> str:

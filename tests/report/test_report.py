@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -351,6 +352,47 @@ def test_damage_and_gaps_are_one_line(runs: Path, capsys: pytest.CaptureFixture)
     assert f"{bad}, line 1: frames: found inf, expected a number" in fails(capsys, runs)
     bad.write_text('{"frames": 9000, "eval/return": 1.0}\n')
     assert f"{bad.parent}: found its first value at 9,000 frames, where" in fails(capsys, runs)
+
+
+@pytest.fixture
+def hostile(tmp_path: Path) -> Path:
+    """Names that would clear a terminal, set its title, reverse a line, or begin a line of their own."""
+    for seed in (1, 2):
+        run = make_run(tmp_path / f"runs/\x1b[2J\n- forged {seed}", [0, 1.0, 2.0], every=9000, seed=seed)
+        file = run / "config.yaml"
+        text = file.read_text().replace("agent: smac", r'agent: "\e[31msmac\n- forged|\u202e"')
+        text = text.replace("task: walker_walk", r'task: "\e]0;walk\a\L"').replace(
+            "device: auto", rf'device: "\e{seed}"'
+        )
+        file.write_text(re.sub(r"commit \S+", "commit \u202eabc", text))
+        cells = [{"corruption": kind, "level": level, "return": 1.0} for kind, level in (("clean", 0), ("\x1bc", 1))]
+        grid = {"task": "\x1b[2J", "agent": "\x1b\n- forged", "trained_with": {}, "cells": cells}
+        (run / "robustness.json").write_text(json.dumps(grid))
+        (run / "videos").mkdir()
+        (run / "videos" / "\x9b31m.mp4").write_text("")
+    make_run(tmp_path / "runs" / "\x1b[5mempty", [])
+    return tmp_path / "runs"
+
+
+@pytest.mark.parametrize("options", [["--html"], ["--robustness"], ["--label", "device"]])
+def test_no_control_character_of_a_run_folder_gets_out(
+    hostile: Path, options: list[str], capsys: pytest.CaptureFixture
+) -> None:
+    out = hostile.parent / "out"
+    texts = [run_report(capsys, hostile, "--out", out, *options)]
+    texts += [file.read_text() for file in out.iterdir() if file.suffix in (".md", ".csv", ".html")]
+    assert len(texts) > 2
+    for text in texts:
+        assert not [c for c in text if not c.isprintable() and c != "\n"]
+        assert "\n- forged" not in text
+
+
+def test_no_control_character_gets_into_an_error(hostile: Path, capsys: pytest.CaptureFixture) -> None:
+    (file,) = hostile.glob("*1/metrics.jsonl")
+    file.write_text('{"frames": 0, "eval/retour\\u001b[31m": 1.0}\nnonsense\n')
+    assert fails(capsys, hostile).rstrip("\n").isprintable()
+    file.write_text(file.read_text().replace("nonsense\n", ""))
+    assert fails(capsys, file.parent).rstrip("\n").isprintable()
 
 
 def test_best_is_a_value_that_some_evaluation_gave(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 
 import numpy as np
 import pytest
@@ -109,6 +110,11 @@ def test_csv_has_full_precision_and_no_nan() -> None:
     assert (first["agent"], float(first["last"]), first["frames"]) == ("a, b", 0.5, "100.0")
     assert float(first["iqm_low"]) == 1 / 3
     assert (second["iqm"], second["iqm_low"], second["last_std"]) == ("5.0", "", "")
+
+
+def test_a_name_does_not_change_the_table() -> None:
+    assert to_markdown([{"agent": "a:car:b", "task": "x"}]).splitlines()[-1] == "| a:car:b | x    |"
+    assert re.split(r"(?<!\\)\|", to_markdown([{"agent": "a | b", "task": "x"}]).splitlines()[-1])[2].strip() == "x"
 
 
 def test_markdown_shows_values_with_their_spread() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from worldrl.errors import UserError, unknown, writing, wrong
+from worldrl.errors import UserError, printable, unknown, writing, wrong
 from worldrl.report.curves import (
     ACTING,
     DATA,
@@ -235,7 +235,7 @@ def _scores(task: str, agent: str, runs: Sequence[Run], time: float) -> list[Sco
             time=float(time),
             last=float(run.curve.at(time)),
             best=float(run.curve.values[run.curve.frames <= time].max()),
-            run=str(run.path),
+            run=printable(run.path),
             unit=run.unit,
             commit=run.commit,
         )
@@ -307,7 +307,7 @@ def to_text(metric: str, tables: Mapping[str, Sequence[Row]], notes: Notes) -> s
 
 
 def _page(title: str, parts: Sequence[str], notes: Notes) -> str:
-    listed = ["Notes:", "\n".join(f"- {note}" for note in notes)] if notes else []
+    listed = ["Notes:", "\n".join(f"- {printable(note)}" for note in notes)] if notes else []
     return "\n\n".join([f"# {title}", *parts, *listed, MARK]) + "\n"
 
 

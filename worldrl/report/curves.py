@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldrl.config import CONFIG_FILE, YAML_BYTES, flatten, may_change, read_yaml
-from worldrl.errors import UserError, unknown, wrong
+from worldrl.errors import UserError, printable, unknown, wrong
 from worldrl.files import read_text
 from worldrl.origin import commit_of
 from worldrl.runs.folder import METRICS
@@ -209,7 +209,7 @@ def read_phases(run_dir: Path, metric: str, merge: bool = True) -> list[Run]:
     """
     path = run_dir / METRICS
     settings = _read_settings(run_dir / CONFIG_FILE)
-    commit = commit_of(read_text(run_dir / CONFIG_FILE, YAML_BYTES))
+    commit = printable(commit_of(read_text(run_dir / CONFIG_FILE, YAML_BYTES)))
     records, half_line = read_records(path)
     phases: dict[str, Lines] = {}
     for line, record in enumerate(records, 1):
@@ -239,11 +239,16 @@ def _read_phase(run_dir: Path, settings: Mapping[str, Any], phase: str, records:
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    settings = {"updates": 0, "schedule.prefill": 0} | flatten(read_yaml(path))  # not in runs of earlier versions
+    found = {printable(key): _harmless(value) for key, value in flatten(read_yaml(path)).items()}
+    settings = {"updates": 0, "schedule.prefill": 0} | found  # which runs of earlier versions lack
     for key, kind in {"task": str, "agent": str, "seed": int, "updates": int, "schedule.prefill": int}.items():
         if not isinstance(settings.get(key), kind):
             raise wrong(f"{path}: {key}", settings.get(key), "the settings that train.py wrote")
     return settings
+
+
+def _harmless(value: Any) -> Any:
+    return printable(value) if isinstance(value, str) else value
 
 
 def _number(path: Path, line: int, record: Record, key: str) -> float:

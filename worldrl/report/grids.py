@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from worldrl.envs.corruption import LEVELS
-from worldrl.errors import UserError
+from worldrl.errors import UserError, printable
 from worldrl.files import read_json
 from worldrl.report.curves import labelled, task_name
 from worldrl.report.plots import PANEL, SINGLE, draw_band, legend, limits, looks_of, number_of, picture
@@ -87,14 +87,16 @@ def read_grid(path: Path, labels: Sequence[str] = ()) -> Grid:
     """The grid in one file. Raises UserError if it is damaged or not from ``eval.py``."""
     try:
         found = read_json(path)
-        cells = {Cell(str(cell["corruption"]), float(cell["level"])): float(cell["return"]) for cell in found["cells"]}
+        cells = {
+            Cell(printable(cell["corruption"]), float(cell["level"])): float(cell["return"]) for cell in found["cells"]
+        }
         if not np.isfinite([*cells.values(), *(cell.level for cell in cells)]).all():
             raise ValueError("a level or return that is not finite")
         if CLEAN not in cells or len(cells) < 2 or len(cells) < len(found["cells"]):
             raise ValueError("cells that are not a clean one and others, each once")
         settings = dict(found.get("settings", {}))
-        name = labelled(_name(found), settings, labels)
-        task = task_name(str(found["task"]))
+        name = printable(labelled(_name(found), settings, labels))
+        task = task_name(printable(found["task"]))
         return Grid(path, task, name, cells, settings, _played(found), int(found.get("updates", 0)))
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         found = f"{type(error).__name__}: {error}"

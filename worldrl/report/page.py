@@ -1,7 +1,7 @@
 """The report as one file for a browser: ``worldrl report RUN_DIR... --html``.
 
 It shows the results of the report, with the pictures as SVG and the videos inside. Run folders may come from anybody:
-every text is escaped, no link is followed, and the page forbids scripts and network access.
+every text is escaped, without control characters, no link is followed, and the page forbids scripts and network access.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
 
-from worldrl.errors import UserError
+from worldrl.errors import UserError, printable
 from worldrl.report.curves import Run, unlabelled_differences
 from worldrl.report.films import Film, find_films, sources
 from worldrl.report.grids import Grid, by_agent, draw_kind, grid_files, grid_rows, kinds_of, read_grids, returns_of
@@ -34,7 +34,7 @@ HOW_TO_READ = (
 
 
 class Report(NamedTuple):
-    """The results of a report; texts are unchanged from the run folders."""
+    """The results of a report; texts are not escaped."""
 
     metric: str
     runs: Mapping[str, Mapping[str, Sequence[Run]]]  # task -> agent -> its runs
@@ -90,17 +90,22 @@ def page(report: Report, grids: Sequence[Grid], beside: Path) -> str:
     kept = {title: content for title, content in sections.items() if content}
     tasks = number_of("task", {len(report.runs)}) if len(report.runs) > 1 else next(iter(report.runs))
     counted = f"{report.metric} of {number_of('run', {len({run.path for run in runs})})} on {tasks}"
-    body = "\n".join(f'<h2 id="{_anchor(title)}">{escape(title)}</h2>\n{content}' for title, content in kept.items())
+    body = "\n".join(f'<h2 id="{_anchor(title)}">{_text(title)}</h2>\n{content}' for title, content in kept.items())
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
-        title=escape(counted), header=_header(kept, report.runs, looks), body=f"<h1>{escape(counted)}</h1>\n{body}"
+        title=_text(counted), header=_header(kept, report.runs, looks), body=f"<h1>{_text(counted)}</h1>\n{body}"
     )
 
 
 def _header(sections: Iterable[str], tasks: Iterable[str], looks: Mapping[str, Look]) -> str:
-    links = "".join(f'<a href="#{_anchor(title)}">{escape(title)}</a>' for title in sections)
-    links += "".join(f'<a class="pale" href="#{_task_anchor(i)}">{escape(task)}</a>' for i, task in enumerate(tasks))
-    agents = "".join(f'<span class="agent">{_sample(look)}{escape(agent)}</span>' for agent, look in looks.items())
+    links = "".join(f'<a href="#{_anchor(title)}">{_text(title)}</a>' for title in sections)
+    links += "".join(f'<a class="pale" href="#{_task_anchor(i)}">{_text(task)}</a>' for i, task in enumerate(tasks))
+    agents = "".join(f'<span class="agent">{_sample(look)}{_text(agent)}</span>' for agent, look in looks.items())
     return f'<header><nav><strong>worldrl report</strong>{links}</nav><div class="agents">{agents}</div></header>'
+
+
+def _text(text: str) -> str:
+    """Text of a page, which is neither a tag nor a control character."""
+    return escape(printable(text))
 
 
 def _anchor(title: str) -> str:
@@ -139,17 +144,17 @@ def _text_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _row(texts: Iterable[str], kind: str, sides: Sequence[str]) -> str:
-    cells = (f"<{kind}{side}>{escape(text)}</{kind}>" for text, side in zip(texts, sides, strict=True))
+    cells = (f"<{kind}{side}>{_text(text)}</{kind}>" for text, side in zip(texts, sides, strict=True))
     return f"<tr>{''.join(cells)}</tr>"
 
 
 def _list(texts: Iterable[str]) -> str:
-    items = "".join(f"<li>{escape(text)}</li>" for text in texts)
+    items = "".join(f"<li>{_text(text)}</li>" for text in texts)
     return f"<ul>{items}</ul>" if items else ""
 
 
 def _folded(title: str, content: str) -> str:
-    return f"<details><summary>{escape(title)}</summary>{content}</details>" if content else ""
+    return f"<details><summary>{_text(title)}</summary>{content}</details>" if content else ""
 
 
 def _cards(figures: Iterable[str], kind: str = "") -> str:
@@ -159,11 +164,11 @@ def _cards(figures: Iterable[str], kind: str = "") -> str:
 
 def _figure(title: str, content: str, anchor: str = "") -> str:
     name = f' id="{anchor}"' if anchor else ""
-    return f"<figure{name}><figcaption><b>{escape(title)}</b></figcaption>{content}</figure>"
+    return f"<figure{name}><figcaption><b>{_text(title)}</b></figcaption>{content}</figure>"
 
 
 def _figure_of(film: Film, source: str) -> str:
-    told = f"<figcaption><b>{escape(film.title)}</b><br><small>{escape(film.told)}</small></figcaption>"
+    told = f"<figcaption><b>{_text(film.title)}</b><br><small>{_text(film.told)}</small></figcaption>"
     return f'<figure><video controls muted loop playsinline preload="metadata" src="{source}"></video>{told}</figure>'
 
 

@@ -205,9 +205,9 @@ def to_markdown(rows: Sequence[Row]) -> str:
     for column in shown[0]:
         table.add_column(column, no_wrap=True)
     for row in shown:
-        table.add_row(*row.values())
+        table.add_row(*(text.replace("|", "\\|") for text in row.values()))
     text = io.StringIO()
-    Console(file=text, width=10_000, highlight=False, markup=False).print(table)
+    Console(file=text, width=10_000, highlight=False, markup=False, emoji=False).print(table)
     return "\n".join(line.rstrip() for line in text.getvalue().strip().splitlines())
 
 
