@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from worldrl.errors import UserError, printable, unknown, writing, wrong
+from worldrl.errors import UserError, counted, printable, unknown, writing, wrong
 from worldrl.report.curves import (
     ACTING,
     DATA,
@@ -116,7 +116,11 @@ def average(runs: Sequence[Run], n: int, metric: str) -> tuple[list[Run], Notes]
     counts = [len(run.curve.values) for run in runs]
     if max(counts) < n:
         raise wrong("--last", n, f"at most {max(counts)}, the values of {metric} in the longest run")
-    notes = [f"left out {r.name}: it has {c} values of {metric}" for r, c in zip(runs, counts, strict=True) if c < n]
+    notes = [
+        f"left out {r.name}: it has {counted(c, 'value')} of {metric}"
+        for r, c in zip(runs, counts, strict=True)
+        if c < n
+    ]
     return [r._replace(curve=r.curve.averaged(n)) for r, c in zip(runs, counts, strict=True) if c >= n], notes
 
 

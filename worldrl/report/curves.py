@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from worldrl.config import CONFIG_FILE, YAML_BYTES, flatten, may_change, read_yaml
-from worldrl.errors import UserError, printable, unknown, wrong
+from worldrl.errors import UserError, counted, printable, unknown, wrong
 from worldrl.files import read_text
 from worldrl.origin import commit_of
 from worldrl.runs.folder import METRICS
@@ -29,6 +29,7 @@ Lines = dict[int, Record]  # of a file, by their numbers
 
 DATA, ACTING = "data", "acting"
 UNITS = {DATA: "updates", ACTING: "frames"}  # phase -> the counter of a record that is its time
+LARGEST = 1e100  # of numbers that are read; squares of larger ones overflow
 PLACE = ("device", "replay.device", "threads")  # settings of the machine, which do not affect learning
 
 
@@ -183,7 +184,7 @@ def _nothing_read(runs: Sequence[Path], metric: str) -> UserError:
     logged = {key for run_dir in runs for record in read_records(run_dir / METRICS)[0] for key in record} - COUNTERS
     where = f"{runs[0]}" + (f" and {len(runs) - 1} more" if len(runs) > 1 else "")
     if metric in logged:
-        return UserError(where, f"no value of {metric} that is finite", "one")
+        return UserError(where, f"no value of {metric} that is finite and within ±{LARGEST:g}", "one")
     if not logged:
         return UserError(where, "no record yet", "a run that has logged something")
     if metric == "eval/return":
@@ -232,10 +233,10 @@ def _phase(path: Path, line: int, record: Record) -> str:
 
 def _read_phase(run_dir: Path, settings: Mapping[str, Any], phase: str, records: Lines, metric: str) -> Run:
     path = run_dir / METRICS
-    curve, not_finite = _curve(path, records, metric, UNITS[phase])
-    notes = (f"{path}: left out {not_finite} values of {metric} that were not finite",) if not_finite else ()
+    curve, lost = _curve(path, records, metric, UNITS[phase])
+    told = f"{path}: left out {counted(lost, 'value')} of {metric}, not finite or beyond ±{LARGEST:g}"
     end = max((_number(path, line, record, UNITS[phase]) for line, record in records.items()), default=0.0)
-    return Run(run_dir, settings, curve, end, notes, phase)
+    return Run(run_dir, settings, curve, end, (told,) if lost else (), phase)
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
@@ -253,31 +254,31 @@ def _harmless(value: Any) -> Any:
 
 def _number(path: Path, line: int, record: Record, key: str) -> float:
     value = record.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or (key in COUNTERS and not math.isfinite(value)):
-        raise wrong(f"{path}, line {line}: {key}", value, "a number")
-    try:
-        return float(value)
-    except OverflowError as error:
-        found = f"a number of {len(str(value))} digits"
-        raise UserError(f"{path}, line {line}: {key}", found, "a smaller one") from error
+    if isinstance(value, bool) or not isinstance(value, int | float) or (key in COUNTERS and not _fits(value)):
+        raise wrong(f"{path}, line {line}: {key}", value, f"a number up to {LARGEST:g}")
+    return value
+
+
+def _fits(value: float) -> bool:
+    return abs(value) <= LARGEST  # and not NaN
 
 
 def _curve(path: Path, records: Lines, metric: str, unit: str) -> tuple[Curve, int]:
-    """The curve of ``metric``, its times increasing but not strictly, and how many values were not finite (null)."""
-    frames, values, not_finite = [], [], 0
+    """The curve of ``metric``, its times increasing but not strictly, and how many values were null or too large."""
+    frames, values, lost = [], [], 0
     for line, record in records.items():
         if metric not in record:
             continue
         value = math.nan if record[metric] is None else _number(path, line, record, metric)
-        if not math.isfinite(value):
-            not_finite += 1
+        if not _fits(value):
+            lost += 1
             continue
         frames.append(_number(path, line, record, unit))
         values.append(value)
         if len(frames) > 1 and frames[-1] < frames[-2]:
             expected = f"{frames[-2]:,.0f} or more"
             raise UserError(f"{path}, line {line}: {unit}", f"{frames[-1]:,.0f}", expected)
-    return Curve(np.array(frames, np.float64), np.array(values, np.float64)), not_finite
+    return Curve(np.array(frames, np.float64), np.array(values, np.float64)), lost
 
 
 # --- comparing --------------------------------------------------------------------------------------------------------

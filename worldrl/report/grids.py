@@ -16,7 +16,7 @@ import numpy as np
 from worldrl.envs.corruption import LEVELS
 from worldrl.errors import UserError, printable
 from worldrl.files import read_json
-from worldrl.report.curves import labelled, task_name
+from worldrl.report.curves import LARGEST, labelled, task_name
 from worldrl.report.plots import PANEL, SINGLE, draw_band, legend, limits, looks_of, number_of, picture
 from worldrl.report.tables import Row
 from worldrl.runs.folder import GRID
@@ -90,8 +90,8 @@ def read_grid(path: Path, labels: Sequence[str] = ()) -> Grid:
         cells = {
             Cell(printable(cell["corruption"]), float(cell["level"])): float(cell["return"]) for cell in found["cells"]
         }
-        if not np.isfinite([*cells.values(), *(cell.level for cell in cells)]).all():
-            raise ValueError("a level or return that is not finite")
+        if not (np.abs([*cells.values(), *(cell.level for cell in cells)]) <= LARGEST).all():
+            raise ValueError(f"a level or return that is not finite or beyond ±{LARGEST:g}")
         if CLEAN not in cells or len(cells) < 2 or len(cells) < len(found["cells"]):
             raise ValueError("cells that are not a clean one and others, each once")
         settings = dict(found.get("settings", {}))

@@ -27,6 +27,7 @@ Row = dict[str, Any]  # column -> text, number or Estimate
 
 SEED = 0  # of every bootstrap
 ALL = "all tasks"
+LONG = 1e12  # what is printed in powers of ten
 
 
 class Score(NamedTuple):
@@ -229,12 +230,12 @@ def shown_as(row: Row) -> dict[str, str]:
 def _number(value: float) -> str:
     if math.isnan(value):
         return ""
-    return f"{value:,.0f}" if value.is_integer() else _alike(value)[0]
+    return f"{value:,.0f}" if value.is_integer() and abs(value) < LONG else _alike(value)[0]
 
 
 def _alike(*values: float) -> list[str]:
-    """Numbers with equal digits: one decimal from ten on, three below, powers of ten for small ones; without NaN."""
+    """Numbers with equal digits: one decimal from ten on, three below, powers of ten at both ends; without NaN."""
     known = [value for value in values if not math.isnan(value)]
     size = max(map(abs, known))
-    form = ".1f" if size >= 10 else ".3f" if size >= 0.01 or size == 0 else ".2e"
+    form = ".2e" if size >= LONG or 0 < size < 0.01 else ".1f" if size >= 10 else ".3f"
     return [f"{value:{form}}" for value in known]
