@@ -13,8 +13,8 @@ from worldrl.errors import UserError
 from worldrl.report.curves import (
     Curve,
     align,
-    check_overlap,
     find_runs,
+    meeting,
     read_phases,
     read_run,
     read_runs,
@@ -246,15 +246,11 @@ def test_an_unknown_metric_brings_the_nearest(tmp_path: Path) -> None:
 # --- comparing --------------------------------------------------------------------------------------------------------
 
 
-def test_runs_without_common_frames_are_named(tmp_path: Path) -> None:
-    early = read_run(make_run(tmp_path / "early", [1, 2]), "eval/return")
-    late = read_run(write_run(tmp_path / "late", [{"frames": 5000, "eval/return": 1.0}]), "eval/return")
-    check_overlap([early, early])
-    text = message(check_overlap, [early, late])
-    assert (
-        f"{tmp_path / 'late'}: found its first value at 5,000 frames, where {tmp_path / 'early'} has ended (1,000)"
-        in text
-    )
+def test_most_curves_meet_where_the_first_of_them_ends() -> None:
+    early, whole, late = curve([0, 10], [1, 2]), curve([0, 50], [3, 4]), curve([20, 40], [5, 6])
+    assert meeting([early]) == meeting([early, whole]) == meeting([early, early, whole, late]) == 10
+    assert meeting([whole, late]) == meeting([early, whole, late]) == 40
+    assert meeting([early, late]) == 40
 
 
 def test_differences_that_matter(tmp_path: Path) -> None:

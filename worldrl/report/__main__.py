@@ -19,9 +19,11 @@ from worldrl.report.curves import (
     ACTING,
     DATA,
     UNITS,
+    Curve,
     Run,
     Seeded,
-    check_overlap,
+    mean_curve,
+    meeting,
     read_runs,
     task_name,
     unlabelled_differences,
@@ -73,9 +75,9 @@ Notes = list[str]
 def learnt(runs: Sequence[Run]) -> tuple[list[Run], Notes]:
     """The runs that have learned, if another run of their task has; notes name the others."""
     able = {(run.task, run.phase) for run in runs if _has_learnt(run)}
-    kept = [run for run in runs if _has_learnt(run) or (run.task, run.phase) not in able]
-    early = "it has no value from after it began to learn"
-    return kept, [f"left out {r.name}: {early} ({r.end:,.0f} {r.unit})" for r in _without(runs, kept)]
+    early = [run for run in runs if not _has_learnt(run) and (run.task, run.phase) in able]
+    found = "it has no value from after it began to learn"
+    return _without(runs, early), [f"left out {r.name}: {found} ({r.end:,.0f} {r.unit})" for r in early]
 
 
 def _has_learnt(run: Run) -> bool:
@@ -84,8 +86,8 @@ def _has_learnt(run: Run) -> bool:
     return bool(run.curve.frames[-1] > start)
 
 
-def _without(runs: Sequence[Run], kept: Sequence[Run]) -> list[Run]:
-    names = {run.name for run in kept}
+def _without(runs: Sequence[Run], others: Sequence[Run]) -> list[Run]:
+    names = {run.name for run in others}
     return [run for run in runs if run.name not in names]
 
 
@@ -99,12 +101,11 @@ def reaching(runs: Sequence[Run], unit: str, end: float) -> tuple[list[Run], Not
     if not timed:
         raise UserError(f"--{unit}", f"{end:,.0f}", f"runs whose time is {unit}", "leave it out")
     short = [run for run in timed if not run.curve.frames[0] <= end <= run.end]
-    if short == timed:
+    if len(short) == len(timed):
         longest = max(timed, key=lambda run: run.end)
         raise UserError(f"--{unit}", f"{end:,.0f}", f"at most {longest.end:,.0f}, the end of {longest.path}")
     notes = [f"left out {r.name}: it spans {r.curve.frames[0]:,.0f} to {r.end:,.0f} {unit}" for r in short]
-    names = {run.name for run in short}
-    return [run for run in runs if run.name not in names], notes
+    return _without(runs, short), notes
 
 
 def average(runs: Sequence[Run], n: int, metric: str) -> tuple[list[Run], Notes]:
@@ -113,24 +114,33 @@ def average(runs: Sequence[Run], n: int, metric: str) -> tuple[list[Run], Notes]
     Raises:
         UserError: no run has that many.
     """
-    counts = [len(run.curve.values) for run in runs]
-    if max(counts) < n:
-        raise wrong("--last", n, f"at most {max(counts)}, the values of {metric} in the longest run")
-    notes = [
-        f"left out {r.name}: it has {counted(c, 'value')} of {metric}"
-        for r, c in zip(runs, counts, strict=True)
-        if c < n
-    ]
-    return [r._replace(curve=r.curve.averaged(n)) for r, c in zip(runs, counts, strict=True) if c >= n], notes
+    short = [run for run in runs if len(run.curve.values) < n]
+    if len(short) == len(runs):
+        most = max(len(run.curve.values) for run in runs)
+        raise wrong("--last", n, f"at most {most}, the values of {metric} in the longest run")
+    notes = [f"left out {run.name}: it has {counted(len(run.curve.values), 'value')} of {metric}" for run in short]
+    return [run._replace(curve=run.curve.averaged(n)) for run in _without(runs, short)], notes
+
+
+def together(runs: Sequence[Run]) -> tuple[list[Run], Notes]:
+    """Those runs of an agent that have values at one time, as many as possible; notes name the others."""
+    time = meeting([run.curve for run in runs])
+    apart = [run for run in runs if not run.curve.covers(time)]
+    at = f"other runs of its agent meet at {time:,.0f}"
+    return _without(runs, apart), [f"left out {r.name}: it has {_span(r.curve, r.unit)}, {at}" for r in apart]
+
+
+def _span(curve: Curve, unit: str) -> str:
+    return f"values from {curve.frames[0]:,.0f} to {curve.frames[-1]:,.0f} {unit}"
 
 
 def group(runs: Sequence[Run], labels: Sequence[str] = ()) -> tuple[Groups, Notes]:
     """Runs by task and agent, in natural order; notes say where a name covers several settings, or a seed twice.
 
-    If runs of a task have learned from data, each phase counts as a separate task.
+    If runs of a task have learned from data, each phase has a group. Of an agent's runs there, those stay that meet.
 
     Raises:
-        UserError: a setting in ``labels`` that no run has, or runs of a task without frames in common.
+        UserError: a setting in ``labels`` that no run has.
     """
     _check_labels(labels, runs)
     with_data = {run.task for run in runs if run.phase == DATA}
@@ -138,9 +148,12 @@ def group(runs: Sequence[Run], labels: Sequence[str] = ()) -> tuple[Groups, Note
     for run in sorted(runs, key=lambda run: _order(run, labels)):
         name = f"{run.task} ({run.phase})" if run.task in with_data else run.task
         groups.setdefault(name, {}).setdefault(run.label(labels), []).append(run)
+    notes: Notes = []
     for panel in groups.values():
-        check_overlap(_all(panel))
-    return groups, _doubts(groups) + _unequal_starts(groups) + _other_data(groups)
+        for agent, same in panel.items():
+            panel[agent], apart = together(same)
+            notes += apart
+    return groups, notes + _doubts(groups) + _unequal_starts(groups) + _other_data(groups)
 
 
 def _order(run: Run, labels: Sequence[str]) -> tuple[Any, ...]:
@@ -212,21 +225,38 @@ def _other_data(groups: Groups) -> Notes:
 
 
 def score(groups: Groups, ends: Ends) -> tuple[list[Score], Notes]:
-    """The scores at ``ends``, by default where the shortest run of a task ends; notes name short runs."""
-    scores, notes = [], []
+    """The scores at ``ends``, by default where the shortest run of a task ends; notes name short runs.
+
+    An agent without values there has its scores where its own runs end; a note names it.
+    """
+    scores: list[Score] = []
+    notes: Notes = []
     for task, panel in groups.items():
-        runs = _all(panel)
-        unit = runs[0].unit
-        shortest = min(runs, key=lambda run: run.curve.frames[-1])
-        end, longest = shortest.curve.frames[-1], max(run.curve.frames[-1] for run in runs)
-        if unit not in ends and end < SHORT * longest:
-            notes.append(
-                f"{task} is compared at {end:,.0f} {unit}, where {shortest.path} ends; others reach {longest:,.0f} "
-                f"(--{unit} N leaves out runs that end before N)"
-            )
+        means = {agent: mean_curve([run.curve for run in same]) for agent, same in panel.items()}
+        unit = _all(panel)[0].unit
+        asked = ends.get(unit)
+        met = asked or meeting([*means.values()])
+        notes += [] if asked else _short(task, _all(panel), met)
         for agent, same in panel.items():
-            scores += _scores(task, agent, same, ends.get(unit, end))
+            mean = means[agent]
+            alone = not asked and not mean.covers(met)
+            if alone:
+                found = f"it has {_span(mean, unit)}, others meet at {met:,.0f}"
+                notes.append(f"{agent} on {task} is not compared with other agents: {found}")
+            scores += _scores(task, agent, same, float(mean.frames[-1]) if alone else met)
     return scores, notes
+
+
+def _short(task: str, runs: Sequence[Run], time: float) -> Notes:
+    """A note if the runs are compared where a run ends that is much shorter than others."""
+    longest = max(run.curve.frames[-1] for run in runs)
+    if time >= SHORT * longest:
+        return []
+    shortest, unit = next(run for run in runs if run.curve.frames[-1] == time), runs[0].unit
+    return [
+        f"{task} is compared at {time:,.0f} {unit}, where {shortest.path} ends; others reach {longest:,.0f} "
+        f"(--{unit} N leaves out runs that end before N)"
+    ]
 
 
 def _scores(task: str, agent: str, runs: Sequence[Run], time: float) -> list[Score]:

@@ -43,6 +43,10 @@ class Curve(NamedTuple):
         """The values at ``frames``, interpolated linearly; beyond its ends the curve is level."""
         return np.interp(np.asarray(frames), self.frames, self.values)
 
+    def covers(self, frames: float) -> bool:
+        """Whether it has a value there."""
+        return bool(self.frames[0] <= frames <= self.frames[-1])
+
     def until(self, frames: float) -> Curve:
         """The part up to ``frames``, with a point there if the curve continues."""
         end = min(frames, self.frames[-1])
@@ -293,14 +297,16 @@ def align(curves: Sequence[Curve]) -> tuple[Array, Array]:
     return frames, np.stack([curve.at(frames) for curve in curves])
 
 
-def check_overlap(runs: Sequence[Run]) -> None:
-    """Raise UserError, with the names of the runs, if a run's curve begins after the end of another."""
-    late = max(runs, key=lambda run: run.curve.frames[0])
-    early = min(runs, key=lambda run: run.curve.frames[-1])
-    begin, end = late.curve.frames[0], early.curve.frames[-1]
-    if begin > end:
-        found = f"its first value at {begin:,.0f} {late.unit}, where {early.path} has ended ({end:,.0f})"
-        raise UserError(late.name, found, f"runs of {late.task} that overlap", "leave one of them out")
+def mean_curve(curves: Sequence[Curve]) -> Curve:
+    """The mean of these curves where all of them have values."""
+    frames, values = align(curves)
+    return Curve(frames, values.mean(0))
+
+
+def meeting(curves: Sequence[Curve]) -> float:
+    """Where as many of these curves as possible have a value; the last of such frames."""
+    ends = [float(curve.frames[-1]) for curve in curves]
+    return max(ends, key=lambda end: (sum(curve.covers(end) for curve in curves), end))
 
 
 def unlabelled_differences(runs: Sequence[Seeded]) -> list[str]:

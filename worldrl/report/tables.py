@@ -140,9 +140,10 @@ def _aggregate_row(runs: Sequence[Score], tasks: Sequence[str]) -> Row:
 
 
 def common_tasks(scores: Sequence[Score]) -> list[str]:
-    """The tasks that every agent has run, in their order."""
-    agents = _by("agent", scores)
-    return [task for task, runs in _by("task", scores).items() if len(_by("agent", runs)) == len(agents)]
+    """The tasks on which all agents have scores, and of one time, in their order."""
+    agents, tasks = _by("agent", scores), _by("task", scores)
+    whole = {task for task, runs in tasks.items() if len(_by("agent", runs)) == len(agents)}
+    return [task for task, runs in tasks.items() if task in whole and len({score.time for score in runs}) == 1]
 
 
 def _by(field: Literal["task", "agent"], scores: Sequence[Score]) -> dict[str, list[Score]]:
