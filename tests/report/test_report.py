@@ -129,7 +129,7 @@ def phases(tmp_path: Path) -> Path:
 
 def test_each_phase_has_rows_and_a_time_of_its_own(phases: Path, capsys: pytest.CaptureFixture) -> None:
     text = run_report(capsys, phases, "--out", phases.parent / "out", "--normalise", 100, "--random", "walker-walk=3")
-    assert text.count("\n- ") == 1
+    assert text.count("\n- ") == 2
     table = [[row[key] for key in ("task", "agent", "frames", "updates", "last", "best")] for row in agents(phases)]
     assert table == [
         ["walker_walk (data)", "a", "", "200.0", "22.0", "22.0"],
@@ -138,10 +138,22 @@ def test_each_phase_has_rows_and_a_time_of_its_own(phases: Path, capsys: pytest.
         ["walker_walk (acting)", "b", "2000.0", "", "112.0", "112.0"],
     ]
     pairs = [(row["task"], row["probability"]) for row in rows(phases.parent / "out/pairs.csv")]
-    assert pairs == [("walker_walk (data)", "0.0"), ("walker_walk (acting)", "0.0"), ("all tasks", "0.0")]
-    aggregate = rows(phases.parent / "out/aggregate.csv")
-    assert float(aggregate[0]["iqm"]) == pytest.approx(stats.trim_mean([0.21, 0.22, 0.23, 1.01, 1.02, 1.03], 0.25))
+    assert pairs == [("walker_walk (data)", "0.0"), ("walker_walk (acting)", "0.0")]
+    assert not (phases.parent / "out/aggregate.csv").exists()  # it is one task
     assert len(rows(phases.parent / "out/runs.csv")) == 12
+
+
+def test_values_over_all_tasks_are_of_the_last_phase(phases: Path, capsys: pytest.CaptureFixture) -> None:
+    for agent, level in (("a", 50.0), ("b", 60.0)):
+        for seed in (1, 2, 3):
+            acting = [level, level + seed]
+            make_phases(phases / f"f{agent}{seed}", [0, 1, 2], acting, task="finger_spin", agent=agent, seed=seed)
+    text = run_report(capsys, phases, "--out", phases.parent / "out", "--normalise", 100, "--html")
+    aggregate = rows(phases.parent / "out/aggregate.csv")
+    assert [(row["tasks"], row["runs"]) for row in aggregate] == [("2", "6"), ("2", "6")]
+    assert float(aggregate[0]["iqm"]) == pytest.approx(stats.trim_mean([0.51, 0.52, 0.53, 1.01, 1.02, 1.03], 0.25))
+    assert text.count("\n- ") == 2
+    assert "12 runs on 2 tasks" in (phases.parent / "out/report.html").read_text()
 
 
 def agents(runs: Path) -> list[dict[str, str]]:

@@ -27,9 +27,12 @@ from worldrl.statistics import (
 )
 
 
-def scores(task: str, agent: str, last: list[float], seeds: list[int] | None = None, repeat: int = 0) -> list[Score]:
-    seeds = seeds or list(range(len(last)))
-    return [Score(task, agent, s, repeat, 100.0, x, x + 1, "") for s, x in zip(seeds, last, strict=True)]
+def scores(
+    task: str, agent: str, last: list[float], seeds: list[int] | None = None, repeat: int = 0, time: float = 100.0
+) -> list[Score]:
+    """Of a task, or of one of its phases: ``t (data)``."""
+    seeds, whole = seeds or list(range(len(last))), task.partition(" (")[0]
+    return [Score(task, whole, agent, s, repeat, time, x, x + 1, "") for s, x in zip(seeds, last, strict=True)]
 
 
 def test_agent_rows() -> None:
@@ -93,6 +96,30 @@ def test_aggregate_over_the_tasks_of_all_agents() -> None:
     array = [[0.1, 0.3], [0.3, 0.1], [0.5, np.nan]]
     assert rows[0]["iqm"].value == pytest.approx(interquartile_mean([0.1, 0.3, 0.5, 0.3, 0.1]))
     np.testing.assert_allclose(rows[0]["iqm"], interquartile_mean_interval(array, np.random.default_rng(0)))
+
+
+def test_a_task_with_two_phases_counts_once_by_the_last_that_is_shared() -> None:
+    entries = [
+        *scores("t (data)", "a", [100, 200]),
+        *scores("t (acting)", "a", [300, 400], time=5.0),
+        *scores("u", "a", [500, 600]),
+        *scores("t (data)", "b", [10, 20]),
+        *scores("u", "b", [700, 800]),
+    ]
+    units = dict.fromkeys(("t (data)", "t (acting)", "u"), 1)
+    both, one = aggregate_rows(entries, units), aggregate_rows(entries[:6], units)
+    assert [row["iqm"].value for row in both] == [350, 360]  # on data, where they meet
+    assert [(row["iqm"].value, row["tasks"], row["runs"]) for row in one] == [(450, 2, 4)]
+    assert {row["task"]: row["probability"].value for row in pair_rows(entries)} == {"t (data)": 1, "u": 0, ALL: 0.5}
+    assert aggregate_rows(entries[:4], units) == []
+    phases = pair_rows([*entries[:4], *(score._replace(agent="c") for score in entries[:4])])
+    assert [row["task"] for row in phases] == ["t (data)", "t (acting)"]
+
+
+def test_scores_of_different_times_are_not_compared() -> None:
+    late = scores("t", "b", [5, 6], time=200.0)
+    assert pair_rows([*scores("t", "a", [1, 2]), *late]) == []
+    assert common_tasks([*scores("t", "a", [1, 2]), *late]) == []
 
 
 def test_one_task_has_no_aggregate() -> None:

@@ -38,6 +38,7 @@ from worldrl.report.tables import (
     agent_rows,
     aggregate_rows,
     common_tasks,
+    counted_tasks,
     pair_rows,
     run_rows,
     summed,
@@ -263,6 +264,7 @@ def _scores(task: str, agent: str, runs: Sequence[Run], time: float) -> list[Sco
     return [
         Score(
             task=task,
+            whole=run.task,
             agent=agent,
             seed=run.seed,
             repeat=repeat,
@@ -288,8 +290,10 @@ def _numbered(runs: Sequence[Run]) -> list[tuple[Run, int]]:
 
 def make_tables(scores: Sequence[Score], units: Mapping[str | None, float]) -> tuple[dict[str, list[Row]], Notes]:
     """The rows of each table by name, without empty ones, and notes on what is missing."""
-    tasks = common_tasks(scores)
+    tasks = counted_tasks(scores)
     notes = []
+    if 1 < len(tasks) < len(common_tasks(scores)):
+        notes.append("values over all tasks have one phase of each task: the last one that the agents share")
     if len(tasks) > 1 and not units:
         notes.append("no aggregate over tasks: set the return that counts as 1 (DeepMind Control: --normalise 1000)")
     if len(tasks) < 2 and units:

@@ -88,8 +88,9 @@ def page(report: Report, grids: Sequence[Grid], beside: Path) -> str:
         "How to read it": _list(HOW_TO_READ),
     }
     kept = {title: content for title, content in sections.items() if content}
-    tasks = number_of("task", {len(report.runs)}) if len(report.runs) > 1 else next(iter(report.runs))
-    counted = f"{report.metric} of {number_of('run', {len({run.path for run in runs})})} on {tasks}"
+    tasks = {run.task for run in runs}
+    where = number_of("task", {len(tasks)}) if len(tasks) > 1 else tasks.pop()
+    counted = f"{report.metric} of {number_of('run', {len({run.path for run in runs})})} on {where}"
     body = "\n".join(f'<h2 id="{_anchor(title)}">{_text(title)}</h2>\n{content}' for title, content in kept.items())
     return Template(TEMPLATE.read_text(encoding="utf-8")).substitute(
         title=_text(counted), header=_header(kept, report.runs, looks), body=f"<h1>{_text(counted)}</h1>\n{body}"

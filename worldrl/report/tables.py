@@ -33,7 +33,8 @@ LONG = 1e12  # what is printed in powers of ten
 class Score(NamedTuple):
     """The score of one run at the time of comparison; ``best`` is its highest value until then."""
 
-    task: str
+    task: str  # with the phase, if its tables have both
+    whole: str  # the task itself
     agent: str
     seed: int
     repeat: int  # the number of earlier runs of this task, agent and seed
@@ -109,8 +110,8 @@ def summed(rows: Sequence[Row]) -> list[Row]:
 
 
 def _rows_of_pair(x: Sequence[Score], y: Sequence[Score]) -> list[Row]:
-    tasks = common_tasks([*x, *y])
-    spans = {task: [task] for task in tasks} | ({ALL: tasks} if len(tasks) > 1 else {})
+    tasks, counted = common_tasks([*x, *y]), counted_tasks([*x, *y])
+    spans = {task: [task] for task in tasks} | ({ALL: counted} if len(counted) > 1 else {})
     return [_pair_row(name, span, *(_on(span, side) for side in (x, y))) for name, span in spans.items()]
 
 
@@ -126,8 +127,8 @@ def _pair_row(name: str, tasks: Sequence[str], x: Sequence[Score], y: Sequence[S
 
 
 def aggregate_rows(scores: Sequence[Score], units: Mapping[str, float]) -> list[Row]:
-    """Per agent, the interquartile mean of ``last`` / ``units[task]`` over the tasks of all agents, if several."""
-    tasks = common_tasks(scores)
+    """Per agent, the interquartile mean of ``last`` / ``units[task]`` over ``counted_tasks``, if several."""
+    tasks = counted_tasks(scores)
     if len(tasks) < 2:
         return []
     normalised = [score._replace(last=score.last / units[score.task]) for score in _on(tasks, scores)]
@@ -144,6 +145,12 @@ def common_tasks(scores: Sequence[Score]) -> list[str]:
     agents, tasks = _by("agent", scores), _by("task", scores)
     whole = {task for task, runs in tasks.items() if len(_by("agent", runs)) == len(agents)}
     return [task for task, runs in tasks.items() if task in whole and len({score.time for score in runs}) == 1]
+
+
+def counted_tasks(scores: Sequence[Score]) -> list[str]:
+    """Those of ``common_tasks`` that count in a value over all tasks: of each task only the last phase."""
+    whole = {score.task: score.whole for score in scores}
+    return list({whole[task]: task for task in common_tasks(scores)}.values())
 
 
 def _by(field: Literal["task", "agent"], scores: Sequence[Score]) -> dict[str, list[Score]]:
