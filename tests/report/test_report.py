@@ -470,14 +470,16 @@ def test_no_control_character_gets_into_an_error(hostile: Path, capsys: pytest.C
     assert fails(capsys, file.parent).rstrip("\n").isprintable()
 
 
-def test_best_is_a_value_that_some_evaluation_gave(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    make_run(tmp_path / "runs/long", [0, 100, 900], every=10_000, agent="sac", seed=1)
-    make_run(tmp_path / "runs/short", [0, 50, 50, 50], every=5_000, agent="td3", seed=1)
-    run_report(capsys, tmp_path / "runs", "--out", tmp_path / "out")
-    row = rows(tmp_path / "out/runs.csv")[0]
-    assert [float(row[key]) for key in ("frames", "last", "best")] == [15_000, 500, 100]
-    run_report(capsys, tmp_path / "runs/long", "--out", tmp_path / "out", "--frames", 15_000)
-    assert float(rows(tmp_path / "out/runs.csv")[0]["best"]) == 100
+@pytest.mark.parametrize("options", [[], ["--frames", "12000"], ["--smooth", "9000"]])
+def test_best_is_never_below_last(tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture) -> None:
+    make_run(tmp_path / "runs/long", [0, 100, 900], every=10_000, agent="sac", seed=1)  # at 15,000: between its values
+    make_run(tmp_path / "runs/short", [0, 50, 60, 50], every=5_000, agent="td3", seed=1)
+    run_report(capsys, tmp_path / "runs", "--out", tmp_path / "out", *options)
+    table = rows(tmp_path / "out/runs.csv")
+    assert all(float(row["best"]) >= float(row["last"]) for row in table)
+    if not options:
+        found = [[float(row[key]) for key in ("frames", "last", "best")] for row in table]
+        assert found == [[15_000, 500, 500], [15_000, 50, 60]]
 
 
 def test_a_run_that_was_stopped_before_it_learnt_is_left_out(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

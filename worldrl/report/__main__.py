@@ -33,6 +33,7 @@ from worldrl.report.grids import by_agent, draw_grids, grid_rows, read_grids, un
 from worldrl.report.page import Report, find_grids, page
 from worldrl.report.plots import XLABEL, Line, Panels, draw, number_of, picture_formats
 from worldrl.report.tables import (
+    LAST_AND_BEST,
     Row,
     Score,
     agent_rows,
@@ -270,7 +271,7 @@ def _scores(task: str, agent: str, runs: Sequence[Run], time: float) -> list[Sco
             repeat=repeat,
             time=float(time),
             last=float(run.curve.at(time)),
-            best=float(run.curve.values[run.curve.frames <= time].max()),
+            best=float(run.curve.until(time).values.max()),
             run=printable(run.path),
             unit=run.unit,
             commit=run.commit,
@@ -297,7 +298,7 @@ def make_tables(scores: Sequence[Score], units: Mapping[str | None, float]) -> t
     if len(tasks) > 1 and not units:
         notes.append("no aggregate over tasks: set the return that counts as 1 (DeepMind Control: --normalise 1000)")
     if len(tasks) < 2 and units:
-        notes.append(f"no aggregate over tasks: all agents share {len(tasks)}, expected 2 or more")
+        notes.append(f"no aggregate over tasks: all agents share {counted(len(tasks), 'task')}, expected 2 or more")
     seeds = [n for n in Counter((score.task, score.agent) for score in scores).values() if 1 < n < FEW]
     if seeds:
         notes.append(
@@ -336,7 +337,7 @@ def _units(tasks: Sequence[str], units: Mapping[str | None, float]) -> dict[str,
 
 def to_text(metric: str, tables: Mapping[str, Sequence[Row]], notes: Notes) -> str:
     """The report as Markdown. A pair of agents that share several tasks has only the row over all of them."""
-    parts = [to_markdown(tables["agents"])]
+    parts = [to_markdown(tables["agents"]), LAST_AND_BEST]
     if "aggregate" in tables:
         parts += ["All tasks, normalised:", to_markdown(tables["aggregate"])]
     if "pairs" in tables:

@@ -18,14 +18,13 @@ from worldrl.report.curves import Run, unlabelled_differences
 from worldrl.report.films import Film, find_films, sources
 from worldrl.report.grids import Grid, by_agent, draw_kind, grid_files, grid_rows, kinds_of, read_grids, returns_of
 from worldrl.report.plots import PANEL, Line, Look, Panels, draw_estimates, draw_panel, limits, looks_of, number_of, svg
-from worldrl.report.tables import Row, shown_as, summed
+from worldrl.report.tables import LAST_AND_BEST, Row, shown_as, summed
 from worldrl.statistics import Estimate
 
 TEMPLATE = Path(__file__).with_name("page.html")
 HOW_TO_READ = (
     "A curve is the mean over an agent's seeds with its 95 % interval (Student's t); each seed is drawn faintly.",
-    "last is the value at the time of comparison, and best is each seed's highest value until then, which many noisy "
-    "evaluations bias upwards: both are mean over seeds ± standard deviation (divisor n - 1).",
+    LAST_AND_BEST,
     "iqm is the interquartile mean with its 95 % interval by stratified bootstrap. A probability of improvement whose "
     "interval contains 0.5 leaves open which agent is better.",
     "A video eval-N is the first episode of a run's last evaluation. A grid's video shows the worst level of a kind: "

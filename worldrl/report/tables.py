@@ -27,11 +27,15 @@ Row = dict[str, Any]  # column -> text, number or Estimate
 
 SEED = 0  # of every bootstrap
 ALL = "all tasks"
+LAST_AND_BEST = (
+    "last: the value at the time of comparison; best: each seed's highest value up to there, which noise biases "
+    "upwards. Both are means over seeds ± standard deviation (divisor n - 1)."
+)
 LONG = 1e12  # what is printed in powers of ten
 
 
 class Score(NamedTuple):
-    """The score of one run at the time of comparison; ``best`` is its highest value until then."""
+    """The score of one run at the time of comparison; ``best`` is its highest value up to there, ``last`` included."""
 
     task: str  # with the phase, if its tables have both
     whole: str  # the task itself
