@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from worldrl.errors import check_writable, writing, wrong
 from worldrl.report.curves import Curve, align
@@ -147,38 +147,37 @@ def draw(
         aggregate: Per agent a value over all tasks, for one more panel.
         xlabels: The label of each panel's x axis, by default environment frames.
     """
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
-
-    agents = list(dict.fromkeys(agent for panel in panels.values() for agent in panel))
-    looks = looks_of(agents)
-    number = len(panels) + bool(aggregate)
-    rows = math.ceil(number / COLUMNS)
-    columns = math.ceil(number / rows)
+    looks = looks_of(agent for panel in panels.values() for agent in panel)
+    seeds = _seeds(panels)
+    names = {agent: f"{agent} ({_with_word(number)})" for agent, number in seeds.items()}
     xlabels = dict.fromkeys(panels, XLABEL) | dict(xlabels or {})
     differ = len(set(xlabels.values())) > 1
-    if differ and rows > 1:
-        columns += columns % 2
-    names = {agent: f"{agent} ({_with_word(seeds)})" for agent, seeds in _seeds(panels).items()}
+    number = len(panels) + bool(aggregate)
+    rows, columns = _shape(number, differ)
     size = (PANEL[0] * columns, PANEL[1] * rows) if number > 1 else (SINGLE[0] + _width(names.values()), SINGLE[1])
-    with rc_context(STYLE):
-        figure = Figure(figsize=size, layout="constrained", dpi=200)
-        cells = figure.subplots(rows, columns, squeeze=False)
-        for axes in cells.flat[number:]:
+    with picture(path, *size) as figure:
+        cells = figure.subplots(rows, columns, squeeze=False).flat
+        for axes in cells[number:]:
             axes.remove()
-        for i, (axes, (task, panel)) in enumerate(zip(cells.flat, panels.items(), strict=False)):
+        for i, (axes, (task, panel)) in enumerate(zip(cells, panels.items(), strict=False)):
             draw_panel(axes, panel, looks, [line for line in lines if line.task in (None, task)])
             axes.set_title(task)
             axes.set_xlabel(xlabels[task] if differ or i + columns >= number else "")
             axes.set_ylabel(ylabel if i % columns == 0 else "")
         if aggregate:
-            draw_estimates(cells.flat[number - 1], aggregate, looks)
-            cells.flat[number - 1].set_title("all tasks")
+            draw_estimates(cells[number - 1], aggregate, looks)
+            cells[number - 1].set_title("all tasks")
         if number == 1:
-            _label_ends(cells[0, 0], names, looks)
+            _label_ends(cells[0], names, looks)
         else:
-            legend(figure, _seeds(panels), looks)
-        figure.savefig(path)
+            legend(figure, seeds, looks)
+
+
+def _shape(number: int, pairs: bool) -> tuple[int, int]:
+    """Rows and columns of so many panels; with ``pairs``, two of them that follow each other stay in one row."""
+    rows = math.ceil(number / COLUMNS)
+    columns = math.ceil(number / rows)
+    return rows, columns + columns % 2 if pairs and rows > 1 else columns
 
 
 def looks_of(agents: Iterable[str]) -> dict[str, Look]:
@@ -236,9 +235,10 @@ def draw_panel(
     from matplotlib.ticker import EngFormatter
 
     faint = min(1.0, 4 / len(panel))  # with many agents, each spread is fainter
-    ends = np.stack([_draw_agent(axes, agent, curves, looks[agent], faint) for agent, curves in panel.items()])
+    at_end: dict[str, Any] = {"markevery": [-1], "markersize": 5, "clip_on": False, "zorder": 3}
+    means = [draw_band(axes, *align(c), looks[agent], c, faint, label=agent, **at_end) for agent, c in panel.items()]
     for line in lines:
-        _draw_line(axes, line, ends)
+        _draw_line(axes, line, np.stack([mean[[0, -1]] for mean in means]))
     axes.set_ylim(limits([*(c.values for curves in panel.values() for c in curves), [line.value for line in lines]]))
     axes.xaxis.set_major_formatter(EngFormatter(sep=""))
     axes.grid(axis="y")
@@ -248,27 +248,21 @@ def draw_panel(
         axes.set_xlim(0.0, 1.02 * reach.pop() or 1_000.0)
 
 
-def _draw_agent(axes: Any, agent: str, curves: Sequence[Curve], look: Look, faint: float) -> np.ndarray:
-    """Draw one agent; returns the mean at its two ends."""
-    colour = look["color"]
-    for curve in curves if len(curves) > 1 else ():
-        axes.plot(curve.frames, curve.values, color=colour, alpha=0.3 * faint, linewidth=0.6)
-    frames, values = align(curves)
-    mean, half = mean_interval(values)
-    axes.fill_between(frames, mean - half, mean + half, color=colour, alpha=0.14 * faint, linewidth=0)
-    axes.plot(frames, mean, color=colour, linestyle=look["linestyle"], linewidth=1.6, label=agent)
-    axes.plot(frames[-1:], mean[-1:], color=colour, marker=look["marker"], markersize=5, clip_on=False, zorder=3)
-    return mean[[0, -1]]
+def draw_band(
+    axes: Any, x: ArrayLike, values: ArrayLike, look: Look, runs: Sequence[Curve] = (), faint: float = 1.0, **line: Any
+) -> NDArray[np.float64]:
+    """The mean of ``values`` (runs, len(x)) with its 95 % interval, and each run faintly; returns the mean (len(x),).
 
-
-def draw_band(axes: Any, x: Sequence[float], values: ArrayLike, look: Look) -> None:
-    """The mean of ``values`` (runs, len(x)) with its 95 % interval, and each run faintly."""
+    ``runs`` are those of ``values`` over more than ``x``; ``line`` is what the mean has in addition to its ``look``.
+    """
     values = np.asarray(values, float)
+    for run in runs or [Curve(np.asarray(x, float), row) for row in values]:
+        if len(values) > 1:
+            axes.plot(*run, color=look["color"], alpha=0.3 * faint, linewidth=0.6)
     mean, half = mean_interval(values)
-    for run in values if len(values) > 1 else ():
-        axes.plot(x, run, color=look["color"], alpha=0.3, linewidth=0.6)
-    axes.fill_between(x, mean - half, mean + half, color=look["color"], alpha=0.14, linewidth=0)
-    axes.plot(x, mean, linewidth=1.6, markersize=4, **look)
+    axes.fill_between(x, mean - half, mean + half, color=look["color"], alpha=0.14 * faint, linewidth=0)
+    axes.plot(x, mean, **{"linewidth": 1.6, "markersize": 4, **look, **line})
+    return mean
 
 
 def _draw_line(axes: Any, line: Line, ends: np.ndarray) -> None:
