@@ -160,11 +160,14 @@ def test_foreign_settings_are_named(tmp_path: Path) -> None:
     assert f"{run_dir / 'config.yaml'}: task: found None" in message(read_run, run_dir, "eval/return")
 
 
-@pytest.mark.parametrize(("key", "damaged"), [("updates", "'0'"), ("schedule.prefill", "50:00x")])
+@pytest.mark.parametrize(
+    ("key", "damaged"),
+    [("updates", "'0'"), ("schedule.prefill", "50:00x"), ("agent", "a" * 5000), ("seed", "1" * 4000)],
+)
 def test_damaged_settings_are_named(tmp_path: Path, key: str, damaged: str) -> None:
     path = make_run(tmp_path / "x", [1]) / "config.yaml"
     name = key.rpartition(".")[2]
-    path.write_text(re.sub(rf"\b{name}: \d+", f"{name}: {damaged}", path.read_text()))
+    path.write_text(re.sub(rf"\b{name}: \w+", f"{name}: {damaged}", path.read_text()))
     assert f"{path}: {key}" in message(read_run, path.parent, "eval/return")
 
 

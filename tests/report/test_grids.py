@@ -163,6 +163,7 @@ def grid_of(*cells: tuple[str, float, float], **changes: Any) -> str:
         (grid_of(("clean", 0, 1), ("missing", float("nan"), 1)), "not finite"),
         (grid_of(("clean", 0, 10**400), ("missing", 0.1, 1)), "OverflowError"),
         (grid_of(("clean", 0, 1e308), ("missing", 0.1, 1)), "beyond"),
+        (grid_of(("clean", 0, 1), ("missing", 0.1, 1), settings={"agent": "sac"}), "seed"),
         ("{", "is damaged"),
         ("[]", "expected a robustness grid that eval.py wrote"),
         (json.dumps({"task": "walker_walk", "agent": "x", "trained_with": {}}), "cells"),

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from tests.browser import CHROMIUM, TELL, visit
-from tests.report.toy_runs import make_run
+from tests.report.toy_runs import make_phases, make_run
 from worldrl.acting.video import save_video
 from worldrl.errors import UserError
 from worldrl.report import films
@@ -198,6 +198,13 @@ def test_the_page_has_every_row_baseline_and_estimate(tmp_path: Path) -> None:
     assert ">2.0" in noise
     everything = text[text.index("over the tasks that all agents have") :]
     assert re.search(r"\b0\.4\b", everything)  # the middle of 20, 40 and 60 of 100
+
+
+def test_a_column_of_numbers_with_gaps_is_aligned(tmp_path: Path) -> None:
+    make_phases(tmp_path / "runs" / "a", [0.0, 1.0], [2.0])
+    row = re.findall(r"<tr>.*?</tr>", make_page(tmp_path).partition("<tbody>")[2])[0]
+    cells = dict(zip(("task", "agent", "seeds", "frames", "updates"), re.findall("<td.*?>", row), strict=False))
+    assert {title for title, cell in cells.items() if "number" in cell} == {"seeds", "frames", "updates"}
 
 
 def test_a_page_is_not_of_grids_only(tmp_path: Path) -> None:

@@ -109,6 +109,17 @@ def test_a_file_that_no_report_wrote_stays(runs: Path, name: str, capsys: pytest
     assert len(list(out.iterdir())) == 1
 
 
+def test_a_picture_that_no_report_wrote_stays(runs: Path, capsys: pytest.CaptureFixture) -> None:
+    mine = runs.parent / "fig.svg"
+    mine.write_text("mine")
+    assert str(mine) in fails(capsys, runs, "--out", mine)
+    assert mine.read_text() == "mine"
+    mine.unlink()
+    for _ in range(2):
+        run_report(capsys, runs, "--out", mine)
+    assert "<svg" in mine.read_text()
+
+
 def test_the_same_runs_give_the_same_report(runs: Path, capsys: pytest.CaptureFixture) -> None:
     first = run_report(capsys, runs, "--out", runs.parent / "x")
     assert run_report(capsys, runs, runs / "walker_walk", "--out", runs.parent / "x") == first
@@ -308,6 +319,14 @@ def test_a_label_tells_settings_apart(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "differ" not in text
     agents = [row["agent"] for row in rows(tmp_path / "agents.csv") if row["task"] == "walker_walk"]
     assert agents == ["sac", "smac num_particles=2", "smac num_particles=16"]
+
+
+def test_agents_are_in_the_order_of_their_numbers(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for digits in ("10", "9", "1" * 99):
+        file = make_run(tmp_path / digits, [1]) / "config.yaml"
+        file.write_text(file.read_text().replace("agent: smac", f"agent: a{digits}"))
+    run_report(capsys, tmp_path, "--out", tmp_path)
+    assert [row["agent"] for row in rows(tmp_path / "agents.csv")] == ["a9", "a10", f"a{'1' * 99}"]
 
 
 def test_a_seed_that_ran_twice_is_told(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -173,9 +173,9 @@ def _check_labels(labels: Sequence[str], runs: Sequence[Seeded]) -> None:
             raise unknown("setting", key, known)
 
 
-def _natural(text: str) -> list[Any]:
-    """A key that sorts ``K=2`` before ``K=16``: alternating texts and numbers."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)]
+def _natural(text: str) -> str:
+    """A key that sorts ``K=2`` before ``K=16``."""
+    return re.sub(r"\d+", lambda digits: digits[0].zfill(20), text)
 
 
 def _doubts(groups: Mapping[str, Mapping[str, Sequence[Seeded]]]) -> Notes:
@@ -350,16 +350,24 @@ def _page(title: str, parts: Sequence[str], notes: Notes) -> str:
     return "\n\n".join([f"# {title}", *parts, *listed, MARK]) + "\n"
 
 
+def _is_picture(out: Path) -> bool:
+    return out.suffix[1:].lower() in picture_formats()
+
+
 def place(out: Path, name: str) -> Path:
     """The path of a file of a report: in the folder ``out``, or next to a picture ``x.png``, as ``x-name``."""
-    is_picture = out.suffix[1:].lower() in picture_formats()
-    return out.with_name(f"{out.stem}-{name}") if is_picture else out / name
+    return out.with_name(f"{out.stem}-{name}") if _is_picture(out) else out / name
+
+
+def place_of_picture(out: Path, kind: str) -> Path:
+    """The path of the picture of a report of this kind."""
+    return out if _is_picture(out) else out / f"{kind}.png"
 
 
 def check_own(out: Path, kind: str = "curves") -> None:
     """Raise UserError if files of these names are there that no report wrote."""
-    names = [*FILES[kind], BESIDE, f"{kind}.png"]
-    found = [file for name in names if (file := place(out, name)).exists()]
+    places = [*(place(out, name) for name in (*FILES[kind], BESIDE)), place_of_picture(out, kind)]
+    found = [file for file in places if file.exists()]
     page = place(out, FILES[kind][0])
     ours = page.is_file() and MARK.encode() in page.read_bytes()
     if found and not ours:
@@ -385,7 +393,7 @@ def write(
     paths = [place(out, name) for name in texts]
     for path, content in zip(paths, texts.values(), strict=True):
         path.write_text(content, encoding="utf-8", errors="backslashreplace")  # a folder's name may be any bytes
-    return out if place(out, first).parent != out else out / f"{kind}.png", paths
+    return place_of_picture(out, kind), paths
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
@@ -472,12 +480,8 @@ def robustness_report(options: argparse.Namespace) -> str:
     return f"{text}\nwritten: {', '.join(map(str, [picture, *paths]))}"
 
 
-def report(options: argparse.Namespace) -> str:
-    """Read, compare, write; returns what to print."""
-    if options.robustness:
-        return robustness_report(options)
-    check_own(options.out)
-    options.metric = options.metric or METRIC
+def chosen(options: argparse.Namespace, ends: Ends) -> tuple[list[Run], Notes]:
+    """The runs to compare, with their curves as the options ask for them; notes name those that are left out."""
     runs, notes = read_runs(options.run_dirs, options.metric, merge=not options.last)
     if options.last:
         runs, left_out = average(runs, options.last, options.metric)
@@ -486,10 +490,20 @@ def report(options: argparse.Namespace) -> str:
         runs = [run._replace(curve=run.curve.smoothed(options.smooth)) for run in runs]
     runs, left_out = learnt(runs)
     notes += left_out
-    ends = {unit: end for unit in UNITS.values() if (end := vars(options)[unit])}
     for unit, end in ends.items():
         runs, left_out = reaching(runs, unit, end)
         notes += left_out
+    return runs, notes
+
+
+def report(options: argparse.Namespace) -> str:
+    """Read, compare, write; returns what to print."""
+    if options.robustness:
+        return robustness_report(options)
+    check_own(options.out)
+    options.metric = options.metric or METRIC
+    ends = {unit: end for unit in UNITS.values() if (end := vars(options)[unit])}
+    runs, notes = chosen(options, ends)
     groups, doubts = group(runs, options.label)
     lines = [
         line._replace(task=name) for line in [*options.random, *options.baseline] for name in _named(line.task, groups)

@@ -29,6 +29,7 @@ Lines = dict[int, Record]  # of a file, by their numbers
 
 DATA, ACTING = "data", "acting"
 UNITS = {DATA: "updates", ACTING: "frames"}  # phase -> the counter of a record that is its time
+LONGEST = 200  # characters of a name
 LARGEST = 1e100  # of numbers that are read; squares of larger ones overflow
 PLACE = ("device", "replay.device", "threads")  # settings of the machine, which do not affect learning
 
@@ -247,7 +248,7 @@ def _read_settings(path: Path) -> dict[str, Any]:
     found = {printable(key): _harmless(value) for key, value in flatten(read_yaml(path)).items()}
     settings = {"updates": 0, "schedule.prefill": 0} | found  # which runs of earlier versions lack
     for key, kind in {"task": str, "agent": str, "seed": int, "updates": int, "schedule.prefill": int}.items():
-        if not isinstance(settings.get(key), kind):
+        if not isinstance(settings.get(key), kind) or len(str(settings[key])) > LONGEST:
             raise wrong(f"{path}: {key}", settings.get(key), "the settings that train.py wrote")
     return settings
 

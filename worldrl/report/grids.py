@@ -95,6 +95,8 @@ def read_grid(path: Path, labels: Sequence[str] = ()) -> Grid:
         if CLEAN not in cells or len(cells) < 2 or len(cells) < len(found["cells"]):
             raise ValueError("cells that are not a clean one and others, each once")
         settings = dict(found.get("settings", {}))
+        if settings and not isinstance(settings.get("seed"), int):
+            raise ValueError("settings without a seed")
         name = printable(labelled(_name(found), settings, labels))
         task = task_name(printable(found["task"]))
         return Grid(path, task, name, cells, settings, _played(found), int(found.get("updates", 0)))

@@ -138,9 +138,15 @@ def _text_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Rows of texts; numbers are aligned right. Empty without rows."""
     if not rows:
         return ""
-    sides = [' class="number"' if text.lstrip("-")[:1].isdigit() else "" for text in rows[0]]
+    sides = [' class="number"' * _are_numbers(column) for column in zip(*rows, strict=True)]
     head, *body = (_row(cells, kind, sides) for cells, kind in [(titles, "th"), *((row, "td") for row in rows)])
     return f'<div class="wide"><table><thead>{head}</thead><tbody>{"".join(body)}</tbody></table></div>'
+
+
+def _are_numbers(column: Iterable[str]) -> bool:
+    """Whether all cells that say something begin with a digit."""
+    told = [text.lstrip("-") for text in column if text.lstrip("-")]
+    return bool(told) and all(text[0].isdigit() for text in told)
 
 
 def _row(texts: Iterable[str], kind: str, sides: Sequence[str]) -> str:
