@@ -104,8 +104,9 @@ def reaching(runs: Sequence[Run], unit: str, end: float) -> tuple[list[Run], Not
         raise UserError(f"--{unit}", f"{end:,.0f}", f"runs whose time is {unit}", "leave it out")
     short = [run for run in timed if not run.curve.frames[0] <= end <= run.end]
     if len(short) == len(timed):
-        longest = max(timed, key=lambda run: run.end)
-        raise UserError(f"--{unit}", f"{end:,.0f}", f"at most {longest.end:,.0f}, the end of {longest.path}")
+        run = max(timed, key=lambda run: run.end)
+        expected = f"a number such as those that {run.path} spans: {run.curve.frames[0]:,.0f} to {run.end:,.0f}"
+        raise UserError(f"--{unit}", f"{end:,.0f}", expected)
     notes = [f"left out {r.name}: it spans {r.curve.frames[0]:,.0f} to {r.end:,.0f} {unit}" for r in short]
     return _without(runs, short), notes
 
