@@ -165,6 +165,10 @@ def test_values_over_all_tasks_are_of_the_last_phase(phases: Path, capsys: pytes
     assert float(aggregate[0]["iqm"]) == pytest.approx(stats.trim_mean([0.51, 0.52, 0.53, 1.01, 1.02, 1.03], 0.25))
     assert text.count("\n- ") == 2
     assert "12 runs on 2 tasks" in (phases.parent / "out/report.html").read_text()
+    make_run(phases / "other", [0, 1], task="cheetah_run")  # from here on no task has all agents
+    text = run_report(capsys, phases, "--out", phases.parent / "out")
+    assert text.count("\n- ") == 2
+    assert "cheetah_run" in agents(phases)[-1]["task"]  # so that phases stay side by side
 
 
 def agents(runs: Path) -> list[dict[str, str]]:

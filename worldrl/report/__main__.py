@@ -33,12 +33,12 @@ from worldrl.report.grids import by_agent, draw_grids, grid_rows, read_grids, un
 from worldrl.report.page import Report, find_grids, page
 from worldrl.report.plots import XLABEL, Line, Panels, draw, number_of, picture_formats
 from worldrl.report.tables import (
+    ALL,
     LAST_AND_BEST,
     Row,
     Score,
     agent_rows,
     aggregate_rows,
-    common_tasks,
     counted_tasks,
     pair_rows,
     run_rows,
@@ -146,10 +146,10 @@ def group(runs: Sequence[Run], labels: Sequence[str] = ()) -> tuple[Groups, Note
         UserError: a setting in ``labels`` that no run has.
     """
     _check_labels(labels, runs)
-    with_data = {run.task for run in runs if run.phase == DATA}
+    known = {(run.task, run.phase) for run in runs}
     groups: Groups = {}
-    for run in sorted(runs, key=lambda run: _order(run, labels)):
-        name = f"{run.task} ({run.phase})" if run.task in with_data else run.task
+    for run in sorted(runs, key=lambda run: _order(run, labels, known)):
+        name = f"{run.task} ({run.phase})" if (run.task, DATA) in known else run.task
         groups.setdefault(name, {}).setdefault(run.label(labels), []).append(run)
     notes: Notes = []
     for panel in groups.values():
@@ -159,8 +159,10 @@ def group(runs: Sequence[Run], labels: Sequence[str] = ()) -> tuple[Groups, Note
     return groups, notes + _doubts(groups) + _unequal_starts(groups) + _other_data(groups)
 
 
-def _order(run: Run, labels: Sequence[str]) -> tuple[Any, ...]:
-    return _natural(run.task), run.phase == ACTING, _natural(run.label(labels)), run.seed
+def _order(run: Run, labels: Sequence[str], known: set[tuple[str, str]]) -> tuple[Any, ...]:
+    """Tasks with two phases come first: their panels are side by side."""
+    one = not known.issuperset((run.task, phase) for phase in UNITS)
+    return one, _natural(run.task), run.phase == ACTING, _natural(run.label(labels)), run.seed
 
 
 def _all(panel: Mapping[str, Sequence[Run]]) -> list[Run]:
@@ -294,8 +296,6 @@ def make_tables(scores: Sequence[Score], units: Mapping[str | None, float]) -> t
     """The rows of each table by name, without empty ones, and notes on what is missing."""
     tasks = counted_tasks(scores)
     notes = []
-    if 1 < len(tasks) < len(common_tasks(scores)):
-        notes.append("values over all tasks have one phase of each task: the last one that the agents share")
     if len(tasks) > 1 and not units:
         notes.append("no aggregate over tasks: set the return that counts as 1 (DeepMind Control: --normalise 1000)")
     if len(tasks) < 2 and units:
@@ -305,10 +305,14 @@ def make_tables(scores: Sequence[Score], units: Mapping[str | None, float]) -> t
         notes.append(
             f"intervals of {number_of('seed', set(seeds))} are too narrow: so few runs say little about others"
         )
+    pairs = pair_rows(scores)
+    over_tasks = (units and len(tasks) > 1) or any(row["task"] == ALL for row in pairs)
+    if over_tasks and len({score.task for score in scores}) > len({score.whole for score in scores}):
+        notes.append("values over all tasks have one phase of each task: the last one that the agents share")
     tables = {
         "agents": agent_rows(scores),
         "aggregate": aggregate_rows(scores, _units(tasks, units)) if units else [],
-        "pairs": pair_rows(scores),
+        "pairs": pairs,
         "runs": run_rows(scores),
     }
     return {name: rows for name, rows in tables.items() if rows}, notes
