@@ -231,6 +231,11 @@ def test_agents_that_never_meet_are_not_compared_with_each_other(runs: Path, cap
     assert {(row["agent"], row["other"]) for row in rows(runs.parent / "out/pairs.csv")} == {("sac", "smac")}
     assert not (runs.parent / "out/aggregate.csv").exists()
     assert [text.count(f"\n- {agent} on ") for agent in ("sac", "smac", "td3")] == [0, 0, 2]
+    for agent in ("ddpg", "miracle"):
+        late(runs / agent, agent, task="walker_walk")
+    run_report(capsys, runs, "--out", runs.parent / "out")  # now most meet at the end, and the others where they end
+    pairs = {frozenset((row["agent"], row["other"])) for row in rows(runs.parent / "out/pairs.csv")}
+    assert pairs == set(map(frozenset, [("sac", "smac"), ("ddpg", "miracle"), ("ddpg", "td3"), ("miracle", "td3")]))
 
 
 def test_an_agent_that_meets_others_on_one_task_is_compared_there(runs: Path, capsys: pytest.CaptureFixture) -> None:

@@ -246,8 +246,8 @@ def score(groups: Groups, ends: Ends) -> tuple[list[Score], Notes]:
             mean = means[agent]
             alone = not asked and not mean.covers(met)
             if alone:
-                found = f"it has {_span(mean, unit)}, others meet at {met:,.0f}"
-                notes.append(f"{agent} on {task} is not compared with other agents: {found}")
+                others = f"agents that meet at {met:,.0f} {unit}"
+                notes.append(f"{agent} on {task} is not compared with {others}: it has {_span(mean, unit)}")
             scores += _scores(task, agent, same, float(mean.frames[-1]) if alone else met)
     return scores, notes
 
