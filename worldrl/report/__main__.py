@@ -29,7 +29,7 @@ from worldrl.report.compare import (
 )
 from worldrl.report.curves import ACTING, DATA, UNITS, Run, read_runs, task_name
 from worldrl.report.films import clear
-from worldrl.report.folder import BESIDE, HTML, MARK, OTHER_OUT, check_own, place, write
+from worldrl.report.folder import BESIDE, HTML, OTHER_OUT, check_own, place, write
 from worldrl.report.grids import by_agent, draw_grids, grid_rows, read_grids, unequal
 from worldrl.report.page import Report, find_grids, page
 from worldrl.report.plots import XLABEL, Line, Panels, draw, number_of
@@ -122,7 +122,7 @@ def to_text(metric: str, tables: Mapping[str, Sequence[Row]], notes: Notes) -> s
 
 def _page(title: str, parts: Sequence[str], notes: Notes) -> str:
     listed = ["Notes:", "\n".join(f"- {printable(note)}" for note in notes)] if notes else []
-    return "\n\n".join([f"# {title}", *parts, *listed, MARK]) + "\n"
+    return "\n\n".join([f"# {title}", *parts, *listed]) + "\n"
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

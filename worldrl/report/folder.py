@@ -51,7 +51,7 @@ def write(
     ``out`` gets the files of ``FILES[kind]``, see ``place``. Other files of an earlier report are removed.
     """
     first, *names = FILES[kind]
-    texts = {first: text, **{f"{name}.csv": to_csv(rows) for name, rows in tables.items()}}
+    texts = {first: f"{text}\n{MARK}\n", **{f"{name}.csv": to_csv(rows) for name, rows in tables.items()}}
     if html:
         texts[HTML] = html
     place(out, first).parent.mkdir(parents=True, exist_ok=True)
