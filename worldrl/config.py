@@ -6,6 +6,7 @@ Hot code never sees OmegaConf. Users always see dotted keys: ``env.render.qualit
 from __future__ import annotations
 
 import dataclasses
+import functools
 import io
 import math
 import sys
@@ -404,7 +405,7 @@ def _leaves(cls: Any, prefix: str = "", groups: bool = True) -> dict[str, tuple[
     Raises:
         UserError: a field without a default, or of a type that ``typed`` does not check.
     """
-    hints = typing.get_type_hints(cls, include_extras=True)
+    hints = _hints(cls)
     found: dict[str, tuple[Any, Any]] = {}
     for item in dataclasses.fields(cls):
         hint, key = hints[item.name], _dotted(prefix, item.name)
@@ -415,6 +416,11 @@ def _leaves(cls: Any, prefix: str = "", groups: bool = True) -> dict[str, tuple[
                 raise UserError(key, f"a field of type {_type_name(hint)}", f"one of {FIELD_TYPES}")
             found[key] = (hint, _default(key, item))
     return found
+
+
+@functools.cache  # they take most of the time of composing settings
+def _hints(cls: Any) -> dict[str, Any]:
+    return typing.get_type_hints(cls, include_extras=True)
 
 
 def _is_checked(hint: Any) -> bool:
@@ -461,7 +467,7 @@ def _part_dicts(values: Mapping[str, Any], parts: Mapping[str, str]) -> dict[str
 
 
 def _assemble(cls: Any, prefix: str, values: Mapping[str, Any]) -> Any:
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     arguments = {}
     for item in dataclasses.fields(cls):
         key = _dotted(prefix, item.name)
