@@ -136,19 +136,11 @@ def smoothing_steps(chain: Chain, signals: list[int]) -> list[Array]:
     """The best q: p(s_t | s_{t-1}, x_t .. x_T), which looks ahead; with it eq. 20 is an equality."""
     ahead, found = np.ones(len(chain.first)), []
     for x in reversed(signals):
-        weight = chain.emit[:, x] * ahead
-        found.append(chain.move * weight / (chain.move @ weight)[:, None])
+        weight = chain.emit[:, x] * ahead  # p(x_t .. x_T | s_t)
         ahead = chain.move @ weight
-    weight = chain.first * chain.emit[:, signals[0]] * (1.0 if len(signals) == 1 else _ahead(chain, signals))
-    return [np.tile(weight / weight.sum(), (len(weight), 1)), *found[-2::-1]]
-
-
-def _ahead(chain: Chain, signals: list[int]) -> Array:
-    """(S,): p(x_2 .. x_T | s_1)."""
-    ahead = np.ones(len(chain.first))
-    for x in reversed(signals[1:]):
-        ahead = chain.move @ (chain.emit[:, x] * ahead)
-    return ahead
+        found.append(chain.move * weight / ahead[:, None])
+    first = chain.first * weight
+    return [np.tile(first / first.sum(), (len(first), 1)), *found[-2::-1]]
 
 
 # --- appendix D.1: a Gaussian latent, and a network that is linear between knots -------------------------------------

@@ -106,7 +106,6 @@ class Solution(NamedTuple):
     policy: Array  # (S, A)
     sweeps: int
     prior: Array  # (A,) of the mutual-information family; otherwise the given one
-    inner: int = 0  # Blahut-Arimoto rounds in all sweeps
 
 
 def value_iteration(mdp: MDP, tolerance: float = 1e-12) -> Solution:
@@ -178,7 +177,6 @@ class Pair(NamedTuple):
 
     log_prior: Array  # (..., A) log rho_m
     log_policy: Array  # (..., S, A) log pi_{m+1}
-    rounds: int
 
 
 def marginal(log_policy: Array, p: Array) -> Array:
@@ -227,7 +225,7 @@ def blahut_arimoto(
         now, rounds = new, rounds + 1
         log_prior, new = improve(now, q, p, beta)
         change = np.abs(np.exp(new) - np.exp(now)).max()
-    return Pair(log_prior, new, rounds)
+    return Pair(log_prior, new)
 
 
 def mutual_information_value_iteration(
@@ -252,15 +250,15 @@ def mutual_information_value_iteration(
     p = ~mdp.terminal / (~mdp.terminal).sum() if p is None else p
     check_distribution("p", p)
     _check_positive("beta", beta)
-    value, log_policy, inner = np.zeros(len(p)), uniform(mdp.reward.shape), 0
+    value, log_policy = np.zeros(len(p)), uniform(mdp.reward.shape)
     for sweeps in range(1, LIMIT):
         q = np.where(mdp.terminal[:, None], 0.0, backup(mdp, value))
         pair = blahut_arimoto(q, p, beta, log_policy if warm else None, inner_tolerance)
         new = np.where(mdp.terminal, 0.0, soft_value(q, pair.log_prior, beta))
-        log_policy, inner, change = pair.log_policy, inner + pair.rounds, np.abs(new - value).max()
-        value = new
+        change = np.abs(new - value).max()
+        value, log_policy = new, pair.log_policy
         if change < tolerance:
-            return Solution(value, np.exp(log_policy), sweeps, np.exp(pair.log_prior), inner)
+            return Solution(value, np.exp(log_policy), sweeps, np.exp(pair.log_prior))
     raise _no_end("mutual-information value iteration")
 
 
