@@ -200,7 +200,7 @@ def at_choice(trainer: Trainer, name: str) -> dict[str, float]:
     trainer.meter.reset()
     states, live = torch.eye(len(mdp.start)), ~mdp.terminal
     wrong = float(head.policy.log_probs(states)[0, ::2].exp().sum())
-    q = np.where(live[:, None], head.critic.values(states).amin(0).double().numpy(), 0.0)
+    q = head.critic.values(states).amin(0).double().numpy()
     deep = CHOICE_AGENTS[name]
     return {
         "wrong": wrong,

@@ -20,13 +20,13 @@ from worldrl.tabular.solve import backup, boltzmann, max_entropy_value_iteration
 
 
 def counterexample(k: int, gamma: float) -> MDP:
-    """The process of figure 1: states s0 to s4, then s1^i, then the end.
+    """The process of figure 1 for two or more worthless actions: states s0 to s4, then s1^i, then the end.
 
     The k states s1^i have the same value, so here they are one state. The paper's tail, in which the action does not
     matter, is the end: a choice without effect would count as entropy.
     """
     worthless, end = 5, 6
-    successor = np.full((end + 1, max(2, k)), end)
+    successor = np.full((end + 1, k), end)
     reward = np.full(successor.shape, -np.inf)
     reward[:, 0] = 0.0
     successor[0, :2], reward[0, :2] = (1, 2), (0.0, 1.0)
