@@ -9,8 +9,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from worldrl.types import NOISE, Noise
-
 LogDensity = Callable[[Tensor], Tensor]  # (..., D) -> (...), up to a constant
 
 
@@ -36,10 +34,10 @@ class Point(NamedTuple):
     gradient: Tensor  # (..., D)
 
 
-def chain_noise(start: Tensor, n: int, source: Noise = NOISE) -> ChainNoise:
-    """The noise of ``n`` steps from ``start`` (..., B, S, D)."""
+def chain_noise(start: Tensor, n: int) -> ChainNoise:
+    """The noise of ``n`` steps from ``start`` (..., D)."""
     shape = (n, *start.shape)
-    return ChainNoise(source.normal(shape, -3, start), source.uniform(shape[:-1], -2, start))
+    return ChainNoise(torch.randn(shape, device=start.device), torch.rand(shape[:-1], device=start.device))
 
 
 def run_chains(
