@@ -376,13 +376,13 @@ class DataSet:
         return len(self.replay)
 
     def attach(self, agent: Agent) -> None:
-        """Take the agent, whose normaliser takes the data's mean and deviation unless it comes from another run."""
+        """Take the agent, whose normaliser takes the data's mean and deviation; a saved one is loaded after that."""
         rows, length = len(self._columns["reward"]), self.config.replay.length
         if rows < length:
             raise UserError(f"replay.length={length}", f"{rows} rows of data", "a window that fits into them")
         _check_rows("the data", rows, "", agent)
         self.agent = agent
-        if agent.normalizer is not None and not self.config.init_from:
+        if agent.normalizer is not None:
             agent.normalizer.fit(self._columns)
         place = choose_replay_device(self.spec, rows, agent.device, self.config.replay.device)
         _check_room(self.config, self.spec, rows, place)
