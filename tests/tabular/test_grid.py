@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.oracles.mirl import soft_values
+from worldrl.errors import UserError
 from worldrl.tabular.grid import ACTIONS, best_value, distance, grid_world
 from worldrl.tabular.mdp import MDP
 from worldrl.tabular.solve import (
@@ -141,6 +142,17 @@ def test_figure_1_with_the_other_reading_of_the_goal_step(beta: float, soft: flo
     np.testing.assert_allclose(found.prior, mdp.start @ found.policy, atol=1e-5)
 
 
+def test_one_sweep_of_tabular_mirl_by_hand() -> None:
+    """The prior of the sweep is the old one; then it moves by the rate to the mean policy."""
+    mdp, rate = grid(), 0.1
+    found = mirl(mdp, 0.5, mdp.start, rate, sweeps=1)
+    weights = 0.2 * np.exp(0.5 * mdp.reward)
+    policy = weights / weights.sum(1, keepdims=True)
+    np.testing.assert_allclose(found.policy, policy, rtol=1e-12)
+    np.testing.assert_allclose(found.value, np.where(mdp.terminal, 0.0, 2.0 * np.log(weights.sum(1))), atol=1e-12)
+    np.testing.assert_allclose(found.prior, 0.9 * 0.2 + 0.1 * mdp.start @ policy, rtol=1e-12)
+
+
 def test_tabular_mirl_finds_the_same_prior() -> None:
     found = mirl(grid(), 1.0, grid().start, rate=0.2, sweeps=600)
     np.testing.assert_allclose(found.prior, mutual(1.0).prior, atol=1e-4)
@@ -158,3 +170,6 @@ def test_where_the_policy_is_has_another_prior_than_where_it_might_be() -> None:
     np.testing.assert_allclose(fixed.prior, LEFT_DOWN, atol=0.02)
     assert found.prior[0] > 0.99  # left
     assert mdp.start @ found.value > mdp.start @ fixed.value + 0.01
+    with pytest.raises(UserError) as refused:
+        induced(mdp, 1.0, rounds=1)
+    assert refused.value.where == "the induced distribution"

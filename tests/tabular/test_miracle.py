@@ -74,6 +74,9 @@ def test_one_round_is_the_oracles(problems: Problems) -> None:
         for (prior, policy), found in zip(expected, rounds(x, x.start, 3), strict=True):
             np.testing.assert_allclose(np.exp(found[0][i]), prior, rtol=1e-10)
             np.testing.assert_allclose(np.exp(found[1][i]), policy, rtol=1e-10)
+        limited = blahut_arimoto(x.q[i], x.p[i], float(x.beta[i, 0, 0]), x.start[i], tolerance=0.0, limit=3)
+        np.testing.assert_allclose(np.exp(limited.log_prior), prior, rtol=1e-10)
+        np.testing.assert_allclose(np.exp(limited.log_policy), policy, rtol=1e-10)
         by_definition = oracle.pair_value(x.q[i], prior, policy, float(x.beta[i, 0, 0]))
         found_value = evaluate_pair(x.q[i], found[0][i], found[1][i], float(x.beta[i, 0, 0]))
         np.testing.assert_allclose(found_value, by_definition, rtol=1e-10)

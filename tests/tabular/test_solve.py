@@ -26,6 +26,8 @@ from worldrl.tabular.solve import (
     visits,
 )
 
+OF_THE_END = [100.0, -100.0, 7.0]  # rewards of a row that has no effect
+
 
 def ended(seed: int) -> MDP:
     """A random process whose last state is an end."""
@@ -42,6 +44,26 @@ def test_hard_values(seed: int) -> None:
     improved = policy_iteration(mdp, greedy(-mdp.reward))
     np.testing.assert_allclose(improved.value, found.value, atol=1e-10)
     np.testing.assert_array_equal(improved.policy, found.policy)
+
+
+def test_an_end_has_no_future_and_its_own_rows_have_no_effect() -> None:
+    mdp, value = ended(0), np.arange(1.0, 6.0)
+    expected = oracle.backup(mdp.transition, mdp.reward, mdp.gamma, list(value), list(mdp.terminal))
+    np.testing.assert_allclose(backup(mdp, value), expected, rtol=1e-12)
+    reward, transition = mdp.reward.copy(), mdp.transition.copy()
+    reward[4], transition[4] = OF_THE_END, np.eye(5)[1]
+    other, policy = mdp._replace(reward=reward, transition=transition), boltzmann(np.eye(5)[:, :3], 1.0)
+    for solve in (
+        value_iteration,
+        lambda x: soft_value_iteration(x, 2.0),
+        lambda x: max_entropy_value_iteration(x, 2.0),
+        lambda x: mutual_information_value_iteration(x, 2.0, np.full(5, 0.2)),
+        lambda x: policy_iteration(x, policy),
+    ):
+        np.testing.assert_array_equal(solve(other).value, solve(mdp).value)
+        np.testing.assert_array_equal(solve(other).prior, solve(mdp).prior)
+    np.testing.assert_array_equal(evaluate(other, policy), evaluate(mdp, policy))
+    np.testing.assert_array_equal(visits(other, policy), visits(mdp, policy))
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -95,6 +117,7 @@ def test_extreme_values_neither_overflow_nor_lose_a_distribution() -> None:
         (lambda mdp: mutual_information_value_iteration(mdp, 1.0, np.ones(5)), "p"),
         (lambda mdp: mutual_information_value_iteration(mdp, 0.0), "beta"),
         (lambda mdp: soft_value_iteration(mdp, -1.0), "beta"),
+        (lambda mdp: soft_value_iteration(mdp, np.nan), "beta"),
         (lambda mdp: max_entropy_value_iteration(mdp, 0.0), "temperature"),
     ],
 )
@@ -115,12 +138,18 @@ def test_rewards_without_end_are_not_waited_for(monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.parametrize("run", [evaluate, visits])
 def test_without_discount_a_policy_must_end(run: Any) -> None:
     """Three states that lead only to each other: their linear equations are singular, but rounding hides it."""
-    third, end = [1 / 3, 1 / 3, 1 / 3, 0.0], [0.0, 0.0, 0.0, 1.0]
-    transition, stay, leave = [[third, end]] * 3 + [[end, end]], [1.0, 0.0], [0.01, 0.99]
+    among, end = [0.7, 0.2, 0.1, 0.0], [0.0, 0.0, 0.0, 1.0]
+    assert sum(among) < 1.0  # by rounding: no exit
+    transition, stay, leave = [[among, end]] * 3 + [[end, end]], [1.0, 0.0], [0.01, 0.99]
     mdp = make_mdp(transition, [[1.0, 0.0]] * 4, 1.0, terminal=[False, False, False, True])
     with pytest.raises(UserError, match="never ends"):
         run(mdp, np.array([stay] * 4))
     assert np.isfinite(run(mdp, np.array([stay, stay, leave, stay]))).all()
+
+
+def test_without_discount_an_exit_may_be_several_steps_away() -> None:
+    corridor = make_mdp(np.eye(5)[[1, 2, 3, 4, 4]][:, None], np.full((5, 1), -1.0), 1.0, np.arange(5) == 4)
+    assert evaluate(corridor, np.ones((5, 1))).tolist() == [-4.0, -3.0, -2.0, -1.0, 0.0]
 
 
 def test_the_value_of_a_missing_action_is_never_looked_at() -> None:
@@ -130,13 +159,21 @@ def test_the_value_of_a_missing_action_is_never_looked_at() -> None:
     np.testing.assert_allclose(value_iteration(mdp).value, [2.0, 4.0])
 
 
-def test_policy_iteration_settles_among_equal_actions() -> None:
+def test_among_equal_actions_the_first_is_the_best() -> None:
+    assert greedy(np.array([[0.0, 2.0, 2.0], [1.0, 1.0, 1.0]])).tolist() == [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]
+    mdp = make_mdp(np.full((2, 3, 2), 0.5), np.ones((2, 3)), 0.5)
+    mixed = np.full((2, 3), 1 / 3)  # as good as any, but no choice
+    assert policy_iteration(mdp, mixed).policy.tolist() == [[1.0, 0.0, 0.0]] * 2
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e8])
+def test_policy_iteration_settles_among_equal_actions(scale: float) -> None:
     world = grid_world(8, gamma=0.95)
     slips = 0.8 * world.transition + 0.2 * world.transition.mean(1, keepdims=True)
-    mdp = make_mdp(slips, world.reward, world.gamma, world.terminal)
+    mdp = make_mdp(slips, scale * world.reward, world.gamma, world.terminal)
     found = policy_iteration(mdp, np.full(mdp.reward.shape, 1 / mdp.reward.shape[1]))
     assert found.sweeps < 30
-    np.testing.assert_allclose(found.value, value_iteration(mdp).value, atol=1e-9)
+    np.testing.assert_allclose(found.value, value_iteration(mdp, 1e-12 * scale).value, atol=1e-9 * scale)
 
 
 def test_a_state_without_prior_for_its_actions_is_named() -> None:

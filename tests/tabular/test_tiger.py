@@ -16,6 +16,7 @@ from worldrl.tabular.tiger import (
     HEAR,
     LISTEN,
     aggregated,
+    belief_process,
     beliefs,
     exact_q,
     judge,
@@ -38,7 +39,7 @@ def test_exact_values_are_those_of_the_upper_envelope() -> None:
     """19.3714 at the uniform belief, as published, and an independent solution at others."""
     lines = oracle.tiger_values(GAMMA, HEAR, LISTEN, GOOD, BAD, 240)
     best = exact_q().max(-1)
-    assert best[DEPTH] == pytest.approx(19.3714, abs=1e-4)
+    assert belief_process().start @ best == pytest.approx(19.3714, abs=1e-4)
     for n in range(-5, 6):
         assert best[DEPTH + n] == pytest.approx(oracle.envelope_value(lines, 1 - LEFT[DEPTH + n]), abs=1e-3)
 
@@ -59,6 +60,8 @@ def test_one_step_at_the_uniform_belief() -> None:
     half = np.array([0.5])
     assert aggregated(rewards(), half, "lse")[0] == pytest.approx([-1.0, 9.306853, 9.306853], abs=1e-6)
     assert aggregated(rewards(), half, "mean")[0].tolist() == [-1.0, -45.0, -45.0]
+    scaled = np.log(0.5 * np.exp(0.1 * 10.0) + 0.5 * np.exp(0.1 * -100.0)) / 0.1  # at a tenth of the rewards
+    assert aggregated(rewards(), half, "lse", 0.1)[0] == pytest.approx([-1.0, scaled, scaled])
     assert exact_q()[DEPTH].argmax() == 0
 
 

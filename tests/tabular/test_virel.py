@@ -15,6 +15,7 @@ from worldrl.tabular.mdp import MDP, make_mdp, random_mdp
 from worldrl.tabular.solve import backup, boltzmann, evaluate, expect, greedy, policy_iteration, value_iteration
 from worldrl.tabular.virel import (
     Critic,
+    Recursion,
     action_posterior,
     bellman_error,
     best_residual,
@@ -163,6 +164,8 @@ def test_theorem_3_is_about_differences(bench: Bench) -> None:
     gap = objective(bench.q, 0.3, best, bench.d) - objective(bench.q, 0.3, bench.policy, bench.d)
     assert gap == pytest.approx(float(bench.d @ divergence(bench.policy, best)), abs=1e-12)
     assert bench.d @ divergence(best, best) == pytest.approx(0.0, abs=1e-12)
+    chosen = -np.log(best[np.arange(4), bench.q.argmax(-1)])  # of a policy with zeros
+    np.testing.assert_allclose(divergence(greedy(bench.q), best), chosen, rtol=1e-12)
     assert abs(objective(bench.q, 0.3, best, bench.d)) > 0.1
 
 
@@ -201,6 +204,44 @@ def test_a_constant_changes_what_is_best_where_episodes_end() -> None:
 
 
 # --- section 4 and appendix E -----------------------------------------------------------------------------------------
+
+
+def test_gradients_where_episodes_end(bench: Bench) -> None:
+    """An end is worth nothing whatever Q says of it: as if no transition led there."""
+    mdp, q = bench.mdp._replace(terminal=np.arange(4) == 3), bench.q
+    free = bench.mdp._replace(transition=np.where(np.arange(4) == 3, 0.0, bench.mdp.transition))
+    np.testing.assert_allclose(target(mdp, q, bench.policy), target(free, q, bench.policy), rtol=1e-12)
+    critic = bounded(bench.features, bench.weight)
+    found = slope_of_error(mdp, critic, bench.policy)
+    for pair in ((0, 0), (2, 1), (3, 2)):
+
+        def error(w: np.ndarray, pair: tuple[int, int] = pair) -> float:
+            return float(bellman_error(free, bounded(bench.features, w).q, bench.policy)[pair])
+
+        np.testing.assert_allclose(found[pair], oracle.slope(error, bench.weight), atol=1e-8)
+    epsilon = temperature(mdp, q)
+    by_differences = oracle.slope(lambda y: temperature_of(free, y), q, 1e-5).ravel()
+    np.testing.assert_allclose(
+        temperature_slope(recursion(mdp, tabular(q), epsilon), epsilon, 0.9), by_differences, atol=2e-9
+    )
+    by_differences = oracle.slope(lambda y: incremental_residual(free, y, 0.5), q).ravel()
+    np.testing.assert_allclose(incremental_slope(mdp, tabular(q), 0.5), by_differences, atol=1e-8)
+    for part, expected in zip(
+        td_system(mdp, bench.features, bench.policy), td_system(free, bench.features, bench.policy), strict=True
+    ):
+        np.testing.assert_allclose(part, expected, rtol=1e-12)
+
+
+def test_the_printed_forms_in_numbers(bench: Bench) -> None:
+    """Of theorem 4, eq. 30 and eq. 31, which has no term of the policy."""
+    x = Recursion(np.array([2.0]), 3.0, np.array([5.0]), 7.0)
+    assert theorem_4_printed(x, 0.5, 0.8) == pytest.approx(9.5 / 1.65)
+    assert temperature_slope_printed(x, 0.5, 0.8) == pytest.approx(9.5 / 1.65 + 5.0)
+    policy = boltzmann(bench.q, 0.5)
+    beta = bellman_error(bench.mdp, bench.q, policy)
+    reached = np.einsum("sa,sat->t", beta, bench.mdp.transition)
+    expected = (reached[:, None] * policy - beta).ravel() / 12
+    np.testing.assert_allclose(incremental_slope_printed(bench.mdp, tabular(bench.q), 0.5), expected, atol=1e-12)
 
 
 def test_the_e_step_is_a_gradient(bench: Bench) -> None:
@@ -336,6 +377,10 @@ def test_eqs_34_and_35_come_to_the_td_fixed_point(bench: Bench) -> None:
     omega, zeta = gtd2(bench.mdp, bench.features, bench.policy, rate=0.1, ratio=1.0, steps=30_000)
     np.testing.assert_allclose(omega, np.linalg.solve(a, y), atol=1e-6)
     np.testing.assert_allclose(zeta, 0.0, atol=1e-6)
+    omega, zeta = gtd2(bench.mdp, bench.features, bench.policy, rate=0.1, ratio=3.0, steps=2)
+    first = 0.3 * y  # of zeta; omega follows one step later
+    np.testing.assert_allclose(omega, 0.1 * a.T @ first, atol=1e-12)
+    np.testing.assert_allclose(zeta, first + 0.3 * (y - covariance(bench.features) @ first), atol=1e-12)
 
 
 def test_the_rest_point_of_eq_34(bench: Bench) -> None:
