@@ -14,6 +14,7 @@ from worldrl.statistics import (
     interquartile_mean_interval,
     mean_and_deviation,
     mean_interval,
+    normalized,
     probability_of_improvement,
 )
 
@@ -59,7 +60,12 @@ def test_one_seed_has_no_spread() -> None:
     mean_of_one, deviation = mean_and_deviation([3.0])
     assert mean_of_one == 3
     assert np.isnan(deviation)
-    assert np.isnan(interquartile_mean_interval([[1.0], [NAN]], np.random.default_rng(0))[1:]).all()
+    for scores in ([[1.0], [NAN]], [[1.0, 2.0], [3.0, NAN]]):  # also of one task among others
+        assert np.isnan(interquartile_mean_interval(scores, np.random.default_rng(0))[1:]).all()
+
+
+def test_a_score_is_zero_and_one_at_two_returns() -> None:
+    assert [normalized(value, (-100.0, 300.0)) for value in (-100.0, 0.0, 300.0, 500.0)] == [0.0, 0.25, 1.0, 1.5]
 
 
 def test_deviation_divides_by_n_minus_one() -> None:
@@ -143,6 +149,14 @@ def test_paired_interval_is_binomial(rng: np.random.Generator) -> None:
     np.testing.assert_allclose(found[1:], stats.binom.ppf([0.025, 0.975], 20, 0.7) / 20, atol=1e-12)
 
 
+@pytest.mark.parametrize("paired", [False, True])
+def test_every_task_counts_once_whatever_its_seeds(paired: bool) -> None:
+    """Four seeds that always win and two that always lose: nothing is uncertain."""
+    x = np.array([[1.0, 0.0], [1.0, 0.0], [1.0, NAN], [1.0, NAN]])
+    y = np.where(np.isnan(x), NAN, 0.5)
+    assert improvement_interval(x, y, np.random.default_rng(0), paired, resamples=100) == (0.5, 0.5, 0.5)
+
+
 def test_unpaired_interval_is_that_of_a_bootstrap_by_hand(rng: np.random.Generator) -> None:
     x, y = rng.normal(0.5, 1, (6, 2)), rng.normal(0, 1, (4, 2))
     drawn = []
@@ -165,5 +179,6 @@ def test_unpaired_interval_covers_the_truth() -> None:
 
 
 def test_pairing_needs_the_same_seeds() -> None:
-    with pytest.raises(ValueError, match="the same seeds on the same tasks"):
-        probability_of_improvement([1.0, NAN], [NAN, 1.0], paired=True)
+    for x, y in (([1.0, NAN], [NAN, 1.0]), (np.ones((3, 1)), np.ones((3, 2)))):
+        with pytest.raises(ValueError, match="the same seeds on the same tasks"):
+            probability_of_improvement(x, y, paired=True)
