@@ -12,7 +12,7 @@ import pytest
 from scipy import stats
 
 from worldrl.report.__main__ import main
-from worldrl.report.grids import by_agent, draw_kind, grid_rows, read_grids, returns_of
+from worldrl.report.grids import by_agent, draw_grids, draw_kind, grid_rows, read_grids, returns_of, unequal
 from worldrl.report.plots import draw_band, looks_of
 from worldrl.runs.folder import GRID
 
@@ -59,6 +59,8 @@ def test_rows_are_means_over_runs_and_noise_in_training_makes_another_agent(grid
     assert rows["sac", "missing", "0.1"]["of clean"] == "50 %"
     assert np.isnan(rows["sac", "missing", "0.1"]["return_std"])
     assert rows["smac, trained with missing 0.05", "blur", "0.5"]["return"] == 80
+    losses = grid_rows(read_grids([write_grid(grids / "td3", "td3", [-4, -8, 0, 0, 0])]))
+    assert {row["of clean"] for row in losses} == {"-"}  # twice a loss is no share of it
 
 
 def test_the_command_writes_picture_and_tables(grids: Path, capsys: pytest.CaptureFixture) -> None:
@@ -83,6 +85,7 @@ def names(grids: Path, *labels: str) -> dict[str, int]:
         ({"action": "sample"}, "smac, sampled actions"),
         ({"groups": ["velocity", "height"]}, "smac, noise on velocity, height"),
         ({"known_dropout": True}, "smac, known drop-out"),
+        ({"trained_with": {"missing": 0.05, "blur": 0.1}}, "smac, trained with missing 0.05, blur 0.1"),
         ({"checkpoint": "last", "action": "mode", "groups": [], "known_dropout": False}, "smac"),
     ],
 )
@@ -131,6 +134,34 @@ def test_a_panel_has_each_level_with_its_returns(grids: Path) -> None:
     returns = returns_of(by_agent(read_grids([grids / "sac"])))["walker_walk"]
     draw_kind(axes, "missing", returns, looks_of(returns))
     assert [list(map(float, x)) for x in axes.lines[0].get_xydata()] == [[0.0, 60.0], [0.1, 30.0], [0.5, 0.0]]
+    backwards = {agent: dict(reversed(cells.items())) for agent, cells in returns.items()}
+    draw_kind(axes, "blur", backwards, looks_of(returns))
+    assert [list(map(float, x)) for x in axes.lines[1].get_xydata()] == [[0.0, 60.0], [0.1, 60.0], [0.5, 60.0]]
+
+
+def test_tasks_with_other_noise_and_other_agents_are_drawn_and_not_compared(
+    grids: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from matplotlib.figure import Figure
+
+    hopper = grid_of(("clean", 0, 9), ("gaussian", 0.2, 3), task="hopper_hop", agent="td3")
+    (tmp_path / "hopper").mkdir()
+    (tmp_path / "hopper" / GRID).write_text(hopper)
+    found = read_grids([grids, tmp_path / "hopper" / GRID])
+    assert {grid.task for grid in found} == {"walker_walk", "hopper_hop"}
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    draw_grids(tmp_path / "x.png", found)
+    panels = ["hopper_hop: gaussian", "walker_walk: missing", "walker_walk: blur"]
+    assert [axes.get_title() for axes in drawn[0].axes] == panels
+
+
+@pytest.mark.parametrize(("other", "notes"), [({}, 0), ({"seeds": [1, 3]}, 1), ({"episodes": 6}, 1)])
+def test_other_seeds_or_more_episodes_are_other_episodes(tmp_path: Path, other: dict[str, Any], notes: int) -> None:
+    played = {"seeds": [1, 2], "episodes": 5}
+    write_grid(tmp_path / "a", "smac", [1.0] * len(CELLS), **played)
+    write_grid(tmp_path / "b", "sac", [1.0] * len(CELLS), **{**played, **other})
+    assert len(unequal(read_grids([tmp_path]))) == notes
 
 
 def test_grids_that_were_played_differently_are_told(grids: Path, capsys: pytest.CaptureFixture) -> None:
