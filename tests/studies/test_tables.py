@@ -5,6 +5,8 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +14,9 @@ import torch
 
 from worldrl.studies import tables
 from worldrl.studies.__main__ import main
-from worldrl.tabular.solve import backup
+from worldrl.tabular.grid import grid_world
+from worldrl.tabular.solve import backup, mutual_information_value_iteration
+from worldrl.training.progress import Meter
 
 
 @pytest.mark.parametrize("env", [tables.Grid4, tables.Grid16, tables.Counterexample])
@@ -70,7 +74,52 @@ def test_an_agent_that_is_its_table_has_no_distance_from_it(name: str, monkeypat
 
 
 def paper(name: str) -> np.ndarray:
-    return tables.table_of(name, 4, 1.0).prior
+    """With uniform p(s)."""
+    return np.full(5, 0.2) if name == "soft_q" else mutual_information_value_iteration(grid_world(4), 1.0).prior
+
+
+def test_the_newest_rows_say_which_states_are_visited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tables, "NEWEST", 5)
+    states, ends = [0, 0, 0, 2, 1, 1, 0, 1], [0, 0, 0, 1, 0, 0, 0, 0]
+    columns = {"state": np.eye(3)[states][:, None], "is_terminal": np.array(ends)[:, None]}
+    trainer: Any = SimpleNamespace(experience=SimpleNamespace(saved_replay=SimpleNamespace(columns=lambda: columns)))
+    assert tables.visited(trainer).tolist() == [0.25, 0.75, 0.0]
+
+
+HARD = np.array([[0.0, 1.0] * 5, [0.0] * 10, [0.0] * 10])  # Q in s0, in s1, and at the end
+SOFT = HARD + np.array([[0.99 * 0.5 * np.log(10), 0.0] * 5, [0.0] * 10, [0.0] * 10])  # at alpha = 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "table", "q"),
+    [*zip(tables.CHOICE_AGENTS, (0.56944, 0.11920, 0.11920), (SOFT, HARD, HARD), strict=True)],
+)
+def test_distances_at_the_counterexample_by_hand(name: str, table: float, q: np.ndarray) -> None:
+    p = torch.tensor([[0.03, 0.17] * 5, [0.1] * 10, [0.1] * 10])
+    twins = torch.tensor(np.stack([q + 1.0, q]), dtype=torch.float32)
+    twins[:, 2] = 99.0  # an end is worth nothing, whatever a critic says
+    head = SimpleNamespace(
+        policy=SimpleNamespace(log_probs=lambda states: (states @ p).log()),
+        critic=SimpleNamespace(values=lambda states: states @ twins),
+    )
+    trainer: Any = SimpleNamespace(meter=Meter(), agent=SimpleNamespace(head=head))
+
+    def look() -> dict[str, float]:
+        for alpha in (0.4, 0.6):
+            trainer.meter.add({"policy/alpha": torch.tensor(alpha)})
+        return tables.at_choice(trainer, name)
+
+    found = look()
+    assert trainer.meter.mean() == {}  # the next look has its own mean
+    assert (found["temperature"], found["wrong"]) == pytest.approx((0.5, 0.15))
+    assert found["table"] == pytest.approx(table, abs=1e-5)
+    assert found["policy"] == pytest.approx(abs(0.15 - table), abs=1e-5)
+    assert found["value"] == pytest.approx(0.0, abs=1e-6)
+    assert found["residual"] == pytest.approx(0.5 * 5 / 20 * q[0, 0] ** 2, abs=1e-6)  # five of the twenty pairs
+    twins[1, 0, 1::2] -= 0.2
+    lower = look()
+    assert lower["value"] == pytest.approx(0.2 * 5 / 20, abs=1e-6)
+    assert lower["residual"] - found["residual"] == pytest.approx(0.5 * 0.2**2 * 5 / 20, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", tables.CHOICE_AGENTS)
@@ -87,6 +136,26 @@ def test_the_shortest_study_has_updates_before_its_first_comparison() -> None:
     settings = {**agent.settings, "task": tables.task_of(tables.Counterexample), "head.units": 16}
     (found,) = (tables.at_choice(trainer, name) for trainer in tables.looks(settings, tables.LEAST // tables.TIMES, 1))
     assert found["temperature"] == 0.5
+
+
+def test_the_study_trains_every_agent_with_every_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[tuple[Any, ...]] = []
+
+    def looks(settings: dict[str, Any], every: int, times: int) -> list[Any]:
+        runs.append((settings["agent"], settings["task"], settings["seed"], settings.get("head.beta"), every, times))
+        return []
+
+    monkeypatch.setattr(tables, "looks", looks)
+    assert list(tables.study(4, 2.0, seeds=2, frames=8_000, times=20)) == [[]] * 10
+    grid, choice = tables.task_of(tables.Grid4), tables.task_of(tables.Counterexample)
+    assert runs == [
+        run
+        for seed in (1, 2)
+        for run in (
+            *((agent, grid, seed, 2.0, 400, 20) for agent in ("soft_q", "mirl")),
+            *((agent, choice, seed, None, 150, 20) for agent in ("sac", "virel", "virel_beta")),
+        )
+    ]
 
 
 @pytest.mark.slow
