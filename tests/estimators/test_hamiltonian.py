@@ -92,6 +92,17 @@ def test_what_is_not_finite_is_not_accepted(bad: float) -> None:
     """Beyond one, the density is not a number, zero, or infinite."""
     density = lambda e: torch.where(e[..., 0].abs() < 1, 0.0 * e[..., 0], bad)  # noqa: E731
     e = torch.zeros(500, 1, 1)
+    noise = chain_noise(e, 10)
+    noise.uniform[3] = 0.0  # whose logarithm is that of no probability at all
+    chain = run_chains(density, e, 1.0, noise)
+    assert float(chain.state.abs().max()) < 1
+    assert 0.1 < float(chain.acceptance.mean()) < 0.9
+
+
+def test_a_proposal_without_a_slope_is_not_accepted() -> None:
+    """Beyond one its value is zero, and its gradient, zero times infinity, is not a number."""
+    density = lambda e: ((1.0 - e[..., 0].square()) * (e[..., 0].abs() < 1)).sqrt()  # noqa: E731
+    e = torch.zeros(500, 1, 1)
     chain = run_chains(density, e, 1.0, chain_noise(e, 10))
     assert float(chain.state.abs().max()) < 1
     assert 0.1 < float(chain.acceptance.mean()) < 0.9

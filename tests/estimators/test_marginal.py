@@ -120,6 +120,7 @@ def test_draw_level_has_the_survival_it_is_weighted_by() -> None:
 
 @pytest.mark.parametrize("name", sorted(ESTIMATORS))
 def test_no_particles_is_the_plain_density(name: str) -> None:
+    assert independent_draws(name, 0) == 0
     log_probs, _ = linear_gaussian(0, 7)
     assert torch.equal(ESTIMATORS[name](log_probs), log_probs[0])
 
