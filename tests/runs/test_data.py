@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from worldrl.config import load_config
 from worldrl.data import memory
 from worldrl.data.episodes import Episode, Recorded, extent, rows_of_episodes
 from worldrl.data.formats import minari
+from worldrl.data.replay import nbytes
 from worldrl.data.settings import DataConfig
 from worldrl.errors import UserError
 from worldrl.registry import tiny_settings
@@ -201,9 +203,15 @@ def test_data_that_do_not_fit_into_memory_are_told_what_helps(
                 read_data(path)
             assert "GiB" in refused.value.found
     monkeypatch.setattr(experience, "available_bytes", lambda device: 300)
-    with pytest.raises(UserError) as refused:
-        trained(tmp_path, data=str(file), updates=2)
-    assert (refused.value.where, "data.top=0." in refused.value.fix) == (f"data={file}", True)
+    for top in (1.0, 0.8):
+        with pytest.raises(UserError) as refused:
+            trained(tmp_path, data=str(file), updates=2, **{"data.top": top})
+        assert refused.value.where == f"data={file}"
+        proposed = re.search(r"data\.top=(\S+)", refused.value.fix)
+        assert proposed is not None
+        kept = rows(file, top=top)
+        share = 300 / nbytes(kept.spec, len(kept.columns["reward"]))  # of what was kept this time
+        assert float(proposed[1]) == pytest.approx(0.9 * top * share, rel=0.05)
 
 
 def test_what_does_not_fit_its_environment_is_one_line(file: Path) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,12 +13,15 @@ import numpy as np
 import pytest
 import torch
 
+from tests.kills import flat
 from tests.toy_runs import STATE_SAC
 from tests.training import toy_experiences
 from worldrl.agent import Agent
 from worldrl.config import Config, config_from_dict
 from worldrl.errors import UserError
+from worldrl.registry import tiny_settings
 from worldrl.runs.data import Rewards, Rows
+from worldrl.training import experience as module
 from worldrl.training.experience import DataSet, Experience, Mixed, Stream
 from worldrl.types import Batch, EnvSpec, Needs, ObsSpec, box
 
@@ -91,13 +97,146 @@ def test_a_restored_data_set_draws_what_the_other_one_draws() -> None:
     two.restore(one.state())
     assert two.now == 1
     assert torch.equal(one.sample(8, 4, Needs())[0].reward, two.sample(8, 4, Needs())[0].reward)
+    one.send()
+    assert one.due()
+    two.restore(one.state())  # whose tick ends without another update
+    assert tick(two) == 0
+    assert (two.now, tick(two), two.now) == (2, 1, 3)
 
 
 def test_data_that_hold_no_window_are_refused() -> None:
     c = config(**{"replay.length": 8})
+    assert attached(DataSet(c, found(columns(8))), c).sample(2, 8, Needs())[0].reward.shape == (2, 8)
     with pytest.raises(UserError) as refused:
         attached(DataSet(c, found(columns(7))), c)
     assert (refused.value.where, refused.value.found) == ("replay.length=8", "7 rows of data")
+
+
+@pytest.fixture
+def stream(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A stream of the settings that a test is parametrized with, before its first tick."""
+    c = config(**request.param)
+    with closing(attached(Stream(c), c)) as stream:
+        stream.begin()
+        yield stream
+
+
+@pytest.mark.parametrize("stream", [{"env.action_repeat": 2}], indirect=True)
+def test_frames_steps_and_episodes_are_counted(stream: Any) -> None:
+    """An episode is five frames, which pay 1 to 5: three steps of the agent, and one tick for the next first row."""
+    counted, ended = [], []
+    for _ in range(9):
+        stream.send()
+        ended += stream.receive()
+        counted.append(stream.counters())
+    assert counted == [(2, 1), (4, 2), (5, 3), (5, 3), (7, 4), (9, 5), (10, 6), (10, 6), (12, 7)]
+    assert ended == [{"episode/return": 15.0, "episode/length": 5}] * 2
+    assert len(stream) == 10
+
+
+@pytest.mark.parametrize(
+    "stream",
+    [{"schedule.prefill": 9, "schedule.updates_per_1000_frames": 300, "replay.length": 4}],
+    indirect=True,
+)
+def test_updates_are_due_from_the_end_of_the_prefill_on(stream: Any) -> None:
+    total = {}
+    for _ in range(40):
+        stream.send()
+        total[stream.now] = sum(iter(stream.due, False)) + total.get(stream.now, 0)
+        stream.receive()
+    made = [sum(total[frame] for frame in range(last + 1)) for last in range(30)]
+    assert made == [3 * max(0, last - 9) // 10 for last in range(30)]
+
+
+def test_the_agent_acts_from_the_end_of_the_prefill_on_and_less_and_less_at_random() -> None:
+    usual = {key: value for key, value in SETTINGS.items() if not key.startswith("head")}
+    toy = {"task": "tests.envs.toy_envs:Choice", "head": "dqn", **tiny_settings("head", "dqn"), "schedule.prefill": 4}
+    epsilon = {"schedule.epsilon.start": 1.0, "schedule.epsilon.end": 0.0, "schedule.epsilon.frames": 8}
+    c = config_from_dict({**usual, **toy, **epsilon})
+    with closing(attached(Stream(c), c)) as stream:
+        stream.begin()
+        act, seen = stream.agent.act, {}
+
+        def watched(*arguments: Any, explore: bool, epsilon: float) -> Any:
+            assert explore
+            seen.setdefault(stream.now, epsilon)
+            return act(*arguments, explore=explore, epsilon=epsilon)
+
+        stream.agent.act = watched
+        while stream.now < 10:
+            tick(stream)
+        assert seen == pytest.approx({4: 0.5, 5: 0.375, 6: 0.25, 7: 0.125, 8: 0.0, 9: 0.0})
+
+
+@pytest.mark.parametrize("stream", [{"schedule.prefill": 0, "replay.length": 4}], indirect=True)
+def test_without_prefill_learning_waits_for_a_window(stream: Any) -> None:
+    ready = []
+    for _ in range(5):
+        ready.append(stream.ready())
+        tick(stream)
+    assert ready == [False] * 3 + [True] * 2
+
+
+@pytest.mark.parametrize("stream", [{"schedule.prefill": 30, "replay.capacity": 20}], indirect=True)
+def test_a_replay_that_is_smaller_than_the_prefill_is_enough(stream: Any) -> None:
+    while stream.now < 30:
+        assert not stream.ready()
+        tick(stream)
+    assert len(stream) == 20
+    assert stream.ready()
+
+
+@pytest.mark.parametrize(("frames", "told"), [(10, True), (11, False)])
+def test_a_prefill_of_the_whole_run_is_told(frames: int, told: bool) -> None:
+    c = replace(config(**{"schedule.prefill": 10}), frames=frames)
+    with closing(attached(Stream(c), c)) as stream:
+        stream.begin()
+        assert any(f"frames={frames}" in note for note in stream.notes()) is told
+
+
+@pytest.mark.parametrize("frames", [5, 26], ids=["in the prefill", "after a cut"])
+def test_a_restored_stream_goes_on_as_the_other_one(
+    frames: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    toy = {"task": "tests.envs.toy_envs:Diverges", "belief": "stack", "belief.frames": 3, "seed": 2}
+    c = config(**toy, **{"schedule.prefill": 10, "schedule.updates_per_1000_frames": 700})
+    one, two = (attached(Stream(c), c) for _ in range(2))
+    try:
+        for stream in (one, two):
+            stream.begin()
+        while one.now < frames or (frames > 10 and not one.rows["is_cut"].any()):
+            tick(one)
+        two.replay.load_chunks(tmp_path, one.replay.save_chunks(tmp_path))
+        two.restore(deepcopy(one.state()))
+        assert dict(flat(one.state())) == dict(flat(two.state()))
+        assert capsys.readouterr().err == ""
+        went = []
+        for stream in (one, two):
+            torch.manual_seed(1)
+            went.append([])
+            for _ in range(20):
+                stream.send()
+                updates = sum(iter(stream.due, False))
+                went[-1].append((updates, stream.receive(), dict(flat(stream.state()))))
+        assert went[0] == went[1]
+        assert any(ended for _, ended, _ in went[0])
+    finally:
+        one.close()
+        two.close()
+
+
+def test_a_stream_is_closed_if_its_data_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = []
+
+    def refused(*_: Any) -> Rows:
+        raise UserError("data", "none", "some")
+
+    monkeypatch.setattr(module, "load_rows", refused)
+    monkeypatch.setattr(Stream, "close", lambda stream: closed.append(stream))
+    with pytest.raises(UserError):
+        Mixed(config(data="toy"))
+    assert len(closed) == 1
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 1.0])
@@ -123,6 +262,21 @@ def test_batches_of_both_have_the_share_evenly_spread(share: float) -> None:
         assert mixed.drawn(2) == {}
     finally:
         mixed.close()
+
+
+def test_both_replays_of_a_mixture_draw_on_their_own() -> None:
+    """Of as many rows in each; and transitions beside the slice are left out until both have enough."""
+    c = config(**{"data": "toy", "data.share": 0.5, "schedule.prefill": 0})
+    with closing(attached(Mixed(c, found(columns(40))), c)) as mixed:
+        mixed.begin()
+        while len(mixed.replay) < 40:
+            tick(mixed)
+        assert len(mixed) == 80
+        _, extra = mixed.sample(32, 3, Needs(td_batch=60))
+        assert extra["td"].reward.shape == (30, 3)
+        starts = [mixed.drawn(1)[place].starts.tolist() for place in ("replay", "data")]
+        assert starts[0] != starts[1]
+        assert "td" not in mixed.sample(32, 3, Needs(td_batch=79))[1]  # forty of the data's forty rows
 
 
 def test_a_mixture_without_data_draws_what_the_stream_draws() -> None:

@@ -15,13 +15,14 @@ from contextlib import suppress
 from itertools import pairwise
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.kills import has_begun, kill_and_compare, records, start
+from tests.kills import flat, has_begun, kill_and_compare, records, start
 from tests.toy_runs import STATE_SAC
 from worldrl import train
 from worldrl.acting import episodes
@@ -957,6 +958,86 @@ def test_a_time_limit_is_bootstrapped_and_a_terminal_row_is_not(task: str, ends:
     without_future = torch.isclose(y, batch.reward[:, 1], rtol=0, atol=1e-6)
     assert bool(((step == 5) == without_future).all()) is ends
     assert bool(without_future.any()) is ends
+
+
+def test_a_resumed_trainer_has_everything_that_was_saved(tmp_path: Path) -> None:
+    """Before its first tick, and in the middle of a warm-up, of a window of the log and of an episode."""
+    toy = {**COUNTS, "schedule.prefill": 10, "schedule.pretrain": 4, "eval.every": 8, "log.every": 1_000}
+    trainer = make_trainer(toy, tmp_path / "run")
+    save_config(trainer.config, tmp_path / "run")
+    trainer.begin()
+    while trainer.experience.now < 13:
+        trainer.tick()
+    trainer.pretrained, trainer.patient = 3, True  # as after a signal and a failed evaluation
+    trainer.save()
+    trainer.close()
+    folder, saved = trainer.checkpoints.read()
+    resumed = Trainer(load_config(tmp_path / "run"), tmp_path / "run", {**saved, "folder": folder})
+    state = resumed.state_dict()
+    resumed.close()
+    assert dict(flat(state)) == dict(flat(saved))
+    assert saved["evaluations"] == 2
+    assert saved["clocks"]["eval"]["last"] > 0
+    assert saved["meter"]["counts"]
+    assert saved["returns"][0] > 0
+
+
+def test_the_best_agent_is_the_first_of_the_highest_return(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An agent without an update is none; a resumed run knows the best return so far."""
+    returns: list[float] = []
+    played = lambda *_: SimpleNamespace(returns=[returns.pop(0)], cut=0, video=None)  # noqa: E731
+    monkeypatch.setattr(loop, "run_episodes", played)
+    trainer = make_trainer({**STATE_SAC, "task": COUNTS["task"], "eval.every": 100}, tmp_path / "run")
+    save_config(trainer.config, tmp_path / "run")
+
+    def best_after(trainer: Trainer, *found: float) -> int:
+        returns.extend(found)
+        for _ in found:
+            trainer.tick()
+            trainer.evaluate()
+        path = trainer.checkpoints.best()
+        return int(path.name.removeprefix("best-")) if path else 0
+
+    returns.append(9.0)
+    trainer.begin()
+    assert best_after(trainer, 8.0) == 0
+    trainer.agent.updates = 1
+    assert best_after(trainer, 5.0) == 2
+    assert best_after(trainer, 5.0, 4.0) == 2
+    assert best_after(trainer, 7.0) == 5
+    trainer.save()
+    trainer.close()
+    folder, saved = trainer.checkpoints.read()
+    resumed = Trainer(load_config(tmp_path / "run"), tmp_path / "run", {**saved, "folder": folder})
+    assert best_after(resumed, 6.0) == 5
+    resumed.close()
+
+
+def test_evaluations_have_episodes_and_random_numbers_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three episodes of two environments take two each, of which one is not played."""
+    seen: list[tuple[int, float]] = []
+
+    def played(envs: Any, act: Any, episodes: int, first: int, *_: Any) -> Any:
+        seen.append((first, float(torch.rand(()))))
+        return SimpleNamespace(returns=[1.0], cut=0, video=None)
+
+    monkeypatch.setattr(loop, "run_episodes", played)
+    trainer = make_trainer({**STATE_SAC, "task": COUNTS["task"], "eval.episodes": 3}, tmp_path / "run")
+    trainer.eval_envs = SimpleNamespace(num_envs=2, close=lambda: None)  # type: ignore[assignment]
+    try:
+        before = torch.get_rng_state()
+        for _ in range(3):
+            trainer.evaluate()
+        assert torch.equal(before, torch.get_rng_state())
+        assert [first for first, _ in seen] == [0, 2, 4]
+        assert len({number for _, number in seen}) == 3
+        trainer.evaluations = 1
+        trainer.evaluate()
+        assert seen[3] == seen[1]
+    finally:
+        trainer.close()
 
 
 def test_evaluations_play_new_episodes_of_their_own_stream(tmp_path: Path) -> None:
