@@ -38,7 +38,7 @@ def wrong_row() -> MDP:
         (lambda: make_mdp(LOOP, [[0.0]], -0.1), "gamma", "-0.1"),
         (lambda: make_mdp(np.nan * LOOP, [[0.0]], 0.9), "transition[0, 0, 0]", "nan"),
         (lambda: make_mdp(LOOP, [[np.inf]], 0.9), "reward", "a value that is not finite"),
-        (lambda: make_mdp(LOOP, [[0.0]], 0.9, [False, True]), "terminal and start", "shapes (2,) and"),
+        (lambda: make_mdp(LOOP, [[0.0]], 0.9, [False, True], [1.0]), "terminal and start", "shapes (2,) and"),
         (lambda: make_mdp(LOOP, [[np.nan]], 0.9), "reward", "a value that is not finite"),
         (lambda: make_mdp(LOOP, [[-np.inf]], 0.9), "reward", "a value that is not finite"),
         (lambda: make_mdp(LOOP, [0.0], 0.9), "the tables of the process", "shapes (1, 1, 1) and (1,)"),
