@@ -394,7 +394,7 @@ def test_another_action_repeat_is_told(tmp_path: Path) -> None:
 def test_from_data_to_environment_resumed(tmp_path: Path) -> None:
     acted = trained(tmp_path, task=COUNT, frames=60, **{"schedule.prefill": 10, "replay.capacity": 100})
     settings = {"data": str(acted), "updates": 10, "schedule.prefill": 5, "replay.capacity": 100, "eval.every": 5}
-    settings["schedule.updates_per_1000_frames"] = 500
+    settings |= {"schedule.updates_per_1000_frames": 500, "log.every": 1}
     whole = trained(tmp_path, "whole", frames=24, **settings)
     half = trained(tmp_path, "half", frames=12, **settings)
     resume(half, {"frames": 24})
@@ -402,6 +402,8 @@ def test_from_data_to_environment_resumed(tmp_path: Path) -> None:
         assert torch.equal(one, other)
     records = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
     assert [r["phase"] for r in records if "eval/return" in r] == ["data"] * 3 + ["acting"] * 4
+    logged = [r["frames"] for r in records if "replay/size" in r and r["phase"] == "acting"]
+    assert sorted(set(logged)) == list(range(1, 25))  # from the first frame on: the clocks of a phase are its own
     checkpoints = Checkpoints(whole)
     assert checkpoints.frames() == 34
     assert checkpoints.reached(34)
