@@ -17,7 +17,7 @@ from worldrl.registry import HEADS, load_class
 from worldrl.testing import check_head
 from worldrl.types import NOISE, Noise
 
-HEAD_SETTINGS: dict[str, list[dict[str, Any]]] = {  # beside the tiny ones; heads that are not named have only those
+HEAD_SETTINGS: dict[str, list[dict[str, Any]]] = {  # in addition to the tiny ones, which all heads have
     "sac": [{}, {"actor_input": "context", "tune_alpha": False}],
     "smac": [{}, {"estimator": "roulette"}],
     "dqn": [{}, {"steps": 7}],
@@ -131,7 +131,7 @@ class ActsWithGraph(Head):
 
 
 class Updates(Head):
-    """``update`` with something done to its metrics, or beside it."""
+    """``update`` with something done to its metrics, or in addition to it."""
 
     def update(self, phase: str, batch: Any, belief: Any, model: Any, extra: Any = None) -> Any:
         return self.spoil(super().update(phase, batch, belief, model), batch, belief, model)

@@ -187,11 +187,11 @@ def score(groups: Groups, ends: Ends) -> tuple[list[Score], Notes]:
         notes += [] if asked else _short(task, all_runs(panel), met)
         for agent, same in panel.items():
             mean = means[agent]
-            alone = not asked and not mean.covers(met)
-            if alone:
+            apart = not asked and not mean.covers(met)
+            if apart:
                 others = f"agents that meet at {met:,.0f} {unit}"
                 notes.append(f"{agent} on {task} is not compared with {others}: it has {_span(mean, unit)}")
-            scores += _scores(task, agent, same, float(mean.frames[-1]) if alone else met)
+            scores += _scores(task, agent, same, float(mean.frames[-1]) if apart else met)
     return scores, notes
 
 
