@@ -13,7 +13,7 @@ from tests.training.toy_experiences import rows as rows_of
 from worldrl.agent import Agent
 from worldrl.config import config_from_dict
 from worldrl.registry import tiny_settings
-from worldrl.training.experience import DataSet
+from worldrl.training.experience.dataset import DataSet
 from worldrl.types import Actions, EnvSpec, box, choice
 
 ROWS, EPISODES = 11, 400  # of an episode, and how many of them

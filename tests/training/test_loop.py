@@ -36,7 +36,7 @@ from worldrl.heads.transitions import transitions
 from worldrl.runs.checkpoint import Checkpoints
 from worldrl.runs.trained import load_agent
 from worldrl.training import loop
-from worldrl.training.experience import Stream
+from worldrl.training.experience.stream import Stream
 from worldrl.training.loop import Trainer, resume
 from worldrl.training.signals import Stopped
 from worldrl.types import box

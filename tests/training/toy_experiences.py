@@ -8,7 +8,9 @@ import numpy as np
 
 from worldrl.config import Config
 from worldrl.runs.data import Rewards, Rows
-from worldrl.training.experience import DataSet, Mixed, Stream
+from worldrl.training.experience.dataset import DataSet
+from worldrl.training.experience.mixed import Mixed
+from worldrl.training.experience.stream import Stream
 from worldrl.types import EnvSpec, ObsSpec, box
 
 SPEC = EnvSpec("data", {"state": ObsSpec((5,), "float32")}, box(1))  # the shapes of cartpole_swingup

@@ -49,7 +49,8 @@ from worldrl.runs.transfer import check_spec, encode_spec, load_model
 from worldrl.size import check_size
 from worldrl.statistics import mean_and_deviation, normalized
 from worldrl.training.clocks import Every, Seconds, Timer
-from worldrl.training.experience import Experience, make_experience
+from worldrl.training.experience.base import Experience
+from worldrl.training.experience.make import make_experience
 from worldrl.training.progress import Meter, Progress
 from worldrl.training.signals import Stopped, heeding_signals
 from worldrl.training.speed import form_of, make_update
