@@ -9,17 +9,10 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
-from worldrl.config import (
-    Config,
-    config_from_dict,
-    config_to_dict,
-    flatten,
-    load_config,
-    may_change,
-    save_config,
-)
+from worldrl.config import Config, config_from_dict, config_to_dict, flatten, may_change
 from worldrl.errors import UserError
 from worldrl.registry import agent_label, canonical, load_class, settings_of, shared_fields
+from worldrl.runs.settings import load_config, save_config
 from worldrl.types import BeliefModel, Head, Policy
 
 
@@ -270,31 +263,9 @@ def test_settings_must_be_a_mapping() -> None:
     assert (caught.value.where, caught.value.found) == ("settings", "'sac'")
 
 
-def test_round_trip(tmp_path: Path) -> None:
+def test_round_trip() -> None:
     config = config_from_dict({**toy(units=[3], lr=1e-8), "task": "cartpole-swingup", "seed": 7, "env.obs": "state"})
     assert config_from_dict(config_to_dict(config)) == config
-    save_config(config, tmp_path)
-    assert load_config(tmp_path) == config
-    assert load_config(tmp_path, **{"eval.every": 5}).eval.every == 5
-    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
-
-
-def test_a_file_that_is_wrong_is_named(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("frames: many\n")
-    with pytest.raises(UserError, match=r"config\.yaml: frames"):
-        load_config(tmp_path)
-    (tmp_path / "config.yaml").write_text("belief: {name: identity, lr: 0.0}\nhead: sac\n")  # of version 0.1.0
-    with pytest.raises(UserError, match=r"config\.yaml: unknown key 'belief\.lr'") as refused:
-        load_config(tmp_path)
-    assert "worldrl 0.1.0" in refused.value.fix
-    (tmp_path / "config.yaml").write_text("head.units: 1\nhead: {units: 2}\n")
-    with pytest.raises(UserError, match=r"config\.yaml: head\.units: found two values"):
-        load_config(tmp_path)
-    (tmp_path / "config.yaml").write_text("frames: [1\n")
-    with pytest.raises(UserError, match="cannot read"):
-        load_config(tmp_path)
-    with pytest.raises(UserError, match="no run in"):
-        load_config(tmp_path / "elsewhere")
 
 
 def test_labels() -> None:

@@ -16,10 +16,11 @@ from worldrl.commands.evaluate import eval_main
 from worldrl.commands.look import main as look_main
 from worldrl.commands.train import train_main
 from worldrl.compose import compose
-from worldrl.config import check_unchanged, config_to_dict, flatten, load_config
+from worldrl.config import config_to_dict, flatten
 from worldrl.errors import UserError
 from worldrl.report.__main__ import main as report_main
 from worldrl.runs.folder import resume_command
+from worldrl.runs.settings import check_unchanged, load_config
 from worldrl.studies.__main__ import main as studies_main
 from worldrl.training.loop import resume
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from worldrl.config import config_from_dict, save_config
+from worldrl.config import config_from_dict
 from worldrl.registry import tiny_settings
+from worldrl.runs.settings import save_config
 from worldrl.training.loop import Trainer
 
 SMALL: dict[str, Any] = {

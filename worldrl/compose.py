@@ -19,19 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from worldrl.config import (
-    CONFIG_FILE,
     MAY_CHANGE,
     Config,
     check_keys,
-    check_same_belief,
     config_from_dict,
     config_to_dict,
     flatten,
     known_keys,
-    load_config,
     may_change,
-    run_folder,
-    world_of,
 )
 from worldrl.envs.families import canonical_name, has_cameras
 from worldrl.errors import UserError, wrong
@@ -49,6 +44,7 @@ from worldrl.presets import (
     settings_for,
 )
 from worldrl.registry import PARTS, agent_label, canonical
+from worldrl.runs.settings import CONFIG_FILE, check_same_belief, load_config, run_folder, world_of
 from worldrl.trust import allow, allow_named
 
 RUNS = "runs"  # the folder of all run folders

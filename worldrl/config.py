@@ -8,28 +8,38 @@ from __future__ import annotations
 import dataclasses
 import functools
 import io
-import math
-import sys
-import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import AliasEvent, YAMLError
 
-from worldrl import origin
-from worldrl.data.settings import DEMO, DataConfig, ReplayConfig
+from worldrl.data.settings import DataConfig, ReplayConfig
 from worldrl.envs.make import EnvConfig
-from worldrl.errors import UserError, given_twice, new_file, unknown, wrong
-from worldrl.fields import Device, Every, Frames, Label, NotNegative, OneOf, Range, Share, SomeFrames, of_updates, rules
-from worldrl.files import damaged, is_file, read_text
+from worldrl.errors import UserError, given_twice, unknown, wrong
+from worldrl.fields import (
+    FIELD_TYPES,
+    Device,
+    Every,
+    Frames,
+    Label,
+    NotNegative,
+    OneOf,
+    Range,
+    Share,
+    SomeFrames,
+    is_checked,
+    of_updates,
+    type_name,
+    typed,
+)
+from worldrl.files import damaged, read_text
 from worldrl.registry import DEFAULTS, OWN_POLICY, PARTS, agent_label, canonical, load_class
-from worldrl.trust import check_allowed
 
 
 @dataclass(frozen=True)
@@ -119,8 +129,6 @@ class Config:
 
 # --- what a value may be ----------------------------------------------------------------------------------------------
 
-CONFIG_FILE = "config.yaml"
-OLDER = "if worldrl 0.1.0 wrote this run, that version reads it; worldrl report reads its curves"
 YAML_BYTES = 2**18  # of a file of settings, which takes a second to parse
 
 MAY_CHANGE = ("frames", "updates", "eval.*", "log.*", "checkpoint.*", "env.timeout_s")  # on resume
@@ -188,79 +196,6 @@ def _check_frozen(config: Config) -> None:
     if config.schedule.pretrain:
         pretrain = config.schedule.pretrain
         raise wrong("schedule.pretrain", pretrain, "0: with schedule.model_every=0 the belief model never learns")
-
-
-# --- types ------------------------------------------------------------------------------------------------------------
-
-_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
-FIELD_TYPES = "bool, int, float, str, Literal, list[...], tuple[...], and None or Annotated with these"
-
-
-def typed(key: str, value: Any, hint: Any) -> Any:
-    """``value`` as the annotated type, within its range; int passes for float, a whole float for int, list for tuple.
-
-    This is the only place where a setting is checked against its field.
-    """
-    origin = typing.get_origin(hint)
-    if origin is Annotated:
-        value = typed(key, value, typing.get_args(hint)[0])
-        for rule in rules(hint):
-            rule.check(key, value)
-        return value
-    if origin is Literal:
-        return _typed_literal(key, value, typing.get_args(hint))
-    if origin in (typing.Union, types.UnionType):
-        return _typed_union(key, value, typing.get_args(hint))
-    if origin is tuple:
-        return _typed_tuple(key, value, typing.get_args(hint))
-    if origin is list:
-        return list(_typed_tuple(key, value, (*typing.get_args(hint), ...)))
-    if hint not in _NAMES:
-        return value
-    return _typed_scalar(key, value, hint)
-
-
-def _typed_scalar(key: str, value: Any, hint: type) -> Any:
-    if type(value).__module__ == "numpy" and hasattr(value, "item") and not getattr(value, "shape", ()):
-        value = value.item()  # of np.logspace, np.arange
-    if type(value) is hint and not (isinstance(value, float) and not math.isfinite(value)):
-        return value
-    if hint is float and type(value) is int and abs(value) <= sys.float_info.max:
-        return float(value)
-    if hint is int and type(value) is float and value.is_integer():
-        return int(value)
-    raise wrong(key, value, _NAMES[hint])
-
-
-def _typed_literal(key: str, value: Any, names: tuple[Any, ...]) -> Any:
-    if value in names:
-        return names[names.index(value)]  # a number of NumPy's becomes ours
-    raise unknown(f"value of {key}", str(value), map(str, names))
-
-
-def _typed_union(key: str, value: Any, hints: tuple[Any, ...]) -> Any:
-    if value is None and type(None) in hints:
-        return None
-    hints = tuple(hint for hint in hints if hint is not type(None))
-    is_list = isinstance(value, list | tuple)  # the error is that of a type of the same kind
-    hints = tuple(hint for hint in hints if (typing.get_origin(hint) in (list, tuple)) == is_list) or hints
-    for hint in hints[:-1]:
-        try:
-            return typed(key, value, hint)
-        except UserError:
-            continue
-    return typed(key, value, hints[-1])
-
-
-def _typed_tuple(key: str, value: Any, hints: tuple[Any, ...]) -> tuple[Any, ...]:
-    if not isinstance(value, list | tuple):
-        example = "[256,256]" if hints[0] in (int, float) else "[left,right]"
-        raise wrong(key, value, f"a list such as {example}")
-    if hints[1:] == (...,):
-        hints = hints[:1] * len(value)
-    if len(value) != len(hints):
-        raise wrong(key, value, f"a list of {len(hints)}")
-    return tuple(typed(f"{key}[{i}]", item, hint) for i, (item, hint) in enumerate(zip(value, hints, strict=True)))
 
 
 # --- dictionaries -----------------------------------------------------------------------------------------------------
@@ -412,8 +347,8 @@ def _leaves(cls: Any, prefix: str = "", groups: bool = True) -> dict[str, tuple[
         if groups and dataclasses.is_dataclass(hint):
             found.update(_leaves(hint, f"{key}."))
         elif key not in PARTS:
-            if not _is_checked(hint):
-                raise UserError(key, f"a field of type {_type_name(hint)}", f"one of {FIELD_TYPES}")
+            if not is_checked(hint):
+                raise UserError(key, f"a field of type {type_name(hint)}", f"one of {FIELD_TYPES}")
             found[key] = (hint, _default(key, item))
     return found
 
@@ -421,20 +356,6 @@ def _leaves(cls: Any, prefix: str = "", groups: bool = True) -> dict[str, tuple[
 @functools.cache  # they take most of the time of composing settings
 def _hints(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls, include_extras=True)
-
-
-def _is_checked(hint: Any) -> bool:
-    """Whether ``typed`` checks values of this type, down to the scalars in it."""
-    origin, inside = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Annotated:
-        return _is_checked(inside[0])
-    if origin in (typing.Union, types.UnionType, tuple, list):
-        return all(x in (type(None), ...) or _is_checked(x) for x in inside)
-    return origin is Literal or hint in _NAMES
-
-
-def _type_name(hint: Any) -> str:
-    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
 
 
 def _default(key: str, item: dataclasses.Field[Any]) -> Any:
@@ -504,125 +425,3 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def to_yaml(config: Config) -> str:
     """The settings as YAML text, in the order of the dataclasses."""
     return OmegaConf.to_yaml(OmegaConf.create(config_to_dict(config)))
-
-
-def save_config(config: Config, run_dir: Path) -> None:
-    """Write ``config.yaml`` into the run folder, in place of an existing one; never half a file.
-
-    A comment in its first line names the version and commit of this package, and those of an existing one.
-    """
-    path = Path(run_dir) / CONFIG_FILE
-    before = read_text(path, YAML_BYTES) if path.is_file() else ""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with new_file(path, "make room, or choose another run folder: hydra.run.dir=DIR") as partial:
-        partial.write_text(f"{origin.note(before)}\n{to_yaml(config)}", encoding="utf-8")
-
-
-def run_folder(run_dir: str | Path) -> Path:
-    """The folder that a run is read from: ``run_dir``, or the run inside the package if ``demo`` is not a folder."""
-    path = Path(run_dir)
-    return Path(__file__).with_name(DEMO) if str(path) == DEMO and not is_file(path / CONFIG_FILE) else path
-
-
-def load_config(run_dir: Path, **changes: Any) -> Config:
-    """The settings of a run folder; ``changes`` are dotted keys with new values (``**{"eval.every": 100}``).
-
-    Raises:
-        UserError: no run in the folder, settings that do not pass ``config_from_dict``, or code from outside the
-            package that is not allowed (``worldrl.trust``).
-    """
-    path = run_folder(run_dir) / CONFIG_FILE
-    if not is_file(path):
-        lost = f"put {CONFIG_FILE} back if this was one" if Path(run_dir).is_dir() else ""
-        raise UserError(f"no run in '{run_dir}'", f"no {CONFIG_FILE}", "a folder that worldrl train wrote", lost)
-    stored = _stored(path)
-    if not stored:
-        raise UserError(str(path), "an empty file", "the settings of the run", "put them back")
-    if not {"belief", "head"} <= set(stored) and "agent" in stored:
-        raise UserError(str(path), "no belief and head", "a run of worldrl train", "worldrl report reads other runs")
-    check_allowed(path, stored)
-    try:
-        return config_from_dict({**stored, **changes})
-    except UserError as error:
-        if changes:
-            load_config(run_dir)  # either the file is wrong or the changes are
-            raise
-        told = error.inside(path)
-        raise (told.also(OLDER) if error.where.startswith("unknown key") else told) from error
-
-
-def _stored(path: Path) -> dict[str, Any]:
-    try:
-        return flatten(read_yaml(path))
-    except UserError as error:
-        raise error if str(path) in error.where else error.inside(path) from None
-
-
-HOW = ("agent", "device", "precision", "speed", "threads", "deterministic")  # a label, and how a run is computed
-
-
-def check_unchanged(run_dir: Path, trained: Mapping[str, Any], agent_only: bool = False) -> None:
-    """Refuse a run folder whose settings file was changed by hand, where the agent or its past depends on it.
-
-    Args:
-        trained: the settings in the checkpoint, nested.
-        agent_only: look only at belief, head, policy and normaliser; the agent may act somewhere else.
-
-    Raises:
-        UserError: the first setting that differs.
-    """
-    path = Path(run_dir) / CONFIG_FILE
-    check_allowed(path, flatten(read_yaml(path)))
-    check_allowed(f"{run_dir}: its checkpoint", flatten(trained))
-    stored, then = flatten(read_yaml(path)), flatten(config_to_dict(config_from_dict(trained)))
-    now = flatten(config_to_dict(config_from_dict(stored)))
-    for key in sorted(now.keys() | then.keys()):
-        if agent_only and key.split(".")[0] not in PARTS and key != "data.normalize":
-            continue
-        if key not in HOW and not may_change(key) and now.get(key) != then.get(key):
-            expected = f"{key}={then.get(key)}, with which the checkpoint was trained"
-            raise UserError(str(path), f"{key}={now.get(key)}", expected, "put it back")
-
-
-def moved(config: Config, trained: Mapping[str, Any]) -> list[str]:
-    """A line for each setting of the environment in which ``config`` differs from ``trained`` (nested)."""
-    then, now = (flatten(config_to_dict(each)) for each in (config_from_dict(trained), config))
-    keys = [key for key in now if key == "seed" or (key.startswith("env.") and not may_change(key))]
-    return [f"{key} is {now[key]}, not {then[key]} as in training" for key in keys if now[key] != then[key]]
-
-
-# --- starting from another run ----------------------------------------------------------------------------------------
-
-OPTIMISER_SETTINGS = ("belief.lr", "belief.grad_clip", "belief.adam_eps")
-
-
-def world_of(run_dir: str, where: str = "init_from") -> dict[str, Any]:
-    """Task, environment and belief of a run, dotted: what a run with ``init_from`` has where nothing else is said.
-
-    ``where`` names the setting in an error.
-
-    Raises:
-        UserError: no run in the folder.
-    """
-    try:
-        stored = flatten(config_to_dict(load_config(Path(run_dir))))
-    except UserError as error:
-        raise error.inside(where) from error
-    kept = ("task", "belief", "data.normalize")
-    return {k: v for k, v in stored.items() if k in kept or k.startswith(("env.", "belief."))}
-
-
-def check_same_belief(config: Config) -> None:
-    """Refuse a belief whose class or settings are not those of the run that ``init_from`` names.
-
-    Raises:
-        UserError: the first setting that differs; those of the optimiser may, and those that change no weight (a
-            belief's ``free``).
-    """
-    may_differ = {*OPTIMISER_SETTINGS, *(f"belief.{name}" for name in load_class("belief", config.belief["name"]).free)}
-    ours, theirs = flatten({"belief": config_to_dict(config)["belief"]}), world_of(config.init_from)
-    ours["data.normalize"] = config.data.normalize
-    for key in ours:
-        if key not in may_differ and ours[key] != theirs.get(key):
-            expected = f"{theirs.get(key)!r} as in init_from={config.init_from}"
-            raise wrong(key, ours[key], expected, "leave it out to take it from there")

@@ -1,8 +1,8 @@
 """What a setting may be, declared once, on its field: ``tau: PositiveShare = 0.005``.
 
-A ``Config`` annotates its fields with these types, or with ``Annotated[int, Range(1, 100)]``; ``worldrl.config`` checks
-what a user asks for. Upper limits are far above what makes sense: they refuse what could not be built, or would never
-end, before it is tried.
+A ``Config`` annotates its fields with these types, or with ``Annotated[int, Range(1, 100)]``; ``typed`` checks what a
+user asks for. Upper limits are far above what makes sense: they refuse what could not be built, or would never end,
+before it is tried.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import sys
+import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from worldrl.errors import unknown, wrong
+from worldrl.errors import UserError, unknown, wrong
 
 
 @dataclass(frozen=True)
@@ -137,6 +139,91 @@ def ranges(cls: type[Any]) -> dict[str, Range]:
     hints = typing.get_type_hints(cls, include_extras=True)
     found = {item.name: [*rules(hints[item.name])] for item in dataclasses.fields(cls)}
     return {name: rule for name, each in found.items() for rule in each if isinstance(rule, Range)}
+
+
+_NAMES = {bool: "true or false", int: "an integer", float: "a number", str: "text"}
+FIELD_TYPES = "bool, int, float, str, Literal, list[...], tuple[...], and None or Annotated with these"
+
+
+def typed(key: str, value: Any, hint: Any) -> Any:
+    """``value`` as the annotated type, within its range; int passes for float, a whole float for int, list for tuple.
+
+    This is the only place where a setting is checked against its field.
+    """
+    origin = typing.get_origin(hint)
+    if origin is Annotated:
+        value = typed(key, value, typing.get_args(hint)[0])
+        for rule in rules(hint):
+            rule.check(key, value)
+        return value
+    if origin is Literal:
+        return _typed_literal(key, value, typing.get_args(hint))
+    if origin in (typing.Union, types.UnionType):
+        return _typed_union(key, value, typing.get_args(hint))
+    if origin is tuple:
+        return _typed_tuple(key, value, typing.get_args(hint))
+    if origin is list:
+        return list(_typed_tuple(key, value, (*typing.get_args(hint), ...)))
+    if hint not in _NAMES:
+        return value
+    return _typed_scalar(key, value, hint)
+
+
+def _typed_scalar(key: str, value: Any, hint: type) -> Any:
+    if type(value).__module__ == "numpy" and hasattr(value, "item") and not getattr(value, "shape", ()):
+        value = value.item()  # of np.logspace, np.arange
+    if type(value) is hint and not (isinstance(value, float) and not math.isfinite(value)):
+        return value
+    if hint is float and type(value) is int and abs(value) <= sys.float_info.max:
+        return float(value)
+    if hint is int and type(value) is float and value.is_integer():
+        return int(value)
+    raise wrong(key, value, _NAMES[hint])
+
+
+def _typed_literal(key: str, value: Any, names: tuple[Any, ...]) -> Any:
+    if value in names:
+        return names[names.index(value)]  # a number of NumPy's becomes ours
+    raise unknown(f"value of {key}", str(value), map(str, names))
+
+
+def _typed_union(key: str, value: Any, hints: tuple[Any, ...]) -> Any:
+    if value is None and type(None) in hints:
+        return None
+    hints = tuple(hint for hint in hints if hint is not type(None))
+    is_list = isinstance(value, list | tuple)  # the error is that of a type of the same kind
+    hints = tuple(hint for hint in hints if (typing.get_origin(hint) in (list, tuple)) == is_list) or hints
+    for hint in hints[:-1]:
+        try:
+            return typed(key, value, hint)
+        except UserError:
+            continue
+    return typed(key, value, hints[-1])
+
+
+def _typed_tuple(key: str, value: Any, hints: tuple[Any, ...]) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        example = "[256,256]" if hints[0] in (int, float) else "[left,right]"
+        raise wrong(key, value, f"a list such as {example}")
+    if hints[1:] == (...,):
+        hints = hints[:1] * len(value)
+    if len(value) != len(hints):
+        raise wrong(key, value, f"a list of {len(hints)}")
+    return tuple(typed(f"{key}[{i}]", item, hint) for i, (item, hint) in enumerate(zip(value, hints, strict=True)))
+
+
+def is_checked(hint: Any) -> bool:
+    """Whether ``typed`` checks values of this type, down to the scalars in it."""
+    origin, inside = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Annotated:
+        return is_checked(inside[0])
+    if origin in (typing.Union, types.UnionType, tuple, list):
+        return all(x in (type(None), ...) or is_checked(x) for x in inside)
+    return origin is Literal or hint in _NAMES
+
+
+def type_name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) and not typing.get_args(hint) else str(hint)
 
 
 def _plain(number: float) -> str:

@@ -15,10 +15,11 @@ from worldrl.commands import train as command
 from worldrl.commands.arguments import expand, read_command_line
 from worldrl.commands.train import help_text, train, train_main
 from worldrl.compose import compose
-from worldrl.config import Config, config_from_dict, load_config, save_config
+from worldrl.config import Config, config_from_dict
 from worldrl.errors import UserError
 from worldrl.presets import preset_names
 from worldrl.runs.checkpoint import Checkpoints
+from worldrl.runs.settings import load_config, save_config
 from worldrl.training import loop
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -17,12 +17,13 @@ from tests.data.test_episodes import made
 from tests.runs.test_data import COUNT, trained
 from worldrl.__main__ import main
 from worldrl.agent import Agent
-from worldrl.config import CONFIG_FILE, Config, config_from_dict
+from worldrl.config import Config, config_from_dict
 from worldrl.data.episodes import to_unit
 from worldrl.data.formats import minari
 from worldrl.evaluation.fitted_q import Fit, FittedQ, _episodes, evaluate_on_data, fitted, possible, told_of_data
 from worldrl.registry import tiny_settings
 from worldrl.runs.data import Rewards, Rows, read_data
+from worldrl.runs.settings import CONFIG_FILE
 from worldrl.tabular.mdp import MDP, make_mdp, random_mdp
 from worldrl.tabular.solve import evaluate
 from worldrl.types import Actions, Batch, Belief, EnvSpec, ObsSpec, box, choice

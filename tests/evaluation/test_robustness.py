@@ -20,7 +20,7 @@ from worldrl import train
 from worldrl.acting.episodes import AgentActs, run_episodes
 from worldrl.agent import Agent
 from worldrl.commands.evaluate import eval_main
-from worldrl.config import Config, config_from_dict, load_config
+from worldrl.config import Config, config_from_dict
 from worldrl.envs import episode_seed, make_envs
 from worldrl.envs.corruption import CorruptionConfig, Noise
 from worldrl.envs.stream import EVAL
@@ -39,6 +39,7 @@ from worldrl.evaluation.robustness import (
     play_grid,
     worst_cells,
 )
+from worldrl.runs.settings import load_config
 
 TASK = f"{__name__}:Steer"
 SETTINGS = {

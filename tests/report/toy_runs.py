@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from worldrl.compose import compose
-from worldrl.config import Config, config_from_dict, config_to_dict, flatten, save_config
+from worldrl.config import Config, config_from_dict, config_to_dict, flatten
+from worldrl.runs.settings import save_config
 
 
 def write_run(path: Path, records: Sequence[Mapping[str, Any]], **settings: Any) -> Path:

@@ -15,11 +15,12 @@ from pathlib import Path
 import pytest
 
 from tests.toy_runs import STATE_SAC
-from worldrl.config import config_from_dict, save_config
+from worldrl.config import config_from_dict
 from worldrl.errors import UserError, one_line
 from worldrl.evaluation.evaluate import evaluate_run
 from worldrl.report.__main__ import main as report
 from worldrl.runs.folder import METRICS
+from worldrl.runs.settings import save_config
 from worldrl.runs.trained import load
 from worldrl.training.loop import resume, train
 

@@ -19,7 +19,6 @@ from tests.data.test_episodes import made
 from tests.toy_runs import STATE_SAC
 from worldrl.__main__ import main
 from worldrl.agent import Agent
-from worldrl.config import load_config
 from worldrl.data import memory
 from worldrl.data.episodes import Episode, Recorded, extent, rows_of_episodes
 from worldrl.data.formats import minari
@@ -30,6 +29,7 @@ from worldrl.registry import tiny_settings
 from worldrl.runs import data as runs_data
 from worldrl.runs.checkpoint import Checkpoints
 from worldrl.runs.data import load_rows, read_data
+from worldrl.runs.settings import load_config
 from worldrl.training import experience
 from worldrl.training.loop import resume
 from worldrl.types import EnvSpec, ObsSpec, box, choice

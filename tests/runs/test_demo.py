@@ -9,11 +9,12 @@ import pytest
 
 import worldrl
 from tests.toy_runs import STATE_SAC, make_run
-from worldrl.config import DEMO, load_config, run_folder
+from worldrl.data.settings import DEMO
 from worldrl.errors import UserError
 from worldrl.evaluation.evaluate import evaluate_run
 from worldrl.evaluation.fitted_q import evaluate_on_data
 from worldrl.runs.checkpoint import Checkpoints
+from worldrl.runs.settings import load_config, run_folder
 from worldrl.training.loop import resume
 
 INSIDE = Path(worldrl.__file__).parent / DEMO

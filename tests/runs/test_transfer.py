@@ -12,9 +12,10 @@ import torch
 from tests.training.test_loop import STATE, assert_same_run, make_trainer, records
 from worldrl import train
 from worldrl.compose import compose
-from worldrl.config import config_from_dict, config_to_dict, flatten, load_config
+from worldrl.config import config_from_dict, config_to_dict, flatten
 from worldrl.errors import UserError
 from worldrl.runs.checkpoint import Checkpoints
+from worldrl.runs.settings import load_config
 from worldrl.training.loop import resume
 from worldrl.types import box
 

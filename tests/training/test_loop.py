@@ -26,7 +26,7 @@ from tests.kills import flat, has_begun, kill_and_compare, records, start
 from tests.toy_runs import STATE_SAC
 from worldrl import train
 from worldrl.acting import episodes
-from worldrl.config import config_from_dict, load_config, save_config
+from worldrl.config import config_from_dict
 from worldrl.envs import WorkerError
 from worldrl.envs.stream import EVAL
 from worldrl.envs.workers import Failure
@@ -34,6 +34,7 @@ from worldrl.errors import Diverged, UserError
 from worldrl.heads.smac import SMAC
 from worldrl.heads.transitions import transitions
 from worldrl.runs.checkpoint import Checkpoints
+from worldrl.runs.settings import load_config, save_config
 from worldrl.runs.trained import load_agent
 from worldrl.training import loop
 from worldrl.training.experience.stream import Stream

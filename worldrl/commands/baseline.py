@@ -25,13 +25,14 @@ from worldrl import origin
 from worldrl.acting.episodes import run_episodes
 from worldrl.commands.arguments import HYDRA, expand, read_command_line
 from worldrl.compose import RUNS, compose, run_name
-from worldrl.config import CONFIG_FILE, Config, check_keys, config_to_dict, known_keys
+from worldrl.config import Config, check_keys, config_to_dict, known_keys
 from worldrl.envs.make import make_env
 from worldrl.envs.stream import TRAIN, episode_seed
 from worldrl.envs.vector import VectorEnv, make_envs
 from worldrl.envs.workers import Rows
 from worldrl.errors import UserError, cannot_import, unknown, writing, wrong
 from worldrl.runs.metrics import Logger
+from worldrl.runs.settings import CONFIG_FILE
 from worldrl.statistics import mean_and_deviation
 from worldrl.terminal import command
 from worldrl.training.clocks import Every

@@ -15,7 +15,7 @@ from worldrl.acting.collect import Recorder, at_random, by_mode, collect, explor
 from worldrl.acting.episodes import random_return
 from worldrl.acting.waypoints import SIGMA, follow, mean_return, with_new_goals
 from worldrl.compose import compose
-from worldrl.config import CONFIG_FILE, Config, run_folder
+from worldrl.config import Config
 from worldrl.data.bounds import OPTIONS, Kept, advice, are_few, beyond, differ, entries, per_entry, refuse_empty, told
 from worldrl.data.episodes import Columns, Extent, Recorded, extent, to_unit, with_choices
 from worldrl.data.formats import d4rl, minari
@@ -26,6 +26,7 @@ from worldrl.errors import UserError, check_writable, counted
 from worldrl.report.plots import calm, check_picture, picture
 from worldrl.runs.checkpoint import environment_fingerprint
 from worldrl.runs.data import checksum, read_data
+from worldrl.runs.settings import CONFIG_FILE, run_folder
 from worldrl.runs.trained import CHECKPOINTS, check_playable, load_agent
 from worldrl.terminal import Parser, add_allow, command, number, number_or_list, pasted, say, whole
 from worldrl.trust import allow

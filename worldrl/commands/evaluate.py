@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from worldrl.config import load_config
 from worldrl.errors import UserError
+from worldrl.runs.settings import load_config
 from worldrl.terminal import Parser, add_allow, command, number, whole
 from worldrl.trust import allow
 

@@ -11,21 +11,13 @@ from typing import Any, NamedTuple
 from worldrl.commands.arguments import RUN_DIR, SWEEP_DIR, CommandLine, expand, read_command_line
 from worldrl.commands.launch import launch
 from worldrl.compose import RUNS, compose, resumed, run_name
-from worldrl.config import (
-    CONFIG_FILE,
-    MAY_CHANGE,
-    Config,
-    config_from_dict,
-    config_to_dict,
-    flatten,
-    may_change,
-    to_yaml,
-)
+from worldrl.config import MAY_CHANGE, Config, config_from_dict, config_to_dict, flatten, may_change, to_yaml
 from worldrl.errors import OTHER_RUN_DIR, UserError, wrong
 from worldrl.presets import Arguments, own_folder, preset_names
 from worldrl.registry import known_parts
 from worldrl.runs.checkpoint import Checkpoints
 from worldrl.runs.folder import BEGUN, LOCK, METRICS, resume_command, sole_use
+from worldrl.runs.settings import CONFIG_FILE
 from worldrl.terminal import command, pasted
 from worldrl.trust import allow, allowed
 

@@ -17,12 +17,13 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from worldrl.config import CONFIG_FILE, YAML_BYTES, flatten, may_change, read_yaml
+from worldrl.config import YAML_BYTES, flatten, may_change, read_yaml
 from worldrl.errors import UserError, counted, printable, unknown, wrong
 from worldrl.files import read_text
 from worldrl.origin import commit_of
 from worldrl.runs.folder import METRICS
 from worldrl.runs.metrics import COUNTERS, Record, read_records
+from worldrl.runs.settings import CONFIG_FILE
 
 Array = NDArray[np.float64]
 Lines = dict[int, Record]  # of a file, by their numbers

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from worldrl.config import CONFIG_FILE, load_config, run_folder
 from worldrl.data.bounds import Kept, advice, arguments, beyond, containing, per_entry, refuse_empty, squashed, told
 from worldrl.data.episodes import Columns, Recorded, best, check_finite, extent, to_unit, with_choices
 from worldrl.data.formats import format_of
@@ -24,6 +23,7 @@ from worldrl.data.settings import DataConfig
 from worldrl.errors import UserError, counted
 from worldrl.files import is_file
 from worldrl.runs.checkpoint import MANIFEST, STATE, Checkpoints, restoring
+from worldrl.runs.settings import CONFIG_FILE, load_config, run_folder
 from worldrl.runs.transfer import decode_spec
 from worldrl.types import Actions, EnvSpec, box
 

@@ -10,9 +10,10 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from worldrl.config import CONFIG_FILE, Config
+from worldrl.config import Config
 from worldrl.errors import OTHER_RUN_DIR, UserError, unwritable, writing
 from worldrl.registry import PARTS
+from worldrl.runs.settings import CONFIG_FILE
 from worldrl.terminal import pasted
 from worldrl.trust import outside, words
 

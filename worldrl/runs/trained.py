@@ -23,20 +23,12 @@ from torch.utils import _pytree as pytree
 
 from worldrl import trust
 from worldrl.agent import Agent, require, require_imputation
-from worldrl.config import (
-    CONFIG_FILE,
-    Config,
-    check_unchanged,
-    config_from_dict,
-    load_config,
-    moved,
-    run_folder,
-    save_config,
-)
+from worldrl.config import Config, config_from_dict
 from worldrl.envs.scaling import rescale
 from worldrl.errors import UserError, check_writable, unknown, writing, wrong
 from worldrl.nn.compiler import load_compiler
 from worldrl.runs.checkpoint import STATE, Checkpoints, restoring, verify
+from worldrl.runs.settings import CONFIG_FILE, check_unchanged, load_config, moved, run_folder, save_config
 from worldrl.runs.transfer import decode_spec
 from worldrl.terminal import pasted
 from worldrl.types import SEEN, Actions, Belief, Decodes, EnvSpec, Obs, ObsSpec, State

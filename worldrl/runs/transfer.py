@@ -8,9 +8,10 @@ from typing import Any
 from torch import Tensor
 
 from worldrl.agent import Agent
-from worldrl.config import Config, check_same_belief, run_folder
+from worldrl.config import Config
 from worldrl.errors import UserError
 from worldrl.runs.checkpoint import STATE, Checkpoints, restoring
+from worldrl.runs.settings import check_same_belief, run_folder
 from worldrl.types import Actions, EnvSpec, ObsSpec
 
 

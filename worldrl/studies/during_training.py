@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from worldrl.config import run_folder
 from worldrl.errors import UserError
 from worldrl.files import damaged
 from worldrl.report.curves import read_run, unlabelled_differences
 from worldrl.runs.checkpoint import Checkpoints
+from worldrl.runs.settings import run_folder
 from worldrl.studies import entropy
 from worldrl.studies.pools import run_pools
 from worldrl.training.loop import resume

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from worldrl.acting.noise import RowNoise
-from worldrl.config import typed
+from worldrl.fields import typed
 from worldrl.registry import check_class, load_class
 from worldrl.testing.additions import check_decorated
 from worldrl.testing.calls import call, doing, ensure, ensure_type

@@ -24,7 +24,7 @@ from worldrl.acting.episodes import AgentActs, Interrupted, own_randomness, run_
 from worldrl.acting.video import Video
 from worldrl.agent import Agent, check_length
 from worldrl.compose import resumed
-from worldrl.config import Config, check_unchanged, config_to_dict, save_config
+from worldrl.config import Config, config_to_dict
 from worldrl.data.replay import Replay
 from worldrl.envs import make_envs
 from worldrl.envs.vector import VectorEnv, WorkerError
@@ -45,6 +45,7 @@ from worldrl.runs.checkpoint import (
 )
 from worldrl.runs.folder import NON_FINITE, VIDEOS, resume_command, sole_use
 from worldrl.runs.metrics import Logger
+from worldrl.runs.settings import check_unchanged, save_config
 from worldrl.runs.transfer import check_spec, encode_spec, load_model
 from worldrl.size import check_size
 from worldrl.statistics import mean_and_deviation, normalized
