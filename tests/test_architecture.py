@@ -157,9 +157,9 @@ def test_every_import_names_a_module() -> None:
     assert not {name for tree in MODULES.values() for name in imports(tree)} - set(MODULES)
 
 
-def test_one_module_opens_checkpoints() -> None:
+def test_few_modules_read_and_write_the_formats_of_torch_and_numpy() -> None:
     found = {module for module, tree in MODULES.items() if file_calls(tree)}
-    assert found == {"worldrl.runs.checkpoint", "worldrl.data.chunks", "worldrl.data.archives"}
+    assert found == {"worldrl.runs.state", "worldrl.data.chunks", "worldrl.data.archives"}
     assert file_calls(MODULES["worldrl.data.chunks"]) == {("np", "savez"), ("np", "load")}
     assert file_calls(MODULES["worldrl.data.archives"]) == {("np", "load")}
 

@@ -30,7 +30,7 @@ from worldrl.runs import data as runs_data
 from worldrl.runs.checkpoint import Checkpoints
 from worldrl.runs.data import load_rows, read_data
 from worldrl.runs.settings import load_config
-from worldrl.training import experience
+from worldrl.training.experience import dataset
 from worldrl.training.loop import resume
 from worldrl.types import EnvSpec, ObsSpec, box, choice
 
@@ -202,7 +202,7 @@ def test_data_that_do_not_fit_into_memory_are_told_what_helps(
             with pytest.raises(UserError) as refused:
                 read_data(path)
             assert "GiB" in refused.value.found
-    monkeypatch.setattr(experience, "available_bytes", lambda device: 300)
+    monkeypatch.setattr(dataset, "available_bytes", lambda device: 300)
     for top in (1.0, 0.8):
         with pytest.raises(UserError) as refused:
             trained(tmp_path, data=str(file), updates=2, **{"data.top": top})

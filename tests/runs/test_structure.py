@@ -8,7 +8,7 @@ import zipfile
 import pytest
 import torch
 
-from worldrl.runs.checkpoint import encode
+from worldrl.runs.state import encode
 from worldrl.runs.structure import check_pickle
 
 BEGIN, TEXT, LIST = b"\x80\x02](", b"X\x01\x00\x00\x00aq\x01", b"]q\x01(K\x01e"  # the last two are put in place 1

@@ -24,8 +24,8 @@ from worldrl.data.returns import RETURN_TO_GO
 from worldrl.envs.make import EnvConfig
 from worldrl.errors import UserError, check_writable, counted
 from worldrl.report.plots import calm, check_picture, picture
-from worldrl.runs.checkpoint import environment_fingerprint
 from worldrl.runs.data import checksum, read_data
+from worldrl.runs.exactness import environment_fingerprint
 from worldrl.runs.settings import CONFIG_FILE, run_folder
 from worldrl.runs.trained import CHECKPOINTS, check_playable, load_agent
 from worldrl.terminal import Parser, add_allow, command, number, number_or_list, pasted, say, whole

@@ -1,4 +1,4 @@
-"""Checkpoints: the only module that opens checkpoint files.
+"""Checkpoints: complete folders that hold the state of a run.
 
 ::
 
@@ -10,33 +10,22 @@ A folder is a checkpoint only with its marker ``COMPLETE.json``, which is writte
 and checksum, and ends with a checksum of itself. Everything is written to a ``.tmp-`` folder next to it and renamed at
 the end, so a kill at any moment leaves the previous checkpoint. That one, and the replay files that only it needs, are
 deleted after the rename.
-
-``state.pt`` has nested dicts, lists and tuples of tensors, NumPy arrays and Python values. It is read with
-``weights_only=True``, which runs no code from the file; NumPy arrays are stored as tagged tensors. A folder may come
-from anybody: it is read within bounds, and what does not fit is a one-line error (``restoring``).
 """
 
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
-import io
 import json
 import math
 import os
-import platform
 import re
 import shutil
-import warnings
-import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from worldrl.data.chunks import prune, sync_folder
 from worldrl.data.replay import Replay
@@ -50,24 +39,16 @@ from worldrl.files import (
     parse_json,
     read_bytes,
     read_json,
-    stored_entries,
     unreadable,
 )
-from worldrl.nn import products
-from worldrl.nn.compiler import cpp_compiler
+from worldrl.runs.exactness import version_of
 from worldrl.runs.folder import CHECKPOINTS, REPLAY
-from worldrl.runs.structure import check_pickle
+from worldrl.runs.state import encode, packed, read_state, restoring
 
 FORMAT = 2
 MARKER = "COMPLETE.json"
 STATE = "state.pt"
 MANIFEST = "replay.json"
-MOST_NODES = 1_000_000  # dicts, lists, tensors and values in a state
-DEEPEST = 100  # of a state; Python's own limit is near 1000
-PICKLE_BYTES = 64 * MIB  # of a state without its tensors
-ARRAY = "__ndarray__"
-PACKAGES = ("torch", "numpy", "mujoco", "dm_control", "gymnasium")
-PRODUCTS = "matrix products"  # in a fingerprint: a run resumes with the library that it began with
 BEST = "eval.py --checkpoint best, or a new run with init_from=RUN_DIR init_from_checkpoint=best"  # the ways to use it
 
 T = TypeVar("T")
@@ -199,7 +180,7 @@ class Checkpoints:
         path = Path(path)
         try:
             verify(path)
-            return _read_state(path / STATE, device)
+            return read_state(path / STATE, device)
         except UserError as error:
             raise (error if error.fix else error.also(self._way_out(path))) from None
 
@@ -248,15 +229,11 @@ class Checkpoints:
         target = self._free_name(kind, frames)
         temporary = self.folder / f".tmp-{target.name}"
         temporary.mkdir()
-        # Through memory: torch hides the system's reason when a write fails.
-        data = io.BytesIO()
-        torch.save(payload, data)
-        with _opened(temporary / STATE) as file:
-            file.write(data.getbuffer())
+        _write(temporary / STATE, packed(payload))
         if manifest is not None:
             _write(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
         files = [_entry(path) for path in sorted(temporary.iterdir())]
-        marker = {"format": FORMAT, "worldrl": _version("worldrl"), "frames": frames, "files": files, **extra}
+        marker = {"format": FORMAT, "worldrl": version_of("worldrl"), "frames": frames, "files": files, **extra}
         _write(temporary / MARKER, seal(marker))
         sync_folder(temporary)
         temporary.rename(target)
@@ -339,144 +316,6 @@ def seal(marker: Mapping[str, Any]) -> bytes:
     return json.dumps({**marker, "crc32": crc}, indent=1).encode()
 
 
-@contextlib.contextmanager
-def restoring(file: Path) -> Iterator[None]:
-    """Turn any error of a block that loads the contents of ``file`` into one line that names the file."""
-    try:
-        yield
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
-        raise UserError(f"{file} does not fit", _words(error), "what this version of the code wrote") from error
-
-
-def _words(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-
-
-def _read_state(file: Path, device: str | torch.device) -> dict[str, Any]:
-    """The content of ``state.pt``, which is not trusted."""
-    try:
-        _check_archive(file)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about types of tensors that we never write
-            state = torch.load(file, map_location=device, weights_only=True)
-        _check_tree(state)
-        state = decode(state)
-    except Exception as error:  # torch does not document what a foreign file can raise
-        raise damaged(file, _words(error), "a state that this version wrote") from error
-    if not isinstance(state, dict):
-        raise damaged(file, f"a {type(state).__name__}", "a state that this version wrote")
-    return state
-
-
-def _check_archive(file: Path) -> None:
-    """Raise ValueError unless it is an archive in torch's format, whose structure ``encode`` can have produced."""
-    for entry in stored_entries(file, file.stat().st_size):
-        if entry.filename.endswith(".pkl"):
-            if entry.file_size > PICKLE_BYTES:
-                raise ValueError(f"a structure of more than {PICKLE_BYTES:,} bytes")
-            with zipfile.ZipFile(file) as archive:
-                check_pickle(archive.read(entry))
-
-
-def _check_tree(state: Any) -> None:
-    """Raise ValueError for a state that would grow when it is loaded: too many values, too deep, too large."""
-    stack, nodes = [(state, 0)], 0
-    while stack:
-        value, depth = stack.pop()
-        nodes += 1
-        if nodes > MOST_NODES or depth > DEEPEST:
-            raise ValueError(f"more than {MOST_NODES:,} values, or more than {DEEPEST} inside each other")
-        if isinstance(value, Tensor) and (value.layout != torch.strided or value.is_meta or _is_expanded(value)):
-            raise ValueError("a tensor without the memory that it claims")
-        inside = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
-        stack += [(item, depth + 1) for item in inside]
-
-
-def _is_expanded(value: Tensor) -> bool:
-    return value.nbytes > value.untyped_storage().nbytes()
-
-
-def encode(value: Any, place: str = "state") -> Any:
-    """``value`` with NumPy arrays as tagged tensors and NumPy scalars as Python numbers.
-
-    Raises:
-        TypeError: A value that ``weights_only`` loading would refuse; the error names its place.
-    """
-    if isinstance(value, Tensor):
-        value = value.detach()
-        # A view would write its whole storage into the file; the storage of an expanded tensor is too small.
-        return value.clone() if value.untyped_storage().nbytes() != value.nbytes else value
-    if isinstance(value, np.ndarray):
-        return {ARRAY: torch.from_numpy(value.copy())}
-    if isinstance(value, np.generic):
-        return value.item()
-    if isinstance(value, Mapping):
-        return {_key(key, place): encode(item, f"{place}.{key}") for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(encode(item, f"{place}[{i}]") for i, item in enumerate(value))
-    if value is None or type(value) in (bool, int, float, str):
-        return value
-    raise TypeError(f"{place} is a {type(value).__name__}: a checkpoint has only tensors, arrays and Python values")
-
-
-def decode(value: Any) -> Any:
-    """The inverse of ``encode``."""
-    if isinstance(value, dict):
-        if value.keys() == {ARRAY}:
-            return value[ARRAY].cpu().numpy()
-        return {key: decode(item) for key, item in value.items()}
-    if type(value) in (list, tuple):
-        return type(value)(decode(item) for item in value)
-    return value
-
-
-def rng_state(device: str | torch.device = "cpu") -> dict[str, Tensor]:
-    """The states of torch's default generators: the CPU's, and that of ``device`` if it is a GPU."""
-    state = {"cpu": torch.get_rng_state()}
-    if torch.device(device).type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def set_rng_state(state: Mapping[str, Tensor], device: str | torch.device = "cpu") -> None:
-    """Restore the result of ``rng_state``; a GPU's state is unchanged if there is none to restore."""
-    torch.set_rng_state(state["cpu"].cpu())
-    if "cuda" in state and torch.device(device).type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"].cpu(), device)
-
-
-def environment_fingerprint(gl: str = "", device: str | torch.device = "cpu", compiled: bool = False) -> dict[str, str]:
-    """Everything outside the checkpoint that determines the last bits of a result.
-
-    Args:
-        gl: The renderer, as the rendering module names it.
-        device: The agent's.
-        compiled: Whether the C++ compiler has a part in it.
-    """
-    gpu = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else "none"
-    return {
-        **{name: _version(name) for name in PACKAGES},
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "cpu kernels": torch.backends.cpu.get_cpu_capability(),
-        PRODUCTS: products.used(),
-        "torch threads": str(torch.get_num_threads()),
-        "gpu": gpu,
-        "renderer": gl,
-        **({"C++ compiler": cpp_compiler()} if compiled else {}),
-    }
-
-
-def compare_fingerprint(old: Mapping[str, str], new: Mapping[str, str]) -> list[str]:
-    """One line per difference; empty if the run can resume exactly."""
-    names = [*old, *(name for name in new if name not in old)]
-    return [
-        f"exact continuation is not guaranteed: {name} {old.get(name, 'unknown')} -> {new.get(name, 'unknown')}"
-        for name in names
-        if old.get(name) != new.get(name)
-    ]
-
-
 def _marker(path: Path) -> dict[str, Any]:
     """The content of ``COMPLETE.json``, which must be exactly as it was written."""
     file = path / MARKER
@@ -513,30 +352,11 @@ def _order(path: Path) -> tuple[int, ...]:
     return tuple(int(part) for part in path.name.split("-")[1:])
 
 
-def _key(key: Any, place: str) -> str | int:
-    if isinstance(key, str | int):  # optimisers count their parameters
-        return key
-    raise TypeError(f"{place} has a key of type {type(key).__name__}: only names and numbers are allowed")
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "none"
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[Any]:
+def _write(path: Path, data: bytes | memoryview) -> None:
     with path.open("wb") as file:
-        yield file
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def _write(path: Path, data: bytes) -> None:
-    with _opened(path) as file:
-        file.write(data)
 
 
 def _entry(path: Path) -> dict[str, Any]:

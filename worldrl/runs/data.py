@@ -22,8 +22,9 @@ from worldrl.data.returns import with_return_to_go
 from worldrl.data.settings import DataConfig
 from worldrl.errors import UserError, counted
 from worldrl.files import is_file
-from worldrl.runs.checkpoint import MANIFEST, STATE, Checkpoints, restoring
+from worldrl.runs.checkpoint import MANIFEST, STATE, Checkpoints
 from worldrl.runs.settings import CONFIG_FILE, load_config, run_folder
+from worldrl.runs.state import restoring
 from worldrl.runs.transfer import decode_spec
 from worldrl.types import Actions, EnvSpec, box
 

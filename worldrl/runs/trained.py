@@ -27,8 +27,9 @@ from worldrl.config import Config, config_from_dict
 from worldrl.envs.scaling import rescale
 from worldrl.errors import UserError, check_writable, unknown, writing, wrong
 from worldrl.nn.compiler import load_compiler
-from worldrl.runs.checkpoint import STATE, Checkpoints, restoring, verify
+from worldrl.runs.checkpoint import STATE, Checkpoints, verify
 from worldrl.runs.settings import CONFIG_FILE, check_unchanged, load_config, moved, run_folder, save_config
+from worldrl.runs.state import restoring
 from worldrl.runs.transfer import decode_spec
 from worldrl.terminal import pasted
 from worldrl.types import SEEN, Actions, Belief, Decodes, EnvSpec, Obs, ObsSpec, State

@@ -10,8 +10,9 @@ from torch import Tensor
 from worldrl.agent import Agent
 from worldrl.config import Config
 from worldrl.errors import UserError
-from worldrl.runs.checkpoint import STATE, Checkpoints, restoring
+from worldrl.runs.checkpoint import STATE, Checkpoints
 from worldrl.runs.settings import check_same_belief, run_folder
+from worldrl.runs.state import restoring
 from worldrl.types import Actions, EnvSpec, ObsSpec
 
 

@@ -32,20 +32,12 @@ from worldrl.errors import Diverged, UserError, one_line, wrong
 from worldrl.nn import products
 from worldrl.nn.precision import choose_device
 from worldrl.registry import PARTS
-from worldrl.runs.checkpoint import (
-    PRODUCTS,
-    STATE,
-    CheckpointError,
-    Checkpoints,
-    compare_fingerprint,
-    environment_fingerprint,
-    restoring,
-    rng_state,
-    set_rng_state,
-)
+from worldrl.runs.checkpoint import STATE, CheckpointError, Checkpoints
+from worldrl.runs.exactness import PRODUCTS, compare_fingerprint, environment_fingerprint, rng_state, set_rng_state
 from worldrl.runs.folder import NON_FINITE, VIDEOS, resume_command, sole_use
 from worldrl.runs.metrics import Logger
 from worldrl.runs.settings import check_unchanged, save_config
+from worldrl.runs.state import restoring
 from worldrl.runs.transfer import check_spec, encode_spec, load_model
 from worldrl.size import check_size
 from worldrl.statistics import mean_and_deviation, normalized
