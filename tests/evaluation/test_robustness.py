@@ -25,20 +25,11 @@ from worldrl.envs import episode_seed, make_envs
 from worldrl.envs.corruption import CorruptionConfig, Noise
 from worldrl.envs.stream import EVAL
 from worldrl.errors import UserError
-from worldrl.evaluation import robustness
+from worldrl.evaluation import playing, robustness
 from worldrl.evaluation.evaluate import load_agent
-from worldrl.evaluation.robustness import (
-    CLEAN,
-    Cell,
-    Job,
-    Played,
-    cell_noise,
-    evaluate_grid,
-    grid_cells,
-    make_clean_envs,
-    play_grid,
-    worst_cells,
-)
+from worldrl.evaluation.playing import Job, Played, cell_noise, make_clean_envs, play_grid, policy_seed
+from worldrl.evaluation.robustness import evaluate_grid, grid_cells, worst_cells
+from worldrl.report.grids import CLEAN, Cell
 from worldrl.runs.settings import load_config
 
 TASK = f"{__name__}:Steer"
@@ -219,7 +210,7 @@ def test_an_episode_is_that_of_a_plain_loop(trained: tuple[Agent, Config]) -> No
     seed = episode_seed(2, EVAL, 0, 1)
     env, noise = Steer(), cell_noise(job.cell, CorruptionConfig(), agent.spec)
     noise.begin(seed)
-    torch.manual_seed(robustness.policy_seed(2, 1))
+    torch.manual_seed(policy_seed(2, 1))
     raw, _ = env.reset(seed=seed)
     state, action, total, first, end = agent.initial(1), np.zeros((1, 2), np.float32), 0.0, 1.0, False
     while not end:
@@ -437,7 +428,7 @@ def test_bursts_are_as_long_as_in_training(run_dir: Path, monkeypatch: pytest.Mo
     agent, config = load_agent(run_dir)
     trained_so = replace(config, env=replace(config.env, corruption=CorruptionConfig(burst_length=20)))
     monkeypatch.setattr(robustness, "load_agent", lambda *_: (agent, trained_so))
-    made, real = [], robustness.cell_noise
-    monkeypatch.setattr(robustness, "cell_noise", lambda *args: made.append(real(*args)) or made[-1])
+    made, real = [], playing.cell_noise
+    monkeypatch.setattr(playing, "cell_noise", lambda *args: made.append(real(*args)) or made[-1])
     robustness.evaluate_grid(run_dir, ["bursts"], [0.3], episodes=1, num_envs=1, out=run_dir / "longer")
     assert {noise._burst_length for noise in made} == {20}

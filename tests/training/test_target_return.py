@@ -19,7 +19,8 @@ from worldrl.envs.corruption import CorruptionConfig
 from worldrl.envs.make import EnvConfig, make_env
 from worldrl.errors import UserError
 from worldrl.evaluation.evaluate import evaluate_run
-from worldrl.evaluation.robustness import Cell, cell_noise
+from worldrl.evaluation.playing import cell_noise
+from worldrl.report.grids import Cell
 
 STEPS, GOOD = 5, 0.8
 PAID = f"{__name__}:Paid"
