@@ -1,4 +1,4 @@
-"""The robustness grid on a toy: an episode depends on its seed and cell alone, and the files hold what was played."""
+"""The robustness grid on a toy: its cells, and files that hold what was played."""
 
 from __future__ import annotations
 
@@ -7,250 +7,27 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
-import torch
-from gymnasium import spaces
 from scipy import stats
 
-from worldrl import train
-from worldrl.acting.episodes import AgentActs, run_episodes
-from worldrl.agent import Agent
+from tests.evaluation.toy_grids import TASK, Breaks, BreaksOften, Wider
 from worldrl.commands.evaluate import eval_main
-from worldrl.config import Config, config_from_dict
-from worldrl.envs import episode_seed, make_envs
 from worldrl.envs.corruption import CorruptionConfig, Noise
-from worldrl.envs.stream import EVAL
 from worldrl.errors import UserError
 from worldrl.evaluation import playing, robustness
 from worldrl.evaluation.evaluate import load_agent
-from worldrl.evaluation.playing import Job, Played, cell_noise, make_clean_envs, play_grid, policy_seed
+from worldrl.evaluation.playing import cell_noise
 from worldrl.evaluation.robustness import evaluate_grid, grid_cells, worst_cells
 from worldrl.report.grids import CLEAN, Cell
 from worldrl.runs.settings import load_config
-
-TASK = f"{__name__}:Steer"
-SETTINGS = {
-    "task": TASK,
-    "env.obs": "both",
-    "env.action_repeat": 1,
-    "env.corruption.gaussian": 0.1,
-    "frames": 30,
-    "schedule.prefill": 15,
-    "schedule.updates_per_1000_frames": 100,
-    "replay.capacity": 100,
-    "replay.batch": 2,
-    "replay.length": 4,
-    "eval.every": 0,
-    "log.every": 100,
-    "log.progress": False,
-    "log.tensorboard": False,
-    "device": "cpu",
-    "threads": 1,
-    "belief": "rssm",
-    "belief.stoch": 4,
-    "belief.deter": 8,
-    "belief.hidden": 8,
-    "belief.depth": 1,
-    "belief.reward_units": 8,
-    "belief.vector_units": 8,
-    "head": "smac",
-    "head.units": 8,
-    "head.num_particles": 2,
-}
-
-
-class Steer(gymnasium.Env[Any, Any]):
-    """A point that the action moves, seen as an image and by two sensors. Episodes are of different lengths."""
-
-    metadata = {"render_modes": []}  # noqa: RUF012
-    action_space = spaces.Box(-1, 1, (2,), np.float32)
-    observation_space = spaces.Dict(
-        {
-            "place": spaces.Box(-9, 9, (2,), np.float32),
-            "speed": spaces.Box(-9, 9, (2,), np.float32),
-            "camera": spaces.Box(0, 255, (64, 64, 3), np.uint8),
-        }
-    )
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        super().reset(seed=seed)
-        self.left = int(self.np_random.integers(3, 9))
-        self.place, self.speed = self.np_random.normal(size=2), np.zeros(2)
-        return self.observe(), {}
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        self.left -= 1
-        self.speed = 0.5 * self.speed + np.asarray(action, float)
-        self.place = self.place + self.speed
-        return self.observe(), float(3 - np.abs(self.place).sum()), False, self.left == 0, {}
-
-    def observe(self) -> Any:
-        image = np.full((64, 64, 3), 100 + int(20 * np.tanh(self.place[0])), np.uint8)
-        return {"place": self.place.astype(np.float32), "speed": self.speed.astype(np.float32), "camera": image}
-
-
-class Wider(Steer):
-    observation_space = spaces.Dict({**Steer.observation_space.spaces, "speed": spaces.Box(-9, 9, (3,), np.float32)})
-
-    def observe(self) -> Any:
-        return {**super().observe(), "speed": np.zeros(3, np.float32)}
-
-
-class BreaksOften(Steer):
-    """Every other episode, by its seed, fails in its third step."""
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        self.count, self.breaks = 0, bool(seed and seed % 2)
-        return super().reset(seed=seed)
-
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        self.count += 1
-        if self.breaks and self.count == 3:
-            raise RuntimeError("it diverges")
-        return super().step(action)
-
-
-class Breaks(Steer):
-    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        raise ValueError("the robot is broken")
-
-
-@pytest.fixture(scope="module")
-def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
-    return train(SETTINGS, tmp_path_factory.mktemp("runs") / "both")
-
-
-@pytest.fixture(scope="module")
-def state_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return train({**SETTINGS, "env.obs": "state"}, tmp_path_factory.mktemp("runs") / "state")
-
-
-@pytest.fixture
-def trained(run_dir: Path) -> tuple[Agent, Config]:
-    return load_agent(run_dir)
-
-
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[str], str]:
-    """The one line that a wrong command line ends in."""
-
-    def run(text: str) -> str:
-        assert eval_main(text.split()) == 2
-        out, err = capsys.readouterr()
-        assert out == ""
-        assert len(err.splitlines()) == 1
-        return err
-
-    return run
-
-
-# --- the grid ---------------------------------------------------------------------------------------------------------
 
 
 def test_cells_are_clean_once_and_every_kind_at_every_level() -> None:
     cells = grid_cells(["gaussian", "missing", "gaussian"], [0.2, 0.0, 0.1, 0.2])
     assert [str(cell) for cell in cells] == ["clean@0", "gaussian@0.2", "gaussian@0.1", "missing@0.2", "missing@0.1"]
     assert [str(cell) for cell in worst_cells(cells)] == ["gaussian@0.2", "missing@0.2"]
-
-
-JOBS = [
-    Job(cell, seed, episode)
-    for cell in (CLEAN, Cell("gaussian", 0.5), Cell("stuck", 0.5), Cell("missing", 0.5))
-    for seed in (1, 2)
-    for episode in range(3)
-]
-
-
-def play(trained: tuple[Agent, Config], num_envs: int, jobs: list[Job] = JOBS, **kwargs: Any) -> list[Played]:
-    agent, config = trained
-    with make_clean_envs(config.env, config.task, num_envs, agent.spec) as envs:
-        return play_grid(agent, envs, jobs, **kwargs)
-
-
-SMALL_SLAC = {"belief.z1": 4, "belief.z2": 8, "belief.units": 8, "belief.depth": 1, "belief.vector_units": 8}
-PARTS = {
-    "smac": {key: value for key, value in SETTINGS.items() if key.startswith(("belief", "head"))},
-    "dreamer": {"head": "dreamer", "head.units": 8, "head.mode_samples": 5, "belief.deter": 8, "belief.depth": 1},
-    "slac": {"belief": "slac", "head": "slac", "head.units": 8, **SMALL_SLAC},
-    "latent": {"head": "sac", "head.units": 8, "policy": "latent", "belief.deter": 8, "belief.depth": 1},
-}
-
-
-@pytest.mark.parametrize("explore", [False, True])
-@pytest.mark.parametrize("parts", PARTS)
-def test_episodes_do_not_depend_on_the_layout(parts: str, explore: bool) -> None:
-    """On any number of environments, in any order, alone or among others; only rounding may differ."""
-    plain = {key: value for key, value in SETTINGS.items() if not key.startswith(("belief", "head"))}
-    config = config_from_dict({**plain, **PARTS[parts]})
-    envs = make_envs(config.env, config.task, 1)
-    untrained = Agent(config, envs.spec), config
-    envs.close()
-    expected = play(untrained, 1, explore=explore)
-    assert len({p.episode_return for p in expected}) > len(JOBS) / 2  # cells differ, not only starts
-    for num_envs in (2, 5, 40):
-        torch.manual_seed(num_envs)  # torch's own generator plays no part
-        for found, one in zip(play(untrained, num_envs, explore=explore), expected, strict=True):
-            assert found == one._replace(episode_return=pytest.approx(one.episode_return, abs=1e-4))
-    assert play(untrained, 5, explore=explore) == play(untrained, 5, explore=explore)
-    backwards = play(untrained, 3, JOBS[::-1], explore=explore)
-    assert [p[1] for p in backwards[::-1]] == pytest.approx([p[1] for p in expected], abs=1e-4)
-    alone = play(untrained, 1, [JOBS[7]], explore=explore)
-    assert alone[0][1] == pytest.approx(expected[7][1], abs=1e-4)
-
-
-def test_an_episode_is_that_of_a_plain_loop(trained: tuple[Agent, Config]) -> None:
-    """Its seed is the one that evaluation uses, its noise that of training environments, and its draws its own."""
-    agent, _ = trained
-    job = Job(Cell("gaussian", 0.5), 2, 1)
-    seed = episode_seed(2, EVAL, 0, 1)
-    env, noise = Steer(), cell_noise(job.cell, CorruptionConfig(), agent.spec)
-    noise.begin(seed)
-    torch.manual_seed(policy_seed(2, 1))
-    raw, _ = env.reset(seed=seed)
-    state, action, total, first, end = agent.initial(1), np.zeros((1, 2), np.float32), 0.0, 1.0, False
-    while not end:
-        clean = {"pixels": raw["camera"], "state": np.concatenate([raw["place"], raw["speed"]])}
-        rows = {key: x[None] for key, x in noise(clean).items()}
-        rows |= {"action": action, "is_first": np.full(1, first, np.float32)}
-        state, action, _ = agent.act(state, rows, explore=False)
-        raw, reward, _, end, _ = env.step(action[0])
-        total, first = total + reward, 0.0
-    (played,) = play(trained, 1, [job])
-    found = played.episode_return
-    assert found == pytest.approx(total, abs=1e-4)
-
-
-def test_cells_share_starts_and_draws(trained: tuple[Agent, Config]) -> None:
-    """Noise of a level that changes nothing changes nothing; episodes last as long in every cell."""
-    jobs = [Job(cell, 1, e) for cell in (CLEAN, Cell("jpeg", 1e-9), Cell("missing", 0.9)) for e in range(3)]
-    played = play(trained, 4, jobs)
-    lengths = [p[2] for p in played]
-    assert lengths[:3] == lengths[3:6] == lengths[6:]
-    assert len(set(lengths)) > 1
-    unnoticed = play(trained, 4, [job._replace(cell=Cell("blur", 0.01)) for job in jobs[:3]])
-    assert [p[1] for p in unnoticed] == pytest.approx([p[1] for p in played[:3]], abs=1e-4)
-
-
-def test_known_dropout_plays_the_same_episodes(trained: tuple[Agent, Config]) -> None:
-    """It changes what is done where something is lost, and nothing else: what an all-dark row shows is not read."""
-    cells = (CLEAN, Cell("gaussian", 0.5), Cell("flicker", 0.5), Cell("missing", 0.5))
-    jobs = [Job(cell, 1, e) for cell in cells for e in range(3)]
-    told, untold = (play(trained, 4, jobs, known_dropout=known) for known in (True, False))
-    assert [p[2] for p in told] == [p[2] for p in untold]
-    returns = np.array([[p[1] for p in played] for played in (told, untold)])
-    np.testing.assert_array_equal(returns[0, :6], returns[1, :6])
-    assert (returns[0, 6:] != returns[1, 6:]).any(-1)
-    blind = [[p[1] for p in play(trained, 4, [Job(Cell(kind, 1.0), 1, e) for e in range(3)], known_dropout=True)]
-             for kind in ("flicker", "missing", "bursts")]  # fmt: skip
-    assert blind[0] == blind[1] == blind[2]
-
-
-# --- files ------------------------------------------------------------------------------------------------------------
 
 
 def read_csv(folder: Path) -> list[dict[str, str]]:
@@ -284,16 +61,6 @@ def test_files_hold_what_was_played(run_dir: Path, tmp_path: Path, capsys: pytes
     assert {r["known_dropout"] for r in rows} == {"0"}
     assert (tmp_path / "robustness.png").read_bytes().startswith(b"\x89PNG")
     assert [path.name for path in tmp_path.glob("*.mp4")] == ["mine.mp4"]  # those of an earlier grid are gone
-
-
-def test_the_clean_cell_plays_the_episodes_of_a_plain_evaluation(trained: tuple[Agent, Config]) -> None:
-    agent, config = trained
-    envs = make_envs(config.env, config.task, 7, num_envs=1, training=False)
-    try:
-        plain = run_episodes(envs, AgentActs(agent, 1), 5)
-    finally:
-        envs.close()
-    assert [p[2] for p in play(trained, 2, [Job(CLEAN, 7, e) for e in range(5)])] == plain.lengths
 
 
 def test_one_episode_has_no_interval(run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -387,7 +154,7 @@ def other_task(run: Path, folder: Path, task: type) -> Path:
     """The run's folder, as if its task had changed since."""
     text = (run / "config.yaml").read_text()
     assert TASK in text
-    (folder / "config.yaml").write_text(text.replace(TASK, f"{__name__}:{task.__name__}"))
+    (folder / "config.yaml").write_text(text.replace(TASK, f"{task.__module__}:{task.__name__}"))
     (folder / "checkpoints").symlink_to(run / "checkpoints")
     return folder
 
