@@ -6,7 +6,6 @@ Hot code never sees OmegaConf. Users always see dotted keys: ``env.render.qualit
 from __future__ import annotations
 
 import dataclasses
-import functools
 import io
 import typing
 from collections.abc import Iterable, Mapping
@@ -33,6 +32,7 @@ from worldrl.fields import (
     Range,
     Share,
     SomeFrames,
+    hints_of,
     is_checked,
     of_updates,
     type_name,
@@ -340,7 +340,7 @@ def _leaves(cls: Any, prefix: str = "", groups: bool = True) -> dict[str, tuple[
     Raises:
         UserError: a field without a default, or of a type that ``typed`` does not check.
     """
-    hints = _hints(cls)
+    hints = hints_of(cls)
     found: dict[str, tuple[Any, Any]] = {}
     for item in dataclasses.fields(cls):
         hint, key = hints[item.name], _dotted(prefix, item.name)
@@ -351,11 +351,6 @@ def _leaves(cls: Any, prefix: str = "", groups: bool = True) -> dict[str, tuple[
                 raise UserError(key, f"a field of type {type_name(hint)}", f"one of {FIELD_TYPES}")
             found[key] = (hint, _default(key, item))
     return found
-
-
-@functools.cache  # they take most of the time of composing settings
-def _hints(cls: Any) -> dict[str, Any]:
-    return typing.get_type_hints(cls, include_extras=True)
 
 
 def _default(key: str, item: dataclasses.Field[Any]) -> Any:
@@ -388,7 +383,7 @@ def _part_dicts(values: Mapping[str, Any], parts: Mapping[str, str]) -> dict[str
 
 
 def _assemble(cls: Any, prefix: str, values: Mapping[str, Any]) -> Any:
-    hints = _hints(cls)
+    hints = hints_of(cls)
     arguments = {}
     for item in dataclasses.fields(cls):
         key = _dotted(prefix, item.name)

@@ -8,6 +8,7 @@ before it is tried.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import re
 import sys
@@ -134,10 +135,15 @@ def of_updates(hint: Any) -> OfUpdates | None:
     return next((each for each in said if isinstance(each, OfUpdates)), None)
 
 
+@functools.cache  # reading them takes most of the time of composing settings
+def hints_of(cls: Any) -> dict[str, Any]:
+    """Field -> its annotated type."""
+    return typing.get_type_hints(cls, include_extras=True)
+
+
 def ranges(cls: type[Any]) -> dict[str, Range]:
     """Field -> its range, for the fields of a dataclass that have one."""
-    hints = typing.get_type_hints(cls, include_extras=True)
-    found = {item.name: [*rules(hints[item.name])] for item in dataclasses.fields(cls)}
+    found = {item.name: [*rules(hints_of(cls)[item.name])] for item in dataclasses.fields(cls)}
     return {name: rule for name, each in found.items() for rule in each if isinstance(rule, Range)}
 
 
