@@ -141,7 +141,7 @@ def hints_of(cls: Any) -> dict[str, Any]:
     return typing.get_type_hints(cls, include_extras=True)
 
 
-def ranges(cls: type[Any]) -> dict[str, Range]:
+def ranges(cls: Any) -> dict[str, Range]:
     """Field -> its range, for the fields of a dataclass that have one."""
     found = {item.name: [*rules(hints_of(cls)[item.name])] for item in dataclasses.fields(cls)}
     return {name: rule for name, each in found.items() for rule in each if isinstance(rule, Range)}
