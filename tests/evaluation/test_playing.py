@@ -44,7 +44,7 @@ PARTS = {
 @pytest.mark.parametrize("explore", [False, True])
 @pytest.mark.parametrize("parts", PARTS)
 def test_episodes_do_not_depend_on_the_layout(parts: str, explore: bool) -> None:
-    """On any number of environments, in any order, alone or among others; only rounding may differ."""
+    """On any number of environments, in any order, by itself or among others; only rounding may differ."""
     plain = {key: value for key, value in SETTINGS.items() if not key.startswith(("belief", "head"))}
     config = config_from_dict({**plain, **PARTS[parts]})
     envs = make_envs(config.env, config.task, 1)
@@ -59,8 +59,8 @@ def test_episodes_do_not_depend_on_the_layout(parts: str, explore: bool) -> None
     assert play(untrained, 5, explore=explore) == play(untrained, 5, explore=explore)
     backwards = play(untrained, 3, JOBS[::-1], explore=explore)
     assert [p[1] for p in backwards[::-1]] == pytest.approx([p[1] for p in expected], abs=1e-4)
-    alone = play(untrained, 1, [JOBS[7]], explore=explore)
-    assert alone[0][1] == pytest.approx(expected[7][1], abs=1e-4)
+    single = play(untrained, 1, [JOBS[7]], explore=explore)
+    assert single[0][1] == pytest.approx(expected[7][1], abs=1e-4)
 
 
 def test_an_episode_is_that_of_a_plain_loop(trained: tuple[Agent, Config]) -> None:

@@ -59,7 +59,7 @@ def test_batches_of_both_have_the_share_evenly_spread(share: float) -> None:
 
 
 def test_both_replays_of_a_mixture_draw_on_their_own() -> None:
-    """Of as many rows in each; and transitions beside the slice are left out until both have enough."""
+    """Of as many rows in each; and there are no transitions in addition to the slice until both have enough."""
     c = config(**{"data": "toy", "data.share": 0.5, "schedule.prefill": 0})
     with closing(attached(Mixed(c, found(columns(40))), c)) as mixed:
         mixed.begin()
