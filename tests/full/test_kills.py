@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.kills import kill_and_compare
-from tests.training.test_loop import DATA, PIXELS, SMALL, STATE
+from tests.training.running import DATA, PIXELS, SMALL, STATE
 
 pytestmark = pytest.mark.kills
 

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.training.test_loop import STATE, assert_same_run, make_trainer, records
+from tests.kills import records
+from tests.training.running import STATE, assert_same_run, make_trainer
 from worldrl import train
 from worldrl.compose import compose
 from worldrl.config import config_from_dict, config_to_dict, flatten

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import json
-import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from itertools import pairwise
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from tests.kills import flat, has_begun, kill_and_compare, records, start
+from tests.kills import flat, kill_and_compare, records
 from tests.toy_runs import STATE_SAC
+from tests.training.running import COUNTS, DATA, PIXELS, STATE, assert_same_run, make_trainer
 from worldrl import train
-from worldrl.acting import episodes
-from worldrl.config import config_from_dict
 from worldrl.envs import WorkerError
-from worldrl.envs.stream import EVAL
 from worldrl.envs.workers import Failure
-from worldrl.errors import Diverged, UserError
+from worldrl.errors import UserError
 from worldrl.heads.smac import SMAC
 from worldrl.heads.transitions import transitions
 from worldrl.runs.checkpoint import Checkpoints
@@ -39,94 +30,11 @@ from worldrl.runs.trained import load_agent
 from worldrl.training import loop
 from worldrl.training.experience.stream import Stream
 from worldrl.training.loop import Trainer, resume
-from worldrl.training.signals import Stopped
 from worldrl.types import box
-
-SMALL = {
-    "task": "cartpole_swingup",
-    "env.action_repeat": 8,
-    "frames": 6_000,
-    "schedule.prefill": 1_000,
-    "schedule.updates_per_1000_frames": 10,
-    "replay.capacity": 400,  # wraps around before the end
-    "replay.batch": 4,
-    "replay.length": 6,
-    "eval.every": 2_000,
-    "eval.episodes": 1,
-    "eval.video": False,
-    "log.every": 500,
-    "log.progress": False,
-    "log.tensorboard": False,
-    "device": "cpu",
-    "threads": 1,
-    "schedule.action_noise": 0.3,  # as the preset has it, for settings that are made without one
-    "belief": "rssm",
-    "belief.stoch": 4,
-    "belief.deter": 16,
-    "belief.hidden": 16,
-    "belief.depth": 2,
-    "belief.reward_units": 16,
-    "head": "smac",
-    "head.units": 16,
-    "head.num_particles": 4,
-}
-STATE = {**SMALL, "env.obs": "state"}
-PIXELS = {**SMALL, "env.obs": "both", "env.render.quality": "fast", "frames": 3_000, "env.corruption.gaussian": 0.05}
-# Learning from data: its length is in updates, and there is no environment, not even for the evaluation.
-DATA = {
-    **STATE,
-    "task": "no.such:Environment",
-    "frames": 300,
-    "eval.every": 0,
-    "log.every": 40,
-    "schedule.pretrain": 30,
-}
-
-
-# The toy shows the last action and each reset's own number, and its workers start without a simulator.
-COUNTS = {
-    **STATE,
-    "task": "tests.envs.toy_envs:Count",
-    "env.action_repeat": 1,
-    "frames": 200,
-    "schedule.prefill": 100,
-    "schedule.updates_per_1000_frames": 1_000,
-    "eval.every": 100,
-    "log.every": 50,
-}
 
 
 class OwnSMAC(SMAC):
     """A user's own head."""
-
-
-def tensors(value: Any, place: str = "") -> dict[str, torch.Tensor]:
-    """All arrays and tensors of a checkpoint by their place."""
-    if isinstance(value, dict):
-        return {k: v for key, item in value.items() for k, v in tensors(item, f"{place}/{key}").items()}
-    if isinstance(value, list | tuple):
-        return {k: v for i, item in enumerate(value) for k, v in tensors(item, f"{place}/{i}").items()}
-    return {place: torch.as_tensor(value)} if hasattr(value, "shape") else {}
-
-
-def assert_same_run(a: Path, b: Path) -> None:
-    assert records(a) == records(b)
-    states = [Checkpoints(run).load(Checkpoints(run).find()) for run in (a, b)]
-    left, right = (tensors(state) for state in states)
-    assert left.keys() == right.keys()
-    different = [place for place in left if not torch.equal(left[place], right[place])]
-    assert not different
-
-
-def begun(run: Path, settings: dict[str, Any]) -> BaseProcess:
-    """A child that trains, after its first checkpoint."""
-    child = start(run, settings, "stream")
-    assert has_begun(child, run), output(run)
-    return child
-
-
-def output(run: Path) -> str:
-    return Path(f"{run}.out").read_text()
 
 
 @pytest.mark.parametrize(
@@ -208,34 +116,6 @@ def test_resumed_from_the_very_first_checkpoint_is_the_same_run(tmp_path: Path) 
     assert_same_run(tmp_path / "whole", tmp_path / "killed")
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"belief.burn_in": 5}, "replay.length: found 6, expected 7 or more: the belief keeps 5 rows to itself"),
-        ({"belief": "identity", "head": "sac", "schedule.pretrain": 3}, "this belief has nothing to learn"),
-        ({"belief": "identity", "head": "sac", "schedule.model_every": 2}, "schedule.model_every: found 2, expected 1"),
-        (
-            {"head": "virel", "head.temperature": "residual"},
-            "replay.capacity=400: found 400 rows at env.num_envs=1, expected more than 4096",
-        ),
-        (  # a ring of whole ticks keeps fewer rows than its capacity
-            {
-                "head": "virel",
-                "head.temperature": "residual",
-                "head.residual_batch": 99,
-                "replay.capacity": 100,
-                "env.num_envs": 3,
-            },
-            "replay.capacity=100: found 99 rows at env.num_envs=3, expected more than 99",
-        ),
-    ],
-)
-def test_what_only_the_agent_can_judge_is_refused(tmp_path: Path, settings: dict[str, Any], message: str) -> None:
-    kept = {k: v for k, v in STATE.items() if not k.startswith(("belief", "head")) or k in ("belief", "head")}
-    with pytest.raises(UserError, match=message):
-        make_trainer({**kept, **settings}, tmp_path / "run")
-
-
 def test_a_run_that_is_refused_leaves_nothing_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     closed, before = [], torch.get_num_threads()
     monkeypatch.setattr(Stream, "close", lambda self: closed.append(self))
@@ -272,123 +152,6 @@ def test_another_seed_is_another_run(tmp_path: Path) -> None:
     for seed in (1, 2):
         train({**STATE, "frames": 1_500, "seed": seed}, tmp_path / str(seed))
     assert records(tmp_path / "1") != records(tmp_path / "2")
-
-
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_a_signal_writes_a_checkpoint_and_prints_the_resume_command(tmp_path: Path, number: int, code: int) -> None:
-    run = tmp_path / "run"
-    child = begun(run, {**STATE, "frames": 1_000_000})
-    time.sleep(0.3)
-    assert child.pid is not None
-    os.kill(child.pid, number)
-    child.join(60)
-    assert child.exitcode == code, output(run)
-    assert f"resume={run}" in output(run)
-    assert Checkpoints(run).load(Checkpoints(run).find())["now"] > 0
-
-
-def test_a_signal_to_the_whole_group_stops_a_run_with_workers_as_well(tmp_path: Path) -> None:
-    """As a scheduler or a service manager sends it."""
-    run = tmp_path / "run"
-    child = begun(run, {**STATE, "frames": 1_000_000, "env.num_envs": 2, "eval.every": 0})
-    time.sleep(0.3)
-    assert child.pid is not None
-    os.killpg(child.pid, signal.SIGTERM)
-    child.join(60)
-    assert child.exitcode == 143, output(run)
-    assert f"resume={run}" in output(run)
-    assert "worker" not in output(run)
-
-
-def make_trainer(settings: dict[str, Any], run: Path) -> Trainer:
-    run.mkdir()
-    return Trainer(config_from_dict(settings), run, None)
-
-
-def test_a_signal_interrupts_pretraining_which_then_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "PRETRAIN_LOG", 2)
-    settings = {**STATE, "frames": 1_600, "schedule.pretrain": 6, "eval.every": 0}
-    train(settings, tmp_path / "whole")
-    trainer = make_trainer(settings, tmp_path / "stopped")
-    save_config(trainer.config, tmp_path / "stopped")
-    learn = trainer.learn
-
-    def learn_until_the_signal() -> None:
-        learn()
-        if trainer.pretrained == 3:
-            trainer._on_signal(signal.SIGTERM)
-
-    monkeypatch.setattr(trainer, "learn", learn_until_the_signal)
-    with pytest.raises(Stopped):
-        trainer.run()
-    trainer.close()
-    assert (trainer.pretrained, trainer.experience.now) == (3, 1_000)
-    resume(tmp_path / "stopped")
-    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
-    warm_up = [record for record in records(tmp_path / "whole") if "loss/kl" in record][:3]
-    assert [record["updates"] for record in warm_up] == [2, 4, 6]
-    assert not any("loss/critic" in record for record in warm_up)
-
-
-def test_a_signal_interrupts_an_evaluation_which_is_due_when_the_run_goes_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    settings = {**STATE, "frames": 2_400}
-    train(settings, tmp_path / "whole")
-    trainer = make_trainer(settings, tmp_path / "stopped")
-    save_config(trainer.config, tmp_path / "stopped")
-    act, calls = trainer.agent.act, []
-
-    def act_until_the_signal(*args: Any, **options: Any) -> Any:
-        if trainer.experience.now >= 2_000 and options.get("perturb") is False:
-            calls.append(options)
-            if len(calls) == 3:
-                trainer._on_signal(signal.SIGINT)
-        return act(*args, **options)
-
-    monkeypatch.setattr(trainer.agent, "act", act_until_the_signal)
-    with pytest.raises(Stopped):
-        trainer.run()
-    trainer.close()
-    assert len(calls) == 3
-    assert not any(r["frames"] >= 2_000 and "eval/return" in r for r in records(tmp_path / "stopped"))
-    resume(tmp_path / "stopped")
-    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
-
-
-def test_a_signal_in_the_first_evaluation_says_that_there_is_nothing_to_continue(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trainer = make_trainer(STATE, tmp_path / "run")
-    monkeypatch.setattr(trainer, "begin", lambda begin=trainer.begin: (trainer._on_signal(signal.SIGINT), begin()))
-    with pytest.raises(Stopped):
-        trainer.run()
-    trainer.close()
-    assert "nothing to resume from; delete" in capsys.readouterr().out
-    assert trainer.checkpoints.latest() is None
-
-
-def test_an_episode_without_an_end_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(episodes, "LONGEST", 300)
-    trainer = make_trainer(STATE, tmp_path / "run")
-    with pytest.raises(UserError, match=r"cartpole_\w+: found an evaluation episode without an end after 300 frames"):
-        trainer.run()
-    trainer.close()
-
-
-def test_a_second_interrupt_names_what_can_go_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    trainer = make_trainer({**STATE, "eval.every": 0}, tmp_path / "run")
-
-    def interrupted() -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(trainer, "tick", interrupted)
-    with pytest.raises(Stopped) as stopped:
-        loop._run(trainer)
-    assert stopped.value.code == 130
-    assert f"step-000000000: python -m worldrl train resume={tmp_path / 'run'}" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")
@@ -458,17 +221,6 @@ def test_a_replay_that_is_not_saved_any_more_is_used_once_more(finished: Path, t
     assert not list((tmp_path / "without" / "replay").glob("*"))
 
 
-def test_a_film_that_cannot_be_written_does_not_end_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "videos").touch()  # in place of the folder
-    toy = {"task": "tests.envs.toy_envs:Draws", "frames": 40, "eval.every": 20, "schedule.prefill": 100}
-    train({**STATE_SAC, **toy, "eval.video": True}, run)
-    told = capsys.readouterr().out
-    assert f"cannot write to {run / 'videos'}" in told
-    assert "done: 40 frames" in told
-
-
 def test_settings_are_written_before_any_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(*_: Any) -> None:
         raise KeyboardInterrupt
@@ -494,104 +246,6 @@ def test_another_environment_than_that_of_the_checkpoint_is_named(
 def test_a_folder_that_cannot_be_written_is_one_line(folder: str) -> None:
     with pytest.raises(UserError, match=rf"cannot write to {folder}: .*; choose another run folder: hydra.run.dir=DIR"):
         train(STATE, Path(folder))
-
-
-def test_a_run_that_cannot_learn_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    train({**STATE, "frames": 400}, tmp_path / "run")
-    told = capsys.readouterr().out
-    assert "nothing will be learned: schedule.prefill=1000 is not below frames=400" in told
-    assert "evaluated only before training: eval.every=2000 is above frames=400" in told
-
-
-@pytest.mark.parametrize(("evaluation", "said"), [(1, False), (1_000_000, True)])
-def test_a_policy_that_never_improves_says_so(
-    evaluation: int, said: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    more = {"head": "onestep", "frames": 40, "schedule.prefill": 10, "schedule.updates_per_1000_frames": 100}
-    more |= {"head.evaluation_updates": evaluation, "eval.every": 0}
-    train({**STATE_SAC, **more}, tmp_path / "run")
-    assert ("the policy stays a clone" in capsys.readouterr().out) is said
-
-
-@pytest.mark.parametrize(("length", "said"), [(2, True), (6, False)])
-def test_a_recurrent_belief_on_pairs_of_rows_says_so(
-    length: int, said: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    train({**STATE, "frames": 1, "eval.every": 0, "replay.length": length}, tmp_path / "run")
-    assert ("the belief cannot learn to remember" in capsys.readouterr().out) is said
-
-
-@pytest.mark.parametrize(("noise", "said"), [(0.0, True), (0.1, False)])
-def test_a_deterministic_agent_without_noise_says_so(
-    noise: float, said: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    settings = {**STATE_SAC, "head": "td3", "schedule.action_noise": noise, "frames": 1, "eval.every": 0}
-    train(settings, tmp_path / "run")
-    assert ("will not explore: its policy is deterministic" in capsys.readouterr().out) is said
-
-
-def test_a_flow_over_one_action_says_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    one, two = "tests.envs.toy_envs:Count", "reacher_easy"
-    for i, (policy, task, said) in enumerate([("flow", one, True), ("own", one, False), ("flow", two, False)]):
-        settings = {**STATE_SAC, "policy": policy, "task": task, "frames": 1, "eval.every": 0}
-        train(settings, tmp_path / str(i))
-        assert ("this flow is a tanh-Gaussian" in capsys.readouterr().out) is said
-
-
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
-    trainer = make_trainer(STATE, tmp_path / "run")
-    try:
-        trainer.begin()
-        while trainer.agent.updates < 5:
-            trainer.tick()
-        trainer.save()
-        good = trainer.checkpoints.latest()
-        with torch.no_grad():
-            trainer.agent.model.reward_head.linears[0].weight[0, 0] = float("nan")
-        with pytest.raises(Diverged, match=r"loss/reward was not finite at update 6; training stopped") as stopped:
-            trainer.run()
-        assert str(good) in str(stopped.value)
-        assert trainer.checkpoints.latest() == good
-        trainer.checkpoints.load(good)
-        report = json.loads((tmp_path / "run" / "non_finite.json").read_text())
-        batch = trainer.experience.replay.window(**report["windows"]["replay"])
-        assert batch.reward.shape == (4, 6)
-        assert report["draws_not_kept"] == []
-    finally:
-        trainer.close()
-
-
-def test_a_gradient_that_is_not_finite_spares_the_good_checkpoint(tmp_path: Path) -> None:
-    """Its loss is finite; the next actions are not, the environment refuses them, and that saves."""
-    trainer = make_trainer(STATE, tmp_path / "run")
-    try:
-        trainer.begin()
-        while trainer.agent.updates < 5:
-            trainer.tick()
-        trainer.save()
-        good = trainer.checkpoints.latest()
-        actor = trainer.agent.head.optimizers["actor"]
-        step = actor.step
-        actor.step = lambda loss: step(loss + float("nan") * next(iter(actor.params)).sum() * 0)
-        with pytest.raises(Diverged, match=r"opt/actor/grad_norm was not finite at update 6; training stopped"):
-            trainer.run()
-        assert trainer.checkpoints.latest() == good
-    finally:
-        trainer.close()
-
-
-def test_the_report_of_a_loss_that_is_not_finite_says_which_draws_it_lacks(tmp_path: Path) -> None:
-    virel = {"belief": "identity", "head": "virel", "head.temperature": "residual", "head.residual_batch": 64}
-    common = {key: value for key, value in STATE.items() if not key.startswith(("belief", "head"))}
-    trainer = make_trainer({**common, **virel, "head.units": 16, "eval.every": 0}, tmp_path / "run")
-    try:
-        with torch.no_grad():
-            next(trainer.agent.head.value.parameters()).fill_(float("nan"))
-        with pytest.raises(UserError, match=r"at update 1; .*; the other samples, td, are not kept\)"):
-            trainer.run()
-        assert json.loads((tmp_path / "run" / "non_finite.json").read_text())["draws_not_kept"] == ["td"]
-    finally:
-        trainer.close()
 
 
 def test_a_full_disk_stops_the_run_with_the_last_checkpoint_intact(tmp_path: Path, monkeypatch) -> None:
@@ -771,84 +425,12 @@ def test_an_environment_that_never_steps_ends_in_one_line(tmp_path: Path) -> Non
             train(settings, tmp_path / f"run {every}")
 
 
-def test_an_evaluation_that_fails_again_is_left_out(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run, settings = tmp_path / "run", {**STATE, "frames": 2_400, "eval.every": 1_000}
-    train({**settings, "frames": 500}, run)
-    play = loop.run_episodes
-
-    def dies_at_1000(agent: Any, envs: Any, *rest: Any, **options: Any) -> Any:
-        if rest[1] == 1:
-            raise WorkerError("environment 0 is on fire", 0)
-        return play(agent, envs, *rest, **options)
-
-    monkeypatch.setattr(loop, "run_episodes", dies_at_1000)
-    with pytest.raises(WorkerError, match="on fire; continue with"):
-        resume(run, {"frames": 2_400})
-    resume(run)
-    assert "on fire; it failed there before, so this evaluation is skipped" in capsys.readouterr().out
-    assert [r["frames"] for r in records(run) if "eval/return" in r] == [0, 2_000]
-
-
-def test_a_signal_is_heeded_between_updates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A tick with sixteen updates, stopped in the middle, is finished when the run continues."""
-    settings = {**STATE, "frames": 1_100, "eval.every": 0, "schedule.updates_per_1000_frames": 2_000}
-    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    train(settings, whole)
-    learn = Trainer.learn
-
-    def learn_until_the_signal(trainer: Trainer) -> None:
-        learn(trainer)
-        if trainer.agent.updates in (5, 130, 131):
-            os.kill(os.getpid(), signal.SIGTERM)
-
-    monkeypatch.setattr(Trainer, "learn", learn_until_the_signal)
-    for updates in (5, 130, 131):
-        with pytest.raises(Stopped):
-            resume(stopped) if stopped.exists() else train(settings, stopped)
-        assert load_agent(stopped)[0].updates == updates
-    resume(stopped)
-    assert_same_run(whole, stopped)
-
-
-def test_a_worker_that_dies_in_the_first_evaluation_leaves_nothing_to_continue(tmp_path: Path, monkeypatch) -> None:
-    trainer = make_trainer({**STATE, "env.num_envs": 2}, tmp_path / "run")
-
-    def dies(*_: Any, **__: Any) -> None:
-        raise WorkerError("environment 1 died", 1)
-
-    monkeypatch.setattr(loop, "run_episodes", dies)
-    try:
-        with pytest.raises(WorkerError, match=r"environment 1 died; start the run again$"):
-            trainer.run()
-    finally:
-        trainer.close()
-    assert Checkpoints(tmp_path / "run").latest() is None
-
-
-def test_a_run_in_another_thread(tmp_path: Path) -> None:
-    """Python gives signals to the main thread alone."""
-    settings = {**STATE, "frames": 400, "schedule.prefill": 200, "eval.every": 0}
-    with ThreadPoolExecutor(1) as pool:
-        pool.submit(train, settings, tmp_path / "run").result()
-    assert Checkpoints(tmp_path / "run").reached(400)
-
-
 def test_the_threads_of_a_run_are_its_own(tmp_path: Path) -> None:
     before = torch.get_num_threads()
     trainer = make_trainer({**STATE, "threads": before + 1}, tmp_path / "run")
     assert torch.get_num_threads() == before + 1
     trainer.close()
     assert torch.get_num_threads() == before
-
-
-@pytest.mark.parametrize("num_envs", [1, 2])
-def test_a_video_that_cannot_be_drawn_is_refused_without_a_folder(tmp_path: Path, num_envs: int) -> None:
-    settings = {**STATE, "task": "tests.envs.toy_envs:Count", "eval.video": True, "env.num_envs": num_envs}
-    with pytest.raises(UserError, match=r"cannot render an image for the video: .*eval\.video=false"):
-        train(settings, tmp_path / "run")
-    assert not (tmp_path / "run").exists()
 
 
 def test_an_update_of_a_users_own_head_that_fails_names_its_check(
@@ -880,16 +462,6 @@ def test_resume_says_what_it_cannot_do(tmp_path: Path) -> None:
     state.write_bytes(bytes(data))
     with pytest.raises(UserError, match=r"state\.pt is damaged: found content with checksum"):
         resume(tmp_path / "run")
-
-
-def test_evaluation_leaves_training_as_it_was(tmp_path: Path) -> None:
-    """Runs with and without evaluation learn the same."""
-    for name, every in (("with", 1_000), ("without", 0)):
-        train({**STATE, "frames": 2_500, "eval.every": every}, tmp_path / name)
-    logs = [[r for r in records(tmp_path / name) if "loss/critic" in r] for name in ("with", "without")]
-    assert logs[0] == logs[1]
-    assert logs[0]
-    assert load_config(tmp_path / "with").eval.every == 1_000
 
 
 def test_the_loop_explores_while_training_and_carries_its_state(tmp_path: Path, monkeypatch) -> None:
@@ -969,7 +541,7 @@ def test_a_resumed_trainer_has_everything_that_was_saved(tmp_path: Path) -> None
     trainer.begin()
     while trainer.experience.now < 13:
         trainer.tick()
-    trainer.pretrained, trainer.patient = 3, True  # as after a signal and a failed evaluation
+    trainer.pretrained, trainer.evaluations._patient = 3, True  # as after a signal and a failed evaluation
     trainer.save()
     trainer.close()
     folder, saved = trainer.checkpoints.read()
@@ -981,71 +553,3 @@ def test_a_resumed_trainer_has_everything_that_was_saved(tmp_path: Path) -> None
     assert saved["clocks"]["eval"]["last"] > 0
     assert saved["meter"]["counts"]
     assert saved["returns"][0] > 0
-
-
-def test_the_best_agent_is_the_first_of_the_highest_return(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An agent without an update is none; a resumed run knows the best return so far."""
-    returns: list[float] = []
-    played = lambda *_: SimpleNamespace(returns=[returns.pop(0)], cut=0, video=None)  # noqa: E731
-    monkeypatch.setattr(loop, "run_episodes", played)
-    trainer = make_trainer({**STATE_SAC, "task": COUNTS["task"], "eval.every": 100}, tmp_path / "run")
-    save_config(trainer.config, tmp_path / "run")
-
-    def best_after(trainer: Trainer, *found: float) -> int:
-        returns.extend(found)
-        for _ in found:
-            trainer.tick()
-            trainer.evaluate()
-        path = trainer.checkpoints.best()
-        return int(path.name.removeprefix("best-")) if path else 0
-
-    returns.append(9.0)
-    trainer.begin()
-    assert best_after(trainer, 8.0) == 0
-    trainer.agent.updates = 1
-    assert best_after(trainer, 5.0) == 2
-    assert best_after(trainer, 5.0, 4.0) == 2
-    assert best_after(trainer, 7.0) == 5
-    trainer.save()
-    trainer.close()
-    folder, saved = trainer.checkpoints.read()
-    resumed = Trainer(load_config(tmp_path / "run"), tmp_path / "run", {**saved, "folder": folder})
-    assert best_after(resumed, 6.0) == 5
-    resumed.close()
-
-
-def test_evaluations_have_episodes_and_random_numbers_of_their_own(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Three episodes of two environments take two each, of which one is not played."""
-    seen: list[tuple[int, float]] = []
-
-    def played(envs: Any, act: Any, episodes: int, first: int, *_: Any) -> Any:
-        seen.append((first, float(torch.rand(()))))
-        return SimpleNamespace(returns=[1.0], cut=0, video=None)
-
-    monkeypatch.setattr(loop, "run_episodes", played)
-    trainer = make_trainer({**STATE_SAC, "task": COUNTS["task"], "eval.episodes": 3}, tmp_path / "run")
-    trainer.eval_envs = SimpleNamespace(num_envs=2, close=lambda: None)  # type: ignore[assignment]
-    try:
-        before = torch.get_rng_state()
-        for _ in range(3):
-            trainer.evaluate()
-        assert torch.equal(before, torch.get_rng_state())
-        assert [first for first, _ in seen] == [0, 2, 4]
-        assert len({number for _, number in seen}) == 3
-        trainer.evaluations = 1
-        trainer.evaluate()
-        assert seen[3] == seen[1]
-    finally:
-        trainer.close()
-
-
-def test_evaluations_play_new_episodes_of_their_own_stream(tmp_path: Path) -> None:
-    trainer = make_trainer({**STATE, "eval.episodes": 2}, tmp_path / "run")
-    trainer.evaluate()
-    assert trainer.eval_envs._key == (trainer.config.seed, EVAL)
-    assert trainer.eval_envs.state()["episode"].tolist() == [1]
-    trainer.evaluate()
-    assert trainer.eval_envs.state()["episode"].tolist() == [3]
-    trainer.close()

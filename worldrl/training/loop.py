@@ -7,52 +7,49 @@ frames that is killed and resumed for N more.
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 import os
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from worldrl.acting.episodes import AgentActs, Interrupted, own_randomness, run_episodes
-from worldrl.acting.video import Video
-from worldrl.agent import Agent, check_length
+from worldrl.acting.episodes import Interrupted
+from worldrl.agent import Agent
 from worldrl.compose import resumed
 from worldrl.config import Config, config_to_dict
 from worldrl.data.replay import Replay
-from worldrl.envs import make_envs
-from worldrl.envs.vector import VectorEnv, WorkerError
-from worldrl.errors import Diverged, UserError, one_line, wrong
+from worldrl.envs.vector import WorkerError
+from worldrl.errors import UserError, one_line, wrong
 from worldrl.nn import products
 from worldrl.nn.precision import choose_device
 from worldrl.registry import PARTS
 from worldrl.runs.checkpoint import STATE, CheckpointError, Checkpoints
 from worldrl.runs.exactness import PRODUCTS, compare_fingerprint, environment_fingerprint, rng_state, set_rng_state
-from worldrl.runs.folder import NON_FINITE, VIDEOS, resume_command, sole_use
+from worldrl.runs.folder import resume_command, sole_use
 from worldrl.runs.metrics import Logger
 from worldrl.runs.settings import check_unchanged, save_config
 from worldrl.runs.state import restoring
 from worldrl.runs.transfer import check_spec, encode_spec, load_model
 from worldrl.size import check_size
-from worldrl.statistics import mean_and_deviation, normalized
 from worldrl.training.clocks import Every, Seconds, Timer
+from worldrl.training.divergence import check_finite
+from worldrl.training.evaluations import Evaluations
 from worldrl.training.experience.base import Experience
 from worldrl.training.experience.make import make_experience
 from worldrl.training.progress import Meter, Progress
 from worldrl.training.signals import Stopped, heeding_signals
 from worldrl.training.speed import form_of, make_update
+from worldrl.training.suitability import check_suits, consequences
 from worldrl.types import Needs, Part
 
 MakeExperience = Callable[[Config], Experience]
 
 PRETRAIN_LOG = 1_000  # updates
-SHORT = 4  # rows of a window, in which there is hardly anything to remember
 
 
 def train(config: Config, run_dir: Path, make: MakeExperience = make_experience) -> None:
@@ -91,7 +88,6 @@ class Trainer:
         self, config: Config, run_dir: Path, saved: dict[str, Any] | None, make: MakeExperience = make_experience
     ) -> None:
         self.run_dir = run_dir
-        self.eval_envs: VectorEnv | None = None
         device = choose_device(config.device)
         self._threads = torch.get_num_threads()  # of the process, which may have other runs
         if config.threads:
@@ -114,18 +110,17 @@ class Trainer:
         self.agent = Agent(config, self.experience.spec)
         speed = form_of(config.speed, self.agent, config.all_updates)
         self.config = config = dataclasses.replace(config, speed=speed)
-        _check_fits(config, self.agent)
+        check_suits(config, self.agent)
         self.update = make_update(self.agent, config.speed)
         self.experience.attach(self.agent)
-        self.evaluations = self.pretrained = 0
-        self.eval_return = self.best_return = float("nan")
-        self.clocks = self._new_clocks()
+        self.pretrained = 0
+        self.evaluations = Evaluations(config, self.agent, run_dir)
+        self.log_clock = Every(config.log.every)
         self.save_clock = Seconds(60.0 * config.checkpoint.minutes)
         self.meter, self.timer = Meter(self.agent.device), Timer()
         self.checkpoints = Checkpoints(run_dir)
         self.stop_signal, self.fresh = 0, saved is None
         self.advised: set[Part] = set()  # parts whose advice has been printed
-        self.patient = False  # whether the due evaluation has failed before
         self.source: Path | None = None  # the checkpoint that the belief model was taken from
         position = None
         if saved is None:
@@ -137,10 +132,6 @@ class Trainer:
         self.logger = Logger(run_dir, config.log.tensorboard, position, self.experience.position)
         self.progress = self._new_progress()
         self._window = (time.perf_counter(), self.experience.counters()[0], self.agent.updates)
-
-    def _new_clocks(self) -> dict[str, Every]:
-        """The clocks of a phase, which begins at time zero."""
-        return {"eval": Every(self.config.eval.every), "log": Every(self.config.log.every)}
 
     def _new_progress(self) -> Progress:
         now, length, unit = self.experience.now, self.experience.length, self.experience.unit
@@ -175,7 +166,8 @@ class Trainer:
         if self.stop_signal:
             self.progress.say(f"stopped at {now} {unit}; continue with: {self.resume_command()}")
             raise Stopped(128 + self.stop_signal)
-        result = "" if np.isnan(self.eval_return) else f", last evaluation {self.eval_return:.1f}"
+        evaluated = self._last_return()
+        result = "" if evaluated is None else f", last evaluation {evaluated:.1f}"
         self.progress.say(f"done: {now} {unit}{result}, in {self.run_dir}")
 
     def _train(self) -> None:
@@ -198,7 +190,8 @@ class Trainer:
     def _begin_phase(self) -> None:
         """Reset the clocks; the metrics of the previous phase are logged under its name."""
         self.progress.close()
-        self.clocks, self.progress = self._new_clocks(), self._new_progress()
+        self.evaluations.begin_phase()
+        self.log_clock, self.progress = Every(self.config.log.every), self._new_progress()
         self.progress.say(f"learned from data; now acting for {self.experience.length:,} {self.experience.unit}")
 
     def begin(self) -> None:
@@ -228,7 +221,7 @@ class Trainer:
         for line in self.experience.news():
             self.progress.say(line)
         self._show_progress(ended)
-        if self.clocks["log"](self.experience.now):
+        if self.log_clock(self.experience.now):
             self.log()
         if self.save_clock():
             self.save()
@@ -257,69 +250,19 @@ class Trainer:
             with _pointing_to_checks(self.config):
                 self.meter.add(self.update(phase, batch, extra))
 
-    # --- evaluating ---------------------------------------------------------------------------------------------------
-
     def evaluate_if_due(self) -> None:
-        """Evaluate between ticks, so a run that ends here and one that continues evaluate the same agent.
-
-        An evaluation that fails ends the run the first time; if it fails again in the resumed run, it is skipped.
-        """
-        before = self.clocks["eval"].state_dict()
-        if not self.clocks["eval"](self.experience.now):
-            return
-        try:
-            with self.timer["eval"]:
-                self.evaluate()
-        except Interrupted:
-            self.clocks["eval"].load_state_dict(before)  # still due when the run is resumed
-        except WorkerError as error:
-            if not self.patient:
-                self.patient = True
-                self.clocks["eval"].load_state_dict(before)
-                raise
-            self._leave_evaluation_out(error)
-
-    def _leave_evaluation_out(self, error: WorkerError) -> None:
-        self.progress.say(f"{error}; it failed there before, so this evaluation is skipped")
-        if self.eval_envs is not None:
-            self.eval_envs.close()
-        self.eval_envs, self.patient = None, False
-        self.evaluations += 1
+        """Evaluate between ticks, so a run that ends here and one that continues evaluate the same agent."""
+        with self.evaluations.if_due(self.experience.now, self.progress.say) as due:
+            if due:
+                with self.timer["eval"]:
+                    self.evaluate()
 
     def evaluate(self) -> None:
-        """Play evaluation episodes with the mode action; the random state of training is restored."""
-        c = self.config
-        if self.eval_envs is None:
-            n = min(c.env.num_envs, c.eval.episodes)
-            self.eval_envs = make_envs(c.env, c.task, c.seed, n, training=False)
-        self.eval_envs.patient = self.patient
-        first = self.evaluations * -(-c.eval.episodes // self.eval_envs.num_envs)
-        film = self.run_dir / VIDEOS / f"eval-{self.experience.position:09d}.mp4" if c.eval.video else None
-        with own_randomness(c.seed, 0x4556414C, self.evaluations):
-            act, n = AgentActs(self.agent, self.eval_envs.num_envs), c.eval.episodes
-            tell = partial(self.progress.evaluate, n)
-            played = run_episodes(self.eval_envs, act, n, first, film, lambda: self.stop_signal, tell)
-        self.evaluations, self.patient = self.evaluations + 1, False
-        self.eval_return, deviation = mean_and_deviation(played.returns)
-        cut = {"eval/cut": played.cut} if played.cut else {}
-        score = {"eval/score": 100.0 * normalized(self.eval_return, c.data.reference)} if c.data.reference else {}
-        self._record({"eval/return": self.eval_return, "eval/return_std": deviation, **score, **cut})
-        if cut:
-            how_many = f"{played.cut} of {c.eval.episodes} evaluation episodes were cut short"
-            self.progress.say(f"{how_many}; the last one: {self.eval_envs.cuts[-1]}")
-        if played.video is not None:
-            self._save_film(played.video)
+        """Evaluate and record the result; the best agent is saved."""
+        self._record(self.evaluations.play(self.experience.position, lambda: self.stop_signal, self.progress))
         self._check_finite()
-        if self.agent.updates and (np.isnan(self.best_return) or self.eval_return > self.best_return):
-            self.best_return = self.eval_return
-            self.checkpoints.save_best(self.experience.position, self.best_return, self._agent_state())
-
-    def _save_film(self, film: Video) -> None:
-        """Write a film, or say why that failed; training continues."""
-        try:
-            film.save()
-        except UserError as error:
-            self.progress.say(one_line(error))
+        if self.evaluations.improved():
+            self.checkpoints.save_best(self.experience.position, self.evaluations.best, self._agent_state())
 
     # --- logging ------------------------------------------------------------------------------------------------------
 
@@ -358,8 +301,11 @@ class Trainer:
 
     def _show_progress(self, ended: list[dict[str, float]]) -> None:
         returns = [episode["episode/return"] for episode in ended if "episode/return" in episode]
-        evaluated = None if np.isnan(self.eval_return) else self.eval_return
-        self.progress.update(self.experience.now, returns[-1] if returns else None, evaluated, self.timer.shares())
+        last = returns[-1] if returns else None
+        self.progress.update(self.experience.now, last, self._last_return(), self.timer.shares())
+
+    def _last_return(self) -> float | None:
+        return None if math.isnan(self.evaluations.last) else self.evaluations.last
 
     def _greet(self) -> None:
         c, agent, say = self.config, self.agent, self.progress.say
@@ -371,27 +317,8 @@ class Trainer:
         say(f"run folder: {self.run_dir}")
         if not self.fresh:
             say(f"resuming at {self.experience.now:,} {self.experience.unit}, from the last checkpoint")
-        for note in (*self.experience.notes(), *self._notes()):
+        for note in (*self.experience.notes(), *consequences(c, agent, self.experience)):
             say(note)
-
-    def _notes(self) -> Iterator[str]:
-        """Consequences of the settings that may not be intended."""
-        c, agent, length, unit = self.config, self.agent, self.experience.length, self.experience.unit
-        if c.eval.every > max(c.frames, c.updates):
-            yield f"evaluated only before training: eval.every={c.eval.every} is above {unit}={length}"
-        if agent.initial(1) and "model" in agent.optimizers and c.replay.length < SHORT:
-            yield (
-                f"the belief cannot learn to remember: found windows of replay.length={c.replay.length} rows, "
-                "expected 16 to 50 (and a replay.batch of the same size)"
-            )
-        notes = (self.experience.spec.protocol, agent.precision.note, agent.model.note, agent.head.note)
-        yield from filter(None, notes)
-        if c.frames and agent.head.needs.action_noise and not c.schedule.action_noise:
-            yield "the agent will not explore: its policy is deterministic and schedule.action_noise=0"
-        if c.frames and agent.head.needs.epsilon and not (c.schedule.epsilon.start or c.schedule.epsilon.end):
-            yield "the agent will not explore: its policy is deterministic and schedule.epsilon is 0"
-        if too_short := agent.head.too_short(c.all_updates):
-            yield too_short
 
     # --- saving and continuing ----------------------------------------------------------------------------------------
 
@@ -415,10 +342,8 @@ class Trainer:
             "length": self.experience.length,
             "experience": self.experience.state(),
             "pretrained": self.pretrained,
-            "evaluations": self.evaluations,
-            "patient": self.patient,
-            "returns": (self.eval_return, self.best_return),
-            "clocks": {name: clock.state_dict() for name, clock in self.clocks.items()},
+            **self.evaluations.state_dict(),
+            "clocks": {"eval": self.evaluations.clock.state_dict(), "log": self.log_clock.state_dict()},
             "meter": self.meter.state_dict(),
             "metrics": self.logger.position(),
             "rng": rng_state(self.agent.device),
@@ -436,11 +361,10 @@ class Trainer:
             self._load_replay(saved["folder"], self.experience.saved_replay)
         self.experience.restore(saved["experience"])
         self._check_length(saved["now"], saved["length"])
-        self.pretrained, self.evaluations = saved["pretrained"], saved["evaluations"]
-        self.patient = saved["patient"]
-        self.eval_return, self.best_return = saved["returns"]
-        for name, clock in self.clocks.items():
-            clock.load_state_dict(saved["clocks"][name])
+        self.pretrained = saved["pretrained"]
+        self.evaluations.load_state_dict(saved)
+        self.evaluations.clock.load_state_dict(saved["clocks"]["eval"])
+        self.log_clock.load_state_dict(saved["clocks"]["log"])
         self.meter.load_state_dict(saved["meter"])
         set_rng_state(saved["rng"], self.agent.device)
         return {"bytes": int(saved["metrics"]["bytes"]), "crc32": int(saved["metrics"]["crc32"])}
@@ -465,22 +389,7 @@ class Trainer:
         return environment_fingerprint(self.experience.renderer(), self.agent.device, compiled)
 
     def _check_finite(self) -> None:
-        found = self.agent.first_non_finite()
-        if found is None:
-            return
-        name, update = found
-        path = self.run_dir / NON_FINITE
-        drawn = self.experience.drawn(self.agent.updates - update + 1)
-        needs = self.agent.head.needs
-        lost = [key for key, n in (("td", needs.td_batch), ("recent", needs.recent_batch)) if n]
-        windows = {place: _jsonable(each._asdict()) for place, each in drawn.items()}
-        report = {"loss": name, "update": update, "windows": windows, "draws_not_kept": lost}
-        beside = f"; the other samples, {', '.join(lost)}, are not kept" if lost else ""
-        path.write_text(json.dumps(report) + "\n")
-        last = self.checkpoints.latest()
-        told = f"training stopped; the rows of its batch are named in {path} (Replay.window rebuilds them{beside})"
-        fix = f"{told}; last good checkpoint: {last or 'none yet'}"
-        raise Diverged(f"{name} was not finite at update {update}", fix=fix)
+        check_finite(self.agent, self.experience, self.run_dir, self.checkpoints.latest())
 
     def _on_signal(self, number: int) -> None:
         self.stop_signal = number
@@ -493,8 +402,7 @@ class Trainer:
     def close(self) -> None:
         with ExitStack() as stack:  # whatever fails, the others are closed
             stack.callback(torch.set_num_threads, self._threads)
-            if self.eval_envs is not None:
-                stack.callback(self.eval_envs.close)
+            stack.callback(self.evaluations.close)
             stack.callback(self.experience.close)
             stack.callback(self.logger.close)
             stack.callback(self.progress.close)
@@ -513,23 +421,9 @@ def _pointing_to_checks(config: Config) -> Iterator[None]:
         raise
 
 
-def _check_fits(config: Config, agent: Agent) -> None:
-    """Refuse settings that do not suit the finished agent."""
-    check_length(config, agent.model, agent.head)
-    if config.schedule.pretrain and "model" not in agent.optimizers:
-        raise wrong("schedule.pretrain", config.schedule.pretrain, "0: this belief has nothing to learn")
-    every = config.schedule.model_every
-    if every > 1 and "model" not in agent.optimizers:
-        raise wrong("schedule.model_every", every, "1: this belief has nothing to learn")
-
-
 def _set_determinism(deterministic: bool) -> None:
     torch.backends.cudnn.benchmark = not deterministic
     torch.backends.cudnn.deterministic = deterministic
-
-
-def _jsonable(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: np.asarray(value).tolist() for key, value in values.items()}
 
 
 __all__ = ["CheckpointError", "Stopped", "Trainer", "resume", "train"]

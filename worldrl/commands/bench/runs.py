@@ -255,8 +255,9 @@ def _begin(config: Config) -> list[Row]:
         end = time.perf_counter() + 60 * PAPER_MINUTES
         rates = _tick(trainer, lambda: time.perf_counter() < end)
         trainer.log()  # refuses a loss that is not finite
-        counts = {"frames": trainer.experience.now, "updates": trainer.agent.updates, "return": trainer.eval_return}
-    return [{"preset": config.agent, "speed": config.speed, **counts, **rates}]
+        counts = {"frames": trainer.experience.now, "updates": trainer.agent.updates}
+        result = {**counts, "return": trainer.evaluations.last}
+    return [{"preset": config.agent, "speed": config.speed, **result, **rates}]
 
 
 def _settings(bench: Bench, settings: dict[str, Any]) -> Config:
