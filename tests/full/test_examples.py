@@ -67,7 +67,7 @@ WITH_A_RUN = [
 PIXELS, STATES = "runs/cartpole_balance/smac/1", "runs/walker_walk/smac_state/1"
 OF_DATA, OF_RETURNS, OF_CHOICES = "runs/pendulum/td3_bc/1", "runs/pendulum/bc/1", "runs/grid/dqn/1"
 SUITED = {  # what a command asks for -> a run of that kind; the others read images
-    r"--groups|studies (entropy|variance)|stuck|agent=misa data=RUN_DIR updates=\S+$": STATES,
+    "--groups|studies (entropy|variance)|stuck": STATES,
     "--fqe held-out|studies embedding": OF_DATA,
     "--target-return": OF_RETURNS,
     "studies useless": OF_CHOICES,
@@ -97,6 +97,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the documents' example files, data sets, and short runs of several kinds."""
     made = tmp_path_factory.mktemp("examples")
     save_examples(made)
+    (made / "docs").symlink_to(ROOT / "docs")  # the data of the repository
     (recorded,) = (line for line in commands() if line.startswith("worldrl data make pendulum-v0"))
     run([sys.executable, "-m", "worldrl", *shlex.split(recorded.replace("20_000", "1_000"))[1:]], made)
     shutil.copytree(made / "pendulum-v0", made / "held-out-v0")

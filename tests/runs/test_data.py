@@ -78,6 +78,14 @@ def test_an_episode_without_a_step_does_not_widen_the_range(tmp_path: Path) -> N
         assert rows(tmp_path / name, reward="range_1000").rewards.scale == 10.0
 
 
+def test_returns_without_a_range_are_not_scaled(tmp_path: Path) -> None:
+    episodes = [Episode({"state": np.zeros((3, 1))}, np.zeros((2, 1)), np.full(2, 2.5), True)] * 2
+    minari.write(tmp_path / "same", Recorded(rows_of_episodes(episodes), box(1), unit=True))
+    with pytest.raises(UserError) as refused:
+        rows(tmp_path / "same", reward="range_1000")
+    assert refused.value.found == "range_1000 for 2 episodes with a return of 5"
+
+
 def test_the_best_episodes_only(file: Path) -> None:
     assert rows(file, top=0.4).episodes == 2
     assert rows(file).episodes == 5

@@ -129,6 +129,12 @@ class Layout(NamedTuple):
         return np.repeat(np.arange(len(times)), times)
 
 
+def is_shifted(steps: Steps) -> bool:
+    """Whether ``next_obs`` is ``obs`` moved by one row, at marked ends too: there it shows the next episode."""
+    marked = (steps.terminal | steps.timeout)[:-1]
+    return steps.next_obs is not None and bool(marked.any()) and not _borders(steps)[:-1].any()
+
+
 def lay_out(steps: Steps) -> Layout:
     """The rows that the steps of a flat file take."""
     ends = steps.terminal | steps.timeout | _borders(steps)

@@ -233,7 +233,7 @@ class MISA(CQL):
         accepted = metrics.get("sampler/acceptance", 1.0)
         if accepted >= POOR:
             return ""
-        fix = "scale the rewards down (data.reward=min_max or range_1000), or set head.sampler=snis"
+        fix = "set head.sampler=snis, or data.reward=min_max if the rewards differ by more than 2"
         if not self.config.acceptance:
             fix = f"set head.acceptance={MISA.Config.acceptance}, which shortens its steps"
         return f"sampler/acceptance is {accepted:.2f}: the samples of eq. 15 are hardly those of p_s; {fix}"

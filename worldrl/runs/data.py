@@ -228,7 +228,11 @@ def _rewards(name: str, columns: Columns) -> Rewards:
         return Rewards(float(2.0 / spread), float(-2.0 * given.min() / spread - 1.0))
     if name == "range_1000":  # returns that differ by 1000
         found = extent(columns)
-        return Rewards(float(1000.0 / (np.ptp(found.returns[found.steps > 0]) or 1.0)))
+        returns = found.returns[found.steps > 0]
+        if not np.ptp(returns):
+            same = f"{name} for {counted(len(returns), 'episode')} with a return of {returns[0]:g}"
+            raise UserError("data.reward", same, "returns that differ", "choose another transformation")
+        return Rewards(float(1000.0 / np.ptp(returns)))
     return Rewards()
 
 

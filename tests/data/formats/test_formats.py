@@ -74,6 +74,17 @@ def test_steps_that_lead_nowhere_are_told(tmp_path: Path) -> None:
     assert any("2 episodes" in note for note in d4rl.read(npz(tmp_path / "b.npz", silent)).notes)
 
 
+def test_next_observations_that_show_the_next_episode_are_not_used(tmp_path: Path) -> None:
+    """Some recorders write the row that follows, which at the end of an episode is the next one's first."""
+    without = arrays()
+    moved = np.roll(without["observations"], -1, axis=0)
+    found = d4rl.read(npz(tmp_path / "moved.npz", {**without, "next_observations": moved}))
+    plain = d4rl.read(npz(tmp_path / "plain.npz", without))
+    same(found, plain)
+    assert len(found.notes) == len(plain.notes) + 1
+    assert d4rl.read(npz(tmp_path / "right.npz", arrays(True))).notes == ()
+
+
 def test_whole_numbers_are_choices(tmp_path: Path) -> None:
     number = np.arange(15) % 3
     found = d4rl.read(npz(tmp_path / "a.npz", {**arrays(True), "actions": number}))

@@ -19,7 +19,17 @@ from numpy.typing import NDArray
 
 from worldrl.data import hdf5
 from worldrl.data.archives import read_archive, read_shapes, write_archive
-from worldrl.data.episodes import MOST_CHOICES, Columns, Recorded, Steps, extent, lay_out, one_hot, rows_of_steps
+from worldrl.data.episodes import (
+    MOST_CHOICES,
+    Columns,
+    Recorded,
+    Steps,
+    extent,
+    is_shifted,
+    lay_out,
+    one_hot,
+    rows_of_steps,
+)
 from worldrl.data.memory import check_room
 from worldrl.errors import UserError, counted
 from worldrl.types import Actions, box, choice
@@ -31,6 +41,7 @@ COPIES = 2  # the arrays, and the rows that are made of them
 ENDLESS = 10_000  # steps: the time-outs of a longer episode must be missing
 IMAGE = 3  # axes of an observation that is an image
 FLOAT = 4  # bytes
+SHIFTED = "next_observations are observations moved by one row, at ends of episodes too: they are not used"
 
 GYM = r"(random|medium|expert|medium-replay|medium-expert|full-replay)-v[0-2]"
 HAND = r"(human|cloned|expert)-v[01]"
@@ -76,10 +87,13 @@ def read(path: Path) -> Recorded:
         _flags(path, "timeouts", arrays["timeouts"]) if "timeouts" in arrays else np.zeros(n, bool),
         {key: arrays["next_observations"]} if "next_observations" in arrays else None,
     )
+    shifted = is_shifted(steps)
+    if shifted:
+        steps = steps._replace(next_obs=None)
     _check_ends(path, steps, "timeouts" in arrays)
     layout = lay_out(steps)
     columns = rows_of_steps(steps, layout)
-    notes = _notes(steps, columns)
+    notes = (SHIFTED,) * shifted + _notes(steps, columns)
     unit = actions.kind == "choice"
     return Recorded(columns, actions, "", _reference(path), unit, notes, layout.file_rows)
 
