@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from worldrl.commands.train import train
     from worldrl.runs.trained import load
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = ["__version__", "load", "train"]
 
 _HOME = {"load": "runs.trained", "train": "commands.train"}

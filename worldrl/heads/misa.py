@@ -106,7 +106,7 @@ class MISA(CQL):
         grad_clip: NotNegative = 0.0
         actor_lr: Rate = 1e-4
         alpha_lr: Rate = 1e-4
-        # Updates until the rates of actor, critics and energy are zero; 0: they are constant.
+        # Updates until the rates of actor, critics and energy are zero; a run on data sets its own length. 0: constant.
         decay_updates: Annotated[int, Range(0, 1e12), OfUpdates(whole=True)] = 0
         variant: Literal["misa", "dv", "f", "ba", "no_ba", "biased", "t"] = "misa"
         samples: Samples = 50  # k
