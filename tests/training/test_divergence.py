@@ -10,15 +10,22 @@ import torch
 
 from tests.training.running import STATE, make_trainer
 from worldrl.errors import Diverged, UserError
+from worldrl.training.loop import Trainer
+
+
+def trained(run: Path) -> Trainer:
+    """A trainer after five updates and a checkpoint."""
+    trainer = make_trainer(STATE, run)
+    trainer.begin()
+    while trainer.agent.updates < 5:
+        trainer.tick()
+    trainer.save()
+    return trainer
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
-    trainer = make_trainer(STATE, tmp_path / "run")
+    trainer = trained(tmp_path / "run")
     try:
-        trainer.begin()
-        while trainer.agent.updates < 5:
-            trainer.tick()
-        trainer.save()
         good = trainer.checkpoints.latest()
         with torch.no_grad():
             trainer.agent.model.reward_head.linears[0].weight[0, 0] = float("nan")
@@ -37,12 +44,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
 
 def test_a_gradient_that_is_not_finite_spares_the_good_checkpoint(tmp_path: Path) -> None:
     """Its loss is finite; the next actions are not, the environment refuses them, and that saves."""
-    trainer = make_trainer(STATE, tmp_path / "run")
+    trainer = trained(tmp_path / "run")
     try:
-        trainer.begin()
-        while trainer.agent.updates < 5:
-            trainer.tick()
-        trainer.save()
         good = trainer.checkpoints.latest()
         actor = trainer.agent.head.optimizers["actor"]
         step = actor.step
