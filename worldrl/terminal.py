@@ -17,6 +17,7 @@ from typing import Any, NoReturn, ParamSpec
 from worldrl.errors import UserError, exit_code, starved
 
 P = ParamSpec("P")
+LARGEST = 1e100  # of a number that a command takes
 
 
 def command(main: Callable[P, int]) -> Callable[P, int]:
@@ -99,13 +100,15 @@ def add_allow(parser: argparse.ArgumentParser) -> None:
 
 
 def number(text: str) -> float:
-    """Any finite number."""
+    """A number whose sums and products with others are finite."""
     try:
         value = float(text)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
         raise argparse.ArgumentTypeError(f"found '{text}', expected a number")
+    if abs(value) > LARGEST:
+        raise argparse.ArgumentTypeError(f"found '{text}', expected a number from {-LARGEST:g} to {LARGEST:g}")
     return value
 
 
