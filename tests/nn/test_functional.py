@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch.distributions import Independent, Normal, kl_divergence
 
 from worldrl.nn.functional import (
+    at_action,
     elu_,
     inverse_softplus,
     limited,
@@ -99,3 +100,40 @@ def test_a_number_returns_from_beyond_its_limits_and_goes_no_further(x: float, w
     at.grad = None
     (limited(at, -5.0, 2.0) * (1.0 if x < 0 else -1.0)).sum().backward()
     assert at.grad.item() == (0.0 if inside != x else -1.0)
+
+
+@pytest.mark.parametrize(
+    ("values", "action"),
+    [
+        ((3, 4), (3, 4)),  # one action a state
+        ((3, 4), (5, 3, 4)),  # five actions a state
+        ((1, 3, 4), (5, 1, 4)),
+        ((2, 1, 3, 4), (5, 3, 4)),  # two critics
+        ((2, 6, 1, 3, 4), (5, 3, 4)),  # and six particles
+        ((4,), (5, 4)),
+        ((2, 1, 1, 4), (5, 3, 4)),
+        ((3, 4), (4,)),
+    ],
+)
+@pytest.mark.parametrize("shared", [False, True])
+def test_values_at_actions_are_the_sum_over_all(values: tuple[int, ...], action: tuple[int, ...], shared: bool) -> None:
+    """Shared by all states, as every choice is, or not; values and gradients."""
+    torch.manual_seed(0)
+    q = torch.randn(values, requires_grad=True)
+    rows = torch.randn(action[0], *[1] * (len(action) - 2), 4) if shared and len(action) > 1 else torch.randn(action)
+    a = rows.requires_grad_().expand(action)
+    found, wanted = at_action(q, a), torch.einsum("...a,...a->...", *torch.broadcast_tensors(q, a))
+    torch.testing.assert_close(found, wanted)
+    weight = torch.randn_like(wanted)
+    gradients = [torch.autograd.grad((weight * each).sum(), (q, rows)) for each in (found, wanted)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_every_choice_is_taken_to_the_last_bit_and_without_a_copy_for_each() -> None:
+    n = 1_000
+    q = torch.randn(64, n)
+    every = torch.eye(n)[:, None].expand(n, 64, n)  # 256 MB, were it not a view
+    with torch.autograd.profiler.profile(profile_memory=True) as profile:
+        found = at_action(q, every)
+    assert torch.equal(found, q.mT)
+    assert max(event.cpu_memory_usage for event in profile.function_events) < 2e7

@@ -27,6 +27,8 @@ from worldrl.heads.soft_q import SoftQ
 from worldrl.heads.transitions import Steps, acting
 from worldrl.types import Batch, Belief, BeliefModel, Extra, Metrics, Sizes
 
+MOST_LOGGED = 128  # actions whose prior is logged, an entry each
+
 
 class MIRL(SoftQ):
     """The head of MIRL. The paper's own settings were not available; the defaults are for small tasks."""
@@ -81,7 +83,8 @@ class MIRL(SoftQ):
         if c.prior_rate:
             self.prior.copy_(self.moved_prior(*self.newest(batch, belief, model, extra)))
             metrics["policy/prior_entropy"] = -(self.prior * self.log_prior()).sum()
-            metrics |= {f"policy/prior/{i}": p for i, p in enumerate(self.prior.clone().unbind())}
+            if len(self.prior) <= MOST_LOGGED:
+                metrics |= {f"policy/prior/{i}": p for i, p in enumerate(self.prior.clone().unbind())}
         if c.beta_rate:
             self.loss.lerp_(fit.squared, self.step_size(c.loss_rate))
             wanted = c.beta_scale / self.loss.clamp(min=1e-12)

@@ -24,6 +24,30 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
     return (x * mask).sum() / (copies * mask.sum()).clamp(min=1.0)
 
 
+def at_action(values: Tensor, action: Tensor) -> Tensor:
+    """values (..., A) of all actions -> those of ``action`` (..., A), one-hot or a mixture; leading axes broadcast.
+
+    If all states share the same M actions, as they do in a draw of a ``Categorical``, one product takes them, so
+    nothing of the size M x A is made in every state.
+    """
+    axis = _one_axis(action)
+    if axis is None or (values.dim() >= -axis and values.shape[axis] > 1):
+        return (values * action).sum(-1)
+    values = values.reshape(*[1] * (-axis - values.dim()), *values.shape)
+    rows = action[tuple(slice(None) if i - action.dim() in (axis, -1) else 0 for i in range(action.dim()))]  # (M, A)
+    with torch.autocast(values.device.type, enabled=False):  # rows of zeros and ones: in float32 they round nothing
+        picked = values.float() @ rows.float().mT  # (..., 1, ..., M)
+    picked = picked.transpose(axis, -1).squeeze(-1)
+    return picked.expand(torch.broadcast_shapes(values.shape[:-1], action.shape[:-1]))
+
+
+def _one_axis(action: Tensor) -> int | None:
+    """The only leading axis of ``action`` (..., A) along which it differs, counted from the end; None if not one."""
+    lead = list(zip(action.shape, action.stride(), strict=True))[:-1]
+    found = [i - action.dim() for i, (size, stride) in enumerate(lead) if size > 1 and stride != 0]
+    return found[0] if len(found) == 1 else None
+
+
 def log_mean_exp(x: Tensor, dim: int = 0) -> Tensor:
     """log of the mean of exp over ``dim``; the mean of one term is the term itself, to the last bit."""
     return torch.logsumexp(x, dim) - math.log(x.shape[dim])

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worldrl.nn.functional import elu_, leaky_relu
+from worldrl.nn.functional import at_action, elu_, leaky_relu
 from worldrl.nn.products import by_onednn, layer, linear
 
 TALL = 2**19  # numbers in a layer of one critic
@@ -181,7 +181,7 @@ class ChoiceQ(nn.Module):
     def forward(self, feat: Tensor, action: Tensor, frozen: bool = False, first: int | None = None) -> Tensor:
         """feat (..., F) and one-hot action (..., A), leading axes broadcast -> (n, ...) float32; see ``TwinQ``."""
         axes = max(feat.dim(), action.dim())
-        return (_lead_axes(self.values(feat, frozen, first), axes) * action).sum(-1)
+        return at_action(_lead_axes(self.values(feat, frozen, first), axes), action)
 
     def values(self, feat: Tensor, frozen: bool = False, first: int | None = None) -> Tensor:
         """feat (..., F) -> Q of every action (n, ..., A) float32."""

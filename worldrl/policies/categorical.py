@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from worldrl.nn.build import network
+from worldrl.nn.functional import at_action
 from worldrl.types import NOISE, Actions, Draw, Noise, Policy, hardened
 
 
@@ -55,7 +56,11 @@ class Categorical(Policy):
 
     def log_prob(self, raw: Tensor, x: Tensor) -> Tensor:
         """log pi(a | x) of one-hot rows (..., A); leading axes broadcast."""
-        return (raw * self.log_probs(x)).sum(-1)
+        return at_action(self.log_probs(x), raw)
+
+    def probabilities(self, x: Tensor) -> Tensor:
+        """(..., A): pi(a | x) of every action."""
+        return self.log_probs(x).exp()
 
     def raw_of(self, action: Tensor) -> Tensor:
         """The one-hot row itself."""

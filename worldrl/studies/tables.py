@@ -147,7 +147,7 @@ CHOICE_AGENTS = {
 
 
 def visited(trainer: Trainer) -> Array:
-    """(S,): how often the newest rows are in each state, ends left out."""
+    """(S,): how often the newest rows are in each state; terminal rows do not count."""
     replay = trainer.experience.saved_replay
     assert replay is not None
     rows = {name: column[-NEWEST:, 0] for name, column in replay.columns().items()}
