@@ -71,6 +71,22 @@ def test_an_episode_without_an_end_is_named(tmp_path: Path, monkeypatch: pytest.
     trainer.close()
 
 
+def test_a_later_episode_without_an_end_costs_one_evaluation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trainer = make_trainer({**STATE_SAC, "task": COUNTS["task"], "eval.every": 4, "frames": 12}, tmp_path / "run")
+    save_config(trainer.config, tmp_path / "run")
+    trainer.begin()
+    for limit in (1, 200_000):
+        monkeypatch.setattr(episodes, "LONGEST", limit)
+        for _ in range(5):
+            trainer.tick()
+    trainer.close()
+    assert "without an end after 1 frames" in capsys.readouterr().out
+    assert [r["frames"] for r in records(tmp_path / "run") if "eval/return" in r] == [0, 8]
+    assert trainer.evaluations.count == 3
+
+
 def test_a_film_that_cannot_be_written_does_not_end_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     run.mkdir()

@@ -35,6 +35,10 @@ class Interrupted(Exception):
     """Episodes were abandoned because the caller was asked to stop."""
 
 
+class Endless(UserError):
+    """An episode has not ended after very many frames."""
+
+
 # --- the player -------------------------------------------------------------------------------------------------------
 
 
@@ -73,7 +77,7 @@ def play(
 
     Raises:
         Interrupted: ``stop``, which is called before every step, returned true.
-        UserError: an episode has not ended after ``longest`` frames, ``LONGEST`` by default.
+        Endless: an episode has not ended after ``longest`` frames, ``LONGEST`` by default.
     """
     n = envs.num_envs
     rows = _complete(envs.reset(first), np.zeros((n, envs.spec.actions.size), np.float32))
@@ -219,7 +223,7 @@ def run_episodes(
         tell: called at every tick with the number of episodes that have ended, and the frames of the present one.
 
     Raises:
-        Interrupted, UserError: As ``play``.
+        Interrupted, Endless: As ``play``.
     """
     n = envs.num_envs
     shares = [episodes // n + (i < episodes % n) for i in range(n)]
@@ -262,11 +266,11 @@ def random_return(config: EnvConfig, task: str, seed: int, episodes: int) -> lis
 
 
 def check_length(task: str, frames: int, longest: int | None = None) -> None:
-    """Raise UserError if an episode with this many ``frames`` continues, which may never end."""
+    """Raise Endless if an episode with this many ``frames`` continues, which may never end."""
     longest = LONGEST if longest is None else longest
     if frames > longest:
         expected = "one that terminates or is truncated, for example by gymnasium.wrappers.TimeLimit"
-        raise UserError(task, f"an evaluation episode without an end after {longest:,} frames", expected)
+        raise Endless(task, f"an evaluation episode without an end after {longest:,} frames", expected)
 
 
 @contextlib.contextmanager

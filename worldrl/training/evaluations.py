@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from worldrl.acting.episodes import AgentActs, Interrupted, own_randomness, run_episodes
+from worldrl.acting.episodes import AgentActs, Endless, Interrupted, own_randomness, run_episodes
 from worldrl.acting.video import Video
 from worldrl.agent import Agent
 from worldrl.config import Config
@@ -49,13 +49,17 @@ class Evaluations:
     def if_due(self, now: int, say: Callable[[str], None]) -> Iterator[bool]:
         """Whether an evaluation is due. If a signal interrupts it in this block, it is still due in the resumed run.
 
-        An evaluation that fails ends the run the first time; if it fails again in the resumed run, it is skipped.
+        An evaluation that fails ends the run the first time; if it fails again in the resumed run, it is skipped. One
+        with an episode that does not end is skipped at once.
         """
         before = self.clock.state_dict()
         try:
             yield self.clock(now)
         except Interrupted:
             self.clock.load_state_dict(before)
+        except Endless as error:
+            say(f"{one_line(error)}; this evaluation is skipped")
+            self._skip()
         except WorkerError as error:
             if not self._patient:
                 self._patient = True
@@ -76,6 +80,7 @@ class Evaluations:
 
         Raises:
             Interrupted: ``stop``, which is called before every step, returned true.
+            Endless: an episode did not end.
             WorkerError: the environment failed.
         """
         c, envs = self.config, self._environments()

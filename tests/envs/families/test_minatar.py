@@ -70,6 +70,16 @@ def test_the_time_limit_of_freeway_is_a_truncation() -> None:
     assert (frames, ends) == (env.max_frames, [False, True])
 
 
+def test_whoever_stays_at_the_surface_of_seaquest_is_stopped() -> None:
+    env = MinAtarEnv("MinAtar/Seaquest-v1", "state", 100)
+    env.reset(seed=0)
+    frames, ends = 0, (False, False)
+    while not any(ends):
+        _, _, *ends, info = env.step(one_hot(env, 0))
+        frames += info["frames"]
+    assert (frames, ends) == (env.max_frames, [False, True])
+
+
 def test_a_lost_ball_is_a_termination() -> None:
     env = MinAtarEnv("MinAtar/Breakout-v1", "state", 1)
     env.reset(seed=0)

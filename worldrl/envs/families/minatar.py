@@ -15,7 +15,8 @@ from worldrl.errors import cannot_import, unknown
 GAMES = ("asterix", "breakout", "freeway", "seaquest", "space_invaders")
 NAMES = {f"MinAtar/{game.title().replace('_', '')}-v{n}": (game, n == 1) for game in GAMES for n in (0, 1)}
 SPELLING = "MinAtar (MinAtar/Breakout-v1)"
-TIME_LIMITS = {"freeway": 2501}  # frames; the other games have none
+FREEWAY = 2501  # frames, its own time limit
+LIMIT = 10_000  # frames, a limit of ours: in Seaquest, whoever never dives never ends
 CELL = 24  # pixels of a drawn cell
 COLOURS = np.array(  # of an empty cell, and of each channel: the player white; the package draws it almost black
     [
@@ -40,7 +41,8 @@ class MinAtarEnv(GymEnv):
 
     The package repeats the last action with probability 0.1 instead of the given one (a sticky action), and makes games
     harder over time. Three things are fixed here: a reset clears the sticky action, so an episode follows from its
-    seed; observations are copies; Freeway's time limit is not a termination.
+    seed; observations are copies; Freeway's time limit is not a termination. The other games get a time limit, which is
+    not a termination either.
 
     Raises:
         UserError: the package is missing, or it has no such game.
@@ -55,33 +57,42 @@ class MinAtarEnv(GymEnv):
             raise cannot_import("MinAtar", error, "pip install 'worldrl[minatar]'") from error
         actions = "its own" if minimal else "all six"
         release = f"minatar {version('minatar')}"
-        self.protocol = f"{release}, {actions} actions, sticky actions 0.1, difficulty ramping"
-        return Repaired(BaseEnv(game, "rgb_array", use_minimal_action_set=minimal), TIME_LIMITS.get(game, 0))
+        endless = game == "freeway"
+        limit = FREEWAY if endless else LIMIT
+        self.protocol = (
+            f"{release}, {actions} actions, sticky actions 0.1, difficulty ramping, at most {limit:,} frames"
+        )
+        return Repaired(BaseEnv(game, "rgb_array", use_minimal_action_set=minimal), limit, endless)
 
     def _describe(self) -> None:
         super()._describe()
-        self.max_frames = TIME_LIMITS.get(NAMES[self.task][0], 0)
+        self.max_frames = FREEWAY if NAMES[self.task][0] == "freeway" else LIMIT
 
 
 class Repaired(gymnasium.Wrapper[Any, Any, Any, Any]):
     """The package's environment with these fixes, rendered in cells of ``CELL`` pixels.
 
     Args:
-        limit: Frames after which an end is due to the time limit; 0: there is none.
+        limit: Frames after which an episode is truncated.
+        endless: The game itself ends only by its time limit.
     """
 
-    def __init__(self, env: gymnasium.Env[Any, Any], limit: int) -> None:
+    def __init__(self, env: gymnasium.Env[Any, Any], limit: int, endless: bool) -> None:
         super().__init__(env)
-        self.limit = limit
+        self.limit, self.endless = limit, endless
+        self.frames = 0  # of the episode
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
-        self.unwrapped.game.last_action = 0  # type: ignore[attr-defined]
+        self.unwrapped.game.last_action = self.frames = 0  # type: ignore[attr-defined]
         obs, info = self.env.reset(seed=seed, options=options)
         return obs.copy(), info
 
     def step(self, action: int) -> tuple[Array, Any, bool, bool, dict[str, Any]]:
         obs, reward, ended, _, info = self.env.step(action)
-        return obs.copy(), reward, bool(ended and not self.limit), bool(ended and self.limit), info
+        self.frames += 1
+        terminated = bool(ended) and not self.endless
+        truncated = not terminated and (bool(ended) or self.frames >= self.limit)
+        return obs.copy(), reward, terminated, truncated, info
 
     def render(self) -> Array:
         """(10 CELL, 10 CELL, 3) uint8: each cell in the colour of its last channel, with lines between the cells."""
