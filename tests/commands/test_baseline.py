@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,10 @@ import pytest
 
 import worldrl
 from worldrl import train
-from worldrl.acting.episodes import run_episodes
+from worldrl.acting.episodes import Endless, run_episodes
 from worldrl.commands import baseline
 from worldrl.envs.make import EnvConfig, make_env
-from worldrl.envs.vector import make_envs
+from worldrl.envs.vector import WorkerError, make_envs
 from worldrl.errors import UserError
 from worldrl.report.__main__ import main as report
 from worldrl.report.curves import read_runs
@@ -103,6 +104,26 @@ def test_a_grid_is_learned_from(tmp_path: Path) -> None:
     settings = ("task=MinAtar/Breakout-v0", "frames=120", "eval.every=0", "sb3.learning_starts=50")
     command("dqn", *settings, "sb3.buffer_size=500", f"dir={tmp_path / 'run'}")
     assert records(tmp_path / "run", "episode/return")
+
+
+def test_an_evaluation_without_an_end_is_skipped_and_a_failure_keeps_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    played: list[int] = []
+
+    def play(*_: Any) -> Any:
+        played.append(1)
+        if len(played) == 2:
+            raise Endless("cartpole_balance", "an episode without an end")
+        if len(played) == 3:
+            raise WorkerError("environment 0 is on fire", 0)
+        return SimpleNamespace(returns=[1.0])
+
+    monkeypatch.setattr(baseline, "run_episodes", play)
+    settings = ("task=cartpole_balance", "frames=1200", "env.action_repeat=4", "eval.every=400", "eval.episodes=1")
+    command("ppo", *settings, "sb3.n_steps=64", "sb3.batch_size=64", f"dir={tmp_path / 'run'}", code=2)
+    assert [frames for frames, _ in records(tmp_path / "run", "eval/return")] == [0]
+    assert (tmp_path / "run" / baseline.MODEL_FILE).is_file()
 
 
 def test_it_cannot_be_loaded_as_one_of_our_own(run: Path) -> None:

@@ -25,6 +25,8 @@ from worldrl.runs.settings import load_config
 
 
 def test_cells_are_clean_once_and_every_kind_at_every_level() -> None:
+    with pytest.raises(UserError):  # two levels with one name
+        grid_cells(["gaussian"], [0.1, 0.10000001])
     cells = grid_cells(["gaussian", "missing", "gaussian"], [0.2, 0.0, 0.1, 0.2])
     assert [str(cell) for cell in cells] == ["clean@0", "gaussian@0.2", "gaussian@0.1", "missing@0.2", "missing@0.1"]
     assert [str(cell) for cell in worst_cells(cells)] == ["gaussian@0.2", "missing@0.2"]

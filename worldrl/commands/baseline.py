@@ -22,7 +22,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from worldrl import origin
-from worldrl.acting.episodes import run_episodes
+from worldrl.acting.episodes import Endless, run_episodes
 from worldrl.commands.arguments import HYDRA, expand, read_command_line
 from worldrl.compose import RUNS, compose, run_name
 from worldrl.config import Config, check_keys, config_to_dict, known_keys
@@ -30,7 +30,7 @@ from worldrl.envs.make import make_env
 from worldrl.envs.stream import TRAIN, episode_seed
 from worldrl.envs.vector import VectorEnv, make_envs
 from worldrl.envs.workers import Rows
-from worldrl.errors import UserError, cannot_import, unknown, writing, wrong
+from worldrl.errors import UserError, cannot_import, one_line, unknown, writing, wrong
 from worldrl.runs.metrics import Logger
 from worldrl.runs.settings import CONFIG_FILE
 from worldrl.statistics import mean_and_deviation
@@ -126,10 +126,13 @@ def train(algorithm: str, config: Config, run_dir: Path, arguments: dict[str, An
         stack.callback(logger.close)
         watch = _watcher(config, evaluation, logger)
         stack.callback(watch.progress.close)
-        model.learn(total_timesteps=config.frames, callback=watch)  # the callback ends it: steps have several frames
+        try:
+            model.learn(total_timesteps=config.frames, callback=watch)  # the callback ends it: steps have many frames
+        finally:  # of hours, whatever ends them
+            vars(model).pop("_update_current_progress_remaining", None)  # ours; the rest is saved
+            model.save(run_dir / MODEL_FILE)
         if config.eval.every:
             watch.evaluate()
-        model.save(run_dir / MODEL_FILE)
         watch.progress.say(f"done: {watch.frames} frames, in {run_dir}")
     return run_dir
 
@@ -207,9 +210,6 @@ def _watcher(config: Config, envs: VectorEnv, logger: Logger) -> Any:
             if config.eval.every:
                 self.evaluate()
 
-        def _on_training_end(self) -> None:
-            del vars(self.model)["_update_current_progress_remaining"]  # ours; the rest is saved
-
         def _on_step(self) -> bool:
             (info,) = self.locals["infos"]
             self.frames += info["frames"]
@@ -222,8 +222,12 @@ def _watcher(config: Config, envs: VectorEnv, logger: Logger) -> Any:
 
         def evaluate(self) -> None:
             first, n = self.evaluations * config.eval.episodes, config.eval.episodes
-            returns = run_episodes(envs, self.act, n, first).returns
             self.evaluations += 1
+            try:
+                returns = run_episodes(envs, self.act, n, first).returns
+            except Endless as error:
+                self.progress.say(f"{one_line(error)}; this evaluation is skipped")
+                return
             self.progress.update(self.frames, eval_return=float(np.mean(returns)))
             mean, deviation = mean_and_deviation(returns)
             self.record({"eval/return": mean, "eval/return_std": deviation})

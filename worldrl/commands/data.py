@@ -160,7 +160,7 @@ def findings(data: Recorded, found: Extent) -> Iterator[str]:
         yield from _of_actions(data)
     for key, obs in data.obs.items():
         with np.errstate(invalid="ignore"):  # of entries that are not finite
-            still = np.flatnonzero(columns[key].std(0) < CONSTANT) if obs.dtype != "uint8" else np.empty(0)
+            still = _constant(columns[key]) if obs.dtype != "uint8" else np.empty(0)
         if still.size:
             some = ", ".join(map(str, still[:8])) + " ..." * (len(still) > 8)
             yield f"constant {key}: {counted(len(still), 'value')}, {some}"
@@ -172,6 +172,11 @@ def findings(data: Recorded, found: Extent) -> Iterator[str]:
         yield f"one episode of {found.steps[0]:,} steps: are its time-outs missing?"
     if (short := int((found.steps < 1).sum())) > 0:
         yield f"{counted(short, 'episode')} without a step"
+
+
+def _constant(values: np.ndarray) -> np.ndarray:
+    """Which entries of vectors (rows, D) never change. In float32, the rounding errors of many rows would hide them."""
+    return np.flatnonzero(values.std(0, dtype=np.float64) < CONSTANT)
 
 
 def _of_actions(data: Recorded) -> Iterator[str]:
@@ -187,7 +192,7 @@ def _of_actions(data: Recorded) -> Iterator[str]:
         yield f"{counted(n, 'action')} beyond [-1, 1] ({furthest}{at}): {advice(action, low, high)}"
     elif not data.unit:
         yield from _never_below_zero(action)
-    if (still := action.std(0) < CONSTANT).any():
+    if (still := action.std(0, dtype=np.float64) < CONSTANT).any():
         yield f"{entries(still)} of the actions: the same number in every step"
 
 
@@ -220,7 +225,8 @@ def draw(path: Path, name: str, found: Extent) -> None:
         for axes, values, label in zip(
             figure.subplots(1, 2), (found.returns, found.steps), ("return", "length (agent steps)"), strict=True
         ):
-            axes.hist(values, bins=min(40, max(5, len(values) // 4)), color="#0072B2")
+            finite = values[np.isfinite(values)]
+            axes.hist(finite, bins=min(40, max(5, len(finite) // 4)), color="#0072B2")
             axes.set(xlabel=label, ylabel="episodes", title=name)
             axes.grid()
             calm(axes)
@@ -343,7 +349,8 @@ def joined(paths: Sequence[Path]) -> Recorded:
             if found != expected:
                 raise UserError(str(path), f"{what} {found}", f"{expected}, as {paths[0]} has")
     columns: Columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in first.columns}
-    return first._replace(columns=columns, task=task, notes=(), file_rows=None)
+    notes = tuple(f"{path}: {note}" for path, part in zip(paths, parts, strict=True) for note in part.notes)
+    return first._replace(columns=columns, task=task, notes=notes, file_rows=None)
 
 
 def _with_equal_choices(parts: Sequence[Recorded]) -> list[Recorded]:
@@ -393,13 +400,18 @@ def check_new(out: Path) -> None:
 
 
 def write(out: Path, data: Recorded, about: Mapping[str, Any]) -> None:
-    """Write a data set in the layout of the file name, and print what it has."""
+    """Write a data set in the layout of the file name, and print what it has.
+
+    Remarks on how it was read are told here, because what is written does not show them.
+    """
     if out.suffix in FLAT:
         d4rl.write(out, data)
     else:
         minari.write(out, data, {**about, "rows_checksum": checksum(stored(data).columns)})
     if out.suffix in FLAT and data.action_repeat > 1:
         say(f"{out.name} has no place for the action repeat: train with env.action_repeat={data.action_repeat}")
+    for note in data.notes:
+        say(note)
     found = extent(data.columns)
     print(f"{out}: {int(found.steps.sum()):,} steps of {len(found.start):,} episodes, returns {_spread(found.returns)}")
     print(f"look at it: {pasted('data', 'info', out)}")

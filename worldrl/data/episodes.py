@@ -130,9 +130,11 @@ class Layout(NamedTuple):
 
 
 def is_shifted(steps: Steps) -> bool:
-    """Whether ``next_obs`` is ``obs`` moved by one row, at marked ends too: there it shows the next episode."""
-    marked = (steps.terminal | steps.timeout)[:-1]
-    return steps.next_obs is not None and bool(marked.any()) and not _borders(steps)[:-1].any()
+    """Whether ``next_obs`` is ``obs`` moved by one row, at marked ends too, where it shows the next episode."""
+    if steps.next_obs is None or _borders(steps)[:-1].any():
+        return False
+    ends = np.flatnonzero((steps.terminal | steps.timeout)[:-1])
+    return any((values[ends] != values[ends + 1]).any() for values in steps.obs.values())  # or they never change
 
 
 def lay_out(steps: Steps) -> Layout:

@@ -132,6 +132,10 @@ def grid_cells(corruptions: Sequence[str], levels: Sequence[float]) -> list[Cell
             raise unknown("corruption", kind, KINDS)
         for level in above:
             check_level(f"--level for {kind}", kind, level)
+    texts = [f"{level:g}" for level in above]
+    if len(set(texts)) < len(texts):
+        found = ", ".join(map(str, above))
+        raise UserError("--level", found, "levels that differ in their first six digits, which name the results")
     return [CLEAN, *(Cell(kind, level) for kind in dict.fromkeys(corruptions) for level in above)]
 
 

@@ -51,8 +51,9 @@ def _is_video(path: Path) -> bool:
 
 def clear(beside: Path) -> None:
     """Delete the videos of an earlier page."""
-    for old in beside.glob("[0-9][0-9][0-9].mp4"):
-        old.unlink()
+    for old in beside.glob("[0-9]*.mp4"):
+        if old.stem.isdecimal():
+            old.unlink()
     with suppress(OSError):  # it has other files, or does not exist
         beside.rmdir()
 
