@@ -10,7 +10,7 @@ from tests.oracles import rssm as oracle
 from tests.oracles.plain import WIDE
 from tests.oracles.side_by_side import acted, compare_dreams, compare_models, random_masks, random_rows
 from tests.test_agent import build
-from worldrl.beliefs.rssm import RSSM
+from worldrl.beliefs.rssm import RSSM, Posterior
 from worldrl.beliefs.slac import SLAC
 from worldrl.types import Batch, Decodes, EnvSpec, Imagines, ObsSpec, Surprises, box
 
@@ -156,6 +156,14 @@ def test_imagination_follows_the_law_of_filtering(make_batch) -> None:
     mean, std = model._gaussian(model.prior_head(belief.feat[0, 3, SMALL.stoch :]))
     torch.testing.assert_close(dream[:, : SMALL.stoch].mean(0), mean, atol=0.03, rtol=0.0)
     torch.testing.assert_close(dream[:, : SMALL.stoch].std(0), std, atol=0.03, rtol=0.0)
+
+
+def test_under_bf16_a_posterior_that_is_the_prior_has_no_divergence() -> None:
+    """The prior of the KL is that of the filter, which is float32."""
+    model, deter = RSSM(SMALL, STATE_SPEC), torch.randn(3, 5, SMALL.deter)
+    mean, std = model._gaussian(model.prior_head(deter))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(model._kl(Posterior(mean, std, mean, deter)), torch.zeros(3, 5))
 
 
 def test_bf16_keeps_states_and_losses_in_float32_and_close(make_batch) -> None:

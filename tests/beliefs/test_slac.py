@@ -11,7 +11,7 @@ from tests.conftest import BOTH_SPEC, PIXEL_SPEC, STATE_SPEC
 from tests.oracles import slac as oracle
 from tests.oracles.plain import WIDE
 from tests.oracles.side_by_side import acted, compare_dreams, compare_models, random_masks, random_rows
-from worldrl.beliefs.slac import SLAC, contexts
+from worldrl.beliefs.slac import SLAC, Path, contexts
 from worldrl.nn.optim import Optimizer
 from worldrl.types import Batch, Decodes, EnvSpec, Imagines, ObsSpec, box
 
@@ -239,6 +239,17 @@ def test_decode_gives_observations() -> None:
     assert obs["state"].shape == (2, 3, 5)
     assert isinstance(model, Decodes)
     assert isinstance(model, Imagines)
+
+
+def test_under_bf16_a_posterior_that_is_the_prior_has_no_divergence(make_batch) -> None:
+    model, batch = SLAC(SMALL, STATE_SPEC), make_batch(STATE_SPEC)
+    b, t = batch.reward.shape
+    z2 = torch.randn(b, t, SMALL.z2)
+    prior = model.z1_prior(z2[:, :-1], batch.action[:, 1:])
+    mean, std = (torch.nn.functional.pad(x, (0, 0, 1, 0), value=v) for x, v in zip(prior, (0.0, 1.0), strict=True))
+    with torch.autocast("cpu", torch.bfloat16):
+        kl = model._kl(batch, Path(mean, std, z2, mean, z2), torch.arange(t) > 0)
+    assert torch.equal(kl, torch.zeros(b, t))
 
 
 def test_bf16_keeps_states_and_losses_in_float32_and_close(make_batch) -> None:

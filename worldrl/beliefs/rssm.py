@@ -26,7 +26,7 @@ from worldrl.fields import AnySamples, Layers, NotNegative, Positive, Rate, Widt
 from worldrl.nn.conv import ImageDecoder, ImageEncoder, check_images, to_blocks, to_pixels
 from worldrl.nn.functional import elu_, normal_entropy, normal_kl
 from worldrl.nn.lost import impute, is_dark, tells
-from worldrl.nn.mlp import MLP, ScalarMLP, xavier
+from worldrl.nn.mlp import MLP, ExactMLP, ScalarMLP, xavier
 from worldrl.nn.products import gru, layer, linear
 from worldrl.types import NOISE, Batch, Belief, BeliefModel, EnvSpec, Metrics, Noise, Obs, Rollout, State
 
@@ -114,7 +114,7 @@ class RSSM(BeliefModel):
         for key in self.vector_keys:
             size = math.prod(spec.obs[key].shape)
             self.encoders[key] = MLP(size, c.vector_units, c.vector_layers, c.vector_units)
-            self.decoders[key] = MLP(self.feat_dim, c.vector_units, c.vector_layers, size)
+            self.decoders[key] = ExactMLP(self.feat_dim, c.vector_units, c.vector_layers, size)
             self.embed_dim += c.vector_units
 
     # --- the contract -------------------------------------------------------------------------------------------------
@@ -317,7 +317,8 @@ class RSSM(BeliefModel):
 
     def _kl(self, post: Posterior) -> Tensor:
         """KL(posterior || prior) (..., T)."""
-        return normal_kl(post.mean, post.std, *self._gaussian(self.prior_head(post.deter)))
+        with torch.autocast(post.deter.device.type, enabled=False):  # as the posterior, or equal ones would differ
+            return normal_kl(post.mean, post.std, *self._gaussian(self.prior_head(post.deter)))
 
     def _reconstruction(self, flat: Tensor, key: str, target: Tensor) -> Tensor:
         """-log N(target; decoded mean, 1) summed over the observation, averaged over rows."""

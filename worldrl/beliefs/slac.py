@@ -159,7 +159,7 @@ class SLAC(BeliefModel):
         for key in self.vector_keys:
             size = math.prod(spec.obs[key].shape)
             self.encoders[key] = MLP(size, c.vector_units, c.vector_layers, c.vector_units, "leaky_relu")
-            self.decoders[key] = MLP(self.feat_dim, c.vector_units, c.vector_layers, size, "leaky_relu")
+            self.decoders[key] = ExactMLP(self.feat_dim, c.vector_units, c.vector_layers, size, "leaky_relu")
             self.embed_dim += c.vector_units
 
     # --- the contract -------------------------------------------------------------------------------------------------
@@ -362,7 +362,8 @@ class SLAC(BeliefModel):
 
     def _kl(self, batch: Batch, path: Path, keep: Tensor) -> Tensor:
         """KL(q(z1_t | ...) || p(z1_t | ...)) (B, T), given the posterior's own z2_{t-1}; that of z2 is zero."""
-        prior = self.z1_prior(path.z2[:, :-1], batch.action[:, 1:])
+        with torch.autocast(path.z2.device.type, enabled=False):  # as the posterior, or equal ones would differ
+            prior = self.z1_prior(path.z2[:, :-1], batch.action[:, 1:])
         later = normal_kl(path.mean[:, 1:], path.std[:, 1:], *prior)
         first = normal_kl(path.mean, path.std, torch.zeros_like(path.mean), torch.ones_like(path.std))
         return torch.where(keep, F.pad(later, (1, 0)), first)

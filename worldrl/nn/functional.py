@@ -25,19 +25,17 @@ def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def at_action(values: Tensor, action: Tensor) -> Tensor:
-    """values (..., A) of all actions -> those of ``action`` (..., A), one-hot or a mixture; leading axes broadcast.
+    """values (..., A) of all actions -> those of one-hot ``action`` (..., A); leading axes broadcast.
 
-    If all states share the same M actions, as they do in a draw of a ``Categorical``, one product takes them, so
-    nothing of the size M x A is made in every state.
+    If all states share the same M actions, as they do in a draw of a ``Categorical``, they are picked by their numbers,
+    so nothing of the size M x A is made in every state.
     """
     axis = _one_axis(action)
-    if axis is None or (values.dim() >= -axis and values.shape[axis] > 1):
+    if axis is None or action.requires_grad or (values.dim() >= -axis and values.shape[axis] > 1):
         return (values * action).sum(-1)
     values = values.reshape(*[1] * (-axis - values.dim()), *values.shape)
     rows = action[tuple(slice(None) if i - action.dim() in (axis, -1) else 0 for i in range(action.dim()))]  # (M, A)
-    with torch.autocast(values.device.type, enabled=False):  # rows of zeros and ones: in float32 they round nothing
-        picked = values.float() @ rows.float().mT  # (..., 1, ..., M)
-    picked = picked.transpose(axis, -1).squeeze(-1)
+    picked = values.transpose(axis, -1).squeeze(-1).index_select(axis + 1, rows.argmax(-1))  # (..., M, ...)
     return picked.expand(torch.broadcast_shapes(values.shape[:-1], action.shape[:-1]))
 
 
