@@ -109,7 +109,7 @@ def test_a_signal_is_heeded_between_updates(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_a_run_in_another_thread(tmp_path: Path) -> None:
-    """Python gives signals to the main thread alone."""
+    """Python gives signals only to the main thread."""
     settings = {**STATE, "frames": 400, "schedule.prefill": 200, "eval.every": 0}
     with ThreadPoolExecutor(1) as pool:
         pool.submit(train, settings, tmp_path / "run").result()

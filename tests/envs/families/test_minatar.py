@@ -70,7 +70,7 @@ def test_the_time_limit_of_freeway_is_a_truncation() -> None:
     assert (frames, ends) == (env.max_frames, [False, True])
 
 
-def test_whoever_stays_at_the_surface_of_seaquest_is_stopped() -> None:
+def test_an_episode_at_the_surface_of_seaquest_is_truncated() -> None:
     env = MinAtarEnv("MinAtar/Seaquest-v1", "state", 100)
     env.reset(seed=0)
     frames, ends = 0, (False, False)

@@ -16,7 +16,7 @@ GAMES = ("asterix", "breakout", "freeway", "seaquest", "space_invaders")
 NAMES = {f"MinAtar/{game.title().replace('_', '')}-v{n}": (game, n == 1) for game in GAMES for n in (0, 1)}
 SPELLING = "MinAtar (MinAtar/Breakout-v1)"
 FREEWAY = 2501  # frames, its own time limit
-LIMIT = 10_000  # frames, a limit of ours: in Seaquest, whoever never dives never ends
+LIMIT = 10_000  # frames, a limit of ours: in Seaquest, an agent that never dives never ends its episode
 CELL = 24  # pixels of a drawn cell
 COLOURS = np.array(  # of an empty cell, and of each channel: the player white; the package draws it almost black
     [
