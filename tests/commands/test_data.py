@@ -165,9 +165,7 @@ def test_constant_columns_of_many_rows_are_found(tmp_path: Path, capsys: pytest.
     assert "the same number in every step" in found
 
 
-def test_what_was_lost_in_reading_is_told_after_writing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_was_lost_in_reading_is_told_after_writing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = npz(tmp_path / "a.npz", arrays())
     (note, *_) = read_data(path).notes
     for command in (["convert", path, tmp_path / "b.npz"], ["make", tmp_path / "c.npz", "--join", path]):
