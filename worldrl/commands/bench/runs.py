@@ -103,13 +103,16 @@ def _many_steps() -> dict[str, np.ndarray]:
     """Random steps with the sizes of D4RL's HalfCheetah, in the keys of D4RL."""
     rng, (obs,) = np.random.default_rng(0), STATE_SPEC.obs.values()
     observations = rng.standard_normal((FILE_STEPS, *obs.shape), dtype=np.float32)
+    timeouts = np.arange(1, FILE_STEPS + 1) % EPISODE_STEPS == 0
+    following = np.roll(observations, -1, 0)
+    following[timeouts] = rng.standard_normal((timeouts.sum(), *obs.shape), dtype=np.float32)
     return {
         "observations": observations,
         "actions": np.tanh(rng.standard_normal((FILE_STEPS, STATE_SPEC.action_dim), dtype=np.float32)),
         "rewards": rng.standard_normal(FILE_STEPS, dtype=np.float32),
         "terminals": np.zeros(FILE_STEPS, bool),
-        "timeouts": np.arange(1, FILE_STEPS + 1) % EPISODE_STEPS == 0,
-        "next_observations": np.roll(observations, -1, 0),
+        "timeouts": timeouts,
+        "next_observations": following,
     }
 
 
