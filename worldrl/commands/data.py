@@ -160,7 +160,7 @@ def findings(data: Recorded, found: Extent) -> Iterator[str]:
         yield from _of_actions(data)
     for key, obs in data.obs.items():
         with np.errstate(invalid="ignore"):  # of entries that are not finite
-            still = _constant(columns[key]) if obs.dtype != "uint8" else np.empty(0)
+            still = np.flatnonzero(_constant(columns[key])) if obs.dtype != "uint8" else np.empty(0)
         if still.size:
             some = ", ".join(map(str, still[:8])) + " ..." * (len(still) > 8)
             yield f"constant {key}: {counted(len(still), 'value')}, {some}"
@@ -175,8 +175,9 @@ def findings(data: Recorded, found: Extent) -> Iterator[str]:
 
 
 def _constant(values: np.ndarray) -> np.ndarray:
-    """Which entries of vectors (rows, D) never change. In float32, the rounding errors of many rows would hide them."""
-    return np.flatnonzero(values.std(0, dtype=np.float64) < CONSTANT)
+    """(D,) bool: which entries of vectors (rows, D) never change. In float32, rounding errors would hide them."""
+    found: np.ndarray = values.std(0, dtype=np.float64) < CONSTANT
+    return found
 
 
 def _of_actions(data: Recorded) -> Iterator[str]:
@@ -192,7 +193,7 @@ def _of_actions(data: Recorded) -> Iterator[str]:
         yield f"{counted(n, 'action')} beyond [-1, 1] ({furthest}{at}): {advice(action, low, high)}"
     elif not data.unit:
         yield from _never_below_zero(action)
-    if (still := action.std(0, dtype=np.float64) < CONSTANT).any():
+    if (still := _constant(action)).any():
         yield f"{entries(still)} of the actions: the same number in every step"
 
 

@@ -15,7 +15,7 @@ from worldrl.errors import cannot_import, unknown
 GAMES = ("asterix", "breakout", "freeway", "seaquest", "space_invaders")
 NAMES = {f"MinAtar/{game.title().replace('_', '')}-v{n}": (game, n == 1) for game in GAMES for n in (0, 1)}
 SPELLING = "MinAtar (MinAtar/Breakout-v1)"
-FREEWAY = 2501  # frames, its own time limit
+TIME_LIMITS = {"freeway": 2501}  # frames; a game with a time limit of its own ends in no other way
 LIMIT = 10_000  # frames, a limit of ours: in Seaquest, an agent that never dives never ends its episode
 CELL = 24  # pixels of a drawn cell
 COLOURS = np.array(  # of an empty cell, and of each channel: the player white; the package draws it almost black
@@ -57,16 +57,15 @@ class MinAtarEnv(GymEnv):
             raise cannot_import("MinAtar", error, "pip install 'worldrl[minatar]'") from error
         actions = "its own" if minimal else "all six"
         release = f"minatar {version('minatar')}"
-        endless = game == "freeway"
-        limit = FREEWAY if endless else LIMIT
+        limit = TIME_LIMITS.get(game, LIMIT)
         self.protocol = (
             f"{release}, {actions} actions, sticky actions 0.1, difficulty ramping, at most {limit:,} frames"
         )
-        return Repaired(BaseEnv(game, "rgb_array", use_minimal_action_set=minimal), limit, endless)
+        return Repaired(BaseEnv(game, "rgb_array", use_minimal_action_set=minimal), limit, game in TIME_LIMITS)
 
     def _describe(self) -> None:
         super()._describe()
-        self.max_frames = FREEWAY if NAMES[self.task][0] == "freeway" else LIMIT
+        self.max_frames = TIME_LIMITS.get(NAMES[self.task][0], LIMIT)
 
 
 class Repaired(gymnasium.Wrapper[Any, Any, Any, Any]):
