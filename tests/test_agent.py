@@ -185,6 +185,21 @@ def test_a_frozen_model_has_no_optimiser_and_no_losses(belief: str, make_batch) 
     assert all(map(torch.equal, before, agent.model.parameters()))
 
 
+def test_the_model_is_constant_while_the_head_learns(make_batch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dream's backward pass would otherwise compute gradients of the model that nobody reads."""
+    agent, seen = build("rssm", "dreamer", STATE_SPEC), []
+    imagine = type(agent.model).imagine
+
+    def watched(model: Any, *arguments: Any) -> Any:
+        seen.extend(param.requires_grad for param in model.parameters())
+        return imagine(model, *arguments)
+
+    monkeypatch.setattr(type(agent.model), "imagine", watched)
+    agent.update(agent.next_phase(), make_batch(STATE_SPEC))
+    assert seen and not any(seen)
+    assert all(param.requires_grad for param in agent.model.parameters())
+
+
 def test_a_belief_is_the_same_whether_its_model_learns_or_not(make_batch) -> None:
     agent, batch = build("rssm", "smac", BOTH_SPEC), make_batch(BOTH_SPEC, border=2)
     beliefs = []

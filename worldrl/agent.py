@@ -12,7 +12,7 @@ from torch import Tensor
 from worldrl.config import Config
 from worldrl.errors import UserError, wrong
 from worldrl.nn.normalizer import Normalizer
-from worldrl.nn.optim import Optimizer
+from worldrl.nn.optim import Optimizer, constant
 from worldrl.nn.precision import Precision, choose_device, choose_precision
 from worldrl.registry import BELIEFS, HEADS, OWN_POLICY, load_class, settings_of, takes_policy
 from worldrl.types import (
@@ -177,7 +177,8 @@ class Agent:
                 metrics.update({f"loss/{name}": loss.detach() for name, loss in losses.items()})
             if phase != MODEL_ONLY:
                 rows = batch.drop_rows(self.model.lost_rows)
-                metrics.update(self.head.update(head_phase, rows, belief, self.model, extra))
+                with constant(self.model):
+                    metrics.update(self.head.update(head_phase, rows, belief, self.model, extra))
         self.counter.add_(1)
         self._latch(phase, metrics)
         return metrics

@@ -13,7 +13,7 @@ from torch import nn
 
 from tests.fake_cuda import GPU, Strict, fake_cuda
 from worldrl.nn.conv import ImageDecoder, ImageEncoder, SameDecoder, SameEncoder
-from worldrl.nn.optim import CosineDecay, Optimizer, polyak
+from worldrl.nn.optim import CosineDecay, Optimizer, constant, polyak
 
 
 def test_clipping_scales_the_gradient_to_the_norm_and_reports_the_norm_before() -> None:
@@ -190,3 +190,11 @@ def test_a_gradient_that_two_parameters_share_is_clipped_once() -> None:
     optimizer.step(((a + b) * torch.tensor([30.0, 40.0])).sum())
     for grad in taken:
         torch.testing.assert_close(grad, torch.tensor([0.6, 0.8]) / math.sqrt(2))
+
+
+def test_parameters_are_constant_for_a_while_even_if_it_ends_in_an_error() -> None:
+    net = nn.Linear(2, 1)
+    net.bias.requires_grad_(False)
+    with pytest.raises(RuntimeError, match="does not require grad"), constant(net):
+        net(torch.ones(1, 2)).sum().backward()
+    assert [param.requires_grad for param in (net.weight, net.bias)] == [True, False]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -222,6 +223,23 @@ def _in_layout_of(param: Tensor, grad: Tensor) -> Tensor:
     ``backward`` would ensure that; ``autograd.grad`` returns an operator's own layout, channels-last for a convolution.
     """
     return grad if grad.stride() == param.stride() else torch.empty_like(param).copy_(grad)
+
+
+@contextmanager
+def constant(module: nn.Module) -> Iterator[None]:
+    """Make the parameters constants for a while.
+
+    ``Optimizer`` asks for the gradients of its own parameters only, but a compiled function and a custom product
+    compute those of everything that requires one.
+    """
+    trained = [param for param in module.parameters() if param.requires_grad]
+    for param in trained:
+        param.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for param in trained:
+            param.requires_grad_(True)
 
 
 @torch.no_grad()
