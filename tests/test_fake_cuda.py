@@ -54,7 +54,8 @@ def inputs(agent: Agent, windows: int = 40) -> tuple[Batch, Extra]:
 
 def phases(agent: Agent) -> list[str]:
     """All kinds of update that the agent's schedule may come to; a belief without losses has none of its own."""
-    heads = sorted({agent.head.phase(n) for n in range(8)})
+    late = (10**digits - 1 for digits in range(1, 8))  # when targets are copied, and after the first half of a run
+    heads = sorted({agent.head.phase(n) for n in (*range(8), *late)})
     alone = [MODEL_ONLY] if list(agent.model.parameters()) else []
     return [*heads, *(name + HEAD_ONLY for name in heads), *alone]
 

@@ -114,7 +114,10 @@ def compose(arguments: Mapping[str, Any]) -> Config:
 
 
 def resumed(run_dir: Path, changes: Mapping[str, Any]) -> Config:
-    """The settings of a run folder with changes, dotted. Raises UserError for a key that may not change."""
+    """The settings of a run folder with changes, dotted. Raises UserError for a key that may not change.
+
+    ``data`` may name the new place of the same rows, which their checksum proves.
+    """
     if run_folder(run_dir) != Path(run_dir):
         fix = f"start a new run with init_from={run_dir}"
         raise UserError(f"resume={run_dir}", "the agent of the package, without its optimisers", "a run folder", fix)
@@ -122,8 +125,10 @@ def resumed(run_dir: Path, changes: Mapping[str, Any]) -> Config:
     changes = {key: value for key, value in changes.items() if key != "allow"}
     stored = load_config(run_dir)
     check_keys(changes, known_keys({kind: getattr(stored, kind)["name"] for kind in PARTS}) | set(GROUPS))
+    if stored.data.name and changes.get("data"):
+        changes["data"] = str(Path(changes["data"]).expanduser().absolute())
     for key in changes:
-        if not may_change(key):
+        if not may_change(key) and not (key == "data" and stored.data.name):
             fix = f"a resumed run may change: {', '.join(MAY_CHANGE)}"
             raise wrong(key, changes[key], f"the value that the run in {run_dir} has", fix)
     changed = config_from_dict({**flatten(config_to_dict(stored)), **changes}) if changes else stored

@@ -260,6 +260,8 @@ def test_an_option_that_would_be_ignored_is_refused(
         ["make", "OUT"],
         ["make", "OUT", "--policy", "random"],
         ["make", "OUT", "--policy", "no/run"],
+        ["make", "OUT", "--policy", "no/run", "--task", COUNT],
+        ["convert", "THERE", "OUT.csv"],
         ["make", "OUT", "--policy", "random", "--join", "x"],
         ["make", "THERE", "--policy", "random", "--task", COUNT],
         ["make", "OUT", "--join", "THERE", "OTHER"],

@@ -301,6 +301,20 @@ def test_a_resumed_run_is_the_same_and_refuses_other_data(tmp_path: Path, file: 
     assert "checksum" in refused.value.found
 
 
+def test_a_resumed_run_finds_its_data_in_a_new_place(tmp_path: Path, file: Path) -> None:
+    run = trained(tmp_path, data=str(file), updates=10)
+    moved = file.rename(tmp_path / "moved.npz")
+    with pytest.raises(UserError) as refused:
+        resume(run, {"updates": 20})
+    assert "data=" in refused.value.fix
+    resume(run, {"updates": 20, "data": str(moved)})
+    assert load_config(run).data.name == str(moved)
+    other = npz(tmp_path / "other.npz", {**arrays(True), "rewards": arrays()["rewards"] + 1})
+    with pytest.raises(UserError) as refused:
+        resume(run, {"updates": 30, "data": str(other)})
+    assert "checksum" in refused.value.found
+
+
 def test_lists_of_bounds_are_read_back(tmp_path: Path) -> None:
     """By a resumed run, which is the same as a whole one, and by a policy."""
     bounds = {"data": str(heater(tmp_path / "h.npz")), "data.low": [0, 0], "data.high": [3000, 1]}

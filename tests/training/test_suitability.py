@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.data.formats.test_formats import arrays, npz
 from tests.toy_runs import STATE_SAC
 from tests.training.running import STATE, make_trainer
 from worldrl import train
@@ -46,6 +47,12 @@ def test_a_run_that_cannot_learn_says_so(tmp_path: Path, capsys: pytest.CaptureF
     told = capsys.readouterr().out
     assert "nothing will be learned: schedule.prefill=1000 is not below frames=400" in told
     assert "evaluated only before training: eval.every=2000 is above frames=400" in told
+
+
+def test_a_run_that_is_not_evaluated_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = npz(tmp_path / "a.npz", arrays(True))
+    train({"agent": "bc", "data": str(data), "updates": 2, "device": "cpu"}, tmp_path / "run")
+    assert "nothing is evaluated" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("evaluation", "said"), [(1, False), (1_000_000, True)])

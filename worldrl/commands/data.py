@@ -35,6 +35,7 @@ from worldrl.types import Actions, box
 SCRIPTED = RANDOM, WAYPOINTS = "random", "waypoints"
 RANDOM_EPISODES = 100  # whose mean return scores 0
 FLAT = (".npz", *SUFFIXES)  # D4RL's layout
+OTHER_FILES = (".csv", ".json", ".npy", ".parquet", ".pickle", ".pkl", ".pt", ".txt", ".zip")  # not layouts of data
 JOIN, RUN = "--join", "--policy RUN_DIR"
 MADE_WITH: Mapping[str, tuple[Any, tuple[str, ...]]] = {  # option -> its default, and what uses it
     "steps": (100_000, (*SCRIPTED, RUN)),
@@ -155,7 +156,7 @@ def findings(data: Recorded, found: Extent) -> Iterator[str]:
     for key, values in columns.items():
         if values.dtype.kind == "f" and (bad := int((~np.isfinite(values)).sum())):
             first = int((~np.isfinite(values.reshape(len(values), -1))).any(1).argmax())
-            yield f"{counted(bad, 'number')} of {key} not finite, the first in {data.place(key, first)}"
+            yield f"{counted(bad, 'number')} of {key} not finite in float32, the first in {data.place(key, first)}"
     if data.actions.kind == "box":
         yield from _of_actions(data)
     for key, obs in data.obs.items():
@@ -275,6 +276,8 @@ def make(options: argparse.Namespace) -> None:
 def _settle(options: argparse.Namespace) -> None:
     """Set the defaults of options, and refuse options that would be ignored."""
     source = JOIN if options.join else options.policy if options.policy in SCRIPTED else RUN
+    if source == RUN and not os.path.exists(run_folder(options.policy)):
+        raise _no_policy(options.policy)
     for name, (usual, users) in MADE_WITH.items():
         if vars(options)[name] is None:
             setattr(options, name, usual)
@@ -308,12 +311,16 @@ def _source(options: argparse.Namespace) -> Source:
         return _scripted(options)
     run_dir = run_folder(options.policy)
     if not (run_dir / CONFIG_FILE).is_file():
-        raise UserError(f"--policy {options.policy}", "no run", f"a folder of worldrl train, or '{RANDOM}'")
+        raise _no_policy(options.policy)
     agent, config = load_agent(run_dir, options.checkpoint, tell=say)
     check_playable(run_dir, config)
     name = f"{config.agent}, {options.checkpoint} of seed {config.seed}, {agent.updates} updates"
     recorder = by_mode(agent) if options.mode else exploring(agent, config.schedule.epsilon.end)
     return Source(config, recorder, {"algorithm_name": name})
+
+
+def _no_policy(name: str) -> UserError:
+    return UserError(f"--policy {name}", "no run", f"a folder of worldrl train, '{RANDOM}' or '{WAYPOINTS}'")
 
 
 def _scripted(options: argparse.Namespace) -> Source:
@@ -397,6 +404,8 @@ def check_new(out: Path) -> None:
     """Refuse a path that exists or cannot be written, before anything is recorded."""
     if os.path.lexists(out):
         raise UserError(str(out), "a file or folder", "a new one")
+    if out.suffix in OTHER_FILES:
+        raise UserError(str(out), f"the suffix {out.suffix}", f"a folder, or one of {', '.join(FLAT)}")
     check_writable(out)
 
 
@@ -414,7 +423,9 @@ def write(out: Path, data: Recorded, about: Mapping[str, Any]) -> None:
     for note in data.notes:
         say(note)
     found = extent(data.columns)
-    print(f"{out}: {int(found.steps.sum()):,} steps of {len(found.start):,} episodes, returns {_spread(found.returns)}")
+    print(
+        f"{out}: {counted(int(found.steps.sum()), 'step')} of {counted(len(found.start), 'episode')}, returns {_spread(found.returns)}"
+    )
     print(f"look at it: {pasted('data', 'info', out)}")
 
 

@@ -129,11 +129,15 @@ class Layout(NamedTuple):
         return np.repeat(np.arange(len(times)), times)
 
 
+@np.errstate(over="ignore")
 def is_shifted(steps: Steps) -> bool:
-    """Whether ``next_obs`` is ``obs`` moved by one row, at marked ends too, where it shows the next episode."""
+    """Whether ``next_obs`` is ``obs`` moved by one row, at marked ends too, where it shows the next episode.
+
+    If no end is marked, moved observations tell no more than the observations themselves.
+    """
     ends = np.flatnonzero((steps.terminal | steps.timeout)[:-1])
     changes = any((values[ends] != values[ends + 1]).any() for values in steps.obs.values())
-    if steps.next_obs is None or not changes:
+    if steps.next_obs is None or (len(ends) and not changes):
         return False
     for key, following in steps.next_obs.items():  # few rows, which decide it for most files
         kind = _stored(steps.obs[key])
@@ -152,6 +156,7 @@ def lay_out(steps: Steps) -> Layout:
     return Layout(begins_at, ~ends | known[episode], last, last[known])
 
 
+@np.errstate(over="ignore")  # of float64 beyond float32: an infinite number is named when the rows are checked
 def rows_of_steps(steps: Steps, layout: Layout | None = None) -> Columns:
     """The rows of a flat file, laid out as ``lay_out`` says."""
     begins_at, kept, last, final = layout or lay_out(steps)
@@ -174,6 +179,7 @@ def rows_of_steps(steps: Steps, layout: Layout | None = None) -> Columns:
     return columns
 
 
+@np.errstate(over="ignore")
 def _borders(steps: Steps) -> Array:
     """(N,) bool: steps that the next one does not continue, even if not marked in the file; the last is one of them."""
     found = np.zeros(len(steps.reward), bool)
@@ -196,6 +202,7 @@ def rows_of_episodes(episodes: Iterable[Episode]) -> Columns:
     return {name: np.concatenate(parts.pop(name)) for name in [*parts]}  # each part is freed as soon as possible
 
 
+@np.errstate(over="ignore")
 def _rows_of_one(episode: Episode) -> Columns:
     rows = len(episode.reward) + 1
     action, reward, first, terminal = (
@@ -300,4 +307,4 @@ def check_finite(where: object, data: Recorded) -> None:
             row, *entry = np.argwhere(~np.isfinite(values))[0].tolist()
             at = f", entry {entry[0]}" if entry else ""
             found = f"{values[(row, *entry)]} in {data.place(name, row)}{at}"
-            raise UserError(str(where), found, "finite numbers", "leave out the episode that has it")
+            raise UserError(str(where), found, "finite numbers of float32", "leave out the episode that has it")

@@ -140,7 +140,8 @@ def _doubt(runs: Sequence[Seeded]) -> str:
     differ = unlabelled_differences(runs)
     if differ:
         more = f" and {len(differ) - 5} more" if len(differ) > 5 else ""
-        return f"its runs differ in {', '.join(differ[:5])}{more}; separate them with --label {differ[0]}"
+        named = next((key for key in differ if isinstance(runs[0].settings.get(key), str)), differ[0])
+        return f"its runs differ in {', '.join(differ[:5])}{more}; separate them with --label {named}"
     seeds = [run.seed for run in runs]
     twice = sorted({seed for seed in seeds if seeds.count(seed) > 1})
     return f"several runs of seed {', '.join(map(str, twice))}; each of them counts" if twice else ""

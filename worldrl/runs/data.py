@@ -195,6 +195,8 @@ def _never_below_zero(path: Path, taken: NDArray[Any], low: NDArray[Any], high: 
     else:
         those = arguments(*containing(taken, low, high, kept))
         cure = f"{those} if those are their bounds, {arguments(low, high)} if these are"
+    if taken.shape[1] == 1 and (taken == taken.round()).all():
+        cure += "; if they are choices, save them with .astype(int)"
     return UserError(f"actions of {path}", f"none below 0 (to {taken.max():g})", told(low, high), cure)
 
 

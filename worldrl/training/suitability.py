@@ -29,6 +29,10 @@ def check_suits(config: Config, agent: Agent) -> None:
 def consequences(config: Config, agent: Agent, experience: Experience) -> Iterator[str]:
     """What the settings lead to and may not be intended, a line each."""
     length, unit = experience.length, experience.unit
+    if not config.task:
+        named = experience.spec.task
+        why = f"the data's task {named} does not exist here" if named else "the data name no task"
+        yield f"nothing is evaluated: {why} (task=NAME); worldrl eval RUN_DIR --fqe estimates the policy's value"
     if config.eval.every > max(config.frames, config.updates):
         yield f"evaluated only before training: eval.every={config.eval.every} is above {unit}={length}"
     if agent.initial(1) and "model" in agent.optimizers and config.replay.length < SHORT:

@@ -85,6 +85,11 @@ def test_next_observations_that_show_the_next_episode_are_not_used(tmp_path: Pat
     assert d4rl.read(npz(tmp_path / "right.npz", arrays(True))).notes == ()
 
 
+def test_numbers_beyond_float32_are_found_without_a_warning(tmp_path: Path) -> None:
+    file = npz(tmp_path / "a.npz", {**arrays(True), "observations": np.full((15, 2), 1e300)})
+    assert not np.isfinite(d4rl.read(file).columns["state"]).all()
+
+
 def test_whole_numbers_are_choices(tmp_path: Path) -> None:
     number = np.arange(15) % 3
     found = d4rl.read(npz(tmp_path / "a.npz", {**arrays(True), "actions": number}))
@@ -257,6 +262,22 @@ def _endless(path: Path) -> None:
     )
 
 
+def _endless_with_the_following_rows(path: Path) -> None:
+    n = d4rl.ENDLESS + 2
+    seen = np.random.default_rng(0).random((n, 2))
+    flat = {"observations": seen, "next_observations": np.roll(seen, -1, 0), "actions": np.zeros((n, 1))}
+    npz(path, {**flat, "rewards": np.zeros(n), "terminals": np.zeros(n)})
+
+
+def _half(path: Path) -> None:
+    file = npz(path.with_suffix(".npz"), arrays())
+    file.write_bytes(file.read_bytes()[:500])
+
+
+def _negative_choice(path: Path) -> None:
+    npz(path, {**arrays(), "actions": np.append(-1, np.zeros(14, np.int64))})
+
+
 def _strings(path: Path) -> None:
     npz(path.with_suffix(".npz"), {**arrays(True), "rewards": np.array(["1"] * 15)})
 
@@ -294,6 +315,9 @@ def _overflowing(path: Path) -> None:
         _pickled,
         _no_arrays,
         _endless,
+        _endless_with_the_following_rows,
+        _half,
+        _negative_choice,
         _broken,
         _floating_images,
         _many_choices,
@@ -573,6 +597,13 @@ def test_an_id_is_told_where_minari_keeps_it(tmp_path: Path, monkeypatch: pytest
     with pytest.raises(UserError) as refused:
         format_of(Path("mujoco/hopper/medium-v0"))
     assert os.fspath(Path("/somewhere/mujoco/hopper/medium-v0")) in refused.value.fix
+
+
+def test_a_path_is_no_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(minari.ROOT, "/somewhere")
+    with pytest.raises(UserError) as refused:
+        format_of(tmp_path / "medium-v0")
+    assert "/somewhere" not in refused.value.fix
 
 
 def test_the_agent_of_the_package_is_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

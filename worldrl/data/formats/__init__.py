@@ -58,6 +58,8 @@ def _fix(path: Path) -> str:
     """A hint if the agent of the package, or an id of Minari, was given in place of a path."""
     if str(path) == DEMO:
         return "that agent has no replay; record it: worldrl data make demo-v0 --policy demo"
+    if path.is_absolute():
+        return "if the data of a run were moved, resume it with data=NEW_PATH"
     if not path.name.rpartition("-v")[2].isdecimal():
         return ""
     from worldrl.data.formats.minari import stored_at

@@ -64,7 +64,7 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def claims(path: Path) -> bool:
-    return path.is_file() and (hdf5.is_hdf5(path) or zipfile.is_zipfile(path))
+    return path.is_file() and (hdf5.is_hdf5(path) or zipfile.is_zipfile(path) or path.suffix == ".npz")
 
 
 def world(path: Path) -> dict[str, Any]:
@@ -193,7 +193,9 @@ def _check_shapes(path: Path, arrays: Arrays) -> None:
 def _actions(path: Path, values: NDArray[Any]) -> tuple[NDArray[Any], Actions]:
     if values.dtype.kind in "iu" and values.size == len(values):
         size = int(values.max()) + 1
-        if 0 < size <= MOST_CHOICES:
+        if values.min() < 0:
+            raise UserError(f"actions of {path}", f"the choice {values.min()}", "numbers from 0 on")
+        if size <= MOST_CHOICES:
             check_room(path, COPIES * FLOAT * len(values) * size)
         return one_hot(path, values.ravel(), size), choice(size)
     if values.ndim != 2:
@@ -218,5 +220,5 @@ def _check_ends(path: Path, steps: Steps, told: bool) -> None:
     longest = int(np.diff(np.concatenate([[-1], ends, [len(steps.reward) - 1]])).max(initial=0))
     if steps.next_obs is None and longest > ENDLESS:
         found = f"an episode of {longest:,} steps" + ("" if told else ", and no 'timeouts'")
-        cure = "add 'timeouts' (True at the last step before a time limit), or next_observations"
+        cure = "add 'timeouts' (True at the last step before a time limit), or the true next_observations"
         raise UserError(str(path), found, f"at most {ENDLESS:,} steps", cure)

@@ -164,6 +164,10 @@ def _actions(path: Path, space: Mapping[str, Any]) -> Actions:
         ends = [np.broadcast_to(np.asarray(space[end], np.float64), (size,)) for end in ("low", "high")]
         if np.isfinite(ends).all() and (ends[0] < ends[1]).all():
             return box(size, *(end.tolist() for end in ends))
+        found = f"Box from {np.min(ends[0]):g} to {np.max(ends[1]):g}"
+        raise UserError(
+            f"actions of {path}", found, "finite bounds, low < high", f"correct them in {_folder(path) / METADATA}"
+        )
     found = f"{space['type']} {space.get('shape', '')}".strip()
     raise UserError(f"actions of {path}", found, "a Box (A,) with low < high, or Discrete from 0")
 

@@ -12,7 +12,7 @@ from worldrl.agent import Agent
 from worldrl.config import Config
 from worldrl.data.memory import GIB, available_bytes
 from worldrl.data.replay import Replay, Windows, choose_replay_device, nbytes
-from worldrl.errors import UserError
+from worldrl.errors import UserError, counted
 from worldrl.runs.data import Rows
 from worldrl.training.experience.base import check_rows, drawn_windows
 from worldrl.types import Batch, EnvSpec, Extra, Needs
@@ -83,7 +83,9 @@ class DataSet:
     def notes(self) -> list[str]:
         n = self.length
         for_long = f"{n:,} updates" if n else "no updates before acting"
-        held = f"data: {len(self):,} rows of {self.episodes:,} episodes from {self.config.data.name}; {for_long}"
+        held = (
+            f"data: {len(self):,} rows of {counted(self.episodes, 'episode')} from {self.config.data.name}; {for_long}"
+        )
         return [held, *self.told_of]
 
     def ready(self) -> bool:
