@@ -423,9 +423,8 @@ def write(out: Path, data: Recorded, about: Mapping[str, Any]) -> None:
     for note in data.notes:
         say(note)
     found = extent(data.columns)
-    print(
-        f"{out}: {counted(int(found.steps.sum()), 'step')} of {counted(len(found.start), 'episode')}, returns {_spread(found.returns)}"
-    )
+    size = f"{counted(int(found.steps.sum()), 'step')} of {counted(len(found.start), 'episode')}"
+    print(f"{out}: {size}, returns {_spread(found.returns)}")
     print(f"look at it: {pasted('data', 'info', out)}")
 
 

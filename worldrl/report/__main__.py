@@ -33,6 +33,7 @@ from worldrl.report.folder import BESIDE, HTML, OTHER_OUT, check_own, place, wri
 from worldrl.report.grids import by_agent, draw_grids, grid_rows, read_grids, unequal
 from worldrl.report.page import Report, find_grids, page
 from worldrl.report.plots import XLABEL, Line, Panels, draw, number_of
+from worldrl.report.published import SUFFIX, read_published
 from worldrl.report.tables import (
     ALL,
     LAST_AND_BEST,
@@ -156,7 +157,8 @@ def make_parser() -> argparse.ArgumentParser:
     """The options of the command."""
     parser = Parser(prog="worldrl report", description="Learning curves and statistics of run folders.")
     add = parser.add_argument
-    add("run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help="run folders, or folders with runs at any depth")
+    paths = "run folders, folders with runs at any depth, or a curves.csv of another report"
+    add("run_dirs", nargs="+", type=Path, metavar="RUN_DIR", help=paths)
     add(
         "--out",
         type=Path,
@@ -211,7 +213,10 @@ def robustness_report(options: argparse.Namespace) -> str:
 
 def chosen(options: argparse.Namespace, ends: Ends) -> tuple[list[Run], Notes]:
     """The runs to compare, with their curves as the options ask for them; notes name those that are left out."""
-    runs, notes = read_runs(options.run_dirs, options.metric, merge=not options.last)
+    files = [path for path in options.run_dirs if path.suffix == SUFFIX]
+    folders = [path for path in options.run_dirs if path not in files]
+    runs, notes = read_runs(folders, options.metric, merge=not options.last) if folders else ([], [])
+    runs += [run for file in files for run in read_published(file, merge=not options.last)]
     if options.last:
         runs, left_out = average(runs, options.last, options.metric)
         notes += left_out
