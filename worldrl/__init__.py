@@ -1,4 +1,4 @@
-"""World-model agents for continuous control.
+"""Agents with a belief: world models and heads, for continuous and discrete actions, from images, states or data.
 
 ``worldrl.train(agent="sac", task="cheetah_run")`` trains an agent from Python as ``worldrl train`` does from a shell;
 ``worldrl.load(run_dir)`` returns the policy that a run has learned.

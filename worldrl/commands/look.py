@@ -71,7 +71,7 @@ def study_prediction(subject: Subject) -> tuple[Results, str]:
 def study_noise(subject: Subject) -> tuple[Results, str]:
     results: Results = {"records": doubt.measure(subject.recorder, subject.by_kind)}
     doubt.draw(results, subject.settings.out / "noise.png")
-    return results, _at_worst(results["records"], lambda r: f"entropy {r['entropy_change']:+.2f} nats")
+    return results, _at_worst(results["records"], lambda r: f"change of entropy {r['entropy_change']:+.2f} nats")
 
 
 def study_probe(subject: Subject) -> tuple[Results, str]:
@@ -90,7 +90,7 @@ def study_marginal(subject: Subject) -> tuple[Results, str]:
     records = many_paths.measure(subject.agent, subject.by_kind, s.episodes, s.seed, s.particles)
     results: Results = {"particles": s.particles, "records": records}
     many_paths.draw(results, s.out / "marginal.png")
-    return results, _at_worst(records, lambda r: f"return {r['gain']:+.1f}{_interval(r['gain_interval'])}")
+    return results, _at_worst(records, lambda r: f"change of return {r['gain']:+.1f}{_interval(r['gain_interval'])}")
 
 
 STUDIES: dict[str, Callable[[Subject], tuple[Results, str]]] = {
