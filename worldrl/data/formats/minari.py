@@ -197,7 +197,7 @@ def _bytes_seen(group: h5py.Group, name: str, rows: int, space: Mapping[str, Any
 
 def _episode(group: h5py.Group, space: Mapping[str, Any], actions: Actions, most: int) -> Episode:
     reward, action, terminal = (hdf5.array(group, name, most) for name in ("rewards", "actions", "terminations"))
-    obs = _observation(group, space, most)
+    obs = _observation(group, space, reward.size + 1, most)
     where = f"{group.file.filename}: {group.name}"
     if actions.kind == "choice":
         action = one_hot(where, action.ravel(), actions.size)
@@ -211,9 +211,8 @@ def _episode(group: h5py.Group, space: Mapping[str, Any], actions: Actions, most
     return Episode(obs, action, reward, bool(len(terminal) and terminal[-1]))
 
 
-def _observation(group: h5py.Group, space: Mapping[str, Any], most: int) -> dict[str, NDArray[Any]]:
+def _observation(group: h5py.Group, space: Mapping[str, Any], rows: int, most: int) -> dict[str, NDArray[Any]]:
     """Observations by the names that agents use: those already called so, an image, or all vectors in one."""
-    rows = math.prod(hdf5.shape(group, "rewards")) + 1
     parts = {name: _seen(group, name, inner, rows, most) for name, inner in _spaces(space)}
     if set(parts) <= {*OURS}:
         return parts
@@ -332,11 +331,12 @@ def _is_coded(group: h5py.Group, name: str, space: Mapping[str, Any]) -> bool:
 def _seen(group: h5py.Group, name: str, space: Mapping[str, Any], rows: int, most: int) -> NDArray[Any]:
     where = _inside(group, name)
     if not _is_coded(group, name, space):
-        found, expected = hdf5.shape(*where)[1:], tuple(space.get("shape", ()))
+        values = hdf5.array(*where, most)
+        found, expected = values.shape[1:], tuple(space.get("shape", ()))
         if space["type"] == "Box" and found != expected:
             episode = f"{group.file.filename}: {group.name}"
             raise damaged(episode, f"observations {name} (T + 1, {str(found)[1:]}", f"(T + 1, {str(expected)[1:]}")
-        return hdf5.array(*where, most)
+        return values
     height, width, _ = space["shape"]
     largest = math.prod(space["shape"]) + JPEG_HEADER
     return np.stack([decode(each, height, width) for each in hdf5.byte_rows(*where, rows, largest)])
