@@ -90,7 +90,7 @@ def test_little_memory_and_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "available_bytes", lambda device: 2**30)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(1, 1, 1))
     found = by_name("memory")
-    assert (found["memory"].status, found["disk"].status) == (WARN, WARN)
+    assert (found["memory"].status, found["disk"].status) == (FAIL, WARN)
     rows = int(found["memory"].remedy.removeprefix("set replay.capacity=").removesuffix(" or less"))
     assert 0.7 * 2**30 < rows * 12_300 < 2**30
     monkeypatch.setattr(memory, "available_bytes", lambda device: 2**40)

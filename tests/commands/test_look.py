@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.toy_runs import SLAC, SMALL, STATE_SAC, make_run
+from worldrl.acting.collect import by_mode, collect
 from worldrl.acting.recording import Episode, Filtered, Recorder, conditions, filter_rows
 from worldrl.commands.look import main
 from worldrl.compose import compose
@@ -53,6 +55,17 @@ def test_corruptions_are_seen_on_the_same_episodes(state_run: Path) -> None:
         assert 0.1 < added.std() < 0.6
     again = recorder_of(state_run, episodes=2).under(noisy.config)
     np.testing.assert_array_equal(again[1].obs["state"], other.obs["state"])
+
+
+def test_an_environment_that_does_not_fit_the_agent_is_one_line(state_run: Path) -> None:
+    agent, config = load_agent(state_run, device="cpu")
+    other = replace(config, task="tests.envs.toy_envs:Choice")
+    with pytest.raises(UserError):
+        Recorder(agent, other, seed=5, episodes=1).played()
+    with pytest.raises(UserError):
+        collect(other.env, other.task, 5, 10, by_mode(agent))
+    with pytest.raises(UserError):
+        many_paths._returns(agent, other, 1, 5, 2)
 
 
 def test_rows_keep_the_time_convention(state_run: Path) -> None:

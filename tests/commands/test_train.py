@@ -272,6 +272,15 @@ def test_a_run_of_a_sweep_that_was_killed_before_its_first_checkpoint_starts_aga
     assert runs[0] == runs[1]
 
 
+def test_a_run_of_a_sweep_that_was_killed_while_its_settings_were_written_starts_again(
+    runs: list[tuple[Config, Path]], tmp_path: Path
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / ".config.yaml.partial").write_text("agent: sa")
+    command.train_or_continue(settings("agent=sac"), tmp_path / "mine")
+    assert len(runs) == 1
+
+
 def test_a_folder_of_somebody_else_is_not_deleted(runs: list[tuple[Config, Path]], tmp_path: Path) -> None:
     config = settings("agent=sac")
     (tmp_path / "mine" / "notes").mkdir(parents=True)

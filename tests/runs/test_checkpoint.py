@@ -155,6 +155,15 @@ def test_two_at_the_same_frame(tmp_path: Path) -> None:
     assert len(list((tmp_path / "checkpoints").iterdir())) == 1
 
 
+def test_a_name_that_has_become_free_is_not_older_than_the_others(tmp_path: Path) -> None:
+    """A kill after the third save leaves the second and the third."""
+    checkpoints = Checkpoints(tmp_path)
+    for n in range(2):
+        checkpoints.save(5, {"n": n})
+    assert checkpoints._free_name("step", 5).name == "step-000000005-2"
+    assert checkpoints._free_name("step", 50).name == "step-000000050"
+
+
 def test_best(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path)
     assert checkpoints.best() is None

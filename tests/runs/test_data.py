@@ -29,7 +29,7 @@ from worldrl.registry import tiny_settings
 from worldrl.runs import data as runs_data
 from worldrl.runs.checkpoint import Checkpoints
 from worldrl.runs.data import load_rows, read_data
-from worldrl.runs.settings import load_config
+from worldrl.runs.settings import load_config, save_config
 from worldrl.training.experience import dataset
 from worldrl.training.loop import resume
 from worldrl.types import EnvSpec, ObsSpec, box, choice
@@ -309,6 +309,9 @@ def test_a_resumed_run_finds_its_data_in_a_new_place(tmp_path: Path, file: Path)
     assert "data=" in refused.value.fix
     resume(run, {"updates": 20, "data": str(moved)})
     assert load_config(run).data.name == str(moved)
+    config = load_config(run)
+    save_config(replace(config, data=replace(config.data, name=str(file))), run)  # as a kill may leave it
+    resume(run, {"updates": 25, "data": str(moved)})
     other = npz(tmp_path / "other.npz", {**arrays(True), "rewards": arrays()["rewards"] + 1})
     with pytest.raises(UserError) as refused:
         resume(run, {"updates": 30, "data": str(other)})

@@ -98,6 +98,28 @@ def test_a_film_that_cannot_be_written_does_not_end_the_run(tmp_path: Path, caps
     assert "done: 40 frames" in told
 
 
+def test_a_film_that_cannot_be_made_does_not_end_a_resumed_run(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, toy = tmp_path / "run", {"task": "tests.envs.toy_envs:CannotDraw", "eval.every": 20, "schedule.prefill": 100}
+    train({**STATE_SAC, **toy, "frames": 40}, run)
+    resume(run, {"frames": 100, "eval.video": True})
+    told = capsys.readouterr().out
+    assert told.count("not filmed") == 1
+    assert "done: 100 frames" in told
+
+
+def test_an_evaluation_that_the_environment_cut_is_not_the_best(tmp_path: Path) -> None:
+    """Where rewards are costs, an episode that fails early has the highest return."""
+    trainer = make_trainer(STATE, tmp_path / "run")
+    kept = trainer.evaluations
+    trainer.agent.updates, kept.last, kept._cut = 1, -1.0, True
+    assert not kept.improved()
+    kept._cut = False
+    assert kept.improved()
+    trainer.close()
+
+
 def test_an_evaluation_that_fails_again_is_left_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from worldrl.acting.episodes import RANDOM_ACTIONS, Act, AgentActs, Alone, own_randomness, play
+from worldrl.acting.episodes import RANDOM_ACTIONS, Act, AgentActs, Alone, check_environment, own_randomness, play
 from worldrl.agent import Agent
 from worldrl.envs.make import EnvConfig, describe, make_env
 from worldrl.envs.stream import TRAIN, RowStream
@@ -62,9 +62,17 @@ def at_random(seed: int) -> Recorder:
 
 def exploring(agent: Agent, epsilon: float) -> Recorder:
     """A trained agent as it acts in training: with draws of its policy, its action noise and ``epsilon``."""
-    return lambda spec: AgentActs(agent, 1, explore=True, perturb=True, epsilon=epsilon)
+    return _of(agent, explore=True, perturb=True, epsilon=epsilon)
 
 
 def by_mode(agent: Agent) -> Recorder:
     """A trained agent without exploration."""
-    return lambda spec: AgentActs(agent, 1)
+    return _of(agent)
+
+
+def _of(agent: Agent, **how: Any) -> Recorder:
+    def make(spec: EnvSpec) -> Act:
+        check_environment(agent.spec, spec)
+        return AgentActs(agent, 1, **how)
+
+    return make

@@ -18,7 +18,7 @@ from worldrl.acting.video import Video
 from worldrl.agent import Agent
 from worldrl.envs.make import EnvConfig, describe, make_task
 from worldrl.envs.stream import RANDOM, RowStream, episode_seed
-from worldrl.envs.vector import HOPELESS, VectorEnv
+from worldrl.envs.vector import HOPELESS, VectorEnv, WorkerError
 from worldrl.envs.workers import Failure, Rows, failing_as
 from worldrl.errors import UserError
 from worldrl.types import NOISE, Belief, EnvSpec, Noise
@@ -215,11 +215,13 @@ def run_episodes(
     video: Path | None = None,
     stop: Callable[[], object] = bool,
     tell: Callable[[int, int], object] = max,
+    without: Callable[[UserError], object] | None = None,
 ) -> Episodes:
     """Play ``episodes`` episodes, from number ``first``, spread over the vector's environments.
 
     Args:
         video: where a film of environment 0's first episode will be saved.
+        without: called in place of raising an error of the film, of which there is then none.
         tell: called at every tick with the number of episodes that have ended, and the frames of the present one.
 
     Raises:
@@ -228,10 +230,17 @@ def run_episodes(
     n = envs.num_envs
     shares = [episodes // n + (i < episodes % n) for i in range(n)]
     played: list[list[tuple[float, int, bool]]] = [[] for _ in range(n)]
-    film = None if video is None else Video(video, film_speed(envs.spec))
+    film: Video | None = None
     for t, tick in enumerate(play(envs, act, first, stop)):
-        if film is not None and not played[0] and not tick.rows["is_cut"][0] and t < LONGEST_VIDEO:
-            film.add(envs.render(*VIDEO_SIZE), tick.caption(0))
+        if video is not None and not played[0] and not tick.rows["is_cut"][0] and t < LONGEST_VIDEO:
+            try:
+                film = film or Video(video, film_speed(envs.spec))
+                film.add(envs.render(*VIDEO_SIZE), tick.caption(0))
+            except UserError as error:
+                if without is None or isinstance(error, WorkerError):
+                    raise
+                without(error)
+                film = video = None
         for i in tick.ended:
             played[i].append((float(tick.returns[i]), int(tick.frames[i]), bool(tick.rows["is_cut"][i])))
         tell(sum(min(len(mine), share) for mine, share in zip(played, shares, strict=True)), int(tick.frames[0]))
@@ -263,6 +272,20 @@ def random_return(config: EnvConfig, task: str, seed: int, episodes: int) -> lis
 
 
 # --- helpers ----------------------------------------------------------------------------------------------------------
+
+
+def check_environment(trained: EnvSpec, found: EnvSpec) -> None:
+    """Raise UserError unless the environment has the observations and actions that the agent was trained on."""
+    if trained.obs == found.obs and trained.actions[:2] == found.actions[:2]:
+        return
+    expected = f"{_interface(trained)}, on which the agent was trained"
+    fix = "use the environment of that time, or train again"
+    raise UserError(f"the environment {found.task}", _interface(found), expected, fix)
+
+
+def _interface(spec: EnvSpec) -> str:
+    obs = ", ".join(f"{key} {obs.shape} {obs.dtype}" for key, obs in spec.obs.items())
+    return f"{obs}, actions {spec.actions.kind} of {spec.actions.size}"
 
 
 def check_length(task: str, frames: int, longest: int | None = None) -> None:

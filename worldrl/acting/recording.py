@@ -16,11 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from worldrl.acting.episodes import Act, AgentActs, Alone, own_randomness, play
+from worldrl.acting.episodes import Act, AgentActs, Alone, check_environment, own_randomness, play
 from worldrl.agent import Agent
 from worldrl.config import Config, config_from_dict, config_to_dict, flatten
 from worldrl.envs.corruption import LEVELS, CorruptionConfig, is_active
-from worldrl.envs.make import make_env
+from worldrl.envs.make import describe, make_env
 from worldrl.envs.stream import EVAL, RowStream
 from worldrl.errors import unknown
 from worldrl.runs.trained import TrainedPolicy
@@ -110,7 +110,9 @@ class Recorder:
             actions: list[np.ndarray | None] = [None] * self._count
             if key != shown_corruption(self.config):
                 actions = [episode.action for episode in self.played()]
-            with contextlib.closing(RowStream(make_env(config.env, config.task, False), self.seed, EVAL, 0)) as stream:
+            env = make_env(config.env, config.task, False)
+            with contextlib.closing(RowStream(env, self.seed, EVAL, 0)) as stream:
+                check_environment(self.agent.spec, describe(env, config.env))
                 self._known[key] = [self._record(stream, i, repeated) for i, repeated in enumerate(actions)]
         return self._known[key]
 

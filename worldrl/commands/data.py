@@ -169,7 +169,7 @@ def findings(data: Recorded, found: Extent) -> Iterator[str]:
             yield from _of_scales(key, columns[key])
     if not columns["reward"].any():
         yield "every reward is 0"
-    if len(found.start) == 1 and found.steps[0] > d4rl.ENDLESS:
+    if len(found.start) == 1 and found.steps[0] > d4rl.ENDLESS and data.file_rows is None:
         yield f"one episode of {found.steps[0]:,} steps: are its time-outs missing?"
     if (short := int((found.steps < 1).sum())) > 0:
         yield f"{counted(short, 'episode')} without a step"

@@ -168,7 +168,7 @@ def check_memory() -> Iterator[Check]:
     else:
         rows = int(0.8 * free / row_bytes(PIXEL_SPEC)) // 1000 * 1000
         found = f"{free / GIB:.1f} GiB free; the default replay grows to {needed / GIB:.1f} GiB on images"
-        yield judge("memory", free >= needed, found, WARN, f"set replay.capacity={rows} or less")
+        yield judge("memory", free >= needed, found, FAIL, f"set replay.capacity={rows} or less")
     disk = shutil.disk_usage(Path.cwd()).free
     found = f"{disk / GIB:.1f} GiB free in {Path.cwd()}"
     yield judge("disk", disk > LITTLE_DISK, found, WARN, "write runs elsewhere: hydra.run.dir=DIR")

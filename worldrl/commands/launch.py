@@ -108,12 +108,12 @@ def _sharing() -> Iterator[list[int]]:
 
 
 def _pool_size(launcher: Any, jobs: int) -> int:
-    """How many processes joblib needs; 1 without a pool.
+    """How many processes joblib needs; 0 without a pool.
 
     None of them never gets a job: a signal would end it, and the pool with it.
     """
     if "joblib" not in launcher._target_ or launcher.backend not in (None, "loky"):
-        return 1
+        return 0
     from joblib import effective_n_jobs
 
     return min(effective_n_jobs(launcher.n_jobs), jobs)
@@ -152,7 +152,7 @@ def launch(jobs: Sequence[Job], line: CommandLine) -> None:
         launcher = GlobalHydra.instance().hydra
         assert launcher is not None
         size = _pool_size(composed.hydra.launcher, len(jobs))
-        sized = [f"hydra.launcher.n_jobs={size}"] if size > 1 else []
+        sized = [f"hydra.launcher.n_jobs={size}"] if size else []  # one job needs no process of its own
         sharing: AbstractContextManager[list[int]] = _sharing() if size > 1 else nullcontext([])
         with sharing as passed:
             batches = launcher.multirun(HYDRA_CONFIG, _Jobs(jobs, size > 1), [*line.hydra, *sized, numbers])

@@ -164,7 +164,8 @@ def train_or_continue(config: Config, run_dir: Path) -> None:
 def _clear(run_dir: Path) -> None:
     """Delete a run that has only begun, its settings last. Raises UserError for a folder that has none: not a run."""
     files = [path for path in run_dir.iterdir() if path.name != LOCK]
-    if files and not (run_dir / CONFIG_FILE).is_file():
+    begun = [path for path in files if path.name != f".{CONFIG_FILE}.partial"]
+    if begun and not (run_dir / CONFIG_FILE).is_file():
         raise UserError(str(run_dir), f"files without {CONFIG_FILE}", "a run, or a new or empty folder")
     for path in sorted(files, key=lambda path: path.name == CONFIG_FILE):
         shutil.rmtree(path) if path.is_dir() else path.unlink()

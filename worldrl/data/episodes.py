@@ -131,13 +131,10 @@ class Layout(NamedTuple):
 
 @np.errstate(over="ignore")
 def is_shifted(steps: Steps) -> bool:
-    """Whether ``next_obs`` is ``obs`` moved by one row, at marked ends too, where it shows the next episode.
-
-    If no end is marked, moved observations tell no more than the observations themselves.
-    """
+    """Whether ``next_obs`` is ``obs`` moved by one row, at marked ends too, where it shows the next episode."""
     ends = np.flatnonzero((steps.terminal | steps.timeout)[:-1])
     changes = any((values[ends] != values[ends + 1]).any() for values in steps.obs.values())
-    if steps.next_obs is None or (len(ends) and not changes):
+    if steps.next_obs is None or not changes:
         return False
     for key, following in steps.next_obs.items():  # few rows, which decide it for most files
         kind = _stored(steps.obs[key])

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from worldrl.acting.episodes import AgentActs, own_randomness, run_episodes
+from worldrl.acting.episodes import AgentActs, check_environment, own_randomness, run_episodes
 from worldrl.acting.video import check_video
 from worldrl.config import Config
 from worldrl.envs import make_envs
@@ -17,23 +17,8 @@ from worldrl.errors import UserError, check_writable, wrong
 from worldrl.runs.trained import check_playable, load_agent
 from worldrl.statistics import mean_and_deviation
 from worldrl.terminal import say, to_json
-from worldrl.types import EnvSpec
 
 SILENCE = 10.0  # seconds
-
-
-def check_environment(trained: EnvSpec, found: EnvSpec) -> None:
-    """Raise UserError unless the environment has the observations and actions that the agent was trained on."""
-    if trained.obs == found.obs and trained.actions[:2] == found.actions[:2]:
-        return
-    expected = f"{_interface(trained)}, on which the agent was trained"
-    fix = "use the environment of that time, or train again"
-    raise UserError(f"the environment {found.task}", _interface(found), expected, fix)
-
-
-def _interface(spec: EnvSpec) -> str:
-    obs = ", ".join(f"{key} {obs.shape} {obs.dtype}" for key, obs in spec.obs.items())
-    return f"{obs}, actions {spec.actions.kind} of {spec.actions.size}"
 
 
 def evaluate_run(

@@ -20,7 +20,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from worldrl.acting.episodes import LONGEST_VIDEO, AgentActs, Tick, naming_failures, play
+from worldrl.acting.episodes import LONGEST_VIDEO, AgentActs, Tick, check_environment, naming_failures, play
 from worldrl.acting.film import Film
 from worldrl.acting.noise import RowNoise
 from worldrl.agent import Agent
@@ -32,7 +32,6 @@ from worldrl.envs.spaces import Observation
 from worldrl.envs.stream import EVAL
 from worldrl.envs.workers import Failure, Rows, failing_as
 from worldrl.errors import UserError
-from worldrl.evaluation.evaluate import check_environment
 from worldrl.report.grids import CLEAN, Cell
 from worldrl.types import SEEN, EnvSpec
 

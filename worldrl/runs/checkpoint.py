@@ -254,11 +254,8 @@ class Checkpoints:
     def _free_name(self, kind: str, frames: int) -> Path:
         """A second checkpoint at the same frame gets a suffix: a folder cannot be replaced atomically."""
         name = f"{kind}-{frames:09d}"
-        path, n = self.folder / name, 0
-        while path.exists():
-            n += 1
-            path = self.folder / f"{name}-{n}"
-        return path
+        taken = [path.name.removeprefix(name)[1:] for path in self._all(kind) if path.name.startswith(name)]
+        return self.folder / (f"{name}-{max(int(n or 0) for n in taken) + 1}" if taken else name)
 
     def _all(self, kind: str) -> list[Path]:
         if not self.folder.is_dir():

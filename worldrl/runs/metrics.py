@@ -44,10 +44,7 @@ class Logger:
         folder = Path(run_dir)
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / METRICS
-        if resume is not None:
-            _check_metrics(path, resume)
-        elif path.exists() and path.stat().st_size:
-            raise UserError(str(path), "the metrics of another run", fix=f"choose a new folder, or resume={folder}")
+        check_place(folder, resume)
         size, self._crc = (0, 0) if resume is None else (resume["bytes"], resume["crc32"])
         with writing(path):
             self._file = path.open("ab")
@@ -111,6 +108,15 @@ class Logger:
 RESTORE = (
     "put it back as it was: the run cannot resume without it; its checkpoints are intact, and worldrl eval plays them"
 )
+
+
+def check_place(run_dir: Path, resume: Mapping[str, int] | None) -> None:
+    """Refuse a folder with metrics for a new run, and other metrics than the checkpoint's for a resumed one."""
+    path = run_dir / METRICS
+    if resume is not None:
+        _check_metrics(path, resume)
+    elif path.exists() and path.stat().st_size:
+        raise UserError(str(path), "the metrics of another run", fix=f"choose a new folder, or resume={run_dir}")
 
 
 def _check_metrics(path: Path, position: Mapping[str, int]) -> None:

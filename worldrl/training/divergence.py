@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,8 @@ def check_finite(agent: Agent, experience: Experience, run_dir: Path, checkpoint
     lost = [key for key, n in (("td", needs.td_batch), ("recent", needs.recent_batch)) if n]
     windows = {place: _jsonable(each._asdict()) for place, each in drawn.items()}
     report = {"loss": name, "update": update, "windows": windows, "draws_not_kept": lost}
-    path.write_text(json.dumps(report) + "\n")
+    with contextlib.suppress(OSError):  # of a full disk: the loss matters more
+        path.write_text(json.dumps(report) + "\n")
     others = f"; the other samples, {', '.join(lost)}, are not kept" if lost else ""
     told = f"training stopped; the rows of its batch are named in {path} (Replay.window rebuilds them{others})"
     raise Diverged(

@@ -39,6 +39,8 @@ class Evaluations:
         self._films = run_dir / VIDEOS
         self._envs: VectorEnv | None = None  # made by the first evaluation
         self._patient = False  # whether the due evaluation has failed before
+        self._filmless = False  # whether a film could not be made
+        self._cut = False  # whether the environment cut an episode of the last evaluation
         self.begin_phase()
 
     def begin_phase(self) -> None:
@@ -85,12 +87,14 @@ class Evaluations:
         """
         c, envs = self.config, self._environments()
         first = self.count * -(-c.eval.episodes // envs.num_envs)
-        film = self._films / f"eval-{position:09d}.mp4" if c.eval.video else None
+        film = self._films / f"eval-{position:09d}.mp4" if c.eval.video and not self._filmless else None
         with own_randomness(c.seed, EVALUATION, self.count):
             act, n = AgentActs(self.agent, envs.num_envs), c.eval.episodes
-            played = run_episodes(envs, act, n, first, film, stop, partial(progress.evaluate, n))
+            without = partial(self._go_on_without_films, progress.say)
+            played = run_episodes(envs, act, n, first, film, stop, partial(progress.evaluate, n), without)
         self.count, self._patient = self.count + 1, False
         self.last, deviation = mean_and_deviation(played.returns)
+        self._cut = played.cut > 0
         if played.cut:
             how_many = f"{played.cut} of {c.eval.episodes} evaluation episodes were cut short"
             progress.say(f"{how_many}; the last one: {envs.cuts[-1]}")
@@ -100,6 +104,11 @@ class Evaluations:
         score = {"eval/score": 100.0 * normalized(self.last, c.data.reference)} if c.data.reference else {}
         return {"eval/return": self.last, "eval/return_std": deviation, **score, **cut}
 
+    def _go_on_without_films(self, say: Callable[[str], None], error: UserError) -> None:
+        """A film is worth less than the run: one that cannot be made is told once."""
+        self._filmless = True
+        say(f"evaluations are not filmed: {one_line(error)}")
+
     def _environments(self) -> VectorEnv:
         c = self.config
         if self._envs is None:
@@ -108,8 +117,13 @@ class Evaluations:
         return self._envs
 
     def improved(self) -> bool:
-        """Whether the agent has learned and its last return is above all others; then that is the best from now on."""
-        improved = self.agent.updates > 0 and (math.isnan(self.best) or self.last > self.best)
+        """Whether the agent has learned and its last return is above all others; then that is the best from now on.
+
+        An evaluation with an episode that the environment cut does not count: where rewards are costs, failing early
+        would be best.
+        """
+        better = math.isnan(self.best) or self.last > self.best
+        improved = self.agent.updates > 0 and better and not self._cut
         if improved:
             self.best = self.last
         return improved

@@ -31,7 +31,7 @@ from worldrl.registry import PARTS
 from worldrl.runs.checkpoint import STATE, CheckpointError, Checkpoints
 from worldrl.runs.exactness import PRODUCTS, compare_fingerprint, environment_fingerprint, rng_state, set_rng_state
 from worldrl.runs.folder import resume_command, sole_use
-from worldrl.runs.metrics import Logger
+from worldrl.runs.metrics import Logger, check_place
 from worldrl.runs.settings import check_unchanged, save_config
 from worldrl.runs.state import restoring
 from worldrl.runs.transfer import check_spec, encode_spec, load_model
@@ -128,6 +128,7 @@ class Trainer:
         else:
             with restoring(saved["folder"] / STATE):
                 position = self._restore(saved)
+        check_place(run_dir, position)
         save_config(config, run_dir)  # before any other file: without it nobody knows whose they are
         self.logger = Logger(run_dir, config.log.tensorboard, position, self.experience.position)
         self.progress = self._new_progress()
@@ -354,7 +355,14 @@ class Trainer:
         """Load the saved state; returns its position in the metrics file."""
         check_spec(f"resume={self.run_dir}", encode_spec(self.experience.spec), saved["spec"])
         products.use(saved["fingerprint"].get(PRODUCTS, "torch"))
-        for line in compare_fingerprint(saved["fingerprint"], self._fingerprint()):
+        old, new = (  # the protocol names the version of a game
+            {"protocol": each.get("protocol") or "none", **more}
+            for each, more in (
+                (saved["spec"], saved["fingerprint"]),
+                (encode_spec(self.experience.spec), self._fingerprint()),
+            )
+        )
+        for line in compare_fingerprint(old, new):
             print(line, file=sys.stderr)
         self.agent.load_state_dict(saved["agent"])
         if self.experience.saved_replay is not None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 REFRESH = 0.2  # s between two drawings of the bar
 INTERVAL = 30.0  # s between two lines without a terminal
+LONGEST = 1e9  # s, about thirty years: nobody waits for more
 TOLD = 0.005  # shares of time below this are not printed
 
 
@@ -207,4 +208,5 @@ class Progress:
 
 def _left(rest: float, speed: float) -> str:
     """The time that ``rest`` takes, as h:mm:ss."""
-    return "-:--:--" if speed <= 0 else str(timedelta(seconds=round(max(0.0, rest) / speed)))
+    seconds = max(0.0, rest) / speed if speed > 0 else math.inf
+    return "-:--:--" if seconds > LONGEST else str(timedelta(seconds=round(seconds)))

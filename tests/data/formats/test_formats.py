@@ -90,6 +90,15 @@ def test_numbers_beyond_float32_are_found_without_a_warning(tmp_path: Path) -> N
     assert not np.isfinite(d4rl.read(file).columns["state"]).all()
 
 
+def test_following_rows_that_show_no_end_are_told(tmp_path: Path) -> None:
+    """If time-outs are missing, moved observations look like one long episode, which a continuing task may have."""
+    n = d4rl.ENDLESS + 2
+    seen = np.random.default_rng(0).random((n, 2))
+    flat = {"observations": seen, "next_observations": np.roll(seen, -1, 0), "actions": np.zeros((n, 1))}
+    flat |= {"rewards": np.zeros(n), "terminals": np.zeros(n)}
+    assert any("time-outs missing" in note for note in d4rl.read(npz(tmp_path / "a.npz", flat)).notes)
+
+
 def test_whole_numbers_are_choices(tmp_path: Path) -> None:
     number = np.arange(15) % 3
     found = d4rl.read(npz(tmp_path / "a.npz", {**arrays(True), "actions": number}))
@@ -262,13 +271,6 @@ def _endless(path: Path) -> None:
     )
 
 
-def _endless_with_the_following_rows(path: Path) -> None:
-    n = d4rl.ENDLESS + 2
-    seen = np.random.default_rng(0).random((n, 2))
-    flat = {"observations": seen, "next_observations": np.roll(seen, -1, 0), "actions": np.zeros((n, 1))}
-    npz(path, {**flat, "rewards": np.zeros(n), "terminals": np.zeros(n)})
-
-
 def _half(path: Path) -> None:
     file = npz(path.with_suffix(".npz"), arrays())
     file.write_bytes(file.read_bytes()[:500])
@@ -315,7 +317,6 @@ def _overflowing(path: Path) -> None:
         _pickled,
         _no_arrays,
         _endless,
-        _endless_with_the_following_rows,
         _half,
         _negative_choice,
         _broken,

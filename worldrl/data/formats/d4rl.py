@@ -139,6 +139,8 @@ def _notes(steps: Steps, columns: Columns) -> tuple[str, ...]:
         notes.append(
             "no time-outs and no next observations: after a cut, the next episode seems to continue the same one"
         )
+    if steps.next_obs is not None and (longest := int(found.steps.max())) > ENDLESS:
+        notes.append(f"an episode of {longest:,} steps: are its time-outs missing?")
     if left_out:
         notes.append(f"left out {counted(left_out, 'step')} without a next observation")
     return tuple(notes)

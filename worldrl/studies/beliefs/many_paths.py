@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from worldrl.acting.episodes import AgentActs, own_randomness, run_episodes
+from worldrl.acting.episodes import AgentActs, check_environment, own_randomness, run_episodes
 from worldrl.acting.recording import Condition, shown_corruption
 from worldrl.agent import Agent
 from worldrl.config import Config
@@ -67,6 +67,7 @@ def _returns(agent: Agent, config: Config, episodes: int, seed: int, particles: 
         contextlib.closing(make_envs(config.env, config.task, seed, num_envs=1, training=False)) as envs,
         own_randomness(seed),
     ):
+        check_environment(agent.spec, envs.spec)
         return run_episodes(envs, AgentActs(agent, 1, particles=particles), episodes).returns
 
 
