@@ -34,7 +34,7 @@ class _Key(NamedTuple):
 def read_published(path: Path, merge: bool = True) -> list[Run]:
     """The runs of a file with a row for each value, in the order of their first rows.
 
-    A run has no settings but its task, agent and seed, and the name of its file for a folder. ``merge`` as in
+    The only settings of a run are its task, agent and seed; its folder is named after the file. ``merge`` as in
     ``read_runs``.
 
     Raises:
