@@ -30,7 +30,7 @@ def test_a_second_call_makes_the_same_rows(tmp_path: Path) -> None:
         described = json.loads((tmp_path / name / "data" / minari.METADATA).read_text())
         found.append(described["rows_checksum"])
         assert (described["total_steps"], described["algorithm_name"], described["seed"]) == (37, "random", 0)
-        assert "mujoco" in described["versions"]
+        assert {"worldrl", "commit", "mujoco"} <= described["versions"].keys()
     assert found[0] == found[1] == checksum(read_data(tmp_path / "a").columns)
 
 
@@ -40,6 +40,8 @@ def test_by_a_trained_run_with_references(tmp_path: Path) -> None:
     assert main(["data", "make", str(tmp_path / "a.npz"), *arguments]) == 0
     assert len(d4rl.read(tmp_path / "a.npz").steps().reward) == 12
     assert main(["data", "make", str(tmp_path / "a"), *arguments, "--expert", "9"]) == 0
+    described = json.loads((tmp_path / "a" / "data" / minari.METADATA).read_text())
+    assert (described["policy_run"], described["policy_checkpoint"]) == (str(run), "step-000000020")
     reference = minari.read(tmp_path / "a").reference
     assert reference is not None
     assert reference[1] == 9

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from worldrl import __version__
 from worldrl.acting.collect import Recorder, at_random, by_mode, collect, exploring
 from worldrl.acting.episodes import random_return
 from worldrl.acting.waypoints import SIGMA, follow, mean_return, with_new_goals
@@ -23,9 +24,11 @@ from worldrl.data.hdf5 import SUFFIXES
 from worldrl.data.returns import RETURN_TO_GO
 from worldrl.envs.make import EnvConfig
 from worldrl.errors import UserError, check_writable, counted
+from worldrl.origin import commit
 from worldrl.report.plots import calm, check_picture, picture
+from worldrl.runs.checkpoint import Checkpoints
 from worldrl.runs.data import checksum, read_data
-from worldrl.runs.exactness import environment_fingerprint
+from worldrl.runs.exactness import environment_fingerprint, version_of
 from worldrl.runs.settings import CONFIG_FILE, run_folder
 from worldrl.runs.trained import CHECKPOINTS, check_playable, load_agent
 from worldrl.terminal import Parser, add_allow, command, number, number_or_list, pasted, say, whole
@@ -34,6 +37,7 @@ from worldrl.types import Actions, box
 
 SCRIPTED = RANDOM, WAYPOINTS = "random", "waypoints"
 RANDOM_EPISODES = 100  # whose mean return scores 0
+GAMES = ("ale-py", "gymnasium-robotics", "minatar")  # packages of tasks
 FLAT = (".npz", *SUFFIXES)  # D4RL's layout
 OTHER_FILES = (".csv", ".json", ".npy", ".parquet", ".pickle", ".pkl", ".pt", ".txt", ".zip")  # not layouts of data
 JOIN, RUN = "--join", "--policy RUN_DIR"
@@ -270,7 +274,10 @@ def make(options: argparse.Namespace) -> None:
         say(f"the environment cut {counted(len(cuts), 'episode')}; the last one: {cuts[-1]}")
     columns.pop(RETURN_TO_GO, None)  # what a policy was asked for is nothing that a sensor has seen
     data = Recorded(columns, spec.actions, task, reference, unit=True, action_repeat=env.action_repeat)
-    write(options.out, data, {**source.about, "seed": seed, "versions": environment_fingerprint()})
+    games = {name: found for name in GAMES if (found := version_of(name)) != "none"}
+    ours = {"worldrl": __version__, "commit": commit()}
+    versions = {**ours, **environment_fingerprint(), **games}
+    write(options.out, data, {**source.about, "seed": seed, "protocol": spec.protocol, "versions": versions})
 
 
 def _settle(options: argparse.Namespace) -> None:
@@ -316,7 +323,9 @@ def _source(options: argparse.Namespace) -> Source:
     check_playable(run_dir, config)
     name = f"{config.agent}, {options.checkpoint} of seed {config.seed}, {agent.updates} updates"
     recorder = by_mode(agent) if options.mode else exploring(agent, config.schedule.epsilon.end)
-    return Source(config, recorder, {"algorithm_name": name})
+    weights = Checkpoints(run_dir).find(options.checkpoint).name
+    about = {"algorithm_name": name, "policy_run": str(options.policy), "policy_checkpoint": weights}
+    return Source(config, recorder, about)
 
 
 def _no_policy(name: str) -> UserError:
