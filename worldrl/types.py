@@ -23,6 +23,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+GRID_SIDE = 32  # an array (H, W, C) up to this size is a grid: networks use its shape
+
 Obs = dict[str, Tensor]  # "pixels": (..., 64, 64, 3) uint8; vectors such as "state": (..., D) float32
 State = dict[str, Tensor]  # recurrent state while acting, every entry (B, ...)
 Metrics = dict[str, Tensor]  # 0-d tensors that stay on the device until they are logged

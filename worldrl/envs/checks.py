@@ -14,10 +14,10 @@ from gymnasium import spaces
 
 from worldrl.envs.spaces import IMAGE_SHAPE, unbounded
 from worldrl.errors import UserError
+from worldrl.types import GRID_SIDE
 
 WHOLE = ""  # the only part of an observation that is not a dict
 WRAPPERS = "gymnasium.wrappers"
-GRID_SIDE = 32  # an array (H, W, C) up to this size is a grid: networks use its shape
 
 
 class Layout(NamedTuple):

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from tests.data.test_episodes import flat, made
-from worldrl.data.episodes import Recorded, rows_of_episodes
+from worldrl.data.episodes import Episode, Recorded, rows_of_episodes
 from worldrl.data.formats import d4rl, format_of, minari
 from worldrl.errors import UserError
 from worldrl.types import box, choice
@@ -88,6 +88,32 @@ def test_next_observations_that_show_the_next_episode_are_not_used(tmp_path: Pat
 def test_numbers_beyond_float32_are_found_without_a_warning(tmp_path: Path) -> None:
     file = npz(tmp_path / "a.npz", {**arrays(True), "observations": np.full((15, 2), 1e300)})
     assert not np.isfinite(d4rl.read(file).columns["state"]).all()
+
+
+def recorded(shape: tuple[int, ...], dtype: type) -> Recorded:
+    """Two episodes of what a run on a grid or on stacked screens has seen, as vectors."""
+    rng = np.random.default_rng(0)
+    seen = [rng.integers(0, 2, (6, *shape)).astype(dtype) for _ in range(2)]
+    episodes = [Episode({"state": obs}, np.eye(3, dtype=np.float32)[[0, 1, 2, 0, 1]], np.ones(5), True) for obs in seen]
+    return Recorded(rows_of_episodes(episodes), choice(3), unit=True)
+
+
+@pytest.mark.parametrize(("shape", "dtype"), [((10, 10, 4), np.float32), ((84, 84, 1), np.uint8)])
+def test_grids_and_screens_keep_their_form(tmp_path: Path, shape: tuple[int, ...], dtype: type) -> None:
+    """What ``worldrl data`` records of a run on MinAtar, or on a stack of Atari's screens, that run can learn from."""
+    data = recorded(shape, dtype)
+    minari.write(tmp_path / "a", data)
+    found = minari.read(tmp_path / "a")
+    assert found.obs == data.obs
+    assert minari.world(tmp_path / "a")["env.obs"] == "state"
+    same(found, data)
+
+
+def test_a_grid_of_floats_in_a_flat_file_is_no_image(tmp_path: Path) -> None:
+    data = recorded((10, 10, 4), np.float32)
+    d4rl.write(tmp_path / "a.hdf5", data)
+    assert d4rl.read(tmp_path / "a.hdf5").obs == data.obs
+    assert d4rl.world(tmp_path / "a.hdf5")["env.obs"] == "state"
 
 
 def test_following_rows_that_show_no_end_are_told(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ from worldrl.data.episodes import (
 )
 from worldrl.data.memory import check_room
 from worldrl.errors import UserError, counted
-from worldrl.types import Actions, box, choice
+from worldrl.types import GRID_SIDE, Actions, box, choice
 
 SPELLING = "an HDF5 file or .npz archive with D4RL's arrays"
 NEEDED = ("observations", "actions", "rewards", "terminals")
@@ -69,13 +69,15 @@ def claims(path: Path) -> bool:
 
 def world(path: Path) -> dict[str, Any]:
     """The file names no environment; observations are vectors or images, one per frame."""
-    with_images = len(_shape(path)) == 1 + IMAGE
+    shape, kind = _seen(path)
+    with_images = len(shape) == 1 + IMAGE and not _is_grid(shape, kind)
     return {"env.obs": "pixels" if with_images else "state", "env.action_repeat": 1}
 
 
 def read(path: Path) -> Recorded:
     arrays = _arrays(path)
-    key = "pixels" if arrays["observations"].ndim == 1 + IMAGE else "state"
+    seen = arrays["observations"]
+    key = "pixels" if seen.ndim == 1 + IMAGE and not _is_grid(seen.shape, seen.dtype) else "state"
     _check_shapes(path, arrays)
     action, actions = _actions(path, arrays["actions"])
     n = len(arrays["rewards"])
@@ -158,20 +160,26 @@ def _arrays(path: Path) -> Arrays:
         return {name: hdf5.array(file, name, room) for name in names}
 
 
+def _is_grid(shape: tuple[int, ...], kind: np.dtype[Any]) -> bool:
+    """Whether observations (N, H, W, C) are grids of floats, as of a board."""
+    return len(shape) == 1 + IMAGE and max(shape[1:3]) <= GRID_SIDE and kind.kind == "f"
+
+
 def _room(shape: tuple[int, ...], kind: np.dtype[Any]) -> int:
     """Bytes of an array as it is stored or as floats, whatever is more; images remain bytes."""
     image = len(shape) == 1 + IMAGE and kind == np.uint8
     return math.prod(shape) * (1 if image else max(kind.itemsize, FLOAT))
 
 
-def _shape(path: Path) -> tuple[int, ...]:
+def _seen(path: Path) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of the observations."""
     if not hdf5.is_hdf5(path):
         found = read_shapes(path, ("observations",))
         if not found:
             raise UserError(str(path), "no 'observations'", f"the arrays {', '.join(NEEDED)}")
-        return found["observations"][0]
+        return found["observations"]
     with hdf5.opened(path) as file:
-        return hdf5.shape(file, "observations")
+        return hdf5.shape(file, "observations"), hdf5.kind(file, "observations")
 
 
 def _check_shapes(path: Path, arrays: Arrays) -> None:
@@ -186,7 +194,8 @@ def _check_shapes(path: Path, arrays: Arrays) -> None:
     if following is not None and following.shape != arrays["observations"].shape:
         expected = f"{arrays['observations'].shape}, as the observations have"
         raise UserError(f"{path}: 'next_observations'", f"shape {following.shape}", expected)
-    if arrays["observations"].ndim == 1 + IMAGE and arrays["observations"].dtype != np.uint8:
+    seen = arrays["observations"]
+    if seen.ndim == 1 + IMAGE and seen.dtype != np.uint8 and not _is_grid(seen.shape, seen.dtype):
         raise UserError(f"{path}: 'observations'", f"images of {arrays['observations'].dtype}", "uint8 from 0 to 255")
     if arrays["observations"].ndim not in (2, 1 + IMAGE):
         raise UserError(f"{path}: 'observations'", f"shape {arrays['observations'].shape}", "vectors (N, D) or images")

@@ -70,7 +70,7 @@ def world(path: Path) -> dict[str, Any]:
 def _world(path: Path, metadata: Mapping[str, Any]) -> dict[str, Any]:
     space = _space(path, metadata, "observation_space")
     names = [name for name, _ in _spaces(space)]
-    images = _is_image(space) or "pixels" in names
+    images = (_is_image(space) and _only_name(metadata) != "state") or "pixels" in names
     obs = "both" if images and len(names) > 1 else "pixels" if images else "state"
     settings = {"env.obs": obs, "env.action_repeat": _action_repeat(metadata)}
     task = _task(metadata)
@@ -90,7 +90,8 @@ def read(path: Path) -> Recorded:
         room = COPIES * sum(_bytes(group, space, actions) for group in groups)
         check_room(file, room)
         notes = (LOSSY,) * any(_is_coded(groups[0], name, inner) for name, inner in _spaces(space))
-        columns = rows_of_episodes(_episode(group, space, actions, room) for group in groups)
+        name = _only_name(metadata)
+        columns = rows_of_episodes(_episode(group, space, actions, room, name) for group in groups)
     data = Recorded(columns, actions, _task(metadata), reference, notes=notes, action_repeat=repeat)
     if actions.kind == "choice":
         return data._replace(unit=True)
@@ -118,6 +119,12 @@ def _task(metadata: Mapping[str, Any]) -> str:
     described = hdf5.parsed(metadata.get("env_spec"))
     name = described.get("id") if isinstance(described, dict) else metadata.get("task")
     return name if isinstance(name, str) and ":" not in name else ""
+
+
+def _only_name(metadata: Mapping[str, Any]) -> str:
+    """The name of a single observation, which worldrl writes: a screen of 84 x 84 is no image for world models."""
+    name = metadata.get("observation")
+    return name if name in OURS else ""
 
 
 def _action_repeat(metadata: Mapping[str, Any]) -> int:
@@ -195,9 +202,11 @@ def _bytes_seen(group: h5py.Group, name: str, rows: int, space: Mapping[str, Any
     return math.prod(shape) * (1 if len(shape) == 1 + IMAGE else 4)
 
 
-def _episode(group: h5py.Group, space: Mapping[str, Any], actions: Actions, most: int) -> Episode:
+def _episode(group: h5py.Group, space: Mapping[str, Any], actions: Actions, most: int, only: str) -> Episode:
     reward, action, terminal = (hdf5.array(group, name, most) for name in ("rewards", "actions", "terminations"))
     obs = _observation(group, space, reward.size + 1, most)
+    if only and len(obs) == 1:
+        obs = dict(zip([only], obs.values(), strict=True))
     where = f"{group.file.filename}: {group.name}"
     if actions.kind == "choice":
         action = one_hot(where, action.ravel(), actions.size)
@@ -218,6 +227,8 @@ def _observation(group: h5py.Group, space: Mapping[str, Any], rows: int, most: i
         return parts
     if _is_image(space):
         return {"pixels": parts[""]}
+    if [*parts] == [""] and parts[""].ndim == 1 + IMAGE:  # a grid, whose shape networks use
+        return {"state": parts[""]}
     return {"state": np.concatenate([values.reshape(len(values), -1) for values in parts.values()], axis=1)}
 
 
@@ -290,6 +301,7 @@ def _description(path: Path, data: Recorded, steps: Sequence[int]) -> dict[str, 
         "action_space": json.dumps(_action_space(data.actions)),
         "task": data.task,
         "action_repeat": data.action_repeat,
+        **({"observation": next(iter(obs))} if len(obs) == 1 else {}),
     }
     if data.reference is not None:
         found |= {"ref_min_score": data.reference[0], "ref_max_score": data.reference[1]}

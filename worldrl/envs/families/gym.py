@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium import spaces
 
 from worldrl.envs import rendering
-from worldrl.envs.checks import GRID_SIDE, WHOLE, check_spaces, layers
+from worldrl.envs.checks import WHOLE, check_spaces, layers
 from worldrl.envs.images import resize
 from worldrl.envs.spaces import (
     IMAGE_SHAPE,
@@ -32,6 +32,7 @@ from worldrl.envs.spaces import (
     unit_box,
 )
 from worldrl.errors import UserError, place_of, unknown
+from worldrl.types import GRID_SIDE
 
 SPELLING = "Gymnasium (Pendulum-v1, package:Name-v0, or module:Class)"
 ROBOTICS = "PointMaze_|AntMaze_|Adroit|FrankaKitchen|Fetch|HandReach|HandManipulate"  # prefixes of that family's ids
