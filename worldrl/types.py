@@ -32,6 +32,11 @@ SEEN = "seen/"  # obs["seen/" + key], if a row has it, is True where obs[key] is
 INSIDE = 0.999  # given actions are clamped to ±this before their density is evaluated: at ±1 it is infinite
 
 
+def fits_grid(shape: tuple[int, ...]) -> bool:
+    """Whether an array of this shape is (H, W, C) with sides of at most ``GRID_SIDE``."""
+    return len(shape) == 3 and max(shape[:2]) <= GRID_SIDE
+
+
 class ObsSpec(NamedTuple):
     """One observation key: its shape without leading axes, and ``"uint8"`` (pixels) or ``"float32"`` (vectors)."""
 

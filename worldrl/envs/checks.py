@@ -14,7 +14,7 @@ from gymnasium import spaces
 
 from worldrl.envs.spaces import IMAGE_SHAPE, unbounded
 from worldrl.errors import UserError
-from worldrl.types import GRID_SIDE
+from worldrl.types import GRID_SIDE, fits_grid
 
 WHOLE = ""  # the only part of an observation that is not a dict
 WRAPPERS = "gymnasium.wrappers"
@@ -152,7 +152,7 @@ def _label(task: str, name: str) -> str:
 
 def is_grid(space: spaces.Space[Any]) -> bool:
     """Whether it is an array (H, W, C) whose sides are at most ``GRID_SIDE``."""
-    return isinstance(space, spaces.Box) and len(space.shape) == 3 and max(space.shape[:2]) <= GRID_SIDE
+    return isinstance(space, spaces.Box) and fits_grid(space.shape)
 
 
 def _is_vector(space: spaces.Space[Any]) -> bool:

@@ -355,13 +355,8 @@ class Trainer:
         """Load the saved state; returns its position in the metrics file."""
         check_spec(f"resume={self.run_dir}", encode_spec(self.experience.spec), saved["spec"])
         products.use(saved["fingerprint"].get(PRODUCTS, "torch"))
-        old, new = (  # the protocol names the version of a game
-            {"protocol": each.get("protocol") or "none", **more}
-            for each, more in (
-                (saved["spec"], saved["fingerprint"]),
-                (encode_spec(self.experience.spec), self._fingerprint()),
-            )
-        )
+        old = {"protocol": saved["spec"].get("protocol", ""), **saved["fingerprint"]}  # with the version of a game
+        new = {"protocol": self.experience.spec.protocol, **self._fingerprint()}
         for line in compare_fingerprint(old, new):
             print(line, file=sys.stderr)
         self.agent.load_state_dict(saved["agent"])

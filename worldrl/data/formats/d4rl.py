@@ -32,7 +32,7 @@ from worldrl.data.episodes import (
 )
 from worldrl.data.memory import check_room
 from worldrl.errors import UserError, counted
-from worldrl.types import GRID_SIDE, Actions, box, choice
+from worldrl.types import Actions, box, choice, fits_grid
 
 SPELLING = "an HDF5 file or .npz archive with D4RL's arrays"
 NEEDED = ("observations", "actions", "rewards", "terminals")
@@ -162,7 +162,7 @@ def _arrays(path: Path) -> Arrays:
 
 def _is_grid(shape: tuple[int, ...], kind: np.dtype[Any]) -> bool:
     """Whether observations (N, H, W, C) are grids of floats, as of a board."""
-    return len(shape) == 1 + IMAGE and max(shape[1:3]) <= GRID_SIDE and kind.kind == "f"
+    return fits_grid(shape[1:]) and kind.kind == "f"
 
 
 def _room(shape: tuple[int, ...], kind: np.dtype[Any]) -> int:

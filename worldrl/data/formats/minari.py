@@ -122,7 +122,7 @@ def _task(metadata: Mapping[str, Any]) -> str:
 
 
 def _only_name(metadata: Mapping[str, Any]) -> str:
-    """The name of a single observation, which worldrl writes: a screen of 84 x 84 is no image for world models."""
+    """The name of a single observation, which worldrl writes: a screen of 84 x 84 is a ``state``, not an image."""
     name = metadata.get("observation")
     return name if name in OURS else ""
 
