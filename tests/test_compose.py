@@ -185,6 +185,9 @@ def test_arguments_beat_experiment_beats_agent_beats_env() -> None:
     assert settings("experiment=smoke frames=10").frames == 10
     assert settings("experiment=smoke").task == "cartpole_balance"
     assert settings("experiment=smoke task=walker-run").task == "walker_run"
+    assert settings("experiment=minatar env=cartpole").task == "CartPole-v1"
+    assert settings("experiment=minatar env=cartpole task=Acrobot-v1").task == "Acrobot-v1"
+    assert settings("experiment=pixels_100k env=dmc_pixels").task == settings("experiment=pixels_100k").task
 
 
 def test_experiment_chooses_the_agent_and_the_arguments_another() -> None:

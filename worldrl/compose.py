@@ -56,9 +56,9 @@ def compose(arguments: Mapping[str, Any]) -> Config:
 
     Layers, each over the one before: dataclass defaults, ``train.yaml``, the ``env`` preset, the ``agent``, the
     ``experiment``, the arguments. Choices (agent, env, belief, head, policy) are made first: an argument beats an
-    experiment, an experiment beats the agent it runs on, and an agent named in the arguments brings its own choices
-    with it. If another part than the preset's is chosen, the preset's settings for that part (``head.*``) count only if
-    both parts inherit them.
+    experiment, an experiment beats the agent it runs on, an agent named in the arguments brings its own choices with
+    it, and an environment its task. If another part than the preset's is chosen, the preset's settings for that part
+    (``head.*``) count only if both parts inherit them.
     With ``init_from`` the task, the environment and the belief come from that run, and only the arguments beat them.
 
     Args:
@@ -84,9 +84,11 @@ def compose(arguments: Mapping[str, Any]) -> Config:
     in_data, unknown = _world_of_data(data) if data else ({}, {})
     world = {**in_data, **(world_of(init_from) if init_from else {})}
     env = read_preset("env", _first("env", *order), own)
+    named = {"task": env["task"]} if "env" in asked and "task" in env else {}
     parts = {kind: canonical(kind, _first(kind, asked, world, *order)) for kind in PARTS}
     of_experiment = f"experiment '{asked.get('experiment')}'"
-    settings_of_task = for_task(experiment, _first("task", asked, world, *order, {"task": ""}), of_experiment)
+    task = _first("task", asked, named, world, *order, env, {"task": ""})
+    settings_of_task = for_task(experiment, task, of_experiment)
     values: Arguments = {}
     for where, layer, intended in (
         ("configs/train.yaml", base, base),
@@ -94,6 +96,7 @@ def compose(arguments: Mapping[str, Any]) -> Config:
         (f"agent '{name}'", agent, agent),
         ("data", unknown, unknown),
         (of_experiment, settings_of_task, parts_of(experiment, own)),
+        ("env preset", named, {}),
         ("init_from or data", world, world),
         ("env preset", env if "env" in asked and world else {}, env),
         ("", asked, {}),

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 GRID_SIDE = 32  # an array (H, W, C) up to this size is a grid: networks use its shape
+SCREEN_SIDES = range(36, 129)  # of a screen, an array (H, W, C) of bytes; Atari's convolutions need 36
 
 Obs = dict[str, Tensor]  # "pixels": (..., 64, 64, 3) uint8; vectors such as "state": (..., D) float32
 State = dict[str, Tensor]  # recurrent state while acting, every entry (B, ...)
@@ -35,6 +36,11 @@ INSIDE = 0.999  # given actions are clamped to ±this before their density is ev
 def fits_grid(shape: tuple[int, ...]) -> bool:
     """Whether an array of this shape is (H, W, C) with sides of at most ``GRID_SIDE``."""
     return len(shape) == 3 and max(shape[:2]) <= GRID_SIDE
+
+
+def fits_screen(shape: tuple[int, ...]) -> bool:
+    """Whether an array of this shape is (H, W, C) with both sides in ``SCREEN_SIDES``."""
+    return len(shape) == 3 and all(side in SCREEN_SIDES for side in shape[:2])
 
 
 class ObsSpec(NamedTuple):
@@ -63,13 +69,14 @@ class Actions(NamedTuple):
     """The action space of a task. To an agent every action is a row (A,) of floats.
 
     - ``box``: ``size`` numbers in [-1, 1]. ``low`` and ``high`` are the task's own bounds, if known.
-    - ``choice``: one of ``size`` alternatives, as a one-hot row.
+    - ``choice``: one of ``size`` alternatives, as a one-hot row. The task numbers them from ``first`` on.
     """
 
     kind: Literal["box", "choice"]
     size: int
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
+    first: int = 0
 
     @property
     def target_entropy(self) -> float:
@@ -108,9 +115,9 @@ def box(size: int, low: Sequence[float] = (), high: Sequence[float] = ()) -> Act
     return Actions("box", size, tuple(low), tuple(high))
 
 
-def choice(size: int) -> Actions:
-    """One of ``size`` alternatives."""
-    return Actions("choice", size)
+def choice(size: int, first: int = 0) -> Actions:
+    """One of ``size`` alternatives, which the task numbers from ``first`` on."""
+    return Actions("choice", size, first=first)
 
 
 def hardened(x: Tensor) -> Tensor:

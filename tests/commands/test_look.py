@@ -13,11 +13,13 @@ import pytest
 from tests.toy_runs import SLAC, SMALL, STATE_SAC, make_run
 from worldrl.acting.collect import by_mode, collect
 from worldrl.acting.recording import Episode, Filtered, Recorder, conditions, filter_rows
+from worldrl.beliefs.stack import Stack
 from worldrl.commands.look import main
 from worldrl.compose import compose
 from worldrl.errors import UserError
 from worldrl.runs.trained import load_agent
 from worldrl.studies.beliefs import doubt, many_paths, prediction, probe
+from worldrl.types import EnvSpec, ObsSpec, box
 
 STATE_RSSM = {**SMALL, "task": "tests.envs.toy_envs:Count", "env.obs": "state"}
 COUNT = {**STATE_SAC, "task": "tests.envs.toy_envs:Count", "belief": "tests.toy_beliefs:CountBelief"}
@@ -339,6 +341,14 @@ def test_points_are_refused(count_run: Path) -> None:
         doubt.measure(recorder, by_kind)
     with pytest.raises(UserError, match="found CountBelief, which is a point, expected one with paths"):
         many_paths.measure(recorder.agent, by_kind, 1, 0, 4)
+
+
+def test_a_stack_has_no_paths_to_average_over(count_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recorder = recorder_of(count_run)
+    stack = Stack(Stack.Config(), EnvSpec("any", {"state": ObsSpec((3,), "float32")}, box(1)))
+    monkeypatch.setattr(recorder.agent, "model", stack)
+    with pytest.raises(UserError):
+        many_paths.measure(recorder.agent, conditions(recorder.config, ["gaussian"], [0.1]), 1, 0, 4)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

@@ -311,6 +311,27 @@ class BigImage(Count):
     observation_space = spaces.Box(0, 255, (84, 84, 3), np.uint8)
 
 
+class HugeImage(Count):
+    observation_space = spaces.Box(0, 255, (210, 160, 3), np.uint8)
+
+
+class Screen(Count):
+    """One array that it reuses, full of the number of the step."""
+
+    observation_space = spaces.Box(0, 255, (84, 84, 1), np.uint8)
+    screen = np.zeros((84, 84, 1), np.uint8)
+
+    def observation(self) -> Any:
+        self.screen[...] = self.now
+        return self.screen
+
+
+class FloatScreen(Screen):
+    """Not of the type that it declares."""
+
+    screen = np.zeros((84, 84, 1), np.float32)
+
+
 class Nested(Count):
     observation_space = spaces.Dict({"robot": spaces.Dict({"arm": spaces.Box(-1, 1, (3,), np.float32)})})
 

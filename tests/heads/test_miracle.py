@@ -18,7 +18,7 @@ from worldrl.errors import UserError
 from worldrl.heads.miracle import MIRACLE
 from worldrl.heads.transitions import transitions
 from worldrl.nn.functional import tanh_log_det
-from worldrl.types import Batch, Draw
+from worldrl.types import Batch, Draw, choice
 
 ONE = torch.tensor(1.0)
 
@@ -157,3 +157,11 @@ def test_updates_are_the_oracles(settings: dict[str, Any]) -> None:
     agent = build_agent("identity", "miracle", STATE_SPEC, **settings)
     beside = {"recent": random_rows(STATE_SPEC._replace(obs={}), 50, b=8, t=1)}
     compare(agent, plain_agent(agent, oracle.MIRACLE), [random_rows(STATE_SPEC, n) for n in range(4)], beside)
+
+
+@pytest.mark.parametrize("setting", [{"marginal_fit": "vae"}, {"marginal_fit": "single"}, {"marginal_shared": True}])
+def test_settings_of_a_mixture_are_refused_for_choices(setting: dict[str, Any]) -> None:
+    spec = STATE_SPEC._replace(actions=choice(3))
+    model = Identity(Identity.Config(), spec)
+    with pytest.raises(UserError):
+        MIRACLE(MIRACLE.Config(units=16, **setting), model.sizes(spec.actions))

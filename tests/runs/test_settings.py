@@ -20,6 +20,14 @@ def test_settings_are_read_as_they_were_written(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
+def test_the_protocol_is_told_in_one_line_of_the_settings(tmp_path: Path) -> None:
+    config = config_from_dict({"head": "ddpg", "belief": "identity", "env.obs": "state", "task": "cartpole-swingup"})
+    save_config(config, tmp_path, "a game 1.2, sticky actions\nseed: 9")
+    lines = (tmp_path / "config.yaml").read_text().splitlines()
+    assert lines[1] == r"# a game 1.2, sticky actions\nseed: 9"
+    assert load_config(tmp_path) == config
+
+
 def test_a_file_that_is_wrong_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.yaml").write_text("frames: many\n")
     with pytest.raises(UserError, match=r"config\.yaml: frames"):

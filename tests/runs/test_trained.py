@@ -342,6 +342,8 @@ def test_actions_in_the_units_of_the_environment(pendulum: Path) -> None:
     assert policy.to_env([1.0]).item() == 0.1
     policy.spec = policy.spec._replace(actions=choice(3))
     np.testing.assert_array_equal(policy.to_env([[0, 0, 1], [1, 0, 0]]), [2, 0])
+    policy.spec = policy.spec._replace(actions=choice(3, first=-1))
+    np.testing.assert_array_equal(policy.to_env([[0, 0, 1], [1, 0, 0]]), [1, -1])
 
 
 def test_actions_that_cannot_be_mapped(pendulum: Path) -> None:
@@ -359,7 +361,7 @@ def test_an_exported_program_knows_the_bounds(pendulum: Path, tmp_path: Path) ->
     extra = {"actions.json": ""}
     torch.export.load(worldrl.load(pendulum, device="cpu").export(tmp_path / "step.pt2"), extra_files=extra)
     assert json.loads(extra["actions.json"]) == {
-        "kind": "box", "size": 1, "low": [-2.0], "high": [2.0], "action_repeat": 1
+        "kind": "box", "size": 1, "low": [-2.0], "high": [2.0], "first": 0, "action_repeat": 1
     }  # fmt: skip
 
 

@@ -27,7 +27,8 @@ class Identity(BeliefModel):
         self.config = config
         self.keys = [key for key, obs in spec.obs.items() if obs.dtype == "float32"]
         if not self.keys or len(self.keys) < len(spec.obs):
-            fix = "use belief=stack" if "pixels" not in spec.obs else "use env.obs=state, belief=rssm, or belief=stack"
+            screen = "use belief=stack, or env.obs=pixels with belief=rssm"
+            fix = screen if "pixels" not in spec.obs else "use env.obs=state, belief=rssm, or belief=stack"
             found = ", ".join(f"{key} of {obs.dtype}" for key, obs in sorted(spec.obs.items()))
             raise UserError("belief=identity", f"observations {found}", "vectors of float32 only", fix)
         shapes = self.shapes = [spec.obs[key].shape for key in self.keys]

@@ -276,17 +276,18 @@ def from_unit(columns: Columns, low: Array, high: Array) -> Columns:
     return {**columns, "action": action.astype(np.float32)}
 
 
-def one_hot(where: object, action: Array, size: int) -> Array:
-    """(N, size) float32, the one-hot rows of choices (N,). Raises UserError for a number that is not a choice."""
+def one_hot(where: object, action: Array, size: int, first: int = 0) -> Array:
+    """(N, size) float32, the one-hot rows of choices (N,) from ``first`` on. Raises UserError for another number."""
     if action.dtype.kind not in "iu":
         raise UserError(f"actions of {where}", f"{action.dtype} for a choice", "whole numbers, of an integer type")
     if size > MOST_CHOICES:
         raise UserError(f"actions of {where}", f"{size:,} choices", f"{MOST_CHOICES:,} or fewer")
-    if len(action) and not (action.min() >= 0 and action.max() < size):
-        worst = action.min() if action.min() < 0 else action.max()
-        raise UserError(f"actions of {where}", str(worst), f"0 to {size - 1}" if size > 0 else "0 or more")
+    if len(action) and not (action.min() >= first and action.max() < first + size):
+        worst = action.min() if action.min() < first else action.max()
+        expected = f"{first} to {first + size - 1}" if size > 0 else f"{first} or more"
+        raise UserError(f"actions of {where}", str(worst), expected)
     rows = np.zeros((len(action), size), np.float32)
-    rows[np.arange(len(action)), action.astype(np.int64)] = 1.0
+    rows[np.arange(len(action)), action.astype(np.int64) - first] = 1.0
     return rows
 
 

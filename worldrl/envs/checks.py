@@ -14,7 +14,7 @@ from gymnasium import spaces
 
 from worldrl.envs.spaces import IMAGE_SHAPE, unbounded
 from worldrl.errors import UserError
-from worldrl.types import GRID_SIDE, fits_grid
+from worldrl.types import GRID_SIDE, fits_grid, fits_screen
 
 WHOLE = ""  # the only part of an observation that is not a dict
 WRAPPERS = "gymnasium.wrappers"
@@ -23,12 +23,13 @@ WRAPPERS = "gymnasium.wrappers"
 class Layout(NamedTuple):
     """Which parts of an environment's observation are vectors (name -> size) and which one is the image.
 
-    A grid is the only part, a vector of shape (H, W, C) in ``grid``.
+    A grid is the only part, a vector of shape (H, W, C) in ``grid``; a ``screen`` is a grid whose bytes are kept.
     """
 
     vectors: dict[str, int]
     image: str | None
     grid: tuple[int, ...] = ()
+    screen: bool = False
 
 
 def check_spaces(env: gymnasium.Env[Any, Any], task: str, obs: str = "both") -> Layout:
@@ -48,6 +49,9 @@ def check_spaces(env: gymnasium.Env[Any, Any], task: str, obs: str = "both") -> 
     if is_grid(whole := env.observation_space):
         shape = whole.shape or ()
         return Layout({WHOLE: int(np.prod(shape))}, None, shape)
+    if obs == "state" and is_screen(whole):
+        shape = whole.shape or ()
+        return Layout({WHOLE: int(np.prod(shape))}, None, shape, screen=True)
     vectors: dict[str, int] = {}
     images: list[str] = []
     for name, space in _parts(env.observation_space).items():
@@ -153,6 +157,11 @@ def _label(task: str, name: str) -> str:
 def is_grid(space: spaces.Space[Any]) -> bool:
     """Whether it is an array (H, W, C) whose sides are at most ``GRID_SIDE``."""
     return isinstance(space, spaces.Box) and fits_grid(space.shape)
+
+
+def is_screen(space: spaces.Space[Any]) -> bool:
+    """Whether it is an array (H, W, C) of bytes whose sides are in ``SCREEN_SIDES``."""
+    return isinstance(space, spaces.Box) and space.dtype == np.uint8 and fits_screen(space.shape)
 
 
 def _is_vector(space: spaces.Space[Any]) -> bool:

@@ -51,10 +51,11 @@ def describe(env: gymnasium.Env[Any, Any], config: EnvConfig) -> EnvSpec:
 
     inner = cast("TaskEnv", env.unwrapped)
     obs, size = cast("spaces.Dict", env.observation_space), cast("spaces.Box", env.action_space).shape[0]
+    bounds = [end.tolist() for end in inner.bounds or ()]
     return EnvSpec(
         task=inner.task,
         obs={k: ObsSpec(tuple(v.shape or ()), str(v.dtype)) for k, v in obs.spaces.items()},
-        actions=choice(inner.choices) if inner.choices else box(size, *(end.tolist() for end in inner.bounds or ())),
+        actions=choice(inner.choices, inner.first_choice) if inner.choices else box(size, *bounds),
         action_repeat=config.action_repeat,
         terminates=inner.terminates,
         max_frames=inner.max_frames,

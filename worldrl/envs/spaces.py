@@ -45,6 +45,7 @@ class TaskEnv(gymnasium.Env[Any, Any]):
     max_frames: int
     bounds: tuple[Array, Array] | None = None  # the bounds of its actions in its own units, each (A,); None: unknown
     choices: int = 0  # the number of alternatives of a choice, a one-hot row; 0: actions are a box
+    first_choice: int = 0  # the task's own number of the first alternative
     protocol: str = ""  # what else defines the task, in words: versions, sticky actions, where episodes end
     render_pixels: bool = True
 

@@ -64,9 +64,13 @@ class MIRACLE(ValueSAC):
         self.optimizers["marginal"] = Optimizer(self.marginal.parameters(), c.marginal_lr, c.grad_clip)
 
     def make_marginal(self, actions: Actions) -> MarginalPolicy | MarginalChoice:
-        if actions.kind == "choice":
-            return MarginalChoice(actions.size)
         c = self.config
+        if actions.kind == "choice":
+            if c.marginal_fit != "likelihood":
+                raise wrong("head.marginal_fit", c.marginal_fit, "likelihood, because the actions are choices")
+            if c.marginal_shared:
+                raise wrong("head.marginal_shared", True, "false, because the actions are choices")
+            return MarginalChoice(actions.size)
         return MarginalPolicy(
             actions.size,
             c.units,

@@ -48,7 +48,7 @@ class MIRL(SoftQ):
             super().__post_init__()
             low, high = self.beta_limits
             if not 0 < low <= high:
-                raise wrong("head.beta_limits", self.beta_limits, "[low, high] above 0")
+                raise wrong("head.beta_limits", self.beta_limits, "two numbers above 0, the smaller one first")
             if self.beta_rate and not low <= self.beta <= high:
                 fix = "head.beta_rate=0 keeps it constant"
                 raise wrong("head.beta", self.beta, f"a start within head.beta_limits, {low:g} to {high:g}", fix)

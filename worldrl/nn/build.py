@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worldrl.nn.mlp import MLP, ChoiceQ, ScalarMLP, TwinQ
-from worldrl.types import Actions
+from worldrl.types import SCREEN_SIDES, Actions
 
 
 class Conv(NamedTuple):
@@ -32,7 +32,6 @@ class Conv(NamedTuple):
 
 BOARD = (Conv(16, 3, padding=1),)  # of MinAtar's networks (Young and Tian 2019, arXiv 1903.03176)
 SCREEN = (Conv(32, 8, 4), Conv(64, 4, 2), Conv(64, 3))  # of Atari's (Mnih et al. 2015, doi 10.1038/nature14236)
-SCREEN_SIDE = 36  # a grid with sides at least this long is a screen; the convolutions reduce smaller ones to nothing
 
 
 class Torso(nn.Module):
@@ -42,7 +41,7 @@ class Torso(nn.Module):
         super().__init__()
         *sides, channels = self.grid = grid
         self.convs = nn.ModuleList()
-        for layer in SCREEN if min(sides) >= SCREEN_SIDE else BOARD:
+        for layer in SCREEN if min(sides) >= SCREEN_SIDES.start else BOARD:
             self.convs.append(nn.Conv2d(channels, *layer))
             channels, sides = layer.channels, [layer.size(n) for n in sides]
         self.outputs = channels * prod(sides)

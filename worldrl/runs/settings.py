@@ -9,7 +9,7 @@ from typing import Any
 from worldrl import origin
 from worldrl.config import YAML_BYTES, Config, config_from_dict, config_to_dict, flatten, may_change, read_yaml, to_yaml
 from worldrl.data.settings import DEMO
-from worldrl.errors import UserError, new_file, wrong
+from worldrl.errors import UserError, new_file, printable, wrong
 from worldrl.files import is_file, read_text
 from worldrl.registry import PARTS, load_class
 from worldrl.trust import check_allowed
@@ -18,16 +18,18 @@ CONFIG_FILE = "config.yaml"
 OLDER = "if worldrl 0.1.0 wrote this run, that version reads it; worldrl report reads its curves"
 
 
-def save_config(config: Config, run_dir: Path) -> None:
+def save_config(config: Config, run_dir: Path, protocol: str = "") -> None:
     """Write ``config.yaml`` into the run folder, in place of an existing one; never half a file.
 
-    A comment in its first line names the version and commit of this package, and those of an existing one.
+    A comment in its first line names the version and commit of this package, and those of an existing one. The next
+    line has the environment's ``protocol``, if there is one.
     """
     path = Path(run_dir) / CONFIG_FILE
     before = read_text(path, YAML_BYTES) if path.is_file() else ""
     path.parent.mkdir(parents=True, exist_ok=True)
     with new_file(path, "make room, or choose another run folder: hydra.run.dir=DIR") as partial:
-        partial.write_text(f"{origin.note(before)}\n{to_yaml(config)}", encoding="utf-8")
+        told = f"# {printable(protocol)}\n" if protocol else ""
+        partial.write_text(f"{origin.note(before)}\n{told}{to_yaml(config)}", encoding="utf-8")
 
 
 def run_folder(run_dir: str | Path) -> Path:

@@ -118,7 +118,7 @@ def share(run_dir: str | Path, out: str | Path, checkpoint: str = "last", allow:
         raise UserError(str(out), "a folder that is not empty", "a new folder")
     with writing(out, "choose another folder"):
         out.mkdir(parents=True, exist_ok=True)
-        save_config(config_from_dict(state["config"]), out)
+        save_config(config_from_dict(state["config"]), out, state["spec"].get("protocol", ""))
     kept = {key: state[key] for key in ("spec", "config")}
     agent = {key: value for key, value in state["agent"].items() if key != "optimizers"}
     return Checkpoints(out).save(frames, {**kept, "agent": agent}, done=True)
@@ -214,7 +214,7 @@ class TrainedPolicy:
         if given.shape[-1:] != (actions.size,):
             raise UserError("action", f"shape {given.shape}", f"(..., {actions.size})")
         if actions.kind == "choice":
-            return given.argmax(-1)
+            return given.argmax(-1) + actions.first
         if not actions.low:
             raise UserError("to_env", "a run without the bounds of its task's actions", "a run on a task")
         low, high = np.array(actions.low), np.array(actions.high)

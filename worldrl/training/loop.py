@@ -129,7 +129,9 @@ class Trainer:
             with restoring(saved["folder"] / STATE):
                 position = self._restore(saved)
         check_place(run_dir, position)
-        save_config(config, run_dir)  # before any other file: without it nobody knows whose they are
+        save_config(
+            config, run_dir, self.experience.spec.protocol
+        )  # before any other file: without it nobody knows whose they are
         self.logger = Logger(run_dir, config.log.tensorboard, position, self.experience.position)
         self.progress = self._new_progress()
         self._window = (time.perf_counter(), self.experience.counters()[0], self.agent.updates)

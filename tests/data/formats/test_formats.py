@@ -483,6 +483,16 @@ def test_coded_images_are_counted_and_measured_before_they_are_decoded(
         minari.read(tmp_path / "a")
 
 
+def test_choices_keep_the_numbers_of_their_task(tmp_path: Path) -> None:
+    action = np.eye(3, dtype=np.float32)[np.arange(len(DATA.columns["reward"])) % 3]
+    action *= 1.0 - DATA.columns["is_first"][:, None]
+    data = DATA._replace(columns={**DATA.columns, "action": action}, actions=choice(3, first=5), unit=True)
+    minari.write(tmp_path / "a", data)
+    same(minari.read(tmp_path / "a"), data)
+    with h5py.File(tmp_path / "a" / "data" / minari.FILE) as stored:
+        assert {*np.concatenate([episode["actions"][:] for episode in stored.values()])} == {5, 6, 7}
+
+
 def test_many_short_episodes_take_little_space(tmp_path: Path) -> None:
     minari.write(tmp_path / "a", DATA._replace(columns=rows_of_episodes(made((20,) * 100, (True,) * 100))))
     assert (tmp_path / "a" / "data" / minari.FILE).stat().st_size < 100 * 5_000
@@ -499,7 +509,7 @@ def test_episodes_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     "changes",
     [
         {"observation_space": json.dumps({"type": "Box", "shape": [9], "dtype": "float32"})},
-        {"action_space": json.dumps({"type": "Discrete", "start": 1, "n": 3})},
+        {"action_space": json.dumps({"type": "Discrete", "start": 2**40, "n": 3})},
         {"ref_min_score": 10**400},
     ],
     ids=["shape", "start", "score"],

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import builtins
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from worldrl.envs import EnvConfig, make_envs, rendering
 from worldrl.envs.families.gym import GymEnv, canonical_name, claims
 from worldrl.envs.images import resize
 from worldrl.envs.rendering import RenderConfig
+from worldrl.envs.spaces import BrokenContractError
 from worldrl.errors import UserError
 from worldrl.types import choice
 
@@ -135,7 +137,7 @@ def test_actions_are_scaled_and_rewards_summed() -> None:
 
 def test_a_choice_is_a_one_hot_row() -> None:
     envs = make_envs(EnvConfig(obs="state", action_repeat=1), "toy_envs:Choice", seed=1)
-    assert envs.spec.actions == choice(4)
+    assert envs.spec.actions == choice(4, first=-1)
     envs.reset()
     seen = [envs.step(np.eye(4, dtype=np.float32)[[number]])["state"][0, 1] for number in range(4)]
     assert seen == [-1, 0, 1, 2]
@@ -192,8 +194,8 @@ def test_the_limit_of_a_wrapper_is_known() -> None:
 
 def test_an_image_is_no_state() -> None:
     with pytest.raises(UserError) as refused:
-        GymEnv("toy_envs:BigImage", "state", 1)
-    assert "32 x 32" in refused.value.expected
+        GymEnv("toy_envs:HugeImage", "state", 1)
+    assert {"32 x 32", "36 to 128"} <= set(re.findall(r"\d+ (?:x|to) \d+", refused.value.expected))
     assert refused.value.fix == "use env.obs=pixels"
 
 
@@ -203,6 +205,20 @@ def test_a_grid_of_bytes_is_scaled_to_the_unit_interval() -> None:
     seen = env.step(np.zeros(1, np.float32))[0]["state"]
     assert seen.dtype == env.observation_space["state"].dtype == np.float32
     np.testing.assert_array_equal(seen, np.broadcast_to(np.float32([0, 0.2, 1, 0.25]), (3, 2, 4)))
+
+
+def test_a_screen_keeps_its_bytes_and_is_copied() -> None:
+    env = GymEnv("toy_envs:Screen", "state", 1)
+    assert (env.observation_space["state"].shape, env.observation_space["state"].dtype) == ((84, 84, 1), np.uint8)
+    first = env.reset(seed=0)[0]["state"]
+    second = env.step(np.zeros(1, np.float32))[0]["state"]
+    assert (first.dtype, int(first.max()), int(second.max())) == (np.uint8, 0, 1)
+
+
+def test_a_screen_of_another_type_is_refused() -> None:
+    env = GymEnv("toy_envs:FloatScreen", "state", 1)
+    with pytest.raises(BrokenContractError):
+        env.reset(seed=0)
 
 
 def test_an_environment_may_write_into_its_action(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,6 +38,7 @@ OURS = ("pixels", "state")  # names of observations that are not changed
 ROOT = "MINARI_DATASETS_PATH"  # the variable that names Minari's folder
 IMAGE = 3  # axes of an image
 MOST_NUMBERS = 10_000  # of an action
+MOST_START = 2**31  # of the number of the first choice
 JPEG_HEADER = 65_536  # bytes that a JPEG image may have in addition to those of its pixels
 COPIES = 2  # the episodes, and the columns that are made of them
 LOSSY = "its images are JPEG-coded, which loses detail; Minari's create_dataset avoids that with jpeg_encoding=False"
@@ -162,8 +163,8 @@ def _is_image(space: Mapping[str, Any]) -> bool:
 
 
 def _actions(path: Path, space: Mapping[str, Any]) -> Actions:
-    if space["type"] == "Discrete" and not space.get("start", 0):
-        return choice(int(space["n"]))
+    if space["type"] == "Discrete" and abs(start := int(space.get("start", 0))) < MOST_START:
+        return choice(int(space["n"]), start)
     if space["type"] == "Box" and len(space["shape"]) == 1:
         size = int(space["shape"][0])
         if not 0 < size <= MOST_NUMBERS:
@@ -176,7 +177,7 @@ def _actions(path: Path, space: Mapping[str, Any]) -> Actions:
             f"actions of {path}", found, "finite bounds, low < high", f"correct them in {_folder(path) / METADATA}"
         )
     found = f"{space['type']} {space.get('shape', '')}".strip()
-    raise UserError(f"actions of {path}", found, "a Box (A,) with low < high, or Discrete from 0")
+    raise UserError(f"actions of {path}", found, "a Box (A,) with low < high, or Discrete")
 
 
 # --- episodes ---------------------------------------------------------------------------------------------------------
@@ -209,7 +210,7 @@ def _episode(group: h5py.Group, space: Mapping[str, Any], actions: Actions, most
         obs = dict(zip([only], obs.values(), strict=True))
     where = f"{group.file.filename}: {group.name}"
     if actions.kind == "choice":
-        action = one_hot(where, action.ravel(), actions.size)
+        action = one_hot(where, action.ravel(), actions.size, actions.first)
     lengths = {len(reward), len(action), len(terminal), *(len(values) - 1 for values in obs.values())}
     if len(lengths) != 1 or action.shape[1:] != (actions.size,):
         found = f"{len(reward)} rewards, actions {action.shape}, {len(next(iter(obs.values())))} observations"
@@ -257,7 +258,7 @@ def write(path: Path, data: Recorded, about: Mapping[str, Any] | None = None) ->
         (partial / "data").mkdir(parents=True)
         with hdf5.writing_hdf5(), _new_file(partial / "data" / FILE) as file:
             steps = [
-                _write_episode(file, number, each, data.actions.kind)
+                _write_episode(file, number, each, data.actions)
                 for number, each in enumerate(data.in_own_units().episodes())
             ]
         described = {**_description(path, data, steps), **(about or {})}
@@ -271,13 +272,13 @@ def _new_file(path: Path) -> h5py.File:
     return h5py.File(path, "w", libver=("v110", "v110"), track_order=True)
 
 
-def _write_episode(file: h5py.File, number: int, episode: Episode, kind: str) -> int:
+def _write_episode(file: h5py.File, number: int, episode: Episode, actions: Actions) -> int:
     """Add one episode; returns its number of steps."""
     group, n = file.create_group(f"episode_{number}"), len(episode.reward)
     group.attrs.update({"id": number, "total_steps": n})
     ended = np.zeros((2, n), bool)
     ended[0 if episode.terminal else 1, -1:] = True
-    action = episode.action.argmax(-1) if kind == "choice" else episode.action
+    action = episode.action.argmax(-1) + actions.first if actions.kind == "choice" else episode.action
     arrays = {"actions": action, "rewards": episode.reward, "terminations": ended[0], "truncations": ended[1]}
     observed = {f"observations/{key}" if len(episode.obs) > 1 else "observations": x for key, x in episode.obs.items()}
     for name, values in {**arrays, **observed}.items():
@@ -319,7 +320,7 @@ def _box(shape: tuple[int, ...], dtype: str) -> dict[str, Any]:
 
 def _action_space(actions: Actions) -> dict[str, Any]:
     if actions.kind == "choice":
-        return {"type": "Discrete", "dtype": "int64", "start": 0, "n": actions.size}
+        return {"type": "Discrete", "dtype": "int64", "start": actions.first, "n": actions.size}
     low, high = actions.low or (-1.0,) * actions.size, actions.high or (1.0,) * actions.size
     return {"type": "Box", "dtype": "float32", "shape": [actions.size], "low": list(low), "high": list(high)}
 

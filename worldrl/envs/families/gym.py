@@ -32,7 +32,7 @@ from worldrl.envs.spaces import (
     unit_box,
 )
 from worldrl.errors import UserError, place_of, unknown
-from worldrl.types import GRID_SIDE
+from worldrl.types import GRID_SIDE, SCREEN_SIDES
 
 SPELLING = "Gymnasium (Pendulum-v1, package:Name-v0, or module:Class)"
 ROBOTICS = "PointMaze_|AntMaze_|Adroit|FrankaKitchen|Fetch|HandReach|HandManipulate"  # prefixes of that family's ids
@@ -73,7 +73,9 @@ class GymEnv(TaskEnv):
 
     def _check_modes(self) -> None:
         if self._obs != "pixels" and not self._layout.vectors:
-            expected = f"vectors, or a grid of at most {GRID_SIDE} x {GRID_SIDE}, for env.obs={self._obs}"
+            screens = f" or bytes with sides of {SCREEN_SIDES.start} to {SCREEN_SIDES.stop - 1}"
+            grids = f"a grid (H, W, C) of at most {GRID_SIDE} x {GRID_SIDE}{screens if self._obs == 'state' else ''}"
+            expected = f"vectors, or {grids}, for env.obs={self._obs}"
             raise UserError(self.task, "images only", expected, "use env.obs=pixels")
         if self.render_pixels and self._obs != "state" and self._layout.image is not None:
             self._offer_backend()  # it may draw its image in any step
@@ -118,12 +120,16 @@ class GymEnv(TaskEnv):
         self._kept = {*self._shown, *sizes}  # the others may be anything
         self.max_frames = _time_limit(self._env)
         self._unit = _unit(self._env.observation_space) if grid else np.float32(1.0)
-        state = spaces.Box(-np.inf, np.inf, grid, np.float32) if grid else sum(sizes.values())
-        self.observation_space = observation_space(self._obs, state)
+        self.observation_space = observation_space(self._obs, self._state_space(sum(sizes.values())))
+
+    def _state_space(self, size: int) -> int | spaces.Box:
+        if self._layout.screen:
+            return spaces.Box(0, 255, self._layout.grid, np.uint8)
+        return spaces.Box(-np.inf, np.inf, self._layout.grid, np.float32) if self._layout.grid else size
 
     def _describe_actions(self, space: spaces.Space[Any]) -> None:
         if isinstance(space, spaces.Discrete):
-            self.choices, self._first_choice = int(space.n), int(space.start)
+            self.choices, self.first_choice = int(space.n), int(space.start)
             self.action_space = unit_box(self.choices)
             return
         assert isinstance(space, spaces.Box)
@@ -157,7 +163,7 @@ class GymEnv(TaskEnv):
     def _control(self, action: Array) -> Callable[[], Any]:
         """A function that returns the action in the environment's own form, new at each frame: it may be written to."""
         if self.choices:
-            number = self._first_choice + int(np.argmax(action))
+            number = self.first_choice + int(np.argmax(action))
             return lambda: number
         return rescale(action, self._low, self._high).reshape(self._action_shape).astype(self._action_dtype).copy
 
@@ -209,9 +215,14 @@ class GymEnv(TaskEnv):
         if self._obs != "state":
             out["pixels"] = self._pixels(parts)
         if self._obs != "pixels":
-            state = concatenate([parts[name] for name in self._layout.vectors])
-            out["state"] = state.reshape(self._layout.grid) / self._unit if self._layout.grid else state
+            out["state"] = self._state(parts)
         return out
+
+    def _state(self, parts: dict[str, Array]) -> Array:
+        if self._layout.screen:
+            return parts[WHOLE].copy()  # a copy: the environment may reuse its buffer
+        state = concatenate([parts[name] for name in self._layout.vectors])
+        return state.reshape(self._layout.grid) / self._unit if self._layout.grid else state
 
     def _check_parts(self, parts: dict[str, Array]) -> None:
         """Check the agent's observation: every part is there, has its size and is finite."""
@@ -227,6 +238,8 @@ class GymEnv(TaskEnv):
                 raise self._broken(label, _kind(part), f"{vectors[name]} entries as observation_space declares")
             if self._layout.grid and part.shape != self._layout.grid:
                 raise self._broken(label, _kind(part), f"shape {self._layout.grid} as observation_space declares")
+            if self._layout.screen and part.dtype != np.uint8:
+                raise self._broken(label, _kind(part), "uint8 as observation_space declares")
             if name != image and not (finite := np.isfinite(np.asarray(part, np.float32))).all():
                 entry = np.argmin(finite)
                 raise self._broken(label, f"{np.ravel(part)[entry]} at entry {entry}", "finite numbers", UserError)

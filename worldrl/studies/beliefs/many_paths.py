@@ -36,7 +36,7 @@ def measure(
     """
     if particles < 1:
         raise wrong("particles", particles, "1 or more in addition to the single path")
-    if not agent.initial(1, particles):
+    if _shapes(agent, particles) == _shapes(agent, 0):
         raise UserError("belief", f"{type(agent.model).__name__}, which is a point", "one with paths to average over")
     if agent.head.needs.actor_input == "context":
         found = f"{type(agent.head).__name__}, which acts on the context"
@@ -60,6 +60,11 @@ def measure(
             }
         )
     return records
+
+
+def _shapes(agent: Agent, particles: int) -> dict[str, tuple[int, ...]]:
+    """The shapes of the belief's state, which has an axis of paths if there is more than one."""
+    return {name: tuple(value.shape) for name, value in agent.initial(1, particles).items()}
 
 
 def _returns(agent: Agent, config: Config, episodes: int, seed: int, particles: int) -> list[float]:
