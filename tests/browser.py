@@ -28,7 +28,7 @@ FLAGS = (
 TELL = 'const tell = found => fetch("found", {method: "POST", body: JSON.stringify(found)});'  # of a page's script
 
 
-def visit(folder: Path, page: str) -> tuple[dict[str, Any], list[str]]:
+def visit(folder: Path, page: str, seconds: float = 60) -> tuple[dict[str, Any], list[str]]:
     """Open a page of ``folder`` that calls ``TELL`` once; returns what it told, and the lines of the console."""
     found: queue.Queue[dict[str, Any]] = queue.Queue()
 
@@ -51,7 +51,7 @@ def visit(folder: Path, page: str) -> tuple[dict[str, Any], list[str]]:
         command = [str(CHROMIUM), *FLAGS, "--remote-debugging-port=0", f"--user-data-dir={profile}", place]
         browser = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=log)
         try:
-            told = found.get(timeout=60)
+            told = found.get(timeout=seconds)
         finally:
             browser.terminate()
             browser.wait(timeout=10)

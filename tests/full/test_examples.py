@@ -111,6 +111,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         f"experiment=useless hydra.run.dir={OF_CHOICES}",
     ):
         run(shortened(f"worldrl train {asked}"), made)
+    shutil.copytree(made / PIXELS, made / "runs" / "mine" / PIXELS)  # in place of a sweep
     return made
 
 
