@@ -1,7 +1,8 @@
 """What the site has in addition to its pages; MkDocs calls the functions that are called ``on_...``.
 
 A page for each module (the API reference, by mkdocstrings) and for each source file that a document links to, with
-links to the lines where names are defined; equations as pictures, so that a page loads nothing from elsewhere.
+links to the lines where names are defined; the settings of each algorithm; equations as pictures, so that a page loads
+nothing from elsewhere.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ import quickjax
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
+
+from worldrl.commands.parts import list_settings
+from worldrl.registry import PARTS
 
 ROOT = Path(__file__).resolve().parents[1]
 MODULES = [path.relative_to(ROOT) for path in sorted((ROOT / "worldrl").rglob("*.py")) if path.name != "__main__.py"]
@@ -96,7 +100,17 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         uri = OTHERS.get(target, target.removeprefix("docs/"))
         return f"[{match['text']}]({relpath(uri, Path(page.file.src_uri).parent)}{match['anchor'] or ''})"
 
-    return LINK.sub(link, EXAMPLE.sub(example, markdown))
+    return LINK.sub(link, EXAMPLE.sub(example, markdown)) + settings(page.file.src_uri)
+
+
+def settings(page: str) -> str:
+    """The settings of the part that a page describes, from its class; nothing for another page."""
+    folder, _, name = page.removesuffix(".md").rpartition("/")
+    kinds = [kind for kind, names in PARTS.items() if name in names] if folder == "algorithms" else []
+    tables = [(kind, list_settings(kind, name)) for kind in kinds]
+    told = "Defaults are those of the class; `worldrl train agent=NAME --cfg job` prints what a preset makes of them."
+    shown = [f"\n\n`{kind}={name}`:\n\n{table}" for kind, table in tables if table.count("\n") > 1]
+    return f"\n\n## Settings\n\n{told}{''.join(shown)}\n" if shown else ""
 
 
 def example(match: re.Match[str]) -> str:
