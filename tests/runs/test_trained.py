@@ -20,6 +20,7 @@ from worldrl.config import config_from_dict
 from worldrl.errors import UserError
 from worldrl.registry import tiny_settings
 from worldrl.runs.checkpoint import Checkpoints
+from worldrl.runs.settings import save_config
 from worldrl.runs.trained import TrainedPolicy, load_agent, share
 from worldrl.runs.transfer import load_model
 from worldrl.training.loop import resume
@@ -313,6 +314,20 @@ program = torch.export.load(sys.argv[1])
 torch.save(program.module()(*program.example_inputs[0])[1], sys.argv[2])
 assert not any(name.split(".")[0] == "worldrl" for name in sys.modules)
 """
+
+
+def test_weights_that_the_file_does_not_have_take_no_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The settings of a stranger's folder, in both of its files, may ask for terabytes."""
+    run = make_run(tmp_path / "run", STATE_SAC)
+    checkpoints = Checkpoints(run)
+    _, state = checkpoints.read()
+    state["config"]["head"] |= {"units": 65_536, "critic_layers": 64}
+    save_config(config_from_dict(state["config"]), run)
+    checkpoints.save(1, state)
+    monkeypatch.setattr("worldrl.runs.trained.Agent", lambda *given: pytest.fail("was built"))
+    with pytest.raises(UserError) as refused:
+        worldrl.load(run, device="cpu")
+    assert "65536" in refused.value.expected
 
 
 @pytest.fixture(scope="module")

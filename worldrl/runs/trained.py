@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from worldrl import trust
-from worldrl.agent import Agent, require, require_imputation
+from worldrl.agent import Agent, require, require_imputation, sketch_parts
 from worldrl.config import Config, config_from_dict
 from worldrl.envs.scaling import rescale
 from worldrl.errors import UserError, check_writable, unknown, writing, wrong
@@ -33,7 +33,7 @@ from worldrl.runs.settings import CONFIG_FILE, check_unchanged, load_config, mov
 from worldrl.runs.state import restoring
 from worldrl.runs.transfer import decode_spec
 from worldrl.terminal import pasted
-from worldrl.types import SEEN, Belief, Decodes, Obs, State
+from worldrl.types import SEEN, Belief, Decodes, EnvSpec, Obs, State
 
 CHECKPOINTS = ("last", "best")
 EXPORT_SUFFIX = ".pt2"
@@ -80,12 +80,24 @@ def load_agent(
     folder, state = checkpoints.read(checkpoint)
     with restoring(folder / STATE):
         check_unchanged(run_dir, state["config"], agent_only=True)
+        spec = decode_spec(state["spec"])
+        _check_shapes(config, spec, state["agent"], folder / STATE)
         with torch.random.fork_rng(devices=[]):  # of the weights that are about to be replaced
-            agent = Agent(config, decode_spec(state["spec"]))
+            agent = Agent(config, spec)
         agent.load_state_dict(state["agent"], optimizers=False)
         for line in moved(config, state["config"]):
             tell(f"{run_dir / CONFIG_FILE}: {line}")
     return agent, config
+
+
+def _check_shapes(config: Config, spec: EnvSpec, saved: Mapping[str, Any], file: Path) -> None:
+    """Refuse settings that ask for other weights than the file has, before they take memory: any amount of it."""
+    parts = sketch_parts(config, spec) or ()
+    for name, part in zip(("model", "head"), parts, strict=False):
+        for key, weight in part.state_dict().items():
+            found = tuple(saved[name][key].shape) if key in saved[name] else "none"
+            if found != tuple(weight.shape):
+                raise UserError(f"{file}: weight {name}.{key}", str(found), f"{tuple(weight.shape)} by its settings")
 
 
 def check_playable(run_dir: Path, config: Config) -> None:
