@@ -117,6 +117,18 @@ class LooseOnce(Loose, RaisesOnce):
     left = 1
 
 
+class Strict(Count):
+    """It refuses steps after its end, which ``length`` moves."""
+
+    length = LENGTH
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        if self.now >= self.length:
+            raise RuntimeError("the episode is over")
+        obs, reward, _, _, info = super().step(action)
+        return obs, reward, False, self.now >= self.length, info
+
+
 class NeverSteps(Count):
     def step(self, action: Any) -> Any:
         raise AttributeError("no such robot")

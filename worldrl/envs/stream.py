@@ -89,6 +89,8 @@ class RowStream(gymnasium.Env[Any, Any]):
             task.render_pixels = self._draws and len(actions) == 0
             row = self._start(episode)
             for left, action in zip(range(len(actions) - 1, -1, -1), actions, strict=True):
+                if self._ended:  # before its time: its seed does not determine it, and it may refuse further steps
+                    break
                 task.render_pixels = self._draws and left == 0
                 row = self._advance(action)
         finally:

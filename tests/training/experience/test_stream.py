@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.envs.toy_envs import Strict
 from tests.kills import flat
 from tests.training.experience.toy_ticks import SETTINGS, attached, config, tick
 from worldrl.config import config_from_dict
@@ -101,6 +102,26 @@ def test_a_prefill_of_the_whole_run_is_told(frames: int, told: bool) -> None:
     with closing(attached(Stream(c), c)) as stream:
         stream.begin()
         assert any(f"frames={frames}" in note for note in stream.notes()) is told
+
+
+def test_an_episode_that_ends_sooner_when_it_is_replayed_is_cut(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    c = config(task="tests.envs.toy_envs:Strict")
+    with closing(attached(Stream(c), c)) as one, closing(attached(Stream(c), c)) as two:
+        one.begin()
+        two.begin()
+        for _ in range(4):
+            tick(one)
+        monkeypatch.setattr(Strict, "length", 2)
+        two.restore(deepcopy(one.state()))
+        assert "did not replay exactly" in capsys.readouterr().err
+        assert (one.cut, two.cut) == (0, 1)
+        ended = []
+        for _ in range(4):
+            two.send()
+            ended += two.receive()
+        assert ended == [{"episode/return": 3.0, "episode/length": 2}]
 
 
 @pytest.mark.parametrize("frames", [5, 26], ids=["in the prefill", "after a cut"])

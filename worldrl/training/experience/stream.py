@@ -198,6 +198,8 @@ class Stream:
         different = [key for key in replayed if key != "is_cut" and not np.array_equal(replayed[key], self.rows[key])]
         if different:
             print(f"the environment did not replay exactly: {', '.join(different)} differ", file=sys.stderr)
+        for i in np.flatnonzero(replayed["is_last"] > self.rows["is_last"]):
+            self._end_episode(int(i), is_cut=True)
 
     def renderer(self) -> str:
         return gl_string() if "pixels" in self.spec.obs else "none"
