@@ -112,6 +112,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         run(shortened(f"worldrl train {asked}"), made)
     shutil.copytree(made / PIXELS, made / "runs" / "mine" / PIXELS)  # in place of a sweep
+    (made / "theirs").mkdir()
+    shutil.copy(ROOT / "docs" / "curves" / "acrobot.csv", made / "theirs" / "curves.csv")
     return made
 
 
