@@ -17,6 +17,8 @@ WITHOUT = {  # sections with tables that are older than curves.csv of ``worldrl 
     "Particles",
 }
 
+LONGER = "evaluations.csv"  # those of ``eval.py`` at the end of a run
+
 Run = dict[str, float]  # frames, or the name of a longer evaluation's column -> return
 Runs = dict[tuple[str, int], Run]  # by agent and seed
 Rows = list[dict[str, str]]
@@ -35,19 +37,26 @@ def tables(text: str) -> Iterator[Rows]:
         yield [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
 
 
-def runs_of(path: Path) -> Runs:
-    """A file of curves: a column for each number of frames, or a row for each value (``worldrl report``).
+def rows_of(name: str) -> Rows:
+    with (DOCS / "curves" / name).open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
 
-    Runs on data have updates in place of frames.
-    """
+
+def runs_of(name: str) -> Runs:
+    """A file of curves, a row for each value at a number of frames or updates, and longer evaluations at its end."""
     found: Runs = {}
-    with path.open(encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            run = found.setdefault((row["agent"], int(row["seed"])), {})
-            if "value" in row:
-                run[f"{float(row.get('frames') or row['updates']):.0f}"] = float(row["value"])
-            else:
-                run |= {key: float(row[key]) for key in row if re.match(r"\d|eval", key) and row[key]}
+    rows = rows_of(name)
+    for row in rows:
+        run = found.setdefault((row["agent"], int(row["seed"])), {})
+        run[f"{float(row.get('frames') or row['updates']):.0f}"] = float(row["value"])
+    ends = {(row["task"], row["commit"], max(found[row["agent"], int(row["seed"])], key=int)) for row in rows}
+    for row in rows_of(LONGER):
+        if (row["task"], row["commit"], row["frames"]) in ends:
+            key = f"eval_{row['episodes']}"
+            found[row["agent"], int(row["seed"])] |= {
+                f"{key}_mean": float(row["mean"]),
+                f"{key}_std": float(row["std"]),
+            }
     return found
 
 
@@ -82,12 +91,12 @@ def compared(text: str, runs: Runs) -> Iterator[tuple[str, str, list[str], list[
 
 
 PAGE = sections((DOCS / "results.md").read_text(encoding="utf-8"))
-FILES = {title: re.findall(r"\(curves/(.+?\.csv)\)", text) for title, text in PAGE.items()}
+FILES = {title: [*{*re.findall(r"\(curves/(.+?\.csv)\)", text)} - {LONGER}] for title, text in PAGE.items()}
 
 
 @pytest.mark.parametrize("title", [title for title, files in FILES.items() if files])
 def test_printed_returns_are_those_of_the_file(title: str) -> None:
-    runs = {key: run for file in FILES[title] for key, run in runs_of(DOCS / "curves" / file).items()}
+    runs = {key: run for file in FILES[title] for key, run in runs_of(file).items()}
     found = list(compared(PAGE[title], runs))
     assert found
     for name, column, printed, wanted in found:
@@ -108,8 +117,7 @@ def test_every_file_is_linked() -> None:
 
 def test_the_frames_that_useless_actions_cost_are_those_of_the_file() -> None:
     page = (DOCS / "studies.md").read_text(encoding="utf-8").split("curves/useless_cartpole.csv", 1)[1]
-    with (DOCS / "curves" / "useless_cartpole.csv").open(encoding="utf-8") as file:
-        runs = list(csv.DictReader(file))
+    runs = rows_of("useless_cartpole.csv")
     names, kind, found = {"DQN": "dqn", "soft Q": "soft_q", "MIRL": "mirl"}, "", 0
     for row in re.findall(r"^\| (?:(\w+): )?(DQN|soft Q|MIRL) \| (.+) \|$", page.split("![", 1)[0], re.MULTILINE):
         kind = row[0] or kind
