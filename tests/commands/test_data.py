@@ -48,6 +48,18 @@ def test_by_a_trained_run_with_references(tmp_path: Path) -> None:
     assert main(["data", "make", str(tmp_path / "b.npz"), *arguments, "--expert", "9"]) == 2
 
 
+def test_who_recorded_a_set_is_passed_on(tmp_path: Path) -> None:
+    minari.write(tmp_path / "a", DATA, {"algorithm_name": "SAC", "seed": 7, "rows_checksum": "old"})
+    a, b, c = (str(tmp_path / name) for name in "abc")
+    assert main(["data", "convert", a, b]) == 0
+    assert main(["data", "make", c, "--join", a, b]) == 0
+    told = read_data(tmp_path / "b").about
+    assert told == {"algorithm_name": "SAC", "seed": 7, "converted": "a"}
+    assert read_data(tmp_path / "c").about == {
+        "combined": [{"path": a, "algorithm_name": "SAC", "seed": 7}, {"path": b, **told}]
+    }
+
+
 def test_joined_and_converted(tmp_path: Path) -> None:
     minari.write(tmp_path / "a", DATA)
     assert main(["data", "make", str(tmp_path / "b"), "--join", str(tmp_path / "a"), str(tmp_path / "a")]) == 0

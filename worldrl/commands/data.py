@@ -264,7 +264,7 @@ def make(options: argparse.Namespace) -> None:
         raise UserError("--obs", f"both, and {options.out.name}, which has one kind of them", "a folder")
     if options.join:
         data = _bounded(joined(options.join), options)
-        write(options.out, data, {"combined": [str(path) for path in options.join]})
+        write(options.out, data, data.about)
         return
     source = _source(options)
     env, task, seed = source.config.env, source.config.task, options.seed
@@ -367,7 +367,8 @@ def joined(paths: Sequence[Path]) -> Recorded:
                 raise UserError(str(path), f"{what} {found}", f"{expected}, as {paths[0]} has")
     columns: Columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in first.columns}
     notes = tuple(f"{path}: {note}" for path, part in zip(paths, parts, strict=True) for note in part.notes)
-    return first._replace(columns=columns, task=task, notes=notes, file_rows=None)
+    combined = [{"path": str(path), **part.about} for path, part in zip(paths, parts, strict=True)]
+    return first._replace(columns=columns, task=task, notes=notes, file_rows=None, about={"combined": combined})
 
 
 def _with_equal_choices(parts: Sequence[Recorded]) -> list[Recorded]:
@@ -381,13 +382,14 @@ def _with_equal_choices(parts: Sequence[Recorded]) -> list[Recorded]:
 
 def _told(actions: Actions) -> str:
     bounds = f" from {[*actions.low]} to {[*actions.high]}" if actions.low else ""
-    return f"{actions.kind} {actions.size}{bounds}"
+    return f"{actions.kind} {actions.size}{bounds}" + (f" from {actions.first} on" if actions.first else "")
 
 
 def convert(options: argparse.Namespace) -> None:
     """Read a data set and write it in another layout."""
     check_new(options.out)
-    write(options.out, _bounded(read_data(options.path), options), {"converted": options.path.name})
+    data = read_data(options.path)
+    write(options.out, _bounded(data, options), {**data.about, "converted": options.path.name})
 
 
 def _bounded(data: Recorded, options: argparse.Namespace) -> Recorded:

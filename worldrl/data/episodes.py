@@ -8,6 +8,7 @@ may or may not be in the file.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,6 +37,7 @@ class Recorded(NamedTuple):
     notes: tuple[str, ...] = ()  # remarks on how it was read
     file_rows: Array | None = None  # (rows,) for a flat file: its row that has this observation or leads to it
     action_repeat: int = 1  # frames of an action
+    about: Mapping[str, Any] = MappingProxyType({})  # who recorded it, with what: entries of a description
 
     @property
     def obs(self) -> dict[str, ObsSpec]:

@@ -110,8 +110,14 @@ def read_run(run_dir: Path) -> Recorded:
         fix = f"use those: {config.data.name}"
         raise UserError(f"data={run_dir}", "no replay: the run learned from other rows only", "a run that acted", fix)
     replay, spec = checkpoints.steadily(lambda: _saved_replay(run_dir, checkpoints, config.env.num_envs))
+    about = {"algorithm_name": f"replay of {config.agent}", "policy_run": str(run_dir), "seed": config.seed}
     return Recorded(
-        _one_stream(replay.columns()), spec.actions, config.task, unit=True, action_repeat=spec.action_repeat
+        _one_stream(replay.columns()),
+        spec.actions,
+        config.task,
+        unit=True,
+        action_repeat=spec.action_repeat,
+        about={**about, "protocol": spec.protocol},
     )
 
 
@@ -202,7 +208,12 @@ def _never_below_zero(path: Path, taken: NDArray[Any], low: NDArray[Any], high: 
 
 def _with_note(found: Recorded, given: Actions, env: EnvSpec | None) -> Recorded:
     """The data, with a remark if the task has actions of other bounds."""
-    if env is None or not given.low or not env.actions.low or (given.low, given.high) == env.actions[2:]:
+    if (
+        env is None
+        or not given.low
+        or not env.actions.low
+        or (given.low, given.high) == (env.actions.low, env.actions.high)
+    ):
         return found
     to = told(env.actions.low, env.actions.high)
     note = f"its actions, {told(given.low, given.high)}, are mapped to those of the task, {to}"

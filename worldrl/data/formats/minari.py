@@ -39,6 +39,11 @@ ROOT = "MINARI_DATASETS_PATH"  # the variable that names Minari's folder
 IMAGE = 3  # axes of an image
 MOST_NUMBERS = 10_000  # of an action
 MOST_START = 2**31  # of the number of the first choice
+DESCRIBED = (  # entries of a description that follow from the rows and the environment
+    *("dataset_id", "minari_version", "data_format", "jpeg_encoding", "total_episodes", "total_steps", "rows_checksum"),
+    *("observation_space", "action_space", "observation", "task", "action_repeat", "env_spec", "dataset_size"),
+    *("ref_min_score", "ref_max_score"),
+)
 JPEG_HEADER = 65_536  # bytes that a JPEG image may have in addition to those of its pixels
 COPIES = 2  # the episodes, and the columns that are made of them
 LOSSY = "its images are JPEG-coded, which loses detail; Minari's create_dataset avoids that with jpeg_encoding=False"
@@ -93,7 +98,8 @@ def read(path: Path) -> Recorded:
         notes = (LOSSY,) * any(_is_coded(groups[0], name, inner) for name, inner in _spaces(space))
         name = _only_name(metadata)
         columns = rows_of_episodes(_episode(group, space, actions, room, name) for group in groups)
-    data = Recorded(columns, actions, _task(metadata), reference, notes=notes, action_repeat=repeat)
+    about = {name: value for name, value in metadata.items() if name not in DESCRIBED}
+    data = Recorded(columns, actions, _task(metadata), reference, notes=notes, action_repeat=repeat, about=about)
     if actions.kind == "choice":
         return data._replace(unit=True)
     low, high = np.array(actions.low), np.array(actions.high)
