@@ -86,7 +86,9 @@ def test_the_film_is_of_the_first_episode(tmp_path: Path) -> None:
         assert len(list(film.decode(video=0))) == 2
 
 
-@pytest.mark.parametrize(("limit", "repeat", "fps"), [(1000, 2, 50), (1000, 1, 60), (0, 4, 25), (40, 2, 10)])
+@pytest.mark.parametrize(
+    ("limit", "repeat", "fps"), [(1000, 2, 50), (1000, 1, 60), (0, 4, 25), (40, 2, 10), (10_000, 1, 15)]
+)
 def test_an_episode_of_the_limit_takes_ten_seconds(limit: int, repeat: int, fps: float) -> None:
     assert film_speed(SPEC._replace(max_frames=limit, action_repeat=repeat)) == fps
 

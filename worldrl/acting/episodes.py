@@ -25,6 +25,7 @@ from worldrl.types import NOISE, Belief, EnvSpec, Noise
 
 VIDEO_SIZE = (256, 336)
 LONGEST_VIDEO = 4_000  # pictures; the rest of an episode is not recorded
+GAME_SPEED = 15.0  # pictures per second: an action of the Atari protocol lasts four frames of a console with 60
 RANDOM_ACTIONS = 0x52414E44  # a part of the seed of random actions
 LONGEST = 200_000  # frames of an episode
 
@@ -252,9 +253,12 @@ def run_episodes(
 
 
 def film_speed(spec: EnvSpec) -> float:
-    """Pictures per second that show an episode of full length (by default 1000 frames) in ten seconds."""
+    """Pictures per second that show an episode of full length (by default 1000 frames) in ten seconds.
+
+    An episode with a limit that is hardly ever reached is a game: it is shown at the speed at which people play.
+    """
     pictures = (spec.max_frames or 1000) / spec.action_repeat
-    return max(10.0, min(60.0, pictures / 10))
+    return GAME_SPEED if pictures > LONGEST_VIDEO else max(10.0, min(60.0, pictures / 10))
 
 
 def random_return(config: EnvConfig, task: str, seed: int, episodes: int) -> list[float]:
