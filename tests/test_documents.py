@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 from tests.data.formats.test_formats import arrays, npz
+from tests.errors import refusing
 from worldrl.__main__ import COMMANDS, main
 from worldrl.commands.arguments import PATHS, expand, read_command_line
 from worldrl.commands.train import make_job
@@ -25,7 +26,6 @@ from worldrl.compose import NOT_SETTINGS, compose
 from worldrl.config import Config, known_keys
 from worldrl.envs import make_envs
 from worldrl.envs.make import EnvConfig
-from worldrl.errors import UserError
 from worldrl.presets import GROUPS, preset_names
 from worldrl.registry import OWN_POLICY, known_parts, load_class
 from worldrl.runs.trained import TrainedPolicy
@@ -75,7 +75,7 @@ def test_commands_compose(arguments: str, tmp_path: Path) -> None:
 
 
 def test_a_wrong_command_would_be_found() -> None:
-    with pytest.raises(UserError, match=r"unknown key 'head\.particles'"):
+    with refusing("key 'head.particles'"):
         compose({"agent": "smac", "head.particles": 4})
 
 

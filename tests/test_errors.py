@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.errors import refusing
 from worldrl import errors
 from worldrl.errors import UserError, check_out, check_writable, exit_code, one_line, writing
 
@@ -43,6 +44,14 @@ def test_a_folder_for_results_is_made_or_refused(tmp_path: Path) -> None:
             check_out(folder)
 
 
+@pytest.mark.parametrize("other", [{"where": "x"}, {"found": "2"}, {"expected": "30"}, {"fix": "set b"}])
+def test_an_error_with_other_fields_is_noticed(other: dict[str, str]) -> None:
+    with refusing("key", "1", "3", "set a"):
+        raise UserError("a key", "1", "3 or more", "set a=3")
+    with pytest.raises(AssertionError), refusing(**other):
+        raise UserError("a key", "1", "3 or more", "set a=3")
+
+
 def test_every_error_of_the_package_has_more_fields_than_where() -> None:
     whole = [
         f"{path.name}:{node.lineno}"
@@ -60,7 +69,7 @@ def test_errors_can_be_placed_and_continued() -> None:
 
 
 def test_a_failure_without_a_number_keeps_its_text() -> None:
-    with pytest.raises(UserError, match=r"cannot write to here: found no video writer"), writing("here"):
+    with refusing("here"), writing("here"):
         raise OSError("no video writer")
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import pytest
 
+from tests.errors import refusing
 from worldrl.config import Config, config_from_dict, flatten
 from worldrl.errors import UserError
 from worldrl.fields import OneOf, Pattern, Range, ranges, rules
@@ -97,7 +98,7 @@ def test_rules_are_read_from_the_annotation() -> None:
     endless.check("x", 1e300)
     assert str(endless) == "[0, inf]"
     OneOf("a", "b").check("x", "a")
-    with pytest.raises(UserError, match="unknown value of x 'c'"):
+    with refusing("value of x 'c'"):
         OneOf("a", "b").check("x", "c")
-    with pytest.raises(UserError, match="x: found 'gpu', expected a device"):
+    with refusing("x", found="'gpu'"):
         Pattern("cpu|cuda", "a device").check("x", "gpu")

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import worldrl
+from tests.errors import refusing
 from worldrl import train
 from worldrl.acting.episodes import Endless, run_episodes
 from worldrl.commands import baseline
@@ -127,7 +128,7 @@ def test_an_evaluation_without_an_end_is_skipped_and_a_failure_keeps_the_model(
 
 
 def test_it_cannot_be_loaded_as_one_of_our_own(run: Path) -> None:
-    with pytest.raises(UserError, match="found no belief and head, expected a run of worldrl train"):
+    with refusing(expected="worldrl train"):
         worldrl.load(run)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.errors import refusing
 from tests.toy_runs import SLAC, SMALL, STATE_SAC, make_run
 from worldrl.acting.collect import by_mode, collect
 from worldrl.acting.recording import Episode, Filtered, Recorder, conditions, filter_rows
@@ -126,7 +127,7 @@ def test_bursts_have_the_length_asked_for() -> None:
     for asked, length in ((None, config.env.corruption.burst_length), (3, 3)):
         found = conditions(config, ["bursts"], [0.3], asked)["bursts"]
         assert [(c.level, c.config.env.corruption.burst_length) for c in found] == [(0.0, length), (0.3, length)]
-    with pytest.raises(UserError, match=r"env.corruption.burst_length: found 0, expected 1 or more"):
+    with refusing("env.corruption.burst_length", found="0", expected="1"):
         conditions(config, ["bursts"], [0.3], 0)
 
 
@@ -154,7 +155,7 @@ def test_windows_are_spread_and_never_cross_episodes(count_run: Path) -> None:
     windows = prediction.cut_windows(episodes, 3, count=100)
     assert len(windows.action) == 4 * 4  # all there are
     np.testing.assert_array_equal(np.diff(windows.obs["state"][..., 0], axis=1), 1)
-    with pytest.raises(UserError, match=r"context \+ horizon: found 7 rows, expected at most 6"):
+    with refusing("context + horizon", found="7", expected="6"):
         prediction.cut_windows(episodes, 7, count=1)
 
 
@@ -285,7 +286,7 @@ def test_the_probe_reads_posterior_means(count_run: Path, monkeypatch: pytest.Mo
 
 
 def test_the_probe_says_what_it_needs(count_run: Path) -> None:
-    with pytest.raises(UserError, match="episodes: found 1, expected 2 or more"):
+    with refusing("episodes", found="1", expected="2"):
         probe.score([None], [None])  # type: ignore[list-item]
     blind = recorder_of(count_run, episodes=2).played()
     with pytest.raises(UserError, match="images only"):
@@ -337,9 +338,9 @@ def test_the_marginal_policy_acts_on_its_paths(state_run: Path, monkeypatch: pyt
 def test_points_are_refused(count_run: Path) -> None:
     recorder = recorder_of(count_run)
     by_kind = conditions(recorder.config, ["gaussian"], [0.1])
-    with pytest.raises(UserError, match="found CountBelief, which is a point, expected one with entropy"):
+    with refusing(found="CountBelief", expected="entropy"):
         doubt.measure(recorder, by_kind)
-    with pytest.raises(UserError, match="found CountBelief, which is a point, expected one with paths"):
+    with refusing(found="CountBelief", expected="paths"):
         many_paths.measure(recorder.agent, by_kind, 1, 0, 4)
 
 

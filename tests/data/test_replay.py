@@ -15,6 +15,7 @@ import pytest
 import torch
 from scipy import stats
 
+from tests.errors import refusing
 from worldrl.data import chunks
 from worldrl.data import replay as module
 from worldrl.data.chunks import prune
@@ -470,7 +471,7 @@ def test_too_big_is_refused_before_allocation(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_fewer_rows_than_environments_are_refused() -> None:
-    with pytest.raises(UserError, match=r"replay\.capacity: found 7"):
+    with refusing("replay.capacity", found="7"):
         Replay(SPEC, 7, num_envs=4)
 
 

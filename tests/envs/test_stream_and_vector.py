@@ -7,6 +7,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
+from tests.errors import refusing
 from worldrl.envs import VectorEnv, WorkerError, episode_seed, make_envs
 from worldrl.envs.corruption import CorruptionConfig
 from worldrl.envs.make import EnvConfig, make_task
@@ -321,13 +322,13 @@ def test_bad_calls() -> None:
         env.reset()
         with pytest.raises(ValueError, match=r"actions have shape \(2, 1\), expected \(1, 1\)"):
             env.step(np.zeros((2, 1), np.float32))
-        with pytest.raises(UserError, match=r"env.num_envs: found 1, expected 3, as in the saved state"):
+        with refusing("env.num_envs", found="1", expected="3"):
             env.restore({"episode": np.zeros(3, int), "actions": [np.zeros((0, 1))] * 3})
-    with pytest.raises(UserError, match=r"env.num_envs: found 0, expected 1 or more"):
+    with refusing("env.num_envs", found="0", expected="1"):
         make_envs(STATE, "toy_envs:Count", 0, num_envs=0)
-    with pytest.raises(UserError, match="seed: found -1, expected 0 or more"):
+    with refusing("seed", found="-1", expected="0"):
         make_envs(STATE, "toy_envs:Count", -1)
-    with pytest.raises(UserError, match="unknown task 'walkr_walk'; did you mean: walker_walk"):
+    with refusing("task 'walkr_walk'", fix="walker_walk"):
         make_envs(STATE, "walkr_walk", 0)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.errors import refusing
 from worldrl.config import config_from_dict
 from worldrl.errors import UserError
 from worldrl.runs.settings import load_config, save_config
@@ -33,11 +34,11 @@ def test_a_file_that_is_wrong_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"config\.yaml: frames"):
         load_config(tmp_path)
     (tmp_path / "config.yaml").write_text("belief: {name: identity, lr: 0.0}\nhead: sac\n")  # of version 0.1.0
-    with pytest.raises(UserError, match=r"config\.yaml: unknown key 'belief\.lr'") as refused:
+    with refusing("key 'belief.lr'") as refused:
         load_config(tmp_path)
     assert "worldrl 0.1.0" in refused.value.fix
     (tmp_path / "config.yaml").write_text("head.units: 1\nhead: {units: 2}\n")
-    with pytest.raises(UserError, match=r"config\.yaml: head\.units: found two values"):
+    with refusing("config.yaml: head.units", found="two values"):
         load_config(tmp_path)
     (tmp_path / "config.yaml").write_text("frames: [1\n")
     with pytest.raises(UserError, match="cannot read"):

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.errors import refusing
 from tests.kills import flat, kill_and_compare, records
 from tests.toy_runs import STATE_SAC
 from tests.training.running import COUNTS, DATA, PIXELS, STATE, assert_same_run, make_trainer
@@ -71,7 +72,7 @@ def test_a_folder_that_another_process_trains_in_is_refused_and_left_alone(tmp_p
 
 def test_a_run_that_is_refused_leaves_no_folder(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with pytest.raises(UserError, match=r"schedule.pretrain: found 5, expected 0: this belief"):
+    with refusing("schedule.pretrain", found="5", expected="0"):
         train({"agent": "sac", "task": "cartpole_swingup", "env.obs": "state", "schedule.pretrain": 5}, run)
     assert not run.exists()
 
@@ -164,7 +165,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_run_cannot_go_back(finished: Path) -> None:
     before = (finished / "config.yaml").read_text()
-    with pytest.raises(UserError, match=r"frames: found 500, expected 1200 or more"):
+    with refusing("frames", found="500", expected="1200"):
         resume(finished, {"frames": 500})
     assert (finished / "config.yaml").read_text() == before
 
@@ -189,7 +190,7 @@ def test_settings_changed_by_hand_are_named_and_harmless_ones_are_not(finished: 
         assert (error.where, error.found) == (str(run / "config.yaml"), "head.gamma=0.5")
         assert error.expected.startswith("head.gamma=0.99")
     (run / "config.yaml").write_text("")
-    with pytest.raises(UserError, match="found an empty file"):
+    with refusing(found="an empty file"):
         load_agent(run)
     (run / "config.yaml").write_text(text.replace("threads: 1", "threads: 2").replace("device: cpu", "device: auto"))
     assert load_agent(run)[0].updates == load_agent(finished)[0].updates
@@ -454,13 +455,13 @@ def test_resume_says_what_it_cannot_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run in"):
         resume(tmp_path)
     train({**STATE, "frames": 1_200}, tmp_path / "run")
-    with pytest.raises(UserError, match="run: found a run, expected a new or empty folder"):
+    with refusing("run"):
         train(STATE, tmp_path / "run")
     state = Checkpoints(tmp_path / "run").find() / "state.pt"
     data = bytearray(state.read_bytes())
     data[len(data) // 2] ^= 1
     state.write_bytes(bytes(data))
-    with pytest.raises(UserError, match=r"state\.pt is damaged: found content with checksum"):
+    with refusing("state.pt", found="checksum"):
         resume(tmp_path / "run")
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tests.conftest import PIXEL_SPEC, STATE_SPEC
+from tests.errors import refusing
 from tests.fake_cuda import tapes
 from worldrl.acting.noise import RowNoise
 from worldrl.agent import MODEL_ONLY, Agent
@@ -176,7 +177,7 @@ def test_auto_is_eager_where_the_compiler_would_end_the_process(monkeypatch: pyt
 
 
 def test_capture_needs_a_gpu() -> None:
-    with pytest.raises(UserError, match=r"speed=capture: found .*, expected a CUDA GPU; use eager or compile"):
+    with refusing("speed=capture", expected="CUDA", fix="eager"):
         make_update(build("sac@identity"), "capture")
 
 
