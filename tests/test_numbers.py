@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 WITHOUT = {  # sections with tables that are older than curves.csv of ``worldrl report``
@@ -18,6 +19,7 @@ WITHOUT = {  # sections with tables that are older than curves.csv of ``worldrl 
 }
 
 LONGER = "evaluations.csv"  # those of ``eval.py`` at the end of a run
+OTHERS = {LONGER, "known_dropout.csv"}  # not curves
 
 Run = dict[str, float]  # frames, or the name of a longer evaluation's column -> return
 Runs = dict[tuple[str, int], Run]  # by agent and seed
@@ -91,7 +93,7 @@ def compared(text: str, runs: Runs) -> Iterator[tuple[str, str, list[str], list[
 
 
 PAGE = sections((DOCS / "results.md").read_text(encoding="utf-8"))
-FILES = {title: [*{*re.findall(r"\(curves/(.+?\.csv)\)", text)} - {LONGER}] for title, text in PAGE.items()}
+FILES = {title: [*{*re.findall(r"\(curves/(.+?\.csv)\)", text)} - OTHERS] for title, text in PAGE.items()}
 
 
 @pytest.mark.parametrize("title", [title for title, files in FILES.items() if files])
@@ -130,6 +132,23 @@ def test_the_frames_that_useless_actions_cost_are_those_of_the_file() -> None:
             assert cell == least if reached < len(same) else cell.startswith(f"{mean} ± "), (row, number)
             found += 1
     assert found == 24
+
+
+def test_what_the_belief_is_told_is_worth_what_the_file_has() -> None:
+    found: dict[tuple[str, float, str], list[float]] = {}
+    for row in rows_of("known_dropout.csv"):
+        key = row["corruption"], float(row["level"]), row["known_dropout"]
+        found.setdefault(key, []).append(float(row["return"]))
+    clean = np.mean(found["clean", 0.0, "0"])
+    (table,) = tables(PAGE["Known drop-out"])
+    for row in table[1:]:
+        _, untold, told, gain, share = row.values()
+        kind, level = next(iter(row.values())).replace("`", "").split()
+        before, after = (np.array(found[kind, float(level), told]) for told in "01")
+        half = stats.t.ppf(0.975, len(before) - 1) * stats.sem(after - before)
+        assert (untold, told) == (f"{before.mean():.0f}", f"{after.mean():.0f}")
+        assert gain == f"{(after - before).mean():.0f} ± {half:.0f}"
+        assert share == f"{100 * (after - before).mean() / (clean - before.mean()):.0f} %"
 
 
 def test_a_wrong_number_would_be_found() -> None:
