@@ -72,6 +72,15 @@ def test_an_episode_that_fails_is_cut_and_nothing_else_is_lost() -> None:
     np.testing.assert_array_equal(columns["state"][first[2]], whole["state"][second[3]])  # the third has no step
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_a_recording_leaves_out_episodes_that_cannot_begin(seed: int) -> None:
+    task = "tests.envs.toy_envs:SometimesStarts"
+    columns, _, cuts = collect(ENV, task, seed, STEPS, lambda spec: lambda rows: np.zeros((1, 1)))
+    assert (columns["is_first"] == 0).sum() == STEPS
+    assert (columns["state"][:, 2] >= 0.5).all()
+    assert all("lies on its back" in cut for cut in cuts)
+
+
 @pytest.mark.parametrize(
     ("task", "found"), [("NeverSteps", "no such robot"), ("WrongShape", "observation_space")], ids=["hopeless", "final"]
 )

@@ -106,6 +106,12 @@ def test_an_environment_that_never_works_has_no_random_return() -> None:
         random_return(EnvConfig(obs="state", action_repeat=1), "tests.envs.toy_envs:NeverSteps", 1, 12)
 
 
+def test_an_episode_that_cannot_begin_has_no_random_return() -> None:
+    """Every other one cannot: those that follow are played in their place."""
+    found = random_return(EnvConfig(obs="state", action_repeat=1), "tests.envs.toy_envs:SometimesStarts", 1, 12)
+    assert found == [15.0] * 12
+
+
 def test_random_actions_do_not_know_what_the_environment_draws() -> None:
     """The sum of 250 independent products of mean 0 and deviation 2/3 is within 4.5 of its own deviations."""
     found = random_return(EnvConfig(obs="state", action_repeat=1), "tests.envs.toy_envs:Bets", 0, 5)

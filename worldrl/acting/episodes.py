@@ -150,8 +150,9 @@ class AgentActs:
 class Alone:
     """One stream of rows in this process as a ``Stage``; a failure of the environment names the episode.
 
-    ``enduring``: a step that fails cuts its episode, and the next one begins, as in a ``VectorEnv``; ``cuts`` has a
-    line about each. A broken contract, and ``HOPELESS`` episodes in a row that fail at their first step, remain errors.
+    ``enduring``: a step that fails cuts its episode, and the next one begins, as in a ``VectorEnv``; an episode that
+    cannot begin is left out. ``cuts`` has a line about each. A broken contract, and ``HOPELESS`` episodes in a row that
+    fail at their first step, remain errors.
     """
 
     num_envs = 1
@@ -162,28 +163,33 @@ class Alone:
         self._barren = 0  # episodes in a row that were cut before they had a step
 
     def reset(self, episode: int = 0) -> Rows:
-        with naming_failures(self.spec.task, self):
-            return self._batch(self.stream.reset(options={"episode": [episode]})[0])
+        try:
+            return self._begin(episode)
+        except Failure as failure:
+            self._barren += 1
+            return self._next(failure, np.zeros(1, np.float32))
 
     def step(self, actions: np.ndarray) -> Rows:
         try:
             with failing_as(0):
                 rows = self._batch(self.stream.step(actions[0])[0])
         except Failure as failure:
-            return self._next(failure)
+            is_cut = 1.0 - self._rows["is_last"]
+            self._barren += int(self._rows["is_first"][0] or not is_cut[0])
+            return self._next(failure, is_cut)
         self._barren = 0 if not rows["is_first"][0] else self._barren
         return rows
 
-    def _next(self, failure: Failure) -> Rows:
+    def _begin(self, episode: int) -> Rows:
+        with failing_as(0):
+            return self._batch(self.stream.reset(options={"episode": [episode]})[0])
+
+    def _next(self, failure: Failure, is_cut: np.ndarray) -> Rows:
         """The first row after an episode that is cut, or could not begin."""
-        is_cut = 1.0 - self._rows["is_last"]
-        self._barren += int(self._rows["is_first"][0] or not is_cut[0])
         while self.enduring and not failure.final and self._barren < HOPELESS:
             self.cuts.append(f"{self.spec.task} in {self} {failure.what}")
-            following = {"episode": [self.stream.episode + 1]}
             try:
-                with failing_as(0):
-                    return {**self._batch(self.stream.reset(options=following)[0]), "is_cut": is_cut}
+                return {**self._begin(self.stream.episode + 1), "is_cut": is_cut}
             except Failure as another:
                 failure, self._barren = another, self._barren + 1
         raise UserError(f"{self.spec.task} in {self}", f"that it {failure.what}") from failure.__cause__
