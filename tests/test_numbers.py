@@ -143,7 +143,7 @@ def test_what_the_belief_is_told_is_worth_what_the_file_has() -> None:
     (table,) = tables(PAGE["Known drop-out"])
     for row in table[1:]:
         _, untold, told, gain, share = row.values()
-        kind, level = next(iter(row.values())).replace("`", "").split()
+        kind, level = next(iter(row.values())).replace("`", "").split(",")[0].split()
         before, after = (np.array(found[kind, float(level), told]) for told in "01")
         half = stats.t.ppf(0.975, len(before) - 1) * stats.sem(after - before)
         assert (untold, told) == (f"{before.mean():.0f}", f"{after.mean():.0f}")
