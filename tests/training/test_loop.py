@@ -455,7 +455,7 @@ def test_resume_says_what_it_cannot_do(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no run in"):
         resume(tmp_path)
     train({**STATE, "frames": 1_200}, tmp_path / "run")
-    with refusing("run"):
+    with refusing("run", expected="empty folder"):
         train(STATE, tmp_path / "run")
     state = Checkpoints(tmp_path / "run").find() / "state.pt"
     data = bytearray(state.read_bytes())

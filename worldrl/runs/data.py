@@ -208,12 +208,9 @@ def _never_below_zero(path: Path, taken: NDArray[Any], low: NDArray[Any], high: 
 
 def _with_note(found: Recorded, given: Actions, env: EnvSpec | None) -> Recorded:
     """The data, with a remark if the task has actions of other bounds."""
-    if (
-        env is None
-        or not given.low
-        or not env.actions.low
-        or (given.low, given.high) == (env.actions.low, env.actions.high)
-    ):
+    if env is None or not env.actions.low or not given.low:
+        return found
+    if (given.low, given.high) == (env.actions.low, env.actions.high):
         return found
     to = told(env.actions.low, env.actions.high)
     note = f"its actions, {told(given.low, given.high)}, are mapped to those of the task, {to}"

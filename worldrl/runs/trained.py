@@ -31,12 +31,13 @@ from worldrl.runs.checkpoint import STATE, Checkpoints, verify
 from worldrl.runs.inputs import Arrays, check_action, check_flags, check_observation, check_seen
 from worldrl.runs.settings import CONFIG_FILE, check_unchanged, load_config, moved, run_folder, save_config
 from worldrl.runs.state import restoring
-from worldrl.runs.transfer import decode_spec
+from worldrl.runs.transfer import check_weights, decode_spec
 from worldrl.terminal import pasted
-from worldrl.types import SEEN, Belief, Decodes, EnvSpec, Obs, State
+from worldrl.types import SEEN, Belief, Decodes, Obs, State
 
 CHECKPOINTS = ("last", "best")
 EXPORT_SUFFIX = ".pt2"
+OWN_SETTINGS = "put back the settings that these weights were trained with"
 ACTIONS_FILE = "actions.json"  # in an exported program: the bounds of its actions
 
 
@@ -81,23 +82,15 @@ def load_agent(
     with restoring(folder / STATE):
         check_unchanged(run_dir, state["config"], agent_only=True)
         spec = decode_spec(state["spec"])
-        _check_shapes(config, spec, state["agent"], folder / STATE)
+        for name, part in zip(("model", "head"), sketch_parts(config, spec) or (), strict=False):
+            # Before they take memory: a stranger's settings may ask for any amount of it.
+            check_weights(f"{folder / STATE}: {name}", part.state_dict(), state["agent"][name], OWN_SETTINGS)
         with torch.random.fork_rng(devices=[]):  # of the weights that are about to be replaced
             agent = Agent(config, spec)
         agent.load_state_dict(state["agent"], optimizers=False)
         for line in moved(config, state["config"]):
             tell(f"{run_dir / CONFIG_FILE}: {line}")
     return agent, config
-
-
-def _check_shapes(config: Config, spec: EnvSpec, saved: Mapping[str, Any], file: Path) -> None:
-    """Refuse settings that ask for other weights than the file has, before they take memory: any amount of it."""
-    parts = sketch_parts(config, spec) or ()
-    for name, part in zip(("model", "head"), parts, strict=False):
-        for key, weight in part.state_dict().items():
-            found = tuple(saved[name][key].shape) if key in saved[name] else "none"
-            if found != tuple(weight.shape):
-                raise UserError(f"{file}: weight {name}.{key}", str(found), f"{tuple(weight.shape)} by its settings")
 
 
 def check_playable(run_dir: Path, config: Config) -> None:

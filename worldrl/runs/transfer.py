@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from worldrl.runs.checkpoint import STATE, Checkpoints
 from worldrl.runs.settings import check_same_belief, run_folder
 from worldrl.runs.state import restoring
 from worldrl.types import Actions, EnvSpec, ObsSpec
+
+# With equal settings of the belief, only the code or the task's termination can differ.
+SAME_TASK = "use the same code, and either two tasks that can terminate or two that cannot"
 
 
 def encode_spec(spec: EnvSpec) -> dict[str, Any]:
@@ -52,7 +56,7 @@ def load_model(agent: Agent, config: Config) -> Path:
     with restoring(folder / STATE):
         theirs = saved["agent"]["model"]
         check_spec(where, encode_spec(agent.spec), saved["spec"])
-        _check_weights(where, ours, theirs)
+        check_weights(where, ours, theirs, SAME_TASK)
         agent.model.load_state_dict(theirs)
         if agent.normalizer is not None:
             agent.normalizer.load_state_dict(saved["agent"]["normalizer"])
@@ -76,10 +80,9 @@ def _words(value: Any) -> str:
     return ", ".join(f"{key} {'x'.join(map(str, shape))}" for key, shape, _ in value)
 
 
-def _check_weights(where: str, ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> None:
-    """Refuse weights of other shapes: with equal settings, only the code or the task's termination can differ."""
+def check_weights(where: str, ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor], fix: str) -> None:
+    """Refuse the weights of a run, ``theirs``, unless they have the names and shapes of ``ours``."""
     for name in [*ours, *(name for name in theirs if name not in ours)]:
         there, here = (tuple(side[name].shape) if name in side else "none" for side in (theirs, ours))
         if there != here:
-            fix = "use the same code, and either two tasks that can terminate or two that cannot"
             raise UserError(f"{where}: weight {name}", f"shape {here}", f"{there} as in that run", fix)
