@@ -58,6 +58,12 @@ def preset_names(group: str, own: Path | None = None) -> list[str]:
     return sorted(name for name in found if not name.startswith("_"))
 
 
+def preset_for(experiment: Any, agent: Any, own: Path) -> str | None:
+    """The experiment ``EXPERIMENT_AGENT``, if there is one: it has the settings of ``experiment`` for this agent."""
+    name = f"{experiment}_{agent}"
+    return name if name in preset_names("experiment", own) else None
+
+
 def preset_path(group: str, name: str, own: Path) -> Path:
     """The file of a preset; a user's file with the name of a package preset must be an exact copy of it."""
     ours, theirs = (folder / group / f"{name}.yaml" for folder in (shipped(), own))

@@ -179,6 +179,24 @@ def test_cfg_shows_the_settings(capsys: pytest.CaptureFixture[str]) -> None:
 # --- jobs -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("experiment=minatar agent=sac", "experiment=minatar_sac"),
+        ("experiment=quickstart agent=slac", "experiment=quickstart_slac"),
+        ("experiment=minatar agent=mirl", ""),
+        ("experiment=quickstart", ""),
+    ],
+)
+def test_an_experiment_that_was_made_for_the_agent_is_named(
+    line: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert train_main([*line.split(), "--cfg", "job"]) == 0
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == bool(told)
+    assert all(told in line for line in lines)
+
+
 def test_a_run_and_its_folder(runs: list[tuple[Config, Path]], tmp_path: Path) -> None:
     assert train_main(["agent=smac", "head=sac", "task=walker-walk", "head.critic_lr=1e-3"]) == 0
     ((config, run_dir),) = runs

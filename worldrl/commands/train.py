@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from worldrl.commands.launch import launch
 from worldrl.compose import RUNS, compose, resumed, run_name
 from worldrl.config import MAY_CHANGE, Config, config_from_dict, config_to_dict, flatten, may_change, to_yaml
 from worldrl.errors import OTHER_RUN_DIR, UserError, wrong
-from worldrl.presets import Arguments, own_folder, preset_names
+from worldrl.presets import Arguments, own_folder, preset_for, preset_names
 from worldrl.registry import known_parts
 from worldrl.runs.checkpoint import Checkpoints
 from worldrl.runs.folder import BEGUN, LOCK, METRICS, resume_command, sole_use
@@ -61,6 +62,7 @@ def train_main(argv: Sequence[str]) -> int:
         return 0
     _refuse_unasked_sweep(line)
     jobs = [make_job(each, line) for each in arguments]
+    _tell_of_presets(arguments)
     sweeps = _check_together(arguments, jobs)
     if line.multirun or line.show:  # a single run checks that itself
         from worldrl.agent import check_parts
@@ -193,6 +195,17 @@ def _check_together(arguments: Sequence[Arguments], jobs: Sequence[Job]) -> list
             raise UserError(str(job.run_dir), "several runs", "a folder for each run")
         seen.add(job.run_dir)
     return sorted({str(given["sweep"]) for given in arguments if "sweep" in given})
+
+
+def _tell_of_presets(arguments: Sequence[Arguments]) -> None:
+    """Name the experiments that were made for the chosen agents."""
+    chosen = dict.fromkeys((each.get("experiment"), each.get("agent"), each.get("presets")) for each in arguments)
+    for experiment, agent, own in chosen:
+        if name := preset_for(experiment, agent, own_folder(own)):
+            print(
+                f"experiment={experiment} was made for other agents; agent={agent} has experiment={name}",
+                file=sys.stderr,
+            )
 
 
 def _refuse_unasked_sweep(line: CommandLine) -> None:
