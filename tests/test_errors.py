@@ -20,7 +20,7 @@ def test_a_failure_to_write_is_one_line_with_the_remedy() -> None:
 
 def test_a_file_that_could_not_be_written_is_refused(tmp_path: Path) -> None:
     for file in (Path(__file__) / "x.json", Path("/proc/none/x.json"), tmp_path):
-        with pytest.raises(UserError, match=rf"cannot write to {file}: .*; choose another file"):
+        with refusing(str(file), fix="file"):
             check_writable(file)
 
 
@@ -40,7 +40,7 @@ def test_a_folder_for_results_is_made_or_refused(tmp_path: Path) -> None:
     check_out(tmp_path / "new" / "out")
     assert list((tmp_path / "new" / "out").iterdir()) == []
     for folder in (Path(__file__), Path("/proc/none")):
-        with pytest.raises(UserError, match=rf"cannot write to {folder}: .*; choose another folder with --out$"):
+        with refusing(str(folder), fix="--out"):
             check_out(folder)
 
 

@@ -42,8 +42,8 @@ def test_ctrl_c_inside_of_an_import_is_ctrl_c(capsys: pytest.CaptureFixture[str]
 def test_a_wrong_option_is_one_line_without_the_usage() -> None:
     parser = Parser()
     parser.add_argument("--n", type=whole(2))
-    for argv, found in ((["--m"], "unrecognized arguments: --m"), (["--n", "1"], "expected a whole number, 2 or more")):
-        with pytest.raises(UserError, match=f"{found}; see --help$"):
+    for argv, found in ((["--m"], "--m"), (["--n", "1"], "--n")):
+        with pytest.raises(UserError, match=rf"{found}\b.*--help"):
             parser.parse_args(argv)
 
 

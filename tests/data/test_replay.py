@@ -463,10 +463,10 @@ def test_nbytes_is_what_is_allocated() -> None:
 
 def test_too_big_is_refused_before_allocation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "empty", lambda *_, **__: pytest.fail("allocated"))
-    with pytest.raises(UserError, match=r"GiB .*available.*lower replay\.capacity"):
+    with refusing(found="GiB", fix="replay.capacity"):
         Replay(SPEC, 10**15)
     monkeypatch.setattr(module, "available_bytes", lambda _: nbytes(SPEC, 1000))
-    with pytest.raises(UserError, match=r"lower replay\.capacity to 900 or less"):
+    with refusing(fix="900"):
         Replay(SPEC, 1001)
 
 

@@ -118,7 +118,7 @@ def test_a_name_wins_over_the_variable(undecided: pytest.MonkeyPatch) -> None:
 
 def test_nothing_works(undecided: pytest.MonkeyPatch) -> None:
     can_draw(undecided)
-    with pytest.raises(UserError, match=r"no OpenGL backend .*egl: no library.*libegl1 libgl1-mesa-dri.*libosmesa6"):
+    with refusing("egl: no library", fix="libegl1 libgl1-mesa-dri"):
         rendering.choose_backend()
     with refusing("render.backend 'elg'", fix="egl"):
         rendering.choose_backend("elg")

@@ -223,11 +223,11 @@ def test_wrong_calls_are_refused_in_one_line(both: Path, pixels: Path, tmp_path:
     with refusing("prev_action", found="shape (1, 2)", expected="(2, 1) or (1,)"):
         policy.act(observations(2), prev_action=[0.0, 1.0])
     for action, found in (([[0.0], [np.nan]], "nan"), ([[0.0], [-1.5]], "-1.5")):
-        with pytest.raises(UserError, match=rf"prev_action: found {found}, expected numbers in \[-1, 1\]"):
+        with refusing("prev_action", found, "[-1, 1]"):
             policy.act(observations(2), prev_action=action)
     with pytest.raises(UserError, match="no run in"):
         worldrl.load(tmp_path)
-    with pytest.raises(UserError, match="did you mean: last"):
+    with refusing("'lost'", fix="last"):
         worldrl.load(pixels, checkpoint="lost")
     with pytest.raises(UserError, match="no best checkpoint"):
         worldrl.load(pixels, checkpoint="best", device="cpu")
@@ -235,7 +235,7 @@ def test_wrong_calls_are_refused_in_one_line(both: Path, pixels: Path, tmp_path:
         worldrl.load(pixels, device="cpu", act_particles=-1)
     with refusing(found="'step.onnx'", expected=".pt2"):
         policy.export(tmp_path / "step.onnx")
-    with pytest.raises(UserError, match=r"cannot write to .*; choose another file"):
+    with refusing(__file__):
         policy.export(Path(__file__) / "step.pt2")
 
 

@@ -29,7 +29,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_pa
         good = trainer.checkpoints.latest()
         with torch.no_grad():
             trainer.agent.model.reward_head.linears[0].weight[0, 0] = float("nan")
-        with pytest.raises(Diverged, match=r"loss/reward was not finite at update 6; training stopped") as stopped:
+        with pytest.raises(Diverged, match=r"loss/reward .* update 6\b") as stopped:
             trainer.run()
         assert str(good) in str(stopped.value)
         assert trainer.checkpoints.latest() == good
@@ -50,7 +50,7 @@ def test_a_gradient_that_is_not_finite_spares_the_good_checkpoint(tmp_path: Path
         actor = trainer.agent.head.optimizers["actor"]
         step = actor.step
         actor.step = lambda loss: step(loss + float("nan") * next(iter(actor.params)).sum() * 0)
-        with pytest.raises(Diverged, match=r"opt/actor/grad_norm was not finite at update 6; training stopped"):
+        with pytest.raises(Diverged, match=r"opt/actor/grad_norm .* update 6\b"):
             trainer.run()
         assert trainer.checkpoints.latest() == good
     finally:
@@ -64,7 +64,7 @@ def test_the_report_of_a_loss_that_is_not_finite_says_which_draws_it_lacks(tmp_p
     try:
         with torch.no_grad():
             next(trainer.agent.head.value.parameters()).fill_(float("nan"))
-        with pytest.raises(UserError, match=r"at update 1; .*; the other samples, td, are not kept\)"):
+        with pytest.raises(UserError, match=r"update 1\b.*\btd\b"):
             trainer.run()
         assert json.loads((tmp_path / "run" / "non_finite.json").read_text())["draws_not_kept"] == ["td"]
     finally:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.errors import refusing
 from tests.kills import records
 from tests.toy_runs import STATE_SAC
 from tests.training.running import COUNTS, STATE, assert_same_run, make_trainer
@@ -66,7 +67,7 @@ def test_a_signal_in_the_first_evaluation_says_that_there_is_nothing_to_continue
 def test_an_episode_without_an_end_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(episodes, "LONGEST", 300)
     trainer = make_trainer(STATE, tmp_path / "run")
-    with pytest.raises(UserError, match=r"cartpole_\w+: found an evaluation episode without an end after 300 frames"):
+    with refusing("cartpole_swingup", found="300 frames"):
         trainer.run()
     trainer.close()
 
@@ -133,7 +134,7 @@ def test_an_evaluation_that_fails_again_is_left_out(
         return play(agent, envs, *rest, **options)
 
     monkeypatch.setattr(evaluations, "run_episodes", dies_at_1000)
-    with pytest.raises(WorkerError, match="on fire; continue with"):
+    with pytest.raises(WorkerError, match=r"on fire.* resume="):
         resume(run, {"frames": 2_400})
     resume(run)
     assert "on fire; it failed there before, so this evaluation is skipped" in capsys.readouterr().out
@@ -148,7 +149,7 @@ def test_a_worker_that_dies_in_the_first_evaluation_leaves_nothing_to_continue(t
 
     monkeypatch.setattr(evaluations, "run_episodes", dies)
     try:
-        with pytest.raises(WorkerError, match=r"environment 1 died; start the run again$"):
+        with pytest.raises(WorkerError, match="environment 1 died"):
             trainer.run()
     finally:
         trainer.close()
@@ -158,7 +159,7 @@ def test_a_worker_that_dies_in_the_first_evaluation_leaves_nothing_to_continue(t
 @pytest.mark.parametrize("num_envs", [1, 2])
 def test_a_video_that_cannot_be_drawn_is_refused_without_a_folder(tmp_path: Path, num_envs: int) -> None:
     settings = {**STATE, "task": "tests.envs.toy_envs:Count", "eval.video": True, "env.num_envs": num_envs}
-    with pytest.raises(UserError, match=r"cannot render an image for the video: .*eval\.video=false"):
+    with pytest.raises(UserError, match=r"eval\.video=false"):
         train(settings, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 

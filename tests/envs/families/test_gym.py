@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.errors import refusing
 from worldrl.envs import EnvConfig, make_envs, rendering
 from worldrl.envs.families.gym import GymEnv, canonical_name, claims
 from worldrl.envs.images import resize
@@ -441,9 +442,7 @@ def test_observations_of_other_types(kind: Any, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_reset_of_the_old_api() -> None:
-    with pytest.raises(
-        UserError, match=r"reset: .*found an array .* old Gym API, expected 2 values \(observation, info\)"
-    ):
+    with refusing("reset", found="an array", expected="(observation, info)"):
         GymEnv("toy_envs:OldReset", "state").reset(seed=0)
 
 
@@ -476,7 +475,7 @@ def test_opencv_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None
         return real(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", broken)
-    with pytest.raises(UserError, match=r"libGL.so.1.*libgl1 libglib2.0-0"):
+    with refusing(found="libGL.so.1", fix="libgl1 libglib2.0-0"):
         resize(np.zeros((8, 8, 3), np.uint8), 4, 4)
 
 
@@ -495,6 +494,7 @@ DRAW = """
 import os, sys
 from worldrl.envs import EnvConfig, make_envs, rendering
 from worldrl.envs.families.gym import GymEnv
+from tests.errors import refusing
 env = GymEnv(sys.argv[1], "pixels")
 env.reset(seed=0)
 print(env.step(env.action_space.high)[0]["pixels"].std() > 1, os.environ["MUJOCO_GL"], flush=True)
