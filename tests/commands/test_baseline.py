@@ -183,6 +183,11 @@ def test_an_argument_may_be_a_mapping_and_the_folder_no_file(tmp_path: Path) -> 
     assert (caught.value.where, caught.value.found) == (str(tmp_path / "file"), "a file")
 
 
+def test_a_preset_of_the_environment_counts() -> None:
+    config = baseline.parse(["dqn", "env=minatar", "task=MinAtar/Seaquest-v0"])[1]
+    assert (config.task, config.env.obs, config.env.action_repeat) == ("MinAtar/Seaquest-v0", "state", 1)
+
+
 def test_a_folder_may_be_a_number() -> None:
     assert baseline.parse(["ppo", "task=CartPole-v1", "dir=2024"])[2] == Path("2024")
 

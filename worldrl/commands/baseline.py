@@ -50,8 +50,8 @@ MODEL_FILE = "model.zip"
 USAGE = f"""worldrl baseline ALGORITHM [key=value ...]
 
 ALGORITHM: {", ".join(ALGORITHMS)}
-keys: task, seed, frames, env.*, eval.every, eval.episodes, log.tensorboard and log.progress as for train.py; by
-      default states, at one frame per action;
+keys: task, seed, frames, env, env.*, eval.every, eval.episodes, log.tensorboard and log.progress as for train.py;
+      by default states, at one frame per action;
       sb3.KEY, an argument of the algorithm's constructor, such as sb3.learning_rate=1e-3
       dir, the run folder (runs/<task>/sb3_<algorithm>/<seed>-<stamp>)"""
 
@@ -264,8 +264,9 @@ def parse(argv: Sequence[str]) -> tuple[str, Config, Path, dict[str, Any]]:
     if "resume" in given:
         raise UserError("resume", "a run that cannot be resumed", "a new one", "start it again with more frames")
     usable = {key for key in known_keys({}) if key.partition(".")[0] in SHARED[1:]} - {*UNUSED}
-    check_keys(given, usable | {"dir"})
-    config = compose({"agent": "sac", "env.obs": "state", "env.action_repeat": 1, **given})
+    check_keys(given, usable | {"env"})
+    repeat = {} if "env" in given else {"env.action_repeat": 1}
+    config = compose({"agent": "sac", "env.obs": "state", **repeat, **given})
     if config.env.obs != "state" or config.env.num_envs != 1:
         found = f"env.obs={config.env.obs} and env.num_envs={config.env.num_envs}"
         raise UserError(f"baseline {algorithm}", found, "the states of one: env.obs=state and env.num_envs=1")
