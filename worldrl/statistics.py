@@ -18,6 +18,7 @@ Array = NDArray[np.float64]
 
 LEVEL = 0.95
 RESAMPLES = 10_000
+FEW = 5  # seeds; intervals of fewer say little
 TRIMMED = 0.25  # share of the runs that the interquartile mean leaves out at either end
 
 
@@ -42,6 +43,21 @@ def mean_interval(values: ArrayLike) -> tuple[Array, Array]:
     if n < 2:
         return values.mean(0), np.full(values.shape[1:], np.nan)
     return values.mean(0), stats.t.ppf((1 + LEVEL) / 2, n - 1) * values.std(0, ddof=1) / np.sqrt(n)
+
+
+def mean_and_band(values: ArrayLike) -> tuple[Array, Array, Array]:
+    """The mean over seeds and the ends of its interval by Student's t, or of the range of fewer than ``FEW`` seeds.
+
+    An interval of three seeds is more than twice as wide as their range, and a plot of it shows little else.
+
+    Args:
+        values: (seeds, ...).
+    """
+    values = np.asarray(values, float)
+    if len(values) < FEW:
+        return values.mean(0), values.min(0), values.max(0)
+    mean, half = mean_interval(values)
+    return mean, mean - half, mean + half
 
 
 def normalized(value: float, ends: tuple[float, float]) -> float:

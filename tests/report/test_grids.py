@@ -114,17 +114,19 @@ def test_runs_that_are_no_seeds_of_one_agent_are_told(grids: Path, capsys: pytes
     assert "head.units" in capsys.readouterr().err
 
 
-def test_the_band_is_students_interval_over_runs() -> None:
+def test_the_band_of_many_runs_is_students_interval_and_of_few_their_range() -> None:
     from matplotlib.figure import Figure
 
     axes = Figure().subplots()
-    values = [[1.0, 2.0], [3.0, 6.0], [8.0, 7.0]]
-    draw_band(axes, [0.0, 0.5], values, looks_of(["a"])["a"])
-    edges = axes.collections[0].get_paths()[0].vertices
-    low, high = stats.t.interval(0.95, 2, np.mean(values, 0), stats.sem(values, 0))
-    for x, bottom, top in zip([0.0, 0.5], low, high, strict=True):
-        heights = edges[edges[:, 0] == x, 1]
-        assert [heights.min(), heights.max()] == pytest.approx([bottom, top])
+    values = [[1.0, 2.0], [3.0, 6.0], [8.0, 7.0], [4.0, 4.0], [0.5, 3.0]]
+    many = stats.t.interval(0.95, 4, np.mean(values, 0), stats.sem(values, 0))
+    few = ([1.0, 2.0], [8.0, 7.0])
+    for n, (low, high) in ((5, many), (4, few)):
+        draw_band(axes, [0.0, 0.5], values[:n], looks_of(["a"])["a"])
+        edges = axes.collections[-1].get_paths()[0].vertices
+        for x, bottom, top in zip([0.0, 0.5], low, high, strict=True):
+            heights = edges[edges[:, 0] == x, 1]
+            assert [heights.min(), heights.max()] == pytest.approx([bottom, top])
 
 
 def test_a_panel_has_each_level_with_its_returns(grids: Path) -> None:

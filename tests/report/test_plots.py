@@ -21,6 +21,7 @@ from worldrl.report.plots import (
     looks_of,
     picture,
     spread,
+    spread_of,
 )
 from worldrl.statistics import Estimate
 
@@ -75,19 +76,27 @@ def test_formats(tmp_path: Path, suffix: str) -> None:
 def test_a_panel_shows_means_intervals_seeds_and_baselines() -> None:
     """Against Student's interval by scipy."""
     axes = Figure().subplots()
-    frames, values = np.array([0.0, 10.0, 20.0]), np.array([[1.0, 2.0, 4.0], [3.0, 7.0, 5.0], [2.0, 9.0, 12.0]])
+    frames, values = np.array([0.0, 10.0, 20.0]), np.random.default_rng(0).normal(5.0, 2.0, (5, 3))
     draw_panel(axes, {"a": [Curve(frames, row) for row in values]}, looks_of(["a"]), [Line(None, "random", 1.5)])
     lines = [np.asarray(line.get_xydata(), float) for line in axes.lines]
     for seed, row in enumerate(values):
         np.testing.assert_allclose(lines[seed], np.stack([frames, row], 1))
-    np.testing.assert_allclose(lines[3], np.stack([frames, values.mean(0)], 1))
-    assert lines[4][:, 1].tolist() == [1.5, 1.5]
+    np.testing.assert_allclose(lines[5], np.stack([frames, values.mean(0)], 1))
+    assert lines[6][:, 1].tolist() == [1.5, 1.5]
     assert [line.get_markevery() for line in axes.lines if line.get_marker() != "None"] == [[-1]]
     edges = axes.collections[0].get_paths()[0].vertices
-    low, high = stats.t.interval(0.95, 2, values.mean(0), stats.sem(values, 0))
+    low, high = stats.t.interval(0.95, 4, values.mean(0), stats.sem(values, 0))
     for x, bottom, top in zip(frames, low, high, strict=True):
         heights = edges[edges[:, 0] == x, 1]
         assert [heights.min(), heights.max()] == pytest.approx([bottom, top])
+
+
+@pytest.mark.parametrize(
+    ("numbers", "range_", "interval"), [("3 seeds", True, False), ("5 seeds", False, True), ("3-5 seeds", True, True)]
+)
+def test_the_legend_says_what_the_band_is(numbers: str, range_: bool, interval: bool) -> None:
+    said = spread_of([numbers])
+    assert ("range" in said, "interval" in said) == (range_, interval)
 
 
 def test_estimates_are_drawn_with_their_intervals() -> None:

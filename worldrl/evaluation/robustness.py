@@ -212,7 +212,7 @@ def summarise(played: Sequence[Played]) -> dict[str, Any]:
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
-    """Return against level, a panel for each kind: the mean over episodes with its 95 % interval, episodes faintly."""
+    """Return against level, a panel for each kind: the mean over episodes with its band, episodes faintly."""
     returns = {Cell(cell["corruption"], cell["level"]): cell["returns"] for cell in result["cells"]}
     episodes = number_of("episode", {len(result["cells"][0]["returns"])})
     draw_levels(path, {result["task"]: {result["agent"]: returns}}, {result["agent"]: episodes})

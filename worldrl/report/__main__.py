@@ -47,7 +47,7 @@ from worldrl.report.tables import (
     summed,
     to_markdown,
 )
-from worldrl.statistics import Estimate
+from worldrl.statistics import FEW, Estimate
 from worldrl.terminal import Parser, command, number, positive, whole
 
 METRIC = "eval/return"
@@ -57,7 +57,6 @@ AXES = {
     "eval/score": "normalised score\n(reference: 0, 100)",
 }
 XLABELS = {ACTING: XLABEL, DATA: "updates on data"}
-FEW = 5  # seeds; bootstrap intervals of fewer are noted
 
 
 # --- the tables -------------------------------------------------------------------------------------------------------

@@ -193,7 +193,7 @@ def _pairs(groups: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, str]]:
 
 
 def draw_levels(path: Path, panels: Mapping[str, Mapping[str, Returns]], samples: Mapping[str, str]) -> None:
-    """Return against level: a row of panels per task, a panel per kind, a line with its 95 % interval per agent.
+    """Return against level: a row of panels per task, a panel per kind, a line with its band per agent.
 
     Args:
         panels: task -> agent -> its returns in each cell.

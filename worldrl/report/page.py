@@ -19,11 +19,12 @@ from worldrl.report.films import Film, find_films, sources
 from worldrl.report.grids import Grid, by_agent, draw_kind, grid_files, grid_rows, kinds_of, read_grids, returns_of
 from worldrl.report.plots import PANEL, Line, Look, Panels, draw_estimates, draw_panel, limits, looks_of, number_of, svg
 from worldrl.report.tables import LAST_AND_BEST, Row, shown_as, summed
-from worldrl.statistics import Estimate
+from worldrl.statistics import FEW, Estimate
 
 TEMPLATE = Path(__file__).with_name("page.html")
 HOW_TO_READ = (
-    "A curve is the mean over an agent's seeds with its 95 % interval (Student's t); each seed is drawn faintly.",
+    "A curve is the mean over an agent's seeds with its 95 % interval (Student's t), or with the range of fewer than "
+    f"{FEW} seeds; each seed is drawn faintly.",
     LAST_AND_BEST,
     "iqm is the interquartile mean with its 95 % interval by stratified bootstrap. A probability of improvement whose "
     "interval contains 0.5 leaves open which agent is better.",

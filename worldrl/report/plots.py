@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from worldrl.errors import check_writable, writing, wrong
 from worldrl.report.curves import Curve, align
-from worldrl.statistics import Estimate, mean_interval
+from worldrl.statistics import FEW, Estimate, mean_and_band
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -141,15 +141,15 @@ def draw(
     """Write the picture; its suffix is the format.
 
     Args:
-        panels: Each has the mean over an agent's seeds with its 95 % interval, where all of them have values, and each
-            seed faintly. An agent looks the same in all panels.
+        panels: Each has the mean over an agent's seeds with its 95 % interval (their range, if they are fewer than
+            ``FEW``), where all of them have values, and each seed faintly. An agent looks the same in all panels.
         lines: Baselines.
         aggregate: Per agent a value over all tasks, for one more panel.
         xlabels: The label of each panel's x axis, by default environment frames.
     """
     looks = looks_of(agent for panel in panels.values() for agent in panel)
     seeds = _seeds(panels)
-    names = {agent: f"{agent} ({_with_word(number)})" for agent, number in seeds.items()}
+    names = {agent: f"{agent} ({number})" for agent, number in seeds.items()}
     xlabels = dict.fromkeys(panels, XLABEL) | dict(xlabels or {})
     differ = len(set(xlabels.values())) > 1
     number = len(panels) + bool(aggregate)
@@ -219,8 +219,12 @@ def number_of(thing: str, counts: set[int]) -> str:
     return f"{'-'.join(map(str, sorted({min(counts), max(counts)})))} {thing}{'s' * (max(counts) > 1)}"
 
 
-def _with_word(number: str) -> str:
-    return f"{number}, no interval" if number.startswith("1 ") else number
+def spread_of(numbers: Iterable[str]) -> str:
+    """What is drawn of samples of these sizes, such as ``3-5 seeds``: what ``mean_and_band`` computes."""
+    sizes = [int(n) for number in numbers for n in re.findall(r"\d+", number)]
+    if max(sizes) < FEW:
+        return "mean and range"
+    return "mean and 95 % interval" + f" (range of fewer than {FEW})" * (min(sizes) < FEW)
 
 
 def _width(texts: Iterable[str]) -> float:
@@ -231,7 +235,7 @@ def _width(texts: Iterable[str]) -> float:
 def draw_panel(
     axes: Any, panel: Mapping[str, Sequence[Curve]], looks: Mapping[str, Look], lines: Sequence[Line]
 ) -> None:
-    """Each agent's mean over its seeds with the 95 % interval, each seed faintly, and the baselines."""
+    """Each agent's mean over its seeds with its band, each seed faintly, and the baselines."""
     from matplotlib.ticker import EngFormatter
 
     faint = min(1.0, 4 / len(panel))  # with many agents, each spread is fainter
@@ -251,7 +255,7 @@ def draw_panel(
 def draw_band(
     axes: Any, x: ArrayLike, values: ArrayLike, look: Look, runs: Sequence[Curve] = (), faint: float = 1.0, **line: Any
 ) -> NDArray[np.float64]:
-    """The mean of ``values`` (runs, len(x)) with its 95 % interval, and each run faintly; returns the mean (len(x),).
+    """The mean of ``values`` (runs, len(x)) with its band, and each run faintly; returns the mean (len(x),).
 
     ``runs`` are those of ``values`` over more than ``x``; ``line`` is what the mean has in addition to its ``look``.
     """
@@ -259,8 +263,8 @@ def draw_band(
     for run in runs or [Curve(np.asarray(x, float), row) for row in values]:
         if len(values) > 1:
             axes.plot(*run, color=look["color"], alpha=0.3 * faint, linewidth=0.6)
-    mean, half = mean_interval(values)
-    axes.fill_between(x, mean - half, mean + half, color=look["color"], alpha=0.14 * faint, linewidth=0)
+    mean, low, high = mean_and_band(values)
+    axes.fill_between(x, low, high, color=look["color"], alpha=0.14 * faint, linewidth=0)
     axes.plot(x, mean, **{"linewidth": 1.6, "markersize": 4, **look, **line})
     return mean
 
@@ -277,7 +281,7 @@ def _draw_line(axes: Any, line: Line, ends: np.ndarray) -> None:
 def limits(values: Iterable[ArrayLike]) -> tuple[float, float]:
     """The range of the values and zero, so a change of 1 % looks like 1 %.
 
-    It covers seeds and baselines but not intervals, which are far too wide for two seeds.
+    It covers seeds and baselines but not intervals.
     """
     every = np.concatenate([np.asarray(x, float).ravel() for x in values])
     low, high = min(0.0, float(every.min())), max(0.0, float(every.max()))
@@ -318,12 +322,11 @@ def legend(figure: Any, seeds: Mapping[str, str], looks: Mapping[str, Look]) -> 
     from matplotlib.lines import Line2D
 
     same = len(set(seeds.values())) == 1
-    names = {agent: agent if same else f"{agent} ({_with_word(number)})" for agent, number in seeds.items()}
+    names = {agent: agent if same else f"{agent} ({number})" for agent, number in seeds.items()}
     handles = [Line2D([], [], linewidth=1.6, markersize=5, label=name, **looks[agent]) for agent, name in names.items()]
     columns = max(1, min(len(names), int(figure.get_figwidth() / (_width(names.values()) + 0.6))))
     number = next(iter(seeds.values()))
-    alone = "no interval" in _with_word(number)
-    title = _with_word(number) if same and alone else "mean and 95 % interval" + f", {number}" * same
+    title = number if same and number.startswith("1 ") else spread_of(seeds.values()) + f", {number}" * same
     place = {"loc": "outside lower center", "ncols": columns, "frameon": False}
     figure.legend(handles=handles, labelcolor=INK, title=title, title_fontproperties={"size": "small"}, **place)
 

@@ -22,7 +22,7 @@ from worldrl.envs import make_envs
 from worldrl.envs.corruption import CorruptionConfig
 from worldrl.errors import UserError, wrong
 from worldrl.report.grids import level_label
-from worldrl.report.plots import COLOURS, MARKERS, draw_band, limits, picture
+from worldrl.report.plots import COLOURS, MARKERS, draw_band, limits, picture, spread_of
 from worldrl.statistics import mean_interval
 
 
@@ -77,12 +77,12 @@ def _returns(agent: Agent, config: Config, episodes: int, seed: int, particles: 
 
 
 def draw(results: dict[str, Any], path: Path) -> None:
-    """Mean returns by level with their 95 % intervals, one panel per kind, each episode faintly."""
+    """Mean returns by level with their bands, one panel per kind, each episode faintly."""
     records = results["records"]
     kinds = list(dict.fromkeys(record["kind"] for record in records))
     lines = {"single": "one path", "marginal": f"mean over {results['particles'] + 1}"}
     episodes = len(records[0]["single"])
-    note = f"mean and 95 % interval, {episodes} episodes" if episodes > 1 else "one episode: no interval"
+    note = f"{spread_of([str(episodes)])}, {episodes} episodes" if episodes > 1 else "one episode: no interval"
     with picture(path, 4.5 * len(kinds), 3.6) as figure:
         panels = figure.subplots(1, len(kinds), squeeze=False, sharey=True)[0]
         panels[0].set(
