@@ -12,14 +12,10 @@ import pytest
 from scipy import stats
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
-WITHOUT = {  # sections with tables that are older than curves.csv of ``worldrl report``
-    "MIRACLE against its SAC",
-    "A belief against drop-out",
-    "Particles",
-}
-
 LONGER = "evaluations.csv"  # those of ``eval.py`` at the end of a run
-OTHERS = {LONGER, "known_dropout.csv"}  # not curves
+OTHERS = {LONGER, "known_dropout.csv", "dropout_states.csv"}  # not curves
+
+TRAINING = " (training)"  # after an agent's name: its training return, not an evaluation
 
 Run = dict[str, float]  # frames, or the name of a longer evaluation's column -> return
 Runs = dict[tuple[str, int], Run]  # by agent and seed
@@ -39,6 +35,11 @@ def tables(text: str) -> Iterator[Rows]:
         yield [dict(zip(cells[0], row, strict=True)) for row in cells[2:]]
 
 
+def linked(text: str) -> set[str]:
+    """The names of the files that a text links."""
+    return {*re.findall(r"\(curves/(.+?\.csv)\)", text)}
+
+
 def rows_of(name: str) -> Rows:
     with (DOCS / "curves" / name).open(encoding="utf-8") as file:
         return list(csv.DictReader(file))
@@ -49,9 +50,15 @@ def runs_of(name: str) -> Runs:
     found: Runs = {}
     rows = rows_of(name)
     for row in rows:
-        run = found.setdefault((row["agent"], int(row["seed"])), {})
-        run[f"{float(row.get('frames') or row['updates']):.0f}"] = float(row["value"])
-    ends = {(row["task"], row["commit"], max(found[row["agent"], int(row["seed"])], key=int)) for row in rows}
+        agent = row["agent"].removesuffix(TRAINING)
+        run = found.setdefault((agent, int(row["seed"])), {})
+        when = f"{float(row.get('frames') or row['updates']):.0f}" if agent == row["agent"] else "training"
+        run[when] = float(row["value"])
+    ends = {
+        (row["task"], row["commit"], max(filter(str.isdigit, found[row["agent"], int(row["seed"])]), key=int))
+        for row in rows
+        if not row["agent"].endswith(TRAINING)
+    }
     for row in rows_of(LONGER):
         if (row["task"], row["commit"], row["frames"]) in ends:
             key = f"eval_{row['episodes']}"
@@ -66,6 +73,8 @@ def expected(column: str, runs: list[Run]) -> list[float] | None:
     """What a cell of this column holds for these runs of one agent; None if the file does not have it."""
     if short := re.fullmatch(r"(\d+)k", column):
         return [run[f"{short[1]}000"] for run in runs]
+    if column.startswith("training"):
+        return [run["training"] for run in runs]
     if at := re.match(r"at ([\d,]+)", column):
         return [run[at[1].replace(",", "")] for run in runs]
     if longer := re.match(r"eval\.py`?, (\d+) episodes", column):
@@ -89,11 +98,11 @@ def compared(text: str, runs: Runs) -> Iterator[tuple[str, str, list[str], list[
             for column, cell in row.items():
                 wanted = expected(column, same) if same and (column != "mean" or of_mean) else None
                 if cell and wanted is not None:
-                    yield name, column, re.findall(r"-?[\d.]+", cell), wanted
+                    yield name, column, re.findall(r"-?[\d.]+", cell.replace("\N{MINUS SIGN}", "-")), wanted
 
 
 PAGE = sections((DOCS / "results.md").read_text(encoding="utf-8"))
-FILES = {title: [*{*re.findall(r"\(curves/(.+?\.csv)\)", text)} - OTHERS] for title, text in PAGE.items()}
+FILES = {title: [*linked(text) - OTHERS] for title, text in PAGE.items()}
 
 
 @pytest.mark.parametrize("title", [title for title, files in FILES.items() if files])
@@ -109,7 +118,7 @@ def test_printed_returns_are_those_of_the_file(title: str) -> None:
 
 def test_every_table_of_returns_has_a_file() -> None:
     returns = [title for title, text in PAGE.items() if any("seed" in str(table) for table in tables(text))]
-    assert {title for title in returns if not FILES[title]} <= WITHOUT
+    assert [title for title in returns if not FILES[title] and not OTHERS & linked(PAGE[title])] == []
 
 
 def test_every_file_is_linked() -> None:
@@ -149,6 +158,19 @@ def test_what_the_belief_is_told_is_worth_what_the_file_has() -> None:
         assert (untold, told) == (f"{before.mean():.0f}", f"{after.mean():.0f}")
         assert gain == f"{(after - before).mean():.0f} ± {half:.0f}"
         assert share == f"{100 * (after - before).mean() / (clean - before.mean()):.0f} %"
+
+
+def test_the_returns_under_drop_out_are_those_of_the_file() -> None:
+    file = rows_of("dropout_states.csv")
+    blocks = re.findall(r"(?:^\|.*\n)+", PAGE["A belief against drop-out"], re.MULTILINE)
+    for task, block in zip(("cartpole_swingup", "cheetah_run"), blocks, strict=True):
+        columns, _, *rows = ([cell.strip(" `") for cell in line[1:-1].split("|")] for line in block.splitlines())
+        for sensors, *cells in rows:
+            kind, level = ("clean", "0.0") if sensors == "all there" else sensors.replace("`", "").split()
+            same = [row for row in file if (row["task"], row["corruption"], row["level"]) == (task, kind, level)]
+            same.sort(key=lambda row: float(row["trained_group_dropout"]))  # on the left those without
+            assert columns[1:] == [row["agent"] for row in same]
+            assert cells == [f"{row['mean']} ± {row['std']}" for row in same]
 
 
 def test_a_wrong_number_would_be_found() -> None:
