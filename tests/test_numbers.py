@@ -173,6 +173,16 @@ def test_the_returns_under_drop_out_are_those_of_the_file() -> None:
             assert cells == [f"{row['mean']} ± {row['std']}" for row in same]
 
 
+def test_the_p_values_of_the_papers_table_are_those_of_welchs_test() -> None:
+    text = sections((DOCS / "robustness.md").read_text(encoding="utf-8"))["Table 1 of the SMAC paper"]
+    (table,) = tables(text)
+    for row in table:
+        (a, a_std), (b, b_std) = (map(float, row[agent].split(" ± ")) for agent in ("Latent-SAC", "SMAC"))
+        found = stats.ttest_ind_from_stats(a, a_std, 5, b, b_std, 5, equal_var=False).pvalue
+        assert row["p"] == f"{found:.3f}"
+    assert sum(float(row["p"]) < 0.05 for row in table) == 4
+
+
 def test_a_wrong_number_would_be_found() -> None:
     text = "| agent | at 2,000 frames, by seed | best |\n|---|---|---|\n| `sac` | 5, 7 | 6, 8 |\n"
     runs = {("sac", 1): {"1000": 6.0, "2000": 5.0}, ("sac", 2): {"1000": 8.0, "2000": 9.0}}
