@@ -303,7 +303,7 @@ def _check_exploration(config: Config, actions: Actions) -> None:
     """Refuse exploration that is meant for another kind of action."""
     epsilon, noise = config.schedule.epsilon, config.schedule.action_noise
     if actions.kind == "choice" and noise:
-        fix = "explore by schedule.epsilon.start, schedule.epsilon.end and schedule.epsilon.frames"
+        fix = "set schedule.action_noise=0; schedule.epsilon.start, .end and .frames set the share of random choices"
         raise wrong("schedule.action_noise", noise, f"0: {config.task} has a choice of {actions.size} actions", fix)
     if actions.kind == "box" and (epsilon.start or epsilon.end):
         found = f"{epsilon.start} to {epsilon.end}"
@@ -321,7 +321,7 @@ def _check_exploration(config: Config, actions: Actions) -> None:
 def _check_kind(where: str, actions: Actions, kinds: tuple[str, ...]) -> None:
     if actions.kind not in kinds:
         found, expected = (f"actions of the kind {kind}" for kind in (actions.kind, " or ".join(kinds)))
-        raise _OtherActions(where, found, expected, "use another head or policy, or another task")
+        raise _OtherActions(where, found, expected, "use another task, or a part that worldrl parts pairs lists")
 
 
 def require(model: BeliefModel, ability: Any, verb: str) -> None:

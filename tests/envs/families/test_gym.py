@@ -181,6 +181,16 @@ def test_a_reset_that_fails_before_the_first_image_is_one_line() -> None:
         GymEnv("toy_envs:CannotStart", "pixels", 1)
 
 
+def test_pygame_opens_no_window_where_there_is_no_display(monkeypatch: pytest.MonkeyPatch) -> None:
+    for driver, display, found in (("x11", "", "x11"), ("", ":0", None), ("", "", "dummy")):
+        for name, value in (("SDL_VIDEODRIVER", driver), ("DISPLAY", display), ("WAYLAND_DISPLAY", "")):
+            monkeypatch.setenv(name, value)
+            if not value:
+                monkeypatch.delenv(name)
+        GymEnv("toy_envs:Count", "state", 1).close()
+        assert os.environ.get("SDL_VIDEODRIVER") == found
+
+
 def test_a_close_that_fails_undoes_nothing() -> None:
     env = GymEnv("toy_envs:CannotClose", "state", 1)
     env.reset(seed=0)

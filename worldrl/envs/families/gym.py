@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import os
 import re
 from collections.abc import Callable, Iterator
 from types import ModuleType
@@ -298,12 +299,19 @@ def _time_limit(env: gymnasium.Env[Any, Any]) -> int:
 
 def make_unwrapped(task: str, backend: str = "auto") -> gymnasium.Env[Any, Any]:
     """Create the environment, with ``rgb_array`` rendering if it offers that. Raises UserError."""
+    _without_window()
     try:
         return _followed(rendering.with_backend(lambda: _build(task), backend))
     except UserError:
         raise
     except Exception as error:  # a user's module or constructor may fail in any way
         raise UserError(f"cannot make {task}", _reason(error), fix=_remedy(error, task)) from error
+
+
+def _without_window() -> None:
+    """Where there is no display, pygame draws without one: looking for it prints an error that means nothing."""
+    if not any(os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY")):
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 
 def _build(task: str) -> gymnasium.Env[Any, Any]:
