@@ -44,6 +44,7 @@ def check_spaces(env: gymnasium.Env[Any, Any], task: str, obs: str = "both") -> 
         UserError: for actions other than a bounded float box or a choice; for observations other than a grid,
             vectors, 64 x 64 x 3 uint8 images or a flat dict of those; for wrappers that learn from what they see.
     """
+    _check_has_spaces(env, task)
     _check_actions(env, task)
     _check_statistics(env, task)
     if is_grid(whole := env.observation_space):
@@ -71,6 +72,16 @@ def check_spaces(env: gymnasium.Env[Any, Any], task: str, obs: str = "both") -> 
 
 
 # --- actions ----------------------------------------------------------------------------------------------------------
+
+
+def _check_has_spaces(env: gymnasium.Env[Any, Any], task: str) -> None:
+    """Refuse an environment that does not define its spaces."""
+    for name in ("observation_space", "action_space"):
+        found = getattr(env, name, None)
+        if not isinstance(found, spaces.Space):
+            raise UserError(
+                f"{task}: {name}", type(found).__name__, "a gymnasium space", f"set self.{name} in __init__"
+            )
 
 
 def _check_actions(env: gymnasium.Env[Any, Any], task: str) -> None:

@@ -171,6 +171,13 @@ def test_a_grid_of_another_shape_is_refused() -> None:
         env.reset(seed=0)
 
 
+@pytest.mark.parametrize("name", ["action_space", "observation_space"])
+def test_an_environment_without_a_space_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(f"toy_envs.Count.{name}", None)
+    with refusing(f"toy_envs:Count: {name}", found="NoneType", fix=f"self.{name}"):
+        GymEnv("toy_envs:Count", "state", 1)
+
+
 def test_an_empty_vector_is_refused() -> None:
     with pytest.raises(UserError, match="no entry"):
         GymEnv("toy_envs:Empty", "state", 1)
